@@ -1,0 +1,446 @@
+//! Reading model lists: OpenRouter's (prices as strings per token), AiHubMix's (numbers per 1M)
+//! and the bare list of OpenAI's `GET /models`. Which one it is shows in the data.
+
+use crate::core::price::{self, Prices, Unit};
+use crate::core::reply::clean_word;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// A model as `aggregator_models` holds it. `None`: the list does not say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Model {
+    pub model_id: String,
+    pub model_name: String,
+    pub display_name: String,
+    pub model_type: &'static str,
+    pub capabilities: BTreeMap<&'static str, bool>,
+    pub context_window: Option<i32>,
+    pub max_output_tokens: Option<i32>,
+    pub pricing: Option<Prices>,
+}
+
+/// A catalogue that was read.
+#[derive(Debug)]
+pub struct Catalogue {
+    pub models: Vec<Model>,
+    /// A bare list: types and capabilities are guesses from names, which do not overwrite what an
+    /// administrator has put right.
+    pub is_inferred: bool,
+    /// Prices that were left out because they make no sense.
+    pub warnings: Vec<String>,
+}
+
+/// How a list is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dialect {
+    /// Recognise it from the data.
+    Auto,
+    OpenRouter,
+    AiHubMix,
+    OpenAi,
+}
+
+impl Dialect {
+    /// Reads `api_providers.catalogue_format`.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "openrouter" => Self::OpenRouter,
+            "aihubmix" => Self::AiHubMix,
+            "openai" => Self::OpenAi,
+            _ => Self::Auto,
+        }
+    }
+}
+
+type Item<'a> = BTreeMap<String, &'a RawValue>;
+
+/// Reads a model list. The error says what the body is instead.
+pub fn read(body: &str, dialect: Dialect) -> Result<Catalogue, &'static str> {
+    #[derive(Deserialize)]
+    struct List<'a> {
+        #[serde(borrow)]
+        data: Option<Vec<&'a RawValue>>,
+    }
+    let items: Vec<&RawValue> = match serde_json::from_str::<List>(body) {
+        Ok(List { data: Some(data) }) => data,
+        // together.ai answers the bare array.
+        _ => serde_json::from_str(body).map_err(|_| "something that is not a model list")?,
+    };
+    if items.is_empty() {
+        return Err("an empty model list");
+    }
+    let items: Vec<Item> =
+        items.iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect();
+    let dialect = match dialect {
+        Dialect::Auto => recognise(&items),
+        fixed => fixed,
+    };
+    let mut warnings = Vec::new();
+    let mut models: BTreeMap<String, Model> = BTreeMap::new();
+    for item in &items {
+        let model = match dialect {
+            Dialect::OpenRouter => openrouter(item, &mut warnings),
+            Dialect::AiHubMix => aihubmix(item, &mut warnings),
+            Dialect::OpenAi | Dialect::Auto => bare(item),
+        };
+        if let Some(model) = model {
+            models.insert(model.model_id.clone(), model);
+        }
+    }
+    if models.is_empty() {
+        return Err("a list without a single model id");
+    }
+    Ok(Catalogue {
+        models: models.into_values().collect(),
+        is_inferred: dialect == Dialect::OpenAi,
+        warnings,
+    })
+}
+
+fn recognise(items: &[Item]) -> Dialect {
+    let any = |test: &dyn Fn(&Item) -> bool| items.iter().any(test);
+    if any(&|item| item.contains_key("model_id") && !item.contains_key("id")) {
+        Dialect::AiHubMix
+    } else if any(&|item| {
+        item.contains_key("architecture")
+            || item.get("pricing").is_some_and(|p| p.get().contains("\"prompt\""))
+    }) {
+        Dialect::OpenRouter
+    } else {
+        Dialect::OpenAi
+    }
+}
+
+fn openrouter(item: &Item, warnings: &mut Vec<String>) -> Option<Model> {
+    let model_id = id(item, "id")?;
+    let architecture = value(item, "architecture");
+    let inputs = words(&architecture["input_modalities"]);
+    let outputs = words(&architecture["output_modalities"]);
+    let parameters = words(&value(item, "supported_parameters"));
+    let has = |list: &[String], word: &str| list.iter().any(|w| w == word);
+    let model_type = if has(&outputs, "embeddings") {
+        "embedding"
+    } else if has(&outputs, "image") && !has(&outputs, "text") {
+        "image"
+    } else if has(&outputs, "audio") && !has(&outputs, "text") {
+        "audio"
+    } else if has(&outputs, "video") && !has(&outputs, "text") {
+        "video"
+    } else {
+        "chat"
+    };
+    let top = value(item, "top_provider");
+    Some(Model {
+        model_name: name_of(&model_id),
+        display_name: text(item, "name").unwrap_or_else(|| model_id.clone()),
+        model_type,
+        capabilities: BTreeMap::from([
+            ("vision", has(&inputs, "image")),
+            ("functions", has(&parameters, "tools")),
+            ("streaming", model_type == "chat"),
+            ("audio", has(&inputs, "audio") || has(&outputs, "audio")),
+            ("reasoning", has(&parameters, "reasoning")),
+            ("structured_outputs", has(&parameters, "structured_outputs")),
+        ]),
+        context_window: whole(&value(item, "context_length")),
+        max_output_tokens: whole(&top["max_completion_tokens"]),
+        pricing: Some(openrouter_prices(item, &model_id, warnings)),
+        model_id,
+    })
+}
+
+/// OpenRouter's names for prices per token, and ours.
+const PER_TOKEN: &[(&str, &str)] = &[
+    ("prompt", "input"),
+    ("completion", "output"),
+    ("input_cache_read", "cache_read"),
+    ("input_cache_write", "cache_write"),
+    ("input_cache_write_1h", "cache_write_1h"),
+    ("internal_reasoning", "reasoning"),
+    ("audio", "audio_input"),
+    ("audio_output", "audio_output"),
+];
+const PER_UNIT: &[&str] = &["request", "image", "web_search"];
+
+fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
+    let Some(raw) = item.get("pricing").and_then(|p| serde_json::from_str::<Item>(p.get()).ok())
+    else {
+        return Prices::new();
+    };
+    let mut prices = per_token_prices(&raw, model_id, warnings);
+    let overrides: Vec<Item> = raw
+        .get("overrides")
+        .and_then(|list| serde_json::from_str(list.get()).ok())
+        .unwrap_or_default();
+    let tiers: Vec<Prices> = overrides
+        .iter()
+        .map(|entry| {
+            let mut tier = per_token_prices(entry, model_id, warnings);
+            for condition in ["min_prompt_tokens", "utc_start", "utc_end"] {
+                if let Some(raw) = entry.get(condition) {
+                    tier.insert(condition.to_owned(), (*raw).to_owned());
+                }
+            }
+            tier
+        })
+        .collect();
+    if !tiers.is_empty()
+        && let Ok(tiers) = serde_json::value::to_raw_value(&tiers)
+    {
+        prices.insert("tiers".to_owned(), tiers);
+    }
+    prices
+}
+
+fn per_token_prices(raw: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
+    let mut prices = Prices::new();
+    for (theirs, ours) in PER_TOKEN {
+        if let Some(raw) = raw.get(*theirs) {
+            let price = price::per_million(raw.get(), Unit::PerToken);
+            warn_unless_priced(price.is_some(), raw.get(), theirs, model_id, warnings);
+            price::put(&mut prices, ours, price);
+        }
+    }
+    for key in PER_UNIT {
+        price::put(&mut prices, key, raw.get(*key).and_then(|raw| price::per_unit(raw.get())));
+    }
+    // A reasoning price of 0 beside an output price means "billed as output", not "free".
+    let is_zero = |key: &str, prices: &Prices| prices.get(key).is_some_and(|p| p.get() == "0");
+    if is_zero("reasoning", &prices) && !is_zero("output", &prices) {
+        prices.remove("reasoning");
+    }
+    prices
+}
+
+fn aihubmix(item: &Item, warnings: &mut Vec<String>) -> Option<Model> {
+    let model_id = id(item, "model_id")?;
+    let types = words(&value(item, "types"));
+    let features = words(&value(item, "features"));
+    let inputs = words(&value(item, "input_modalities"));
+    let has = |list: &[String], word: &str| list.iter().any(|w| w == word);
+    let model_type = match types.first().map(String::as_str) {
+        Some("image_generation") => "image",
+        Some("tts" | "stt") => "audio",
+        Some("embedding") => "embedding",
+        Some("rerank") => "rerank",
+        Some("video") => "video",
+        _ => "chat",
+    };
+    let mut prices = Prices::new();
+    let raw: Item =
+        item.get("pricing").and_then(|p| serde_json::from_str(p.get()).ok()).unwrap_or_default();
+    for key in ["input", "output", "cache_read", "cache_write"] {
+        if let Some(raw) = raw.get(key) {
+            let price = price::per_million(raw.get(), Unit::PerMillion);
+            warn_unless_priced(price.is_some(), raw.get(), key, &model_id, warnings);
+            price::put(&mut prices, key, price);
+        }
+    }
+    Some(Model {
+        model_name: name_of(&model_id),
+        display_name: text(item, "model_name").unwrap_or_else(|| model_id.clone()),
+        model_type,
+        capabilities: BTreeMap::from([
+            ("vision", has(&inputs, "image")),
+            ("functions", has(&features, "tools") || has(&features, "function_calling")),
+            ("streaming", model_type == "chat"),
+            ("audio", model_type == "audio" || has(&inputs, "audio")),
+            ("reasoning", has(&features, "thinking")),
+            ("structured_outputs", has(&features, "structured_outputs")),
+        ]),
+        context_window: whole(&value(item, "context_length")),
+        max_output_tokens: whole(&value(item, "max_output")),
+        pricing: Some(prices),
+        model_id,
+    })
+}
+
+/// A list of ids and little else: what a model is, is inferred from its name.
+fn bare(item: &Item) -> Option<Model> {
+    let model_id = id(item, "id").or_else(|| id(item, "model_id"))?;
+    let lower = model_id.to_lowercase();
+    let model_type = if lower.contains("embed") {
+        "embedding"
+    } else if lower.contains("tts") {
+        "audio"
+    } else if lower.contains("dall-e") || lower.contains("image") {
+        "image"
+    } else {
+        "chat"
+    };
+    let limit = |keys: &[&str]| keys.iter().find_map(|key| whole(&value(item, key)));
+    Some(Model {
+        model_name: name_of(&model_id),
+        display_name: text(item, "display_name").unwrap_or_else(|| model_id.clone()),
+        model_type,
+        capabilities: BTreeMap::from([
+            ("vision", lower.contains("vision") || lower.contains("4o")),
+            ("functions", !lower.contains("instruct")),
+            ("streaming", model_type == "chat"),
+        ]),
+        context_window: limit(&["context_window", "context_length", "max_input_tokens"]),
+        max_output_tokens: limit(&["max_output_tokens", "max_completion_tokens", "max_tokens"]),
+        pricing: None,
+        model_id,
+    })
+}
+
+fn warn_unless_priced(ok: bool, raw: &str, key: &str, model: &str, warnings: &mut Vec<String>) {
+    let varies = raw.trim_matches('"').starts_with('-') || raw == "null" || raw == "\"\"";
+    if !ok && !varies && warnings.len() < 20 {
+        let shown: String = raw.chars().take(40).collect();
+        warnings.push(format!("model '{model}': {key} price {shown} makes no sense"));
+    }
+}
+
+fn id(item: &Item, key: &str) -> Option<String> {
+    let id: String = serde_json::from_str(item.get(key)?.get()).ok()?;
+    // Gemini's list writes ids as paths.
+    let id = id.strip_prefix("models/").unwrap_or(&id);
+    let fits = !id.is_empty() && id.len() <= 256 && !id.chars().any(char::is_control);
+    fits.then(|| id.to_owned())
+}
+
+/// The last part of `vendor/model`.
+fn name_of(model_id: &str) -> String {
+    model_id.rsplit('/').next().unwrap_or(model_id).to_owned()
+}
+
+fn text(item: &Item, key: &str) -> Option<String> {
+    let text: String = serde_json::from_str(item.get(key)?.get()).ok()?;
+    let text = clean_word(text.trim());
+    (!text.is_empty()).then_some(text)
+}
+
+fn value(item: &Item, key: &str) -> Value {
+    item.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or(Value::Null)
+}
+
+/// A list of words, given as an array or as one comma-separated text.
+fn words(value: &Value) -> Vec<String> {
+    let clean = |word: &str| word.trim().to_lowercase();
+    match value {
+        Value::Array(items) => items.iter().filter_map(Value::as_str).map(clean).collect(),
+        Value::String(list) => list.split(',').map(clean).filter(|w| !w.is_empty()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A positive limit, given as a number or as text.
+fn whole(value: &Value) -> Option<i32> {
+    let n = match value {
+        Value::String(text) => text.trim().parse::<i64>().ok(),
+        other => other.as_i64().or_else(|| other.as_f64().map(|n| n as i64)),
+    };
+    n.and_then(|n| i32::try_from(n).ok()).filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(body: &str) -> Model {
+        read(body, Dialect::Auto).unwrap().models.remove(0)
+    }
+
+    fn price<'a>(model: &'a Model, key: &str) -> Option<&'a str> {
+        model.pricing.as_ref().unwrap().get(key).map(|raw| raw.get())
+    }
+
+    #[test]
+    fn reads_openrouter() {
+        let m =
+            one(r#"{"data":[{"id":"openai/gpt-4o","name":"OpenAI: GPT-4o","context_length":128000,
+              "architecture":{"input_modalities":["text","image"],"output_modalities":["text"]},
+              "pricing":{"prompt":"0.0000025","completion":"0.00001","internal_reasoning":"0",
+                "input_cache_read":"0.00000125","request":"0","overrides":[
+                {"min_prompt_tokens":200000,"prompt":"0.000005"}]},
+              "top_provider":{"max_completion_tokens":16384,"is_moderated":true},
+              "supported_parameters":["tools","temperature"]}]}"#);
+        assert_eq!((m.model_name.as_str(), m.model_type), ("gpt-4o", "chat"));
+        assert_eq!((m.context_window, m.max_output_tokens), (Some(128000), Some(16384)));
+        assert_eq!((price(&m, "input"), price(&m, "output")), (Some("2.5"), Some("10")));
+        assert_eq!((price(&m, "cache_read"), price(&m, "reasoning")), (Some("1.25"), None));
+        assert_eq!(
+            price(&m, "tiers"),
+            Some(r#"[{"input":"#.to_owned() + r#"5,"min_prompt_tokens":200000}]"#).as_deref()
+        );
+        assert!(m.capabilities["vision"] && m.capabilities["functions"]);
+    }
+
+    #[test]
+    fn a_price_that_varies_is_unknown_and_free_is_zero() {
+        let m = one(
+            r#"{"data":[{"id":"openrouter/auto","pricing":{"prompt":"-1","completion":"-1"}}]}"#,
+        );
+        assert!(m.pricing.unwrap().is_empty());
+        let m = one(r#"{"data":[{"id":"x/y:free","pricing":{"prompt":"0","completion":"0"}}]}"#);
+        assert_eq!((price(&m, "input"), price(&m, "output")), (Some("0"), Some("0")));
+    }
+
+    #[test]
+    fn reads_aihubmix_with_lists_and_numbers_either_way() {
+        let m = one(
+            r#"{"success":true,"data":[{"model_id":"gpt-5","types":"llm","features":"thinking,tools",
+              "input_modalities":["text","image"],"max_output":"128000","context_length":400000,
+              "pricing":{"input":1.25,"output":10,"cache_read":0.125}}]}"#,
+        );
+        assert_eq!((m.context_window, m.max_output_tokens), (Some(400000), Some(128000)));
+        assert_eq!((price(&m, "input"), price(&m, "cache_read")), (Some("1.25"), Some("0.125")));
+        assert!(m.capabilities["functions"] && m.capabilities["vision"]);
+        let c = read(
+            r#"{"data":[{"model_id":"e","types":["embedding"],"features":[],"pricing":{"input":20000}}]}"#,
+            Dialect::Auto,
+        )
+        .unwrap();
+        assert_eq!(c.models[0].model_type, "embedding");
+        assert!(c.models[0].pricing.as_ref().unwrap().is_empty());
+        assert_eq!(c.warnings.len(), 1);
+    }
+
+    #[test]
+    fn infers_from_bare_ids() {
+        let types = |id: &str| {
+            let m =
+                one(&format!(r#"{{"object":"list","data":[{{"id":"{id}","object":"model"}}]}}"#));
+            (m.model_type, m.capabilities["vision"], m.capabilities["functions"], m.context_window)
+        };
+        assert_eq!(types("text-embedding-3-small"), ("embedding", false, true, None));
+        assert_eq!(types("tts-1"), ("audio", false, true, None));
+        assert_eq!(types("dall-e-3"), ("image", false, true, None));
+        assert_eq!(types("gpt-image-1"), ("image", false, true, None));
+        assert_eq!(types("gpt-4o"), ("chat", true, true, None));
+        assert_eq!(types("gpt-3.5-turbo-instruct"), ("chat", false, false, None));
+        assert_eq!(types("llama-vision"), ("chat", true, true, None));
+    }
+
+    #[test]
+    fn odd_lists() {
+        assert_eq!(one(r#"[{"id":"a/b","type":"chat"}]"#).model_name, "b");
+        assert_eq!(one(r#"{"data":[{"id":"models/gemini-2"}]}"#).model_id, "gemini-2");
+        let c = read(
+            r#"{"data":[{"id":"a"},{"id":"a"},7,{"id":""},{"x":1},{"id":"b\u0000"}]}"#,
+            Dialect::Auto,
+        );
+        assert_eq!(c.unwrap().models.len(), 1);
+        for body in ["", "<html>", "{}", r#"{"data":[]}"#, r#"{"data":7}"#, r#"{"data":[{}]}"#] {
+            assert!(read(body, Dialect::Auto).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_dialect_is_obeyed() {
+        let body = r#"{"data":[{"id":"m","pricing":{"prompt":"1"}}]}"#;
+        assert!(read(body, Dialect::OpenAi).unwrap().models[0].pricing.is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_from_outside_panics(body in "[{}\\[\\]\":,a-z0-9.-]{0,80}") {
+            let _ = read(&body, Dialect::Auto);
+            let _ = read(&format!(r#"{{"data":[{{"id":"x","pricing":{{"prompt":{body}}}}}]}}"#), Dialect::OpenRouter);
+        }
+    }
+}

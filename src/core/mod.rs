@@ -1,0 +1,13 @@
+//! Pure rules: no PostgreSQL, no I/O, no clock. Everything here can be tested with plain values.
+
+pub mod address;
+pub mod catalogue;
+pub mod identity;
+pub mod json;
+pub mod options;
+pub mod price;
+pub mod reply;
+pub mod retry;
+pub mod secret;
+pub mod standard;
+pub mod usage;

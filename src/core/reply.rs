@@ -1,0 +1,218 @@
+//! Reading what an upstream answered to a chat request.
+
+use crate::core::secret;
+use crate::core::usage::Usage;
+use crate::error::Refusal;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Longest upstream message that is repeated to the caller.
+const MAX_MESSAGE: usize = 300;
+/// Longest upstream id or code that is kept.
+const MAX_WORD: usize = 128;
+
+/// What matters of a successful answer, for the ledger.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Completion {
+    /// The model that really answered.
+    pub served_model: Option<String>,
+    pub usage: Usage,
+    pub finish_reason: Option<String>,
+    /// The upstream's id of the answer.
+    pub id: Option<String>,
+}
+
+/// How an answer of status 2xx reads.
+#[derive(Debug, PartialEq)]
+pub enum Reading {
+    Completion(Completion),
+    /// An error inside a 200.
+    Refused(Refusal),
+    /// Not what an API answers; the text says what it is instead.
+    Broken(&'static str),
+}
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    model: Option<Value>,
+    id: Option<Value>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
+    choices: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    finish_reason: Option<Value>,
+}
+
+/// Reads the body of a 2xx answer. `key` is removed from whatever is repeated.
+pub fn read(body: &str, key: Option<&str>) -> Reading {
+    let trimmed = body.trim_start();
+    if trimmed.is_empty() {
+        return Reading::Broken("an empty body");
+    }
+    if trimmed.starts_with('<') {
+        return Reading::Broken("HTML instead of JSON");
+    }
+    let answer: Answer = match serde_json::from_str(body) {
+        Ok(answer) => answer,
+        Err(error) if error.is_eof() => return Reading::Broken("JSON that ends too early"),
+        Err(error) if error.is_data() => return Reading::Broken("JSON that is not a completion"),
+        Err(_) => return Reading::Broken("something that is not JSON"),
+    };
+    let error = answer.error.filter(|error| error.get() != "null");
+    let choices: Option<Vec<Choice>> =
+        answer.choices.and_then(|choices| serde_json::from_str(choices.get()).ok());
+    match (error, choices) {
+        (Some(error), choices) if choices.as_ref().is_none_or(Vec::is_empty) => {
+            Reading::Refused(refusal_of(error.get(), None, key))
+        }
+        (_, Some(choices)) => Reading::Completion(Completion {
+            served_model: answer.model.as_ref().and_then(word),
+            usage: answer.usage.map(|usage| Usage::parse(usage.get())).unwrap_or_default(),
+            finish_reason: choices.first().and_then(|c| c.finish_reason.as_ref()).and_then(word),
+            id: answer.id.as_ref().and_then(word),
+        }),
+        _ => Reading::Broken("JSON that is not a completion"),
+    }
+}
+
+/// Reads the body of an answer that is not 2xx.
+pub fn refusal(status: u16, body: &str, key: Option<&str>) -> Refusal {
+    #[derive(Deserialize)]
+    struct Failed<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+        message: Option<Value>,
+    }
+    match serde_json::from_str::<Failed>(body) {
+        Ok(Failed { error: Some(error), .. }) => refusal_of(error.get(), Some(status), key),
+        Ok(Failed { message: Some(Value::String(message)), .. }) => {
+            plain(status, Some(shorten(&message, key)))
+        }
+        _ => plain(status, None),
+    }
+}
+
+fn plain(status: u16, message: Option<String>) -> Refusal {
+    Refusal { status, code: None, message, request_id: None, retry_after_s: None }
+}
+
+/// Reads an `error` member: an object of OpenAI's, OpenRouter's or Anthropic's form, or a text.
+/// Without an HTTP status that tells (an error inside a 200), its `code` is the status, else 502.
+fn refusal_of(error: &str, status: Option<u16>, key: Option<&str>) -> Refusal {
+    let error: Value = serde_json::from_str(error).unwrap_or(Value::Null);
+    if let Value::String(message) = &error {
+        return plain(status.unwrap_or(502), Some(shorten(message, key)));
+    }
+    let numeric = error["code"]
+        .as_u64()
+        .or_else(|| error["code"].as_str().and_then(|code| code.parse().ok()))
+        .filter(|code| (400..600).contains(code))
+        .map(|code| code as u16);
+    let code = [&error["details"]["error_code"], &error["code"], &error["type"]]
+        .into_iter()
+        .find_map(|value| value.as_str().filter(|text| text.parse::<u16>().is_err()))
+        .map(|code| clean_word(&secret::scrub(code, key)));
+    Refusal {
+        status: status.or(numeric).unwrap_or(502),
+        code: code.filter(|code| !code.is_empty()),
+        message: error["message"].as_str().map(|message| shorten(message, key)),
+        request_id: None,
+        retry_after_s: None,
+    }
+}
+
+/// A short, printable text; longer ones are cut.
+fn shorten(message: &str, key: Option<&str>) -> String {
+    let clean: String =
+        secret::scrub(message, key).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match clean.char_indices().nth(MAX_MESSAGE) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean,
+    }
+}
+
+fn word(value: &Value) -> Option<String> {
+    value.as_str().map(clean_word).filter(|word| !word.is_empty())
+}
+
+/// An id or name from outside, cut and without control characters (a NUL would end a `text`).
+pub fn clean_word(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_completion() {
+        let body = r#"{"id":"gen-1","model":"m-2","choices":[{"finish_reason":"stop","message":{}}],
+                       "usage":{"prompt_tokens":3,"completion_tokens":4}}"#;
+        let Reading::Completion(c) = read(body, None) else { panic!() };
+        assert_eq!(c.served_model.as_deref(), Some("m-2"));
+        assert_eq!(c.finish_reason.as_deref(), Some("stop"));
+        assert_eq!(c.usage.parts.unwrap().prompt(), 3);
+    }
+
+    #[test]
+    fn an_error_inside_a_200_is_a_refusal() {
+        let body = r#"{"error":{"code":429,"message":"slow down","metadata":{}}}"#;
+        let Reading::Refused(r) = read(body, None) else { panic!() };
+        assert_eq!((r.status, r.message.as_deref()), (429, Some("slow down")));
+        let Reading::Refused(r) = read(r#"{"error":"boom","choices":[]}"#, None) else { panic!() };
+        assert_eq!(r.status, 502);
+        assert!(matches!(read(r#"{"error":null,"choices":[{}]}"#, None), Reading::Completion(_)));
+    }
+
+    #[test]
+    fn what_is_not_an_answer_is_named() {
+        for (body, what) in [
+            ("", "an empty body"),
+            ("<html>", "HTML instead of JSON"),
+            (r#"{"choices":[{"mess"#, "JSON that ends too early"),
+            ("[1,2]", "JSON that is not a completion"),
+            ("{}", "JSON that is not a completion"),
+            (r#"{"choices":7}"#, "JSON that is not a completion"),
+            ("gateway timeout", "something that is not JSON"),
+            (r#"{"model":"a","model":"b"}"#, "JSON that is not a completion"),
+        ] {
+            assert_eq!(read(body, None), Reading::Broken(what), "{body}");
+        }
+    }
+
+    #[test]
+    fn refusals_of_every_dialect() {
+        let openai = r#"{"error":{"message":"bad sk-abc","type":"t","param":null,"code":"invalid_api_key"}}"#;
+        let r = refusal(401, openai, Some("sk-abc"));
+        assert_eq!((r.status, r.code.as_deref()), (401, Some("invalid_api_key")));
+        assert!(!r.message.unwrap().contains("sk-abc"));
+        let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#;
+        assert_eq!(refusal(529, anthropic, None).code.as_deref(), Some("overloaded_error"));
+        let spend = r#"{"error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}"#;
+        assert_eq!(refusal(429, spend, None).code.as_deref(), Some("enforced_spend_limit_reached"));
+        assert_eq!(refusal(500, "<html>", None).message, None);
+        assert_eq!(refusal(500, r#"{"message":"x"}"#, None).message.as_deref(), Some("x"));
+        assert_eq!(refusal(400, r#"{"error":{"code":400,"message":"m"}}"#, None).code, None);
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let body = serde_json::json!({"error": {"message": "é".repeat(1000)}}).to_string();
+        assert_eq!(refusal(400, &body, None).message.unwrap().chars().count(), MAX_MESSAGE + 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_from_outside_panics(body in "\\PC*", json in "[{}\\[\\]\":,a-z0-9]{0,60}") {
+            let _ = (read(&body, Some("k")), read(&json, None));
+            let _ = (refusal(400, &body, None), refusal(400, &json, None));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The envelope in which a provider key rests, and the ring of master keys that opens it.
+//!
+//! AES-256-GCM. Envelope = version (1 byte) | key id (8 bytes, the fingerprint of the master key)
+//! | nonce (12 random bytes, fresh on every seal) | ciphertext and tag.
+//! The associated data binds an envelope to its user, provider and origin, so that one that was
+//! copied to another row, or whose provider now points at another host, does not open.
+
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use url::Url;
+use uuid::Uuid;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+const VERSION: u8 = 1;
+const ID_LEN: usize = 8;
+const NONCE_LEN: usize = 12;
+const HEADER_LEN: usize = 1 + ID_LEN + NONCE_LEN;
+
+/// Why an envelope could not be sealed or opened. Never carries key material.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    #[error("not an envelope of this extension")]
+    Malformed,
+    #[error("master key {0} is not in the keyring")]
+    MissingMasterKey(String),
+    #[error("the envelope belongs to another user, provider or host, or was altered")]
+    Refused,
+    #[error("the system's random source failed")]
+    Random,
+    #[error("the provider's URL has no origin")]
+    Origin,
+}
+
+/// What an envelope is bound to.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Binding {
+    /// `None` is a platform key.
+    pub user_id: Option<String>,
+    pub provider_id: Uuid,
+    /// Scheme, host and port of the provider.
+    pub origin: String,
+}
+
+impl Binding {
+    /// Binds to the origin of `base_url`.
+    pub fn new(
+        user_id: Option<String>,
+        provider_id: Uuid,
+        base_url: &str,
+    ) -> Result<Self, SecretError> {
+        Ok(Self { user_id, provider_id, origin: origin(base_url)? })
+    }
+
+    /// Unambiguous bytes: every part carries its length, and "no user" differs from "".
+    fn associated_data(&self) -> Vec<u8> {
+        let mut out = b"aggregator/1".to_vec();
+        match &self.user_id {
+            None => out.push(0),
+            Some(user) => {
+                out.push(1);
+                out.extend((user.len() as u64).to_le_bytes());
+                out.extend(user.as_bytes());
+            }
+        }
+        out.extend(self.provider_id.as_bytes());
+        out.extend((self.origin.len() as u64).to_le_bytes());
+        out.extend(self.origin.as_bytes());
+        out
+    }
+}
+
+/// Scheme, host and port of a URL, as `https://host:443`.
+pub fn origin(url: &str) -> Result<String, SecretError> {
+    let url = Url::parse(url).map_err(|_| SecretError::Origin)?;
+    let host = url.host_str().ok_or(SecretError::Origin)?;
+    let port = url.port_or_known_default().ok_or(SecretError::Origin)?;
+    Ok(format!("{}://{host}:{port}", url.scheme()))
+}
+
+/// A 256-bit master key. Wiped when dropped; never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct MasterKey([u8; 32]);
+
+impl MasterKey {
+    pub fn random() -> Result<Self, SecretError> {
+        let mut key = Self([0; 32]);
+        getrandom::fill(&mut key.0).map_err(|_| SecretError::Random)?;
+        Ok(key)
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Some(Self(bytes.try_into().ok()?))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The fingerprint that envelopes name: it tells keys apart and says nothing of the key.
+    pub fn id(&self) -> [u8; ID_LEN] {
+        let mut hash = Sha256::new();
+        hash.update(b"aggregator master key id");
+        hash.update(self.0);
+        let digest = hash.finalize();
+        let mut id = [0; ID_LEN];
+        id.copy_from_slice(&digest[..ID_LEN]);
+        id
+    }
+
+    pub fn hex_id(&self) -> String {
+        hex(&self.id())
+    }
+
+    fn cipher(&self) -> Aes256Gcm {
+        Aes256Gcm::new((&self.0).into())
+    }
+}
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MasterKey({})", self.hex_id())
+    }
+}
+
+/// Master keys, oldest first. The last one seals; every one opens.
+#[derive(Debug, Clone, Default)]
+pub struct Ring {
+    keys: Vec<MasterKey>,
+}
+
+impl Ring {
+    pub fn new(keys: Vec<MasterKey>) -> Self {
+        Self { keys }
+    }
+
+    pub fn keys(&self) -> &[MasterKey] {
+        &self.keys
+    }
+
+    pub fn push(&mut self, key: MasterKey) {
+        self.keys.push(key);
+    }
+
+    /// Seals with the newest key under a fresh nonce.
+    pub fn seal(&self, plaintext: &[u8], binding: &Binding) -> Result<Vec<u8>, SecretError> {
+        let key =
+            self.keys.last().ok_or_else(|| SecretError::MissingMasterKey("(none)".to_owned()))?;
+        let mut nonce = [0u8; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(|_| SecretError::Random)?;
+        let aad = binding.associated_data();
+        let sealed = key
+            .cipher()
+            .encrypt(Nonce::from_slice(&nonce), Payload { msg: plaintext, aad: &aad })
+            .map_err(|_| SecretError::Refused)?;
+        let mut out = Vec::with_capacity(HEADER_LEN + sealed.len());
+        out.push(VERSION);
+        out.extend(key.id());
+        out.extend(nonce);
+        out.extend(sealed);
+        Ok(out)
+    }
+
+    /// Opens an envelope with the key that it names.
+    pub fn open(
+        &self,
+        envelope: &[u8],
+        binding: &Binding,
+    ) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        if envelope.len() <= HEADER_LEN || envelope[0] != VERSION {
+            return Err(SecretError::Malformed);
+        }
+        let (header, sealed) = envelope.split_at(HEADER_LEN);
+        let (id, nonce) = header[1..].split_at(ID_LEN);
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.id() == id)
+            .ok_or_else(|| SecretError::MissingMasterKey(hex(id)))?;
+        let aad = binding.associated_data();
+        key.cipher()
+            .decrypt(Nonce::from_slice(nonce), Payload { msg: sealed, aad: &aad })
+            .map(Zeroizing::new)
+            .map_err(|_| SecretError::Refused)
+    }
+}
+
+/// What a person may see of a key to tell it from their others: its ends, if it is long enough
+/// that the ends give nothing away.
+pub fn hint(key: &str) -> String {
+    let chars: Vec<char> = key.chars().collect();
+    if chars.len() < 16 {
+        return "…".to_owned();
+    }
+    let head: String = chars[..3].iter().collect();
+    let tail: String = chars[chars.len() - 4..].iter().collect();
+    format!("{head}…{tail}")
+}
+
+/// Removes `key`, and anything that looks like a provider key, from text that came from outside.
+pub fn scrub(text: &str, key: Option<&str>) -> String {
+    let text = match key {
+        Some(key) if key.len() >= 4 => text.replace(key, "[key]"),
+        _ => text.to_owned(),
+    };
+    let is_key = |word: &str| {
+        let word = word.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        ["sk-", "sk_", "gsk_", "xai-", "AIza", "key-"].iter().any(|p| word.starts_with(p))
+    };
+    text.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ':' | '='))
+        .map(|word| if is_key(word) { "[key] " } else { word })
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(user: Option<&str>) -> Binding {
+        Binding::new(user.map(str::to_owned), Uuid::from_u128(7), "https://openrouter.ai/api/v1")
+            .unwrap()
+    }
+
+    fn ring() -> Ring {
+        Ring::new(vec![MasterKey::from_bytes(&[3; 32]).unwrap()])
+    }
+
+    #[test]
+    fn opens_what_it_sealed_and_never_repeats_a_nonce() {
+        let ring = ring();
+        let a = ring.seal(b"sk-secret", &binding(Some("u"))).unwrap();
+        let b = ring.seal(b"sk-secret", &binding(Some("u"))).unwrap();
+        assert_ne!(a, b);
+        assert_eq!(ring.open(&a, &binding(Some("u"))).unwrap().as_slice(), b"sk-secret");
+        assert!(!a.windows(9).any(|w| w == b"sk-secret"));
+    }
+
+    #[test]
+    fn refuses_another_user_provider_or_host() {
+        let ring = ring();
+        let sealed = ring.seal(b"k", &binding(Some("a"))).unwrap();
+        assert_eq!(ring.open(&sealed, &binding(Some("b"))), Err(SecretError::Refused));
+        assert_eq!(ring.open(&sealed, &binding(None)), Err(SecretError::Refused));
+        let mut other = binding(Some("a"));
+        other.provider_id = Uuid::from_u128(8);
+        assert_eq!(ring.open(&sealed, &other), Err(SecretError::Refused));
+        let other =
+            Binding::new(Some("a".into()), Uuid::from_u128(7), "https://evil.example/api").unwrap();
+        assert_eq!(ring.open(&sealed, &other), Err(SecretError::Refused));
+    }
+
+    #[test]
+    fn a_platform_key_is_not_the_key_of_a_user_named_by_nothing() {
+        let ring = ring();
+        let sealed = ring.seal(b"k", &binding(None)).unwrap();
+        assert_eq!(ring.open(&sealed, &binding(Some(""))), Err(SecretError::Refused));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let ring = ring();
+        let sealed = ring.seal(b"sk", &binding(None)).unwrap();
+        for i in 0..sealed.len() {
+            let mut bad = sealed.clone();
+            bad[i] ^= 1;
+            assert!(ring.open(&bad, &binding(None)).is_err(), "byte {i}");
+        }
+        for len in 0..sealed.len() {
+            assert!(ring.open(&sealed[..len], &binding(None)).is_err(), "length {len}");
+        }
+    }
+
+    #[test]
+    fn rotation_opens_old_envelopes_and_seals_with_the_new_key() {
+        let mut ring = ring();
+        let old = ring.seal(b"k", &binding(None)).unwrap();
+        ring.push(MasterKey::from_bytes(&[4; 32]).unwrap());
+        assert!(ring.open(&old, &binding(None)).is_ok());
+        let new = ring.seal(b"k", &binding(None)).unwrap();
+        assert_ne!(old[1..9], new[1..9]);
+        let only_new = Ring::new(vec![MasterKey::from_bytes(&[4; 32]).unwrap()]);
+        assert!(matches!(
+            only_new.open(&old, &binding(None)),
+            Err(SecretError::MissingMasterKey(id)) if id == ring.keys()[0].hex_id()
+        ));
+    }
+
+    #[test]
+    fn debug_output_has_no_key() {
+        assert!(!format!("{:?}", ring()).contains("3, 3"));
+    }
+
+    #[test]
+    fn hints_show_only_long_keys() {
+        assert_eq!(hint("sk-or-v1-0123456789abcd"), "sk-…abcd");
+        assert_eq!(hint("short"), "…");
+        assert_eq!(hint("ключключключключ"), "клю…ключ");
+    }
+
+    #[test]
+    fn scrubbing_removes_the_key_and_its_like() {
+        let text = scrub(
+            "Incorrect API key provided: sk-abc***xyz. Sent my-odd-token!",
+            Some("my-odd-token"),
+        );
+        assert!(!text.contains("sk-abc") && !text.contains("my-odd-token"), "{text}");
+        assert!(text.starts_with("Incorrect API key provided"));
+    }
+
+    #[test]
+    fn origins_know_default_ports() {
+        assert_eq!(origin("https://a.example/v1").unwrap(), "https://a.example:443");
+        assert_eq!(origin("http://127.0.0.1:4010/v1").unwrap(), "http://127.0.0.1:4010");
+        assert!(origin("not a url").is_err());
+    }
+}

@@ -1,0 +1,366 @@
+//! Every way in which the extension can refuse or fail, and the one table from each to its
+//! SQLSTATE. Messages name provider, model and upstream status; none carries a key, a prompt, an
+//! answer, or a URL's query.
+//!
+//! `PT` + an HTTP status is the convention that PostgREST turns into that status.
+
+use serde::{Deserialize, Serialize};
+
+/// Provider and model of a call, for messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub provider: String,
+    pub model: String,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.model.is_empty() {
+            write!(f, "provider '{}'", self.provider)
+        } else {
+            write!(f, "provider '{}', model '{}'", self.provider, self.model)
+        }
+    }
+}
+
+/// An upstream's refusal, as far as it may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The HTTP status, or the status that an error inside a 200 names.
+    pub status: u16,
+    /// The upstream's own code, such as `rate_limit_exceeded`.
+    pub code: Option<String>,
+    /// The upstream's message, shortened, keys removed.
+    pub message: Option<String>,
+    pub request_id: Option<String>,
+    pub retry_after_s: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Error {
+    #[error("{message}")]
+    BadRequest { message: String, hint: Option<String> },
+    #[error("this caller has no user id and may not {action}")]
+    Anonymous { action: String },
+    #[error("role '{role}' may not {action}")]
+    Forbidden { role: String, action: String },
+    #[error("provider '{provider}' does not exist or is not active")]
+    UnknownProvider { provider: String },
+    #[error("no available model is called '{model}'")]
+    UnknownModel { model: String, similar: Vec<String> },
+    #[error("no active key for model '{model}' (offered by: {})", providers.join(", "))]
+    NoKeyForModel { model: String, providers: Vec<String> },
+    #[error("no active key for provider '{provider}'")]
+    NoKey { provider: String },
+    #[error("{what} is not supported yet")]
+    Unsupported { what: String },
+    #[error("{target} answered {}{}", refusal.status, code_suffix(refusal))]
+    Upstream { target: Target, refusal: Refusal },
+    #[error("{target} did not answer within {waited_ms} ms")]
+    Deadline { target: Target, waited_ms: u64 },
+    #[error("statement_timeout leaves {left_ms} ms, too little for a call to {target}")]
+    NoTime { target: Target, left_ms: u64 },
+    #[error("{target} could not be reached: {reason}")]
+    Unreachable { target: Target, reason: String },
+    #[error("the connection to {target} broke: {reason}")]
+    Disconnected { target: Target, reason: String },
+    #[error("the address of provider '{provider}' is refused: {reason}")]
+    AddressRefused { provider: String, reason: String },
+    #[error("{target} answered {status} with {what}")]
+    BrokenAnswer { target: Target, status: u16, what: String, request_id: Option<String> },
+    #[error("the answer of {target} is larger than {limit} bytes")]
+    AnswerTooLarge { target: Target, limit: u64 },
+    #[error("the gateway's memory limit of {limit} bytes is reached")]
+    OutOfMemory { limit: u64 },
+    #[error("the usage log cannot be written, so nothing was sent: {reason}")]
+    Ledger { reason: String },
+    #[error("the key for provider '{provider}' cannot be opened: {reason}")]
+    KeyUnreadable { provider: String, reason: String },
+    #[error("master key {key_id} is not in the keyring file")]
+    MissingMasterKey { key_id: String },
+    #[error("the keyring file cannot be used: {reason}")]
+    Keyring { reason: String },
+    #[error("the gateway cannot start: {reason}")]
+    GatewayDown { reason: String, hint: String },
+    #[error("the gateway went away after it had accepted the request")]
+    GatewayLost,
+    #[error("the call failed inside the gateway")]
+    Internal,
+    #[error("the client went away")]
+    ClientGone,
+    #[error("the server is in recovery, and calls need a writable server")]
+    Recovery,
+}
+
+fn code_suffix(refusal: &Refusal) -> String {
+    let code = refusal.code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default();
+    let id = refusal.request_id.as_ref().map(|id| format!(", request {id}")).unwrap_or_default();
+    code + &id
+}
+
+impl Error {
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::BadRequest { message: message.into(), hint: None }
+    }
+
+    pub fn bad_request_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::BadRequest { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::Unsupported { what: what.into() }
+    }
+
+    /// The one table from error to SQLSTATE.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::BadRequest { .. } => "PT400",
+            Self::Anonymous { .. } | Self::Forbidden { .. } => "PT403",
+            Self::UnknownProvider { .. }
+            | Self::UnknownModel { .. }
+            | Self::NoKeyForModel { .. }
+            | Self::NoKey { .. } => "PT404",
+            Self::Unsupported { .. } => "PT501",
+            Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
+            Self::Deadline { .. } | Self::NoTime { .. } => "PT504",
+            Self::KeyUnreadable { .. } => "PT409",
+            Self::AddressRefused { .. } => "PT403",
+            Self::Unreachable { .. }
+            | Self::Disconnected { .. }
+            | Self::BrokenAnswer { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::Internal
+            | Self::GatewayLost => "PT502",
+            Self::OutOfMemory { .. }
+            | Self::Ledger { .. }
+            | Self::MissingMasterKey { .. }
+            | Self::Keyring { .. }
+            | Self::GatewayDown { .. }
+            | Self::Recovery => "PT503",
+            Self::ClientGone => "08006",
+        }
+    }
+
+    /// A short name for `error_code` columns and JSON error values.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::BadRequest { .. } => "bad_request",
+            Self::Anonymous { .. } => "no_user",
+            Self::Forbidden { .. } => "forbidden",
+            Self::UnknownProvider { .. } => "unknown_provider",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::NoKeyForModel { .. } | Self::NoKey { .. } => "no_key",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
+            Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
+            Self::Unreachable { .. } => UNREACHABLE,
+            Self::Disconnected { .. } => "disconnected",
+            Self::AddressRefused { .. } => "address_refused",
+            Self::BrokenAnswer { .. } => "broken_answer",
+            Self::AnswerTooLarge { .. } => "answer_too_large",
+            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::Ledger { .. } => "ledger",
+            Self::KeyUnreadable { .. } => "key_unreadable",
+            Self::MissingMasterKey { .. } => "missing_master_key",
+            Self::Keyring { .. } => "keyring",
+            Self::GatewayDown { .. } => "gateway_down",
+            Self::GatewayLost => "gateway_lost",
+            Self::Internal => "internal",
+            Self::ClientGone => "client_gone",
+            Self::Recovery => "recovery",
+        }
+    }
+
+    /// What the upstream said, for DETAIL.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Upstream { refusal, .. } => refusal.message.clone(),
+            _ => None,
+        }
+    }
+
+    /// What the reader can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::BadRequest { hint, .. } => return hint.clone(),
+            Self::Anonymous { .. } => "Sign in: the request needs a JWT with a 'sub'.",
+            Self::Forbidden { .. } => {
+                "An administrator can run: SELECT aggregator_grant('role', 'user' or 'admin')."
+            }
+            Self::UnknownProvider { .. } => "SELECT name FROM api_providers WHERE is_active;",
+            Self::UnknownModel { similar, .. } if !similar.is_empty() => {
+                return Some(format!("Did you mean {}?", similar.join(" or ")));
+            }
+            Self::UnknownModel { .. } => {
+                "SELECT model_id FROM get_user_available_models(); an administrator fills the \
+                 catalogue with sync_models(). With 'provider' given, any model id is sent."
+            }
+            Self::NoKeyForModel { .. } | Self::NoKey { .. } => {
+                "SELECT save_provider_key('provider', 'key');"
+            }
+            Self::Unsupported { .. } => {
+                "An aggregator such as openrouter offers the same models in OpenAI's format."
+            }
+            Self::Upstream { refusal, .. } => return upstream_hint(refusal),
+            Self::Deadline { .. } => {
+                "Raise options.timeout_ms, or statement_timeout if that was the shorter one. The \
+                 attempt is in aggregator_usage_logs."
+            }
+            Self::NoTime { .. } => "Raise statement_timeout for this statement.",
+            Self::Unreachable { .. } => {
+                "Check api_providers.base_url, DNS and the network. Nothing was sent."
+            }
+            Self::Disconnected { .. } | Self::GatewayLost | Self::Internal => {
+                "The call may have been paid for: see aggregator_usage_logs. The server log may \
+                 say more."
+            }
+            Self::AddressRefused { .. } => {
+                "Private and local addresses need aggregator.allow_private_networks = on (a \
+                 superuser sets it with ALTER SYSTEM)."
+            }
+            Self::BrokenAnswer { .. } => {
+                "Check that api_providers.base_url is the root of an API. The attempt is in \
+                 aggregator_usage_logs."
+            }
+            Self::AnswerTooLarge { .. } => "Raise aggregator.max_response_size.",
+            Self::OutOfMemory { .. } => "Try again later, or raise aggregator.max_memory.",
+            Self::Ledger { .. } => "See the server log.",
+            Self::KeyUnreadable { .. } => {
+                "Save the key again with save_provider_key(): a key opens only for the user, \
+                 provider and host for which it was saved."
+            }
+            Self::MissingMasterKey { .. } => {
+                "Put the keyring file of the server on which the keys were saved at \
+                 aggregator.keyring_file; a dump does not carry it."
+            }
+            Self::Keyring { .. } => "Check the file at aggregator.keyring_file and its owner.",
+            Self::GatewayDown { hint, .. } => return Some(hint.clone()),
+            Self::Recovery => "Connect to the primary.",
+            Self::ClientGone => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// The HTTP status of the upstream, where it gave one.
+    pub fn upstream_status(&self) -> Option<u16> {
+        match self {
+            Self::Upstream { refusal, .. } => Some(refusal.status),
+            Self::BrokenAnswer { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// The upstream's id of the request, where it gave one.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Self::Upstream { refusal, .. } => refusal.request_id.as_deref(),
+            Self::BrokenAnswer { request_id, .. } => request_id.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The error as the JSON value of `throw_on_error = false`.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "message": self.to_string(),
+            "code": self.code(),
+            "sqlstate": self.sqlstate(),
+            "upstream_status": self.upstream_status(),
+            "request_id": self.request_id(),
+            "detail": self.detail(),
+            "hint": self.hint(),
+        })
+    }
+}
+
+/// `error_code` of an attempt that never left this machine.
+pub const UNREACHABLE: &str = "unreachable";
+
+fn upstream_sqlstate(refusal: &Refusal) -> &'static str {
+    if crate::core::retry::is_out_of_credit(refusal.code.as_deref()) {
+        return "PT402";
+    }
+    match refusal.status {
+        401 => "PT401",
+        402 => "PT402",
+        403 => "PT403",
+        404 => "PT404",
+        408 => "PT408",
+        409 => "PT409",
+        413 => "PT413",
+        422 => "PT422",
+        429 => "PT429",
+        400..=499 => "PT400",
+        504 | 524 => "PT504",
+        _ => "PT502",
+    }
+}
+
+fn upstream_hint(refusal: &Refusal) -> Option<String> {
+    let hint = match upstream_sqlstate(refusal) {
+        "PT401" => "The provider refuses the key: save a valid one with save_provider_key().",
+        "PT402" => "The account at the provider has no credit left.",
+        "PT404" => "The provider does not know this model or path.",
+        "PT429" => {
+            return Some(match refusal.retry_after_s {
+                Some(seconds) => format!("Retry after {seconds} seconds."),
+                None => "Retry later.".to_owned(),
+            });
+        }
+        "PT502" | "PT504" | "PT408" => "The provider is in trouble; try again later.",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, code: Option<&str>) -> Error {
+        Error::Upstream {
+            target: Target { provider: "p".into(), model: "m".into() },
+            refusal: Refusal {
+                status,
+                code: code.map(str::to_owned),
+                message: Some("no".into()),
+                request_id: Some("r-1".into()),
+                retry_after_s: Some(7),
+            },
+        }
+    }
+
+    #[test]
+    fn upstream_statuses_have_their_sqlstates() {
+        for (status, expected) in [
+            (400, "PT400"),
+            (401, "PT401"),
+            (402, "PT402"),
+            (403, "PT403"),
+            (404, "PT404"),
+            (408, "PT408"),
+            (413, "PT413"),
+            (418, "PT400"),
+            (422, "PT422"),
+            (429, "PT429"),
+            (500, "PT502"),
+            (503, "PT502"),
+            (524, "PT504"),
+            (529, "PT502"),
+        ] {
+            assert_eq!(refused(status, None).sqlstate(), expected, "{status}");
+        }
+        assert_eq!(refused(429, Some("insufficient_quota")).sqlstate(), "PT402");
+    }
+
+    #[test]
+    fn messages_name_what_matters() {
+        let error = refused(429, Some("rate_limit_exceeded"));
+        let text = error.to_string();
+        for part in ["'p'", "'m'", "429", "rate_limit_exceeded", "r-1"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(error.hint().unwrap(), "Retry after 7 seconds.");
+        assert_eq!(error.to_json()["sqlstate"], "PT429");
+    }
+}
