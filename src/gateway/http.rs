@@ -1,0 +1,263 @@
+//! HTTP to providers: two clients (TLS, and plain for private networks), no redirects, no proxy
+//! from the environment, answers cut off at the limit while they stream in.
+
+use crate::core::{address, reply, secret};
+use crate::error::{Error, Target};
+use crate::gateway::Settings;
+use crate::gateway::budget::Lease;
+use crate::gateway::resolver::{GuardedResolver, Refused};
+use crate::protocol::Provider;
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, StatusCode, redirect};
+use std::error::Error as _;
+use std::time::{Duration, SystemTime};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_CONNECTION: Duration = Duration::from_secs(90);
+/// A provider's row may not set these: they belong to the gateway or to the connection.
+const FORBIDDEN_HEADERS: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "cookie",
+];
+
+/// The pooled clients, made anew when the guard's switch changes: a connection that was allowed
+/// must not outlive the permission.
+pub struct Clients {
+    tls: Client,
+    plain: Client,
+    allow_private: bool,
+}
+
+/// An answer, read to its end.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: String,
+    pub request_id: Option<String>,
+    pub retry_after: Option<Duration>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nothing left this machine.
+    NotSent(Error),
+    /// The request may have arrived; nothing came back.
+    NoAnswer(Error),
+    /// The answer had begun.
+    Broken { status: u16, error: Error },
+}
+
+impl Failure {
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::NotSent(error) | Self::NoAnswer(error) | Self::Broken { error, .. } => error,
+        }
+    }
+}
+
+impl Clients {
+    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+        let client = |plain: bool| {
+            let resolver =
+                GuardedResolver { plain, allow_private: settings.allow_private_networks };
+            Client::builder()
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .https_only(!plain)
+                .dns_resolver(resolver)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_idle_timeout(IDLE_CONNECTION)
+                .tcp_nodelay(true)
+                .user_agent(concat!("aggregator/", env!("CARGO_PKG_VERSION")))
+                .build()
+        };
+        Ok(Self {
+            tls: client(false)?,
+            plain: client(true)?,
+            allow_private: settings.allow_private_networks,
+        })
+    }
+
+    /// Whether the clients were built for these settings.
+    pub fn fit(&self, settings: &Settings) -> bool {
+        self.allow_private == settings.allow_private_networks
+    }
+
+    /// Checks and builds a request; nothing is sent yet. `body` makes it a POST.
+    pub fn prepare(&self, request: Outgoing<'_>) -> Result<Prepared, Error> {
+        let target = request.target;
+        let url = address::check_url(request.url, self.allow_private).map_err(|reason| {
+            Error::AddressRefused { provider: target.provider.clone(), reason }
+        })?;
+        let headers = headers(request.provider, request.key)?;
+        let client = if url.scheme() == "http" { &self.plain } else { &self.tls };
+        let builder = match request.body {
+            Some(body) => client
+                .request(Method::POST, url)
+                .header(CONTENT_TYPE, "application/json")
+                .body(body),
+            None => client.request(Method::GET, url),
+        };
+        let request = builder.headers(headers).build().map_err(|error| Error::Unreachable {
+            target: target.clone(),
+            reason: cause(&error),
+        })?;
+        Ok(Prepared { client: client.clone(), request, target })
+    }
+}
+
+impl Prepared {
+    /// Sends the request and reads the answer, at most `limit` bytes of it. `key` is removed from
+    /// what is kept. The future can be dropped at any time: the connection closes.
+    pub async fn exchange(
+        self,
+        key: Option<&str>,
+        limit: usize,
+        lease: &mut Lease,
+    ) -> Result<Answer, Failure> {
+        let Self { client, request, target } = self;
+        let response = client.execute(request).await.map_err(|error| sending(error, &target))?;
+        let status = response.status();
+        let request_id = ["x-request-id", "request-id", "x-generation-id"]
+            .iter()
+            .find_map(|name| response.headers().get(*name))
+            .and_then(|value| value.to_str().ok())
+            .map(|id| secret::scrub(&reply::clean_word(id), key));
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(retry_after);
+        let body = read_capped(response, limit, lease, &target)
+            .await
+            .map_err(|error| Failure::Broken { status: status.as_u16(), error })?;
+        Ok(Answer { status, body, request_id, retry_after })
+    }
+}
+
+/// A request to be sent.
+pub struct Outgoing<'a> {
+    pub provider: &'a Provider,
+    pub target: Target,
+    pub url: &'a str,
+    pub key: Option<&'a str>,
+    pub body: Option<Bytes>,
+}
+
+/// A request that is ready to leave.
+pub struct Prepared {
+    client: Client,
+    request: reqwest::Request,
+    target: Target,
+}
+
+fn headers(provider: &Provider, key: Option<&str>) -> Result<HeaderMap, Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let invalid = |name: &str| {
+        Error::bad_request(format!("header '{name}' of provider '{}' is not valid", provider.name))
+    };
+    for (name, value) in &provider.headers {
+        let header = HeaderName::try_from(name.as_str()).map_err(|_| invalid(name))?;
+        if FORBIDDEN_HEADERS.contains(&header.as_str()) {
+            return Err(invalid(name));
+        }
+        headers.insert(header, HeaderValue::try_from(value.as_str()).map_err(|_| invalid(name))?);
+    }
+    for (name, value) in provider.standard.fixed_headers() {
+        headers.insert(*name, HeaderValue::from_static(value));
+    }
+    if let Some(key) = key {
+        let (name, value) = provider.standard.auth_header(key);
+        let mut value = HeaderValue::try_from(value).map_err(|_| Error::KeyUnreadable {
+            provider: provider.name.clone(),
+            reason: "it has characters that no header can carry".to_owned(),
+        })?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// Seconds, or a date.
+fn retry_after(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+fn sending(error: reqwest::Error, target: &Target) -> Failure {
+    if let Some(Refused(reason)) = refusal(&error) {
+        let (provider, reason) = (target.provider.clone(), (*reason).to_owned());
+        return Failure::NotSent(Error::AddressRefused { provider, reason });
+    }
+    let (target, reason) = (target.clone(), cause(&error));
+    if error.is_connect() || error.is_builder() {
+        Failure::NotSent(Error::Unreachable { target, reason })
+    } else {
+        Failure::NoAnswer(Error::Disconnected { target, reason })
+    }
+}
+
+/// The guard's own error, if that is what stopped the request.
+fn refusal(error: &reqwest::Error) -> Option<&Refused> {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(refused) = inner.downcast_ref() {
+            return Some(refused);
+        }
+        source = inner.source();
+    }
+    None
+}
+
+/// The innermost cause: short, and without the URL.
+fn cause(error: &reqwest::Error) -> String {
+    let mut source = error.source();
+    let mut text = "the request failed".to_owned();
+    while let Some(inner) = source {
+        text = inner.to_string();
+        source = inner.source();
+    }
+    reply::clean_word(&text)
+}
+
+async fn read_capped(
+    mut response: reqwest::Response,
+    limit: usize,
+    lease: &mut Lease,
+    target: &Target,
+) -> Result<String, Error> {
+    let too_large = || Error::AnswerTooLarge { target: target.clone(), limit: limit as u64 };
+    if response.content_length().is_some_and(|len| len > limit as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                if body.len() + chunk.len() > limit {
+                    return Err(too_large());
+                }
+                // Once here, once in the frame to the session.
+                lease.grow(2 * chunk.len())?;
+                body.extend_from_slice(&chunk);
+            }
+            Ok(None) => break,
+            Err(error) => {
+                return Err(Error::Disconnected { target: target.clone(), reason: cause(&error) });
+            }
+        }
+    }
+    String::from_utf8(body).map_err(|_| Error::BrokenAnswer {
+        target: target.clone(),
+        status: response.status().as_u16(),
+        what: "bytes that are not UTF-8".to_owned(),
+        request_id: None,
+    })
+}

@@ -1,0 +1,78 @@
+//! Opening provider keys. The keyring file is read when it is first needed and again when it has
+//! changed.
+
+use crate::core::secret::{Ring, SecretError};
+use crate::error::Error;
+use crate::keyring;
+use crate::protocol::SealedKey;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
+use zeroize::{Zeroize, Zeroizing};
+
+/// The ring as of the last reading.
+#[derive(Default)]
+pub struct Keys {
+    cached: Mutex<Option<Cached>>,
+}
+
+struct Cached {
+    path: PathBuf,
+    changed: Option<SystemTime>,
+    ring: Ring,
+}
+
+impl Keys {
+    /// Opens a key for use in a header.
+    pub fn open(
+        &self,
+        file: &Path,
+        provider: &str,
+        key: &SealedKey,
+    ) -> Result<Zeroizing<String>, Error> {
+        let plain = self
+            .with_ring(file, |ring| ring.open(&key.envelope, &key.binding))?
+            .map_err(|error| unreadable(error, provider))?;
+        match String::from_utf8(plain.to_vec()) {
+            Ok(text) => Ok(Zeroizing::new(text)),
+            Err(error) => {
+                error.into_bytes().zeroize();
+                Err(unreadable(SecretError::Malformed, provider))
+            }
+        }
+    }
+
+    /// Opens envelopes and seals them again with the newest master key.
+    pub fn reseal(&self, file: &Path, keys: &[SealedKey]) -> Result<Vec<Vec<u8>>, Error> {
+        self.with_ring(file, |ring| {
+            keys.iter()
+                .map(|key| {
+                    let plain = ring.open(&key.envelope, &key.binding)?;
+                    ring.seal(&plain, &key.binding)
+                })
+                .collect::<Result<_, _>>()
+        })?
+        .map_err(|error| unreadable(error, "(any)"))
+    }
+
+    fn with_ring<T>(&self, file: &Path, work: impl FnOnce(&Ring) -> T) -> Result<T, Error> {
+        let mut cached = self.cached.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let changed = std::fs::metadata(file).and_then(|meta| meta.modified()).ok();
+        let is_fresh = cached
+            .as_ref()
+            .is_some_and(|c| c.path == file && c.changed == changed && changed.is_some());
+        if !is_fresh {
+            let ring = keyring::load(file)?.unwrap_or_default();
+            *cached = Some(Cached { path: file.to_owned(), changed, ring });
+        }
+        Ok(work(&cached.as_ref().expect("it was just filled").ring))
+    }
+}
+
+/// The one translation from the envelope's errors to the caller's.
+pub fn unreadable(error: SecretError, provider: &str) -> Error {
+    match error {
+        SecretError::MissingMasterKey(key_id) => Error::MissingMasterKey { key_id },
+        other => Error::KeyUnreadable { provider: provider.to_owned(), reason: other.to_string() },
+    }
+}

@@ -1,0 +1,149 @@
+//! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
+
+use crate::core::usage::Usage;
+use crate::protocol::{CatalogueFetch, Fetched, Settled};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// The key of a row in `aggregator_usage_logs`, fixed before it is written, so that writing it
+/// twice changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    pub call_id: Uuid,
+    pub attempt: i16,
+    /// Microseconds since 1970.
+    pub created_at: i64,
+}
+
+/// A pending row.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    pub key: RowKey,
+    pub user_id: String,
+    pub provider_id: Uuid,
+    pub user_provider_id: Uuid,
+    pub model_id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    Error,
+    Cancelled,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone)]
+pub struct Settle {
+    /// The pending row; should it be missing, it is written now.
+    pub begin: Begin,
+    pub outcome: Outcome,
+    pub served_model: Option<String>,
+    pub usage: Usage,
+    /// The upstream refused, or nothing was sent: without usage, that costs nothing.
+    pub is_free_of_charge: bool,
+    /// Prices of the requested model, for a served model that the catalogue does not know.
+    pub pricing: Option<String>,
+    pub latency_ms: i32,
+    pub http_status: Option<i16>,
+    pub error_code: Option<String>,
+    pub request_id: Option<String>,
+    pub finish_reason: Option<String>,
+}
+
+/// Work for the main thread. A failed send back means that nobody waits any more.
+#[derive(Debug)]
+pub enum Job {
+    Begin(Begin, oneshot::Sender<Result<(), String>>),
+    Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
+    /// A key answered: note when it was last used.
+    KeyUsed(Uuid),
+    /// A catalogue that nobody waits for.
+    Catalogue(Box<CatalogueFetch>, Fetched),
+    /// A line for the server log.
+    Log(String),
+}
+
+/// The gateway's end: send a job, and wake the main thread.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    jobs: Sender<Job>,
+    wake: Arc<Waker>,
+}
+
+/// The main thread's end.
+#[derive(Debug)]
+pub struct Inbox {
+    pub jobs: Receiver<Job>,
+    pub wake: Arc<Waker>,
+}
+
+/// One descriptor that becomes readable when there is work; at most one byte waits in it.
+#[derive(Debug)]
+pub struct Waker {
+    writer: UnixStream,
+    is_awake: AtomicBool,
+    queued: AtomicU64,
+}
+
+impl Waker {
+    /// The main thread is about to look: later jobs wake it again.
+    pub fn reset(&self) {
+        self.is_awake.store(false, Ordering::SeqCst);
+    }
+
+    /// Jobs sent and not yet done.
+    pub fn queued(&self) -> u64 {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// A job is done.
+    pub fn done(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A channel to the main thread, and the descriptor that it waits on.
+pub fn channel() -> std::io::Result<(Ledger, Inbox, UnixStream)> {
+    let (reader, writer) = UnixStream::pair()?;
+    reader.set_nonblocking(true)?;
+    writer.set_nonblocking(true)?;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let wake =
+        Arc::new(Waker { writer, is_awake: AtomicBool::new(false), queued: AtomicU64::new(0) });
+    Ok((Ledger { jobs: sender, wake: wake.clone() }, Inbox { jobs: receiver, wake }, reader))
+}
+
+impl Ledger {
+    /// Never blocks; a job that cannot be sent any more is dropped with its reply channel.
+    pub fn send(&self, job: Job) {
+        self.wake.queued.fetch_add(1, Ordering::Relaxed);
+        if self.jobs.send(job).is_err() {
+            self.wake.done();
+            return;
+        }
+        if !self.wake.is_awake.swap(true, Ordering::SeqCst) {
+            // A full pipe is awake already.
+            let _ = (&self.wake.writer).write(&[1]);
+        }
+    }
+
+    pub fn queued(&self) -> u64 {
+        self.wake.queued()
+    }
+}

@@ -1,0 +1,56 @@
+//! The asynchronous side of the worker: one thread that serves sessions and talks to providers.
+//! It never touches PostgreSQL; what must be written goes to the main thread as a [`ledger::Job`].
+
+mod budget;
+mod call;
+mod catalogue;
+mod http;
+mod keys;
+pub mod ledger;
+mod resolver;
+mod server;
+
+pub use budget::Memory;
+pub use server::{Gateway, Handle};
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The settings that the gateway obeys, as of the last reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Wait for the pending row to be on disk before the request leaves.
+    pub ledger_sync: bool,
+    /// Bytes of one answer.
+    pub max_response_size: usize,
+    /// Bytes of all calls in flight.
+    pub max_memory: usize,
+    pub allow_private_networks: bool,
+    pub keyring_file: PathBuf,
+}
+
+/// Counters that the main thread reads.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Requests accepted and not yet answered.
+    pub in_flight: AtomicU64,
+    /// Requests answered.
+    pub served: AtomicU64,
+}
+
+impl Stats {
+    /// Counts a request as in flight for as long as the returned guard lives.
+    fn enter(self: &std::sync::Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.clone())
+    }
+}
+
+struct InFlight(std::sync::Arc<Stats>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.served.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,284 @@
+//! The gateway's thread: it accepts sessions on the Unix socket and runs their requests.
+
+use crate::error::Error;
+use crate::gateway::budget::{Lease, Memory};
+use crate::gateway::http::Clients;
+use crate::gateway::keys::Keys;
+use crate::gateway::ledger::{Job, Ledger};
+use crate::gateway::{Settings, Stats, call, catalogue};
+use crate::protocol::{self, CatalogueFetch, HEADER_LEN, Reply, Request, Status};
+use std::future::Future;
+use std::os::unix::net::UnixListener as StdListener;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// What every call needs.
+pub struct Shared {
+    settings: Mutex<Settings>,
+    clients: Mutex<Arc<Clients>>,
+    pub keys: Keys,
+    pub ledger: Ledger,
+    memory: Arc<Memory>,
+    stats: Arc<Stats>,
+    pid: u32,
+    started_at: i64,
+}
+
+impl Shared {
+    /// The settings as of the last reload.
+    pub fn settings(&self) -> Settings {
+        locked(&self.settings).clone()
+    }
+
+    /// The HTTP clients for these settings.
+    pub fn clients(&self, settings: &Settings) -> Result<Arc<Clients>, Error> {
+        let mut clients = locked(&self.clients);
+        if !clients.fit(settings) {
+            *clients = Arc::new(Clients::new(settings).map_err(|_| Error::Internal)?);
+        }
+        Ok(clients.clone())
+    }
+
+    fn reload(&self, settings: Settings) {
+        self.memory.set_limit(settings.max_memory);
+        *locked(&self.settings) = settings;
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: self.pid,
+            started_at: self.started_at,
+            // This very request does not count.
+            in_flight: self.stats.in_flight.load(Ordering::Relaxed).saturating_sub(1),
+            served: self.stats.served.load(Ordering::Relaxed),
+            ledger_queue: self.ledger.queued(),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+enum Command {
+    Reload(Settings),
+    /// Stop if no request is in flight, and say whether that is so.
+    StopIfIdle(std::sync::mpsc::Sender<bool>),
+    Stop,
+}
+
+/// What the main thread starts.
+pub struct Gateway {
+    pub listener: StdListener,
+    pub settings: Settings,
+    pub ledger: Ledger,
+}
+
+/// The main thread's hold on the gateway.
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    pub stats: Arc<Stats>,
+    thread: JoinHandle<()>,
+}
+
+impl Gateway {
+    /// Starts the thread. The caller has blocked every signal, which the thread, and those that
+    /// resolve names for it, inherit.
+    pub fn spawn(self) -> std::io::Result<Handle> {
+        let failed = |_| std::io::Error::other("the HTTP client cannot be built");
+        let clients = Clients::new(&self.settings).map_err(failed)?;
+        let stats = Arc::new(Stats::default());
+        let shared = Arc::new(Shared {
+            memory: Memory::new(self.settings.max_memory),
+            settings: Mutex::new(self.settings),
+            clients: Mutex::new(Arc::new(clients)),
+            keys: Keys::default(),
+            ledger: self.ledger,
+            stats: stats.clone(),
+            pid: std::process::id(),
+            started_at: call::unix_micros(),
+        });
+        self.listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (commands, orders) = mpsc::unbounded_channel();
+        let listener = self.listener;
+        let thread =
+            std::thread::Builder::new().name("aggregator".to_owned()).spawn(move || {
+                runtime.block_on(async {
+                    if let Ok(listener) = UnixListener::from_std(listener) {
+                        accept(&listener, orders, &shared).await;
+                    }
+                });
+                // Dropping the runtime drops every call, and each settles its row as it goes.
+                runtime.shutdown_background();
+            })?;
+        Ok(Handle { commands, stats, thread })
+    }
+}
+
+impl Handle {
+    pub fn reload(&self, settings: Settings) {
+        let _ = self.commands.send(Command::Reload(settings));
+    }
+
+    /// Stops the gateway if nothing is in flight. No request is lost: one that was not accepted
+    /// is sent again by its session.
+    pub fn stop_if_idle(&self) -> bool {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let _ = self.commands.send(Command::StopIfIdle(answer));
+        answered.recv().unwrap_or(true)
+    }
+
+    /// Aborts every call.
+    pub fn stop(&self) {
+        let _ = self.commands.send(Command::Stop);
+    }
+
+    /// Whether the thread has ended, by order or by a panic.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    mut orders: mpsc::UnboundedReceiver<Command>,
+    shared: &Arc<Shared>,
+) {
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    sessions.spawn(serve(stream, shared.clone()));
+                }
+                // Out of descriptors, say: let some session end first.
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            },
+            Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
+            order = orders.recv() => match order {
+                Some(Command::Reload(settings)) => shared.reload(settings),
+                Some(Command::StopIfIdle(answer)) => {
+                    let is_idle = shared.stats.in_flight.load(Ordering::Relaxed) == 0;
+                    let _ = answer.send(is_idle);
+                    if is_idle {
+                        return;
+                    }
+                }
+                Some(Command::Stop) | None => return,
+            },
+        }
+    }
+}
+
+/// Serves one session: one request at a time, until it closes the connection.
+async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
+    loop {
+        let mut header = [0; HEADER_LEN];
+        if stream.read_exact(&mut header).await.is_err() {
+            return;
+        }
+        let Some(len) = protocol::body_len(header) else { return };
+        let mut lease = shared.memory.lease();
+        if let Err(error) = lease.grow(len) {
+            let discarded =
+                tokio::io::copy(&mut (&mut stream).take(len as u64), &mut tokio::io::sink()).await;
+            if discarded.is_err() || send(&mut stream, &Reply::Failed(error)).await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let mut body = vec![0; len];
+        if stream.read_exact(&mut body).await.is_err() {
+            return;
+        }
+        // Before `Accepted`, or the gateway could stop as idle in between.
+        let in_flight = shared.stats.enter();
+        let Some(request) = protocol::decode::<Request>(&body) else { return };
+        drop(body);
+        if send(&mut stream, &Reply::Accepted).await.is_err() {
+            return;
+        }
+        let mut calls = JoinSet::new();
+        calls.spawn(answer(request, shared.clone(), lease));
+        let reply = tokio::select! {
+            // Leaving drops `calls`, which aborts the request.
+            () = closed(&mut stream) => return,
+            Some(reply) = calls.join_next() => reply.unwrap_or(Reply::Failed(Error::Internal)),
+        };
+        drop(in_flight);
+        if send(&mut stream, &reply).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs one request; a panic in it is its task's alone.
+async fn answer(request: Request, shared: Arc<Shared>, mut lease: Lease) -> Reply {
+    match request {
+        Request::Chat(chat) => Reply::Chat(Box::new(call::run(&shared, chat, &mut lease).await)),
+        Request::Catalogues(fetches) => {
+            let mut tasks = JoinSet::new();
+            for (index, fetch) in fetches.into_iter().enumerate() {
+                let shared = shared.clone();
+                tasks.spawn(async move {
+                    let mut lease = shared.memory.lease();
+                    (index, catalogue::fetch(&shared, &fetch, &mut lease).await)
+                });
+            }
+            let mut results = tasks.join_all().await;
+            results.sort_by_key(|(index, _)| *index);
+            Reply::Catalogues(results.into_iter().map(|(_, result)| result).collect())
+        }
+        Request::CheckKey(check) => {
+            Reply::CheckKey(catalogue::check_key(&shared, &check, &mut lease).await)
+        }
+        Request::SyncSoon(fetch) => {
+            tokio::spawn(sync(shared, *fetch));
+            Reply::SyncSoon
+        }
+        Request::Reseal(keys) => {
+            Reply::Reseal(shared.keys.reseal(&shared.settings().keyring_file, &keys))
+        }
+        Request::Status => Reply::Status(Box::new(shared.status())),
+    }
+}
+
+/// A sync that nobody waits for.
+fn sync(shared: Arc<Shared>, fetch: CatalogueFetch) -> impl Future<Output = ()> {
+    let in_flight = shared.stats.enter();
+    async move {
+        let mut lease = shared.memory.lease();
+        match catalogue::fetch(&shared, &fetch, &mut lease).await {
+            Ok(fetched) => shared.ledger.send(Job::Catalogue(Box::new(fetch), fetched)),
+            Err(error) => shared.ledger.send(Job::Log(format!("first sync failed: {error}"))),
+        }
+        drop(in_flight);
+    }
+}
+
+/// Returns when the session is gone; one that talks out of turn is as good as gone.
+async fn closed(stream: &mut UnixStream) {
+    let _ = stream.read(&mut [0; 1]).await;
+}
+
+async fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
+    stream.write_all(&protocol::encode(reply)).await
+}
+
+#[cfg(test)]
+mod tests {
+    #[tokio::test]
+    async fn a_panic_is_its_tasks_alone() {
+        let mut calls = tokio::task::JoinSet::new();
+        calls.spawn(async { panic!("on purpose") });
+        let joined: Result<(), _> = calls.join_next().await.unwrap();
+        assert!(joined.unwrap_err().is_panic());
+    }
+}
