@@ -4,6 +4,7 @@
 //!
 //! `PT` + an HTTP status is the convention that PostgREST turns into that status.
 
+use crate::core::secret::SecretError;
 use serde::{Deserialize, Serialize};
 
 /// Provider and model of a call, for messages.
@@ -74,6 +75,8 @@ pub enum Error {
     OutOfMemory { limit: u64 },
     #[error("the usage log cannot be written, so nothing was sent: {reason}")]
     Ledger { reason: String },
+    #[error("provider '{provider}' refuses the key")]
+    KeyRefused { provider: String },
     #[error("the key for provider '{provider}' cannot be opened: {reason}")]
     KeyUnreadable { provider: String, reason: String },
     #[error("master key {key_id} is not in the keyring file")]
@@ -111,6 +114,16 @@ impl Error {
         Self::Unsupported { what: what.into() }
     }
 
+    /// The one translation from the envelope's errors.
+    pub fn from_secret(error: SecretError, provider: &str) -> Self {
+        match error {
+            SecretError::MissingMasterKey(key_id) => Self::MissingMasterKey { key_id },
+            other => {
+                Self::KeyUnreadable { provider: provider.to_owned(), reason: other.to_string() }
+            }
+        }
+    }
+
     /// The one table from error to SQLSTATE.
     pub fn sqlstate(&self) -> &'static str {
         match self {
@@ -123,6 +136,7 @@ impl Error {
             Self::Unsupported { .. } => "PT501",
             Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
             Self::Deadline { .. } | Self::NoTime { .. } => "PT504",
+            Self::KeyRefused { .. } => "PT401",
             Self::KeyUnreadable { .. } => "PT409",
             Self::AddressRefused { .. } => "PT403",
             Self::Unreachable { .. }
@@ -160,6 +174,7 @@ impl Error {
             Self::AnswerTooLarge { .. } => "answer_too_large",
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::Ledger { .. } => "ledger",
+            Self::KeyRefused { .. } => "key_refused",
             Self::KeyUnreadable { .. } => "key_unreadable",
             Self::MissingMasterKey { .. } => "missing_master_key",
             Self::Keyring { .. } => "keyring",
@@ -225,6 +240,9 @@ impl Error {
             Self::AnswerTooLarge { .. } => "Raise aggregator.max_response_size.",
             Self::OutOfMemory { .. } => "Try again later, or raise aggregator.max_memory.",
             Self::Ledger { .. } => "See the server log.",
+            Self::KeyRefused { .. } => {
+                "Nothing was saved. Check the key, or save it with p_validate => false."
+            }
             Self::KeyUnreadable { .. } => {
                 "Save the key again with save_provider_key(): a key opens only for the user, \
                  provider and host for which it was saved."

@@ -1,7 +1,42 @@
-#![allow(dead_code)]
+//! `aggregator`: a multi-tenant gateway to large language models inside PostgreSQL.
+//!
+//! Three rooms: `session` runs in the caller's backend, `worker` is the background worker's main
+//! thread, `gateway` its asynchronous side. `core` holds the rules and knows none of them.
+
+use pgrx::prelude::*;
+
 mod core;
 mod error;
 mod gateway;
+mod installed;
 mod keyring;
 mod protocol;
+mod session;
+mod settings;
+mod time;
+mod worker;
+
 ::pgrx::pg_module_magic!(name, version);
+
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    // SAFETY: a flag of the postmaster, read on the only thread.
+    let is_preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    settings::register(is_preloading);
+    session::raise::install_log_hook();
+    // The only provider of cryptography there is; a second call says that it is set already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if is_preloading {
+        settings::note_preloaded();
+        worker::register_launcher();
+    }
+}
+
+extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["bootstrap"]);
+extension_sql_file!("../sql/seed.sql", name = "seed", requires = ["tables"]);
+extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["seed"]);
+extension_sql_file!("../sql/routing.sql", name = "routing", requires = ["triggers"]);
+extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["routing"]);
+extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["cost"]);
+extension_sql_file!("../sql/security.sql", name = "security", finalize);

@@ -186,6 +186,11 @@ impl Ring {
     }
 }
 
+/// The id of the master key that an envelope names.
+pub fn key_id_of(envelope: &[u8]) -> String {
+    envelope.get(1..=ID_LEN).map(hex).unwrap_or_default()
+}
+
 /// What a person may see of a key to tell it from their others: its ends, if it is long enough
 /// that the ends give nothing away.
 pub fn hint(key: &str) -> String {

@@ -32,12 +32,12 @@ impl Keys {
     ) -> Result<Zeroizing<String>, Error> {
         let plain = self
             .with_ring(file, |ring| ring.open(&key.envelope, &key.binding))?
-            .map_err(|error| unreadable(error, provider))?;
+            .map_err(|error| Error::from_secret(error, provider))?;
         match String::from_utf8(plain.to_vec()) {
             Ok(text) => Ok(Zeroizing::new(text)),
             Err(error) => {
                 error.into_bytes().zeroize();
-                Err(unreadable(SecretError::Malformed, provider))
+                Err(Error::from_secret(SecretError::Malformed, provider))
             }
         }
     }
@@ -52,7 +52,7 @@ impl Keys {
                 })
                 .collect::<Result<_, _>>()
         })?
-        .map_err(|error| unreadable(error, "(any)"))
+        .map_err(|error| Error::from_secret(error, "(any)"))
     }
 
     fn with_ring<T>(&self, file: &Path, work: impl FnOnce(&Ring) -> T) -> Result<T, Error> {
@@ -66,13 +66,5 @@ impl Keys {
             *cached = Some(Cached { path: file.to_owned(), changed, ring });
         }
         Ok(work(&cached.as_ref().expect("it was just filled").ring))
-    }
-}
-
-/// The one translation from the envelope's errors to the caller's.
-pub fn unreadable(error: SecretError, provider: &str) -> Error {
-    match error {
-        SecretError::MissingMasterKey(key_id) => Error::MissingMasterKey { key_id },
-        other => Error::KeyUnreadable { provider: provider.to_owned(), reason: other.to_string() },
     }
 }

@@ -10,7 +10,6 @@ pub mod ledger;
 mod resolver;
 mod server;
 
-pub use budget::Memory;
 pub use server::{Gateway, Handle};
 
 use std::path::PathBuf;

@@ -83,7 +83,7 @@ pub struct Gateway {
 /// The main thread's hold on the gateway.
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
-    pub stats: Arc<Stats>,
+    stats: Arc<Stats>,
     thread: JoinHandle<()>,
 }
 
@@ -138,6 +138,11 @@ impl Handle {
     /// Aborts every call.
     pub fn stop(&self) {
         let _ = self.commands.send(Command::Stop);
+    }
+
+    /// Requests in flight, and requests answered since the start.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.stats.in_flight.load(Ordering::Relaxed), self.stats.served.load(Ordering::Relaxed))
     }
 
     /// Whether the thread has ended, by order or by a panic.

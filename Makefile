@@ -1,0 +1,25 @@
+# The commands of the README. Each brings what it needs.
+PG ?= 15
+export PG
+SHELL := /bin/bash
+
+.PHONY: demo test install bench lint clean
+
+demo: ## CREATE EXTENSION to a paid answer, with a real model, on a throw-away server
+	@tools/demo.sh
+
+test: ## every test
+	@tools/test.sh
+
+bench: ## figures, as ratios to what is measured in the same run
+	@tools/bench.sh
+
+install: ## into an existing server: make install PG_CONFIG=/path/to/pg_config
+	@tools/install.sh "$(PG_CONFIG)"
+
+lint: ## formatting and clippy
+	@source tools/setup.sh && cargo fmt --check && cargo clippy --all-targets --quiet -- -D warnings
+
+clean:
+	cargo clean
+	rm -rf .build

@@ -1,0 +1,88 @@
+-- Stores a catalogue that was fetched. Rows that did not change are not touched, not even locked,
+-- so a sync that changes nothing writes no tuple. A model that vanished stays, unavailable: logs
+-- point at it. Runs as the owner, granted to nobody.
+CREATE FUNCTION aggregator_store_catalogue(
+    p_provider_id uuid,
+    p_models      jsonb,
+    p_is_inferred boolean,
+    OUT total     integer,
+    OUT added     integer,
+    OUT updated   integer,
+    OUT removed   integer,
+    OUT unchanged integer
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    WITH fresh AS MATERIALIZED (
+        SELECT *
+        FROM jsonb_to_recordset(p_models) AS f (
+            model_id text, model_name text, display_name text, model_type text, capabilities jsonb,
+            context_window integer, max_output_tokens integer, pricing jsonb)
+    ),
+    -- What the row shall be. What a list does not say stays as it is, and what was only inferred
+    -- from a name does not overwrite what somebody has put right.
+    wanted AS MATERIALIZED (
+        SELECT m.id, f.model_id, f.model_name, f.display_name,
+            CASE WHEN p_is_inferred THEN coalesce(m.model_type, f.model_type) ELSE f.model_type END AS model_type,
+            CASE WHEN p_is_inferred THEN coalesce(m.capabilities, f.capabilities) ELSE f.capabilities END AS capabilities,
+            coalesce(f.context_window, m.context_window) AS context_window,
+            coalesce(f.max_output_tokens, m.max_output_tokens) AS max_output_tokens,
+            coalesce(f.pricing, m.pricing, '{}') AS pricing,
+            (m.model_name, m.display_name, m.is_available)
+                IS NOT DISTINCT FROM (f.model_name, f.display_name, true) AS is_named_the_same,
+            m.model_type AS old_type, m.capabilities AS old_capabilities,
+            m.context_window AS old_window, m.max_output_tokens AS old_output, m.pricing AS old_pricing
+        FROM fresh AS f
+        LEFT JOIN @extschema@.aggregator_models AS m
+            ON m.provider_id = p_provider_id AND m.model_id = f.model_id
+    ),
+    inserted AS (
+        INSERT INTO @extschema@.aggregator_models
+            (provider_id, model_id, model_name, display_name, model_type, capabilities,
+             context_window, max_output_tokens, pricing)
+        SELECT p_provider_id, w.model_id, w.model_name, w.display_name, w.model_type, w.capabilities,
+            w.context_window, w.max_output_tokens, w.pricing
+        FROM wanted AS w
+        WHERE w.id IS NULL
+        ON CONFLICT DO NOTHING
+        RETURNING 1
+    ),
+    changed AS (
+        UPDATE @extschema@.aggregator_models AS m
+        SET model_name = w.model_name,
+            display_name = w.display_name,
+            model_type = w.model_type,
+            capabilities = w.capabilities,
+            context_window = w.context_window,
+            max_output_tokens = w.max_output_tokens,
+            pricing = w.pricing,
+            is_available = true
+        FROM wanted AS w
+        WHERE m.id = w.id
+          AND (NOT w.is_named_the_same
+               OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens, w.pricing)
+                   IS DISTINCT FROM
+                  (w.old_type, w.old_capabilities, w.old_window, w.old_output, w.old_pricing))
+        RETURNING 1
+    ),
+    vanished AS (
+        UPDATE @extschema@.aggregator_models AS m
+        SET is_available = false
+        WHERE m.provider_id = p_provider_id
+          AND m.is_available
+          AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.model_id = m.model_id)
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM inserted),
+        (SELECT count(*) FROM changed), (SELECT count(*) FROM vanished)
+    INTO total, added, updated, removed;
+    unchanged := total - added - updated;
+
+    UPDATE @extschema@.api_providers AS p
+    SET last_synced_at = now()
+    WHERE p.id = p_provider_id
+      AND (p.last_synced_at IS NULL OR added + updated + removed > 0);
+END
+$$;

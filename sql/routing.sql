@@ -1,0 +1,126 @@
+-- How a call finds its provider, model and key.
+
+CREATE FUNCTION aggregator_provider_id(p_provider text) RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.id
+    FROM @extschema@.api_providers AS p
+    WHERE p.name = p_provider OR p.id::text = lower(p_provider)
+    ORDER BY p.name = p_provider DESC
+    LIMIT 1
+$$;
+
+-- What 1M tokens in and 1M tokens out cost together: the measure by which models are compared.
+CREATE FUNCTION aggregator_price_rank(p_pricing jsonb) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN jsonb_typeof(p_pricing -> 'input') = 'number' THEN (p_pricing ->> 'input')::numeric END
+         + CASE WHEN jsonb_typeof(p_pricing -> 'output') = 'number' THEN (p_pricing ->> 'output')::numeric ELSE 0 END
+$$;
+
+-- Every route for a model, best first: the user's own key before the platform's, then priority
+-- (higher first), then price. It bypasses row-level security by running as the owner, so it is
+-- granted to nobody; the functions in front of it settle who the user is.
+CREATE FUNCTION aggregator_routes(p_model text, p_user_id text, p_provider text DEFAULT NULL)
+RETURNS TABLE (
+    provider_id       uuid,
+    provider_name     text,
+    provider_type     text,
+    api_standard      text,
+    base_url          text,
+    headers           jsonb,
+    model_id          text,
+    user_provider_id  uuid,
+    is_platform_key   boolean,
+    api_key_encrypted bytea,
+    pricing           jsonb
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_provider uuid;
+    v_model    text := p_model;
+    v_prefix   text := split_part(p_model, ':', 1);
+BEGIN
+    IF p_provider IS NOT NULL THEN
+        v_provider := @extschema@.aggregator_provider_id(p_provider);
+        IF v_provider IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    -- "openrouter:openai/gpt-4o" names its provider; "x/y:free" does not, unless one is called "x/y".
+    IF v_prefix <> p_model THEN
+        SELECT p.id, substr(p_model, length(v_prefix) + 2)
+        INTO v_provider, v_model
+        FROM @extschema@.api_providers AS p
+        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
+        IF NOT FOUND THEN
+            v_model := p_model;
+            v_provider := @extschema@.aggregator_provider_id(p_provider);
+        END IF;
+    END IF;
+
+    RETURN QUERY
+    WITH matching AS (
+        -- The best match of each provider: the exact id before a last part of an id.
+        SELECT DISTINCT ON (m.provider_id)
+            m.provider_id, m.model_id, m.pricing
+        FROM @extschema@.aggregator_models AS m
+        WHERE (m.model_id = v_model OR m.model_name = v_model)
+          AND (v_provider IS NULL OR m.provider_id = v_provider)
+          -- Whoever names the provider gets the model sent, whatever the catalogue says.
+          AND (m.is_available OR v_provider IS NOT NULL)
+        ORDER BY m.provider_id, m.model_id = v_model DESC, m.is_available DESC,
+            @extschema@.aggregator_price_rank(m.pricing) NULLS LAST, m.model_id
+    ),
+    offered AS (
+        SELECT * FROM matching
+        UNION ALL
+        SELECT v_provider, v_model, NULL::jsonb
+        WHERE v_provider IS NOT NULL AND NOT EXISTS (SELECT FROM matching)
+    )
+    SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, o.model_id,
+        k.id, k.user_id IS NULL, k.api_key_encrypted, o.pricing
+    FROM offered AS o
+    JOIN @extschema@.api_providers AS p ON p.id = o.provider_id
+    JOIN @extschema@.user_api_providers AS k ON k.provider_id = o.provider_id
+    WHERE p.is_active
+      AND k.is_active
+      AND (k.user_id = p_user_id OR k.user_id IS NULL)
+    ORDER BY k.user_id IS NULL, k.priority DESC,
+        @extschema@.aggregator_price_rank(o.pricing) NULLS LAST, o.model_id = v_model DESC, p.name;
+END
+$$;
+
+CREATE FUNCTION get_user_available_models(p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    provider_id           uuid,
+    provider_name         text,
+    provider_display_name text,
+    provider_type         text,
+    model_id              text,
+    model_name            text,
+    display_name          text,
+    model_type            text,
+    capabilities          jsonb,
+    context_window        integer,
+    max_output_tokens     integer,
+    pricing               jsonb,
+    is_aggregator         boolean
+)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.id, p.name, p.display_name, p.provider_type, m.model_id, m.model_name, m.display_name,
+        m.model_type, m.capabilities, m.context_window, m.max_output_tokens, m.pricing,
+        p.provider_type = 'aggregator'
+    FROM @extschema@.api_providers AS p
+    JOIN @extschema@.aggregator_models AS m ON m.provider_id = p.id
+    WHERE p.id = ANY (@extschema@.aggregator_spendable_providers(p_user_id))
+      AND p.is_active
+      AND m.is_available
+    ORDER BY p.name, m.model_id
+$$;

@@ -1,0 +1,4 @@
+INSERT INTO @extschema@.aggregator_usage_logs
+    (call_id, attempt, created_at, user_id, provider_id, user_provider_id, model_id, epoch)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT DO NOTHING

@@ -1,0 +1,134 @@
+//! Who is asking, and for whom they may ask.
+
+use crate::core::identity::{self, Caller};
+use crate::error::Error;
+use crate::installed::Installed;
+use crate::session::owner::{as_owner, installed};
+use crate::session::raise::or_raise;
+use crate::settings;
+use pgrx::direct_function_call;
+use pgrx::prelude::*;
+use pgrx::spi::Spi;
+use std::ffi::CStr;
+
+/// The user id of the caller, or NULL for one who may not spend.
+#[pg_extern(stable, parallel_safe)]
+fn aggregator_user_id() -> Option<String> {
+    current_user_id()
+}
+
+/// Whether the effective role may act for others: a superuser, or a role that was granted 'admin'.
+#[pg_extern(stable, parallel_safe)]
+fn aggregator_is_admin() -> bool {
+    Installed::find().is_some_and(|installed| is_admin(&installed))
+}
+
+/// The user id for which a call with this `p_user_id` acts.
+#[pg_extern(stable)]
+fn aggregator_acting_user(p_user_id: default!(Option<&str>, "NULL")) -> Option<String> {
+    let id = acting_user(p_user_id, "act for another user");
+    Some(or_raise(id))
+}
+
+/// Providers that the user can spend at: with their own active key, or the platform's.
+#[pg_extern(stable)]
+fn aggregator_spendable_providers(p_user_id: default!(Option<&str>, "NULL")) -> Vec<pgrx::Uuid> {
+    let providers = spendable_providers(p_user_id);
+    or_raise(providers)
+}
+
+fn spendable_providers(p_user_id: Option<&str>) -> Result<Vec<pgrx::Uuid>, Error> {
+    let user = acting_user(p_user_id, "see the models of another user")?;
+    let installed = installed()?;
+    let sql = installed.sql(
+        "SELECT DISTINCT k.provider_id FROM @extschema@.user_api_providers AS k
+         WHERE k.is_active AND (k.user_id = $1 OR k.user_id IS NULL)",
+    );
+    Ok(as_owner(&installed, || {
+        Spi::connect(|client| {
+            let rows = client.select(sql.as_str(), None, &[user.as_str().into()])?;
+            rows.filter_map(|row| row.get::<pgrx::Uuid>(1).transpose()).collect::<spi::Result<_>>()
+        })
+    })
+    .expect("the keys can be read"))
+}
+
+/// The user id of the caller.
+pub fn current_user_id() -> Option<String> {
+    // SAFETY: plain look-ups in a backend; the claims are copied before anything can change them.
+    let (login, is_superuser, outer_role, claims) = unsafe {
+        let login = pg_sys::GetSessionUserId();
+        let claims = pg_sys::GetConfigOption(c"request.jwt.claims".as_ptr(), true, false);
+        let claims =
+            (!claims.is_null()).then(|| CStr::from_ptr(claims).to_string_lossy().into_owned());
+        (login, pg_sys::superuser_arg(login), pg_sys::GetOuterUserId(), claims)
+    };
+    let login = role_name(login);
+    let forced = settings::user_id();
+    identity::user_id(Caller {
+        forced_user_id: forced.as_deref(),
+        jwt_claims: claims.as_deref(),
+        is_authenticator: identity::is_listed(&settings::trusted_authenticators(), &login),
+        is_superuser,
+        outer_role: &role_name(outer_role),
+    })
+}
+
+/// The user for whom a function with an argument `p_user_id` acts. Another user than the caller
+/// is only for administrators.
+pub fn acting_user(p_user_id: Option<&str>, action: &str) -> Result<String, Error> {
+    let own = current_user_id();
+    match p_user_id {
+        None => own.ok_or_else(|| Error::Anonymous { action: action.to_owned() }),
+        Some("") => Err(Error::bad_request("p_user_id must not be empty")),
+        Some(id) if own.as_deref() == Some(id) => Ok(id.to_owned()),
+        Some(id) => {
+            require_admin(action)?;
+            Ok(id.to_owned())
+        }
+    }
+}
+
+/// Refuses all but administrators, by the role that is in effect, not by function ACLs alone.
+pub fn require_admin(action: &str) -> Result<(), Error> {
+    if is_admin(&installed()?) {
+        return Ok(());
+    }
+    Err(Error::Forbidden { role: effective_role(), action: action.to_owned() })
+}
+
+/// Refuses all but superusers.
+pub fn require_superuser(action: &str) -> Result<(), Error> {
+    // SAFETY: a look-up in a backend.
+    if unsafe { pg_sys::superuser() } {
+        return Ok(());
+    }
+    Err(Error::Forbidden { role: effective_role(), action: action.to_owned() })
+}
+
+fn is_admin(installed: &Installed) -> bool {
+    // SAFETY: PostgreSQL's own function of two arguments, both given.
+    let answer = unsafe {
+        direct_function_call::<bool>(
+            pg_sys::has_type_privilege_id,
+            &[installed.admin_type.into_datum(), "USAGE".into_datum()],
+        )
+    };
+    answer.unwrap_or(false)
+}
+
+fn effective_role() -> String {
+    // SAFETY: a look-up in a backend.
+    role_name(unsafe { pg_sys::GetUserId() })
+}
+
+fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: gives a palloc'd C string, or NULL for a role that was dropped meanwhile.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            return u32::from(role).to_string();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}

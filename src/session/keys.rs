@@ -1,0 +1,345 @@
+//! Saving, checking, removing and rotating provider keys.
+
+use crate::core::catalogue::Dialect;
+use crate::core::secret::{self, Binding, SecretError};
+use crate::error::Error;
+use crate::installed::Installed;
+use crate::keyring;
+use crate::protocol::{CatalogueFetch, KeyCheck, Provider, Reply, Request, SealedKey};
+use crate::session::owner::{as_owner, installed};
+use crate::session::provider::{self, ProviderRow, pg_uuid, uuid};
+use crate::session::raise::{hiding_statement, or_raise};
+use crate::session::{identity, link};
+use crate::settings;
+use pgrx::prelude::*;
+use pgrx::spi::{self, Spi};
+use uuid::Uuid;
+
+const LONGEST_KEY: usize = 4096;
+/// Envelopes that are sealed again in one go.
+const BATCH: usize = 500;
+
+/// Saves the user's key for a provider, sealed; with `p_validate` only if the provider takes it.
+#[pg_extern]
+fn save_provider_key(
+    p_provider: Option<&str>,
+    p_api_key: Option<&str>,
+    p_user_id: default!(Option<&str>, "NULL"),
+    p_validate: default!(Option<bool>, "true"),
+) -> pgrx::Uuid {
+    hiding_statement(|| {
+        let saved = identity::acting_user(p_user_id, "save a key")
+            .and_then(|user| save(p_provider, p_api_key, Some(user), p_validate.unwrap_or(true)));
+        or_raise(saved)
+    })
+}
+
+/// Saves a key that every user may spend, after their own, and nobody may read.
+#[pg_extern]
+fn save_platform_key(p_provider: Option<&str>, p_api_key: Option<&str>) -> pgrx::Uuid {
+    hiding_statement(|| {
+        let saved = identity::require_admin("save a platform key")
+            .and_then(|()| save(p_provider, p_api_key, None, false));
+        or_raise(saved)
+    })
+}
+
+/// Whether the provider takes a key: the one given, or with NULL the caller's saved one.
+#[pg_extern]
+fn validate_provider_key(
+    p_provider: Option<&str>,
+    p_api_key: default!(Option<&str>, "NULL"),
+) -> bool {
+    hiding_statement(|| {
+        let is_valid = validate(p_provider, p_api_key);
+        or_raise(is_valid)
+    })
+}
+
+/// Removes the user's key for a provider; false if there was none.
+#[pg_extern]
+fn remove_provider_key(
+    p_provider: Option<&str>,
+    p_user_id: default!(Option<&str>, "NULL"),
+) -> bool {
+    let removed = identity::acting_user(p_user_id, "remove a key")
+        .and_then(|user| remove(p_provider, Some(user)));
+    or_raise(removed)
+}
+
+/// Removes the platform's key for a provider; false if there was none.
+#[pg_extern]
+fn remove_platform_key(p_provider: Option<&str>) -> bool {
+    let removed =
+        identity::require_admin("remove a platform key").and_then(|()| remove(p_provider, None));
+    or_raise(removed)
+}
+
+/// Adds a master key and seals every key of this database with it. Old master keys stay in the
+/// ring. Returns the id of the new one.
+#[pg_extern]
+fn rotate_master_key() -> String {
+    let id = identity::require_superuser("rotate the master key").and_then(|()| rotate());
+    or_raise(id)
+}
+
+fn save(
+    provider: Option<&str>,
+    key: Option<&str>,
+    user: Option<String>,
+    validate: bool,
+) -> Result<pgrx::Uuid, Error> {
+    let installed = installed()?;
+    let row = provider::find(&installed, provider)?;
+    let key = checked(key)?;
+    let sealed = seal(&installed, &row.provider, user.clone(), key)?;
+    if validate && !check(&row, sealed.clone())? {
+        return Err(Error::KeyRefused { provider: row.provider.name });
+    }
+    let sql = installed.sql(
+        "INSERT INTO @extschema@.user_api_providers AS k
+             (user_id, provider_id, api_key_encrypted, key_hint, last_validated_at)
+         VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN now() END)
+         ON CONFLICT (user_id, provider_id) DO UPDATE
+         SET api_key_encrypted = excluded.api_key_encrypted,
+             key_hint = excluded.key_hint,
+             last_validated_at = excluded.last_validated_at,
+             is_active = true
+         RETURNING k.id",
+    );
+    let id = as_owner(&installed, || {
+        Spi::connect_mut(|client| {
+            let arguments = [
+                user.as_deref().into(),
+                pg_uuid(row.provider.id).into(),
+                sealed.envelope.as_slice().into(),
+                secret::hint(key).into(),
+                validate.into(),
+            ];
+            client.update(sql.as_str(), Some(1), &arguments)?.first().get_one::<pgrx::Uuid>()
+        })
+    });
+    let id = id.map_err(|_| Error::Internal)?.ok_or(Error::Internal)?;
+    if !row.is_synced {
+        // The key is saved whatever becomes of this: the list can still be synced by hand.
+        let _ = link::exchange(&Request::SyncSoon(Box::new(CatalogueFetch {
+            models_url: row.models_url,
+            dialect: Dialect::parse(&row.catalogue_format),
+            provider: row.provider,
+            platform_key: None,
+            fallback_key: Some(sealed),
+        })));
+    }
+    Ok(id)
+}
+
+/// A key that a header can carry.
+fn checked(key: Option<&str>) -> Result<&str, Error> {
+    let key = key.map(str::trim).filter(|key| !key.is_empty());
+    let key = key.ok_or_else(|| Error::bad_request("the key must not be empty"))?;
+    if key.len() > LONGEST_KEY || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::bad_request(
+            "the key must be printable ASCII without spaces, at most 4096 bytes",
+        ));
+    }
+    Ok(key)
+}
+
+/// Seals a key with the newest master key. The keyring is created with the first key that is ever
+/// saved; where there are sealed keys already, a missing ring is an error, never a new one.
+fn seal(
+    installed: &Installed,
+    provider: &Provider,
+    user: Option<String>,
+    key: &str,
+) -> Result<SealedKey, Error> {
+    let file = settings::keyring_file();
+    let ring = match keyring::load(&file)? {
+        Some(ring) => ring,
+        None => match any_envelope(installed)? {
+            Some(envelope) => {
+                return Err(Error::MissingMasterKey { key_id: secret::key_id_of(&envelope) });
+            }
+            None => keyring::load_or_create(&file)?,
+        },
+    };
+    let seal = || -> Result<SealedKey, SecretError> {
+        let binding = Binding::new(user, provider.id, &provider.base_url)?;
+        let envelope = ring.seal(key.as_bytes(), &binding)?;
+        Ok(SealedKey { binding, envelope })
+    };
+    seal().map_err(|error| Error::from_secret(error, &provider.name))
+}
+
+fn any_envelope(installed: &Installed) -> Result<Option<Vec<u8>>, Error> {
+    let sql = installed
+        .sql("SELECT k.api_key_encrypted FROM @extschema@.user_api_providers AS k LIMIT 1");
+    as_owner(installed, || {
+        Spi::connect(|client| {
+            let rows = client.select(sql.as_str(), Some(1), &[])?;
+            rows.map(|row| row.get::<Vec<u8>>(1)).collect::<spi::Result<Vec<_>>>()
+        })
+    })
+    .map(|rows| rows.into_iter().flatten().next())
+    .map_err(|_| Error::Internal)
+}
+
+fn check(row: &ProviderRow, key: SealedKey) -> Result<bool, Error> {
+    let check = KeyCheck { provider: row.provider.clone(), url: row.key_check_url.clone(), key };
+    match link::exchange(&Request::CheckKey(Box::new(check)))? {
+        Reply::CheckKey(result) => result,
+        _ => Err(link::unexpected()),
+    }
+}
+
+fn validate(provider: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
+    let user = identity::acting_user(None, "validate a key")?;
+    let installed = installed()?;
+    let row = provider::find(&installed, provider)?;
+    let Some(key) = key else {
+        return validate_saved(&installed, &row, user);
+    };
+    let sealed = seal(&installed, &row.provider, Some(user), checked(Some(key))?)?;
+    check(&row, sealed)
+}
+
+fn validate_saved(installed: &Installed, row: &ProviderRow, user: String) -> Result<bool, Error> {
+    let no_key = || Error::NoKey { provider: row.provider.name.clone() };
+    let sealed = saved_key(installed, &row.provider, Some(&user))?.ok_or_else(no_key)?;
+    if !check(row, sealed)? {
+        return Ok(false);
+    }
+    let sql = installed.sql(
+        "UPDATE @extschema@.user_api_providers SET last_validated_at = now()
+         WHERE user_id = $1 AND provider_id = $2",
+    );
+    as_owner(installed, || {
+        Spi::connect_mut(|client| {
+            let arguments = [user.as_str().into(), pg_uuid(row.provider.id).into()];
+            client.update(sql.as_str(), None, &arguments).map(|_| ())
+        })
+    })
+    .map_err(|_| Error::Internal)?;
+    Ok(true)
+}
+
+/// The active key of a user (`None`: the platform's) for a provider.
+pub fn saved_key(
+    installed: &Installed,
+    provider: &Provider,
+    user: Option<&str>,
+) -> Result<Option<SealedKey>, Error> {
+    let sql = "SELECT k.user_id, k.api_key_encrypted
+               FROM @extschema@.user_api_providers AS k
+               WHERE k.provider_id = $1 AND k.is_active AND k.user_id IS NOT DISTINCT FROM $2";
+    one_key(installed, provider, sql, &[pg_uuid(provider.id).into(), user.into()])
+}
+
+/// Any user's active key for a provider, the one that worked last first.
+pub fn any_user_key(
+    installed: &Installed,
+    provider: &Provider,
+) -> Result<Option<SealedKey>, Error> {
+    let sql = "SELECT k.user_id, k.api_key_encrypted
+               FROM @extschema@.user_api_providers AS k
+               WHERE k.provider_id = $1 AND k.is_active AND k.user_id IS NOT NULL
+               ORDER BY k.last_used_at DESC NULLS LAST, k.last_validated_at DESC NULLS LAST
+               LIMIT 1";
+    one_key(installed, provider, sql, &[pg_uuid(provider.id).into()])
+}
+
+fn one_key(
+    installed: &Installed,
+    provider: &Provider,
+    sql: &str,
+    arguments: &[pgrx::datum::DatumWithOid<'_>],
+) -> Result<Option<SealedKey>, Error> {
+    let sql = installed.sql(sql);
+    let rows = as_owner(installed, || {
+        Spi::connect(|client| {
+            let rows = client.select(sql.as_str(), Some(1), arguments)?;
+            rows.map(|row| Ok((row.get::<String>(1)?, row.get::<Vec<u8>>(2)?.unwrap_or_default())))
+                .collect::<spi::Result<Vec<_>>>()
+        })
+    });
+    let Some((user, envelope)) = rows.map_err(|_| Error::Internal)?.into_iter().next() else {
+        return Ok(None);
+    };
+    let binding = Binding::new(user, provider.id, &provider.base_url)
+        .map_err(|error| Error::from_secret(error, &provider.name))?;
+    Ok(Some(SealedKey { binding, envelope }))
+}
+
+fn remove(provider: Option<&str>, user: Option<String>) -> Result<bool, Error> {
+    let installed = installed()?;
+    let wanted = provider.ok_or_else(|| Error::bad_request("a provider is needed"))?;
+    // A provider that is not active any more still gives its keys back.
+    let sql = installed.sql(
+        "DELETE FROM @extschema@.user_api_providers
+         WHERE provider_id = @extschema@.aggregator_provider_id($1)
+           AND user_id IS NOT DISTINCT FROM $2
+         RETURNING id",
+    );
+    as_owner(&installed, || {
+        Spi::connect_mut(|client| {
+            let arguments = [wanted.into(), user.as_deref().into()];
+            client.update(sql.as_str(), None, &arguments).map(|rows| !rows.is_empty())
+        })
+    })
+    .map_err(|_| Error::Internal)
+}
+
+fn rotate() -> Result<String, Error> {
+    let installed = installed()?;
+    let id = keyring::rotate(&settings::keyring_file())?;
+    let read = installed.sql(
+        "SELECT k.id, k.user_id, k.provider_id, p.base_url, k.api_key_encrypted
+         FROM @extschema@.user_api_providers AS k
+         JOIN @extschema@.api_providers AS p ON p.id = k.provider_id
+         ORDER BY k.id
+         FOR UPDATE OF k",
+    );
+    let rows = as_owner(&installed, || {
+        Spi::connect_mut(|client| {
+            client
+                .update(read.as_str(), None, &[])?
+                .map(|row| {
+                    Ok((
+                        uuid(row.get(1)?),
+                        row.get::<String>(2)?,
+                        uuid(row.get(3)?),
+                        row.get::<String>(4)?.unwrap_or_default(),
+                        row.get::<Vec<u8>>(5)?.unwrap_or_default(),
+                    ))
+                })
+                .collect::<spi::Result<Vec<_>>>()
+        })
+    })
+    .map_err(|_| Error::Internal)?;
+    let mut keys: Vec<(Uuid, SealedKey)> = Vec::new();
+    for (id, user, provider_id, base_url, envelope) in rows {
+        let binding = Binding::new(user, provider_id, &base_url)
+            .map_err(|error| Error::from_secret(error, &base_url))?;
+        keys.push((id, SealedKey { binding, envelope }));
+    }
+    let write = installed
+        .sql("UPDATE @extschema@.user_api_providers SET api_key_encrypted = $2 WHERE id = $1");
+    for batch in keys.chunks(BATCH) {
+        let request = Request::Reseal(batch.iter().map(|(_, key)| key.clone()).collect());
+        let Reply::Reseal(sealed) = link::exchange(&request)? else {
+            return Err(link::unexpected());
+        };
+        let sealed = sealed?;
+        as_owner(&installed, || {
+            Spi::connect_mut(|client| {
+                for ((id, _), envelope) in batch.iter().zip(&sealed) {
+                    let arguments = [pg_uuid(*id).into(), envelope.as_slice().into()];
+                    client.update(write.as_str(), None, &arguments)?;
+                }
+                Ok::<_, spi::Error>(())
+            })
+        })
+        .map_err(|_| Error::Internal)?;
+    }
+    Ok(id)
+}

@@ -1,0 +1,112 @@
+//! The session's connection to the gateway: kept between calls, dropped to cancel one.
+
+use crate::error::Error;
+use crate::protocol::{self, HEADER_LEN, Reply, Request};
+use crate::session::start;
+use crate::session::wait::{self, For};
+use std::cell::Cell;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+/// How often a request is sent again because a worker left before it had accepted it.
+const ROUNDS: usize = 5;
+
+thread_local! {
+    static KEPT: Cell<Option<UnixStream>> = const { Cell::new(None) };
+}
+
+/// Sends a request and waits for its reply. An interrupt unwinds from here and drops the
+/// connection, which is how the gateway learns of it.
+pub fn exchange(request: &Request) -> Result<Reply, Error> {
+    let frame = protocol::encode(request);
+    for _ in 0..ROUNDS {
+        let mut stream = match KEPT.take() {
+            Some(stream) => stream,
+            None => start::connect()?,
+        };
+        match converse(&mut stream, &frame) {
+            Ok(reply) => {
+                KEPT.set(Some(stream));
+                return match reply {
+                    Reply::Failed(error) => Err(error),
+                    reply => Ok(reply),
+                };
+            }
+            Err(Broken::BeforeAccepted) => {}
+            Err(Broken::AfterAccepted) => return Err(Error::GatewayLost),
+            Err(Broken::By(error)) => return Err(error),
+        }
+    }
+    Err(Error::GatewayDown {
+        reason: "its worker leaves before it accepts anything".to_owned(),
+        hint: "See the server log.".to_owned(),
+    })
+}
+
+/// A reply of another kind than the request asks for.
+pub fn unexpected() -> Error {
+    Error::Internal
+}
+
+enum Broken {
+    /// The worker left; nobody has seen the request.
+    BeforeAccepted,
+    /// The request may have been carried out.
+    AfterAccepted,
+    By(Error),
+}
+
+fn converse(stream: &mut UnixStream, frame: &[u8]) -> Result<Reply, Broken> {
+    let mut sent = 0;
+    while sent < frame.len() {
+        match stream.write(&frame[sent..]) {
+            Ok(0) => return Err(Broken::BeforeAccepted),
+            Ok(n) => sent += n,
+            Err(error) => pause(&error, stream, For::Writing, Broken::BeforeAccepted)?,
+        }
+    }
+    match read_reply(stream, || Broken::BeforeAccepted)? {
+        Reply::Accepted => read_reply(stream, || Broken::AfterAccepted),
+        refused => Ok(refused),
+    }
+}
+
+fn read_reply(stream: &mut UnixStream, broken: impl Fn() -> Broken) -> Result<Reply, Broken> {
+    let mut header = [0; HEADER_LEN];
+    fill(stream, &mut header, &broken)?;
+    let len = protocol::body_len(header).ok_or_else(&broken)?;
+    let mut body = vec![0; len];
+    fill(stream, &mut body, &broken)?;
+    protocol::decode(&body).ok_or_else(broken)
+}
+
+fn fill(
+    stream: &mut UnixStream,
+    buffer: &mut [u8],
+    broken: &impl Fn() -> Broken,
+) -> Result<(), Broken> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => return Err(broken()),
+            Ok(n) => filled += n,
+            Err(error) => pause(&error, stream, For::Reading, broken())?,
+        }
+    }
+    Ok(())
+}
+
+/// Waits out a socket that is not ready; any other error means that the worker is gone.
+fn pause(
+    error: &std::io::Error,
+    stream: &UnixStream,
+    direction: For,
+    broken: Broken,
+) -> Result<(), Broken> {
+    match error.kind() {
+        ErrorKind::WouldBlock => wait::ready(stream.as_raw_fd(), direction).map_err(Broken::By),
+        ErrorKind::Interrupted => Ok(()),
+        _ => Err(broken),
+    }
+}

@@ -1,0 +1,17 @@
+//! What runs in the caller's session: thin functions that parse, ask core, send a frame and give
+//! back the result.
+
+mod admin;
+mod catalogue;
+mod chat;
+mod cost;
+mod deadline;
+mod identity;
+mod json;
+mod keys;
+mod link;
+mod owner;
+mod provider;
+pub mod raise;
+mod start;
+mod wait;

@@ -1,0 +1,134 @@
+//! Rows of `api_providers`, read as the owner, as the gateway needs them.
+
+use crate::core::standard::Standard;
+use crate::error::Error;
+use crate::installed::Installed;
+use crate::protocol;
+use crate::session::owner::as_owner;
+use pgrx::spi::{self, Spi, SpiHeapTupleData};
+use uuid::Uuid;
+
+/// A provider, and where its model list and its key check are.
+#[derive(Debug, Clone)]
+pub struct ProviderRow {
+    pub provider: protocol::Provider,
+    pub models_url: String,
+    pub key_check_url: String,
+    pub catalogue_format: String,
+    pub is_synced: bool,
+}
+
+const COLUMNS: &str = "
+    SELECT p.id, p.name, p.api_standard, p.base_url, p.headers::text, p.models_url,
+        p.key_check_url, p.catalogue_format, p.last_synced_at IS NOT NULL
+    FROM @extschema@.api_providers AS p
+    WHERE p.is_active";
+
+/// The active provider of this name or id.
+pub fn find(installed: &Installed, name_or_id: Option<&str>) -> Result<ProviderRow, Error> {
+    let wanted = name_or_id.map(str::trim).filter(|name| !name.is_empty());
+    let wanted = wanted.ok_or_else(|| {
+        Error::bad_request_hint("a provider is needed", "Give its name or its id.")
+    })?;
+    let sql = format!("{COLUMNS} AND p.id = @extschema@.aggregator_provider_id($1)");
+    let found = query(installed, &sql, Some(wanted))?;
+    found.into_iter().next().ok_or_else(|| Error::UnknownProvider { provider: wanted.to_owned() })
+}
+
+/// Every active provider, by name.
+pub fn all(installed: &Installed) -> Result<Vec<ProviderRow>, Error> {
+    query(installed, &format!("{COLUMNS} ORDER BY p.name"), None)
+}
+
+fn query(
+    installed: &Installed,
+    sql: &str,
+    argument: Option<&str>,
+) -> Result<Vec<ProviderRow>, Error> {
+    let sql = installed.sql(sql);
+    let arguments: Vec<_> = argument.iter().map(|text| (*text).into()).collect();
+    let rows = as_owner(installed, || {
+        Spi::connect(|client| {
+            client
+                .select(sql.as_str(), None, &arguments)?
+                .map(|row| Columns::read(&row))
+                .collect::<spi::Result<Vec<_>>>()
+        })
+    });
+    rows.map_err(|_| Error::Internal)?.into_iter().map(Columns::into_row).collect()
+}
+
+struct Columns {
+    id: Uuid,
+    name: String,
+    standard: String,
+    base_url: String,
+    headers: String,
+    models_url: Option<String>,
+    key_check_url: Option<String>,
+    catalogue_format: String,
+    is_synced: bool,
+}
+
+impl Columns {
+    fn read(row: &SpiHeapTupleData) -> spi::Result<Self> {
+        Ok(Self {
+            id: uuid(row.get(1)?),
+            name: row.get(2)?.unwrap_or_default(),
+            standard: row.get(3)?.unwrap_or_default(),
+            base_url: row.get(4)?.unwrap_or_default(),
+            headers: row.get(5)?.unwrap_or_default(),
+            models_url: row.get(6)?,
+            key_check_url: row.get(7)?,
+            catalogue_format: row.get(8)?.unwrap_or_default(),
+            is_synced: row.get(9)?.unwrap_or_default(),
+        })
+    }
+
+    fn into_row(self) -> Result<ProviderRow, Error> {
+        let provider = provider(self.id, self.name, &self.standard, self.base_url, &self.headers)?;
+        let models_url =
+            self.models_url.unwrap_or_else(|| provider.standard.models_url(&provider.base_url));
+        let key_check_url =
+            self.key_check_url.unwrap_or_else(|| provider.standard.models_url(&provider.base_url));
+        Ok(ProviderRow {
+            provider,
+            models_url,
+            key_check_url,
+            catalogue_format: self.catalogue_format,
+            is_synced: self.is_synced,
+        })
+    }
+}
+
+/// A provider from the texts of its row.
+pub fn provider(
+    id: Uuid,
+    name: String,
+    standard: &str,
+    base_url: String,
+    headers: &str,
+) -> Result<protocol::Provider, Error> {
+    let headers: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(headers).unwrap_or_default();
+    Ok(protocol::Provider {
+        id,
+        name,
+        standard: Standard::parse(standard)?,
+        base_url,
+        headers: headers
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
+            .collect(),
+    })
+}
+
+/// PostgreSQL's uuid as ours.
+pub fn uuid(id: Option<pgrx::Uuid>) -> Uuid {
+    id.map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default()
+}
+
+/// Our uuid as PostgreSQL's.
+pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*id.as_bytes())
+}

@@ -1,0 +1,90 @@
+//! Finding the worker of this database, and starting it where there is none.
+
+use crate::error::Error;
+use crate::protocol;
+use crate::session::wait;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus};
+use pgrx::prelude::*;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+const PAUSE_MS: i64 = 5;
+
+/// A connection to the gateway, started first if need be. Many sessions that start it at once use
+/// one worker slot: the others wait for its socket.
+pub fn connect() -> Result<UnixStream, Error> {
+    // SAFETY: plain reads of a backend's state.
+    let (database, in_recovery) =
+        unsafe { (u32::from(pg_sys::MyDatabaseId), pg_sys::RecoveryInProgress()) };
+    if in_recovery {
+        return Err(Error::Recovery);
+    }
+    let path = protocol::socket_path(database);
+    let given_up = Instant::now() + PATIENCE;
+    // Held by the session that starts the worker, until it answers or this session gives up.
+    let mut starting: Option<File> = None;
+    loop {
+        if let Ok(stream) = UnixStream::connect(&path) {
+            stream.set_nonblocking(true).map_err(|e| down(&e.to_string()))?;
+            return Ok(stream);
+        }
+        if starting.is_none()
+            && let Some(lock) = try_starter_lock(database)?
+        {
+            // It may have been started between the attempt above and the lock.
+            if UnixStream::connect(&path).is_err() {
+                start(database)?;
+            }
+            starting = Some(lock);
+        }
+        if Instant::now() > given_up {
+            return Err(down("it was started, but does not answer"));
+        }
+        wait::sleep(PAUSE_MS);
+    }
+}
+
+fn try_starter_lock(database: u32) -> Result<Option<File>, Error> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(protocol::starter_path(database))
+        .map_err(|error| down(&error.kind().to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(down(&error.kind().to_string())),
+    }
+}
+
+fn start(database: u32) -> Result<(), Error> {
+    // SAFETY: MyProcPid is this process's id.
+    let pid = unsafe { pg_sys::MyProcPid };
+    let worker = BackgroundWorkerBuilder::new("aggregator worker")
+        .set_type("aggregator worker")
+        .set_library("aggregator")
+        .set_function("aggregator_worker_main")
+        .enable_spi_access()
+        .set_argument(Some(pg_sys::Datum::from(database)))
+        .set_notify_pid(pid)
+        .load_dynamic();
+    let Ok(worker) = worker else {
+        return Err(Error::GatewayDown {
+            reason: "no background worker slot is free".to_owned(),
+            hint: "Raise max_worker_processes and restart the server.".to_owned(),
+        });
+    };
+    match worker.wait_for_startup() {
+        Ok(_) => Ok(()),
+        Err(BackgroundWorkerStatus::PostmasterDied) => Err(down("the server is going down")),
+        // It stopped at once; another session's worker may hold the database, so look again.
+        Err(_) => Ok(()),
+    }
+}
+
+fn down(reason: &str) -> Error {
+    Error::GatewayDown { reason: reason.to_owned(), hint: "See the server log.".to_owned() }
+}

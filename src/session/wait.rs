@@ -1,0 +1,112 @@
+//! Waiting for the gateway without deafness: the session wakes for its latch (cancel, timeout,
+//! termination), for the gateway's socket, and for a client that goes away.
+
+use crate::error::Error;
+use pgrx::pg_sys;
+use std::os::fd::RawFd;
+
+/// What the gateway's socket should be ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    Reading,
+    Writing,
+}
+
+/// Waits until the socket is ready. A cancel or a timeout raises PostgreSQL's own error from here,
+/// unwinding through the caller.
+pub fn ready(socket: RawFd, direction: For) -> Result<(), Error> {
+    let set = WaitSet::new(socket, direction);
+    loop {
+        match set.wait(-1) {
+            Woken::Socket => return Ok(()),
+            Woken::ClientGone => return Err(Error::ClientGone),
+            Woken::Latch => {
+                pgrx::check_for_interrupts!();
+            }
+        }
+    }
+}
+
+/// Sleeps, awake for interrupts.
+pub fn sleep(milliseconds: i64) {
+    // SAFETY: MyLatch is the backend's own; a postmaster's death ends the process.
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        let woken = pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            milliseconds as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        if woken & pg_sys::WL_LATCH_SET as i32 != 0 {
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+    pgrx::check_for_interrupts!();
+}
+
+enum Woken {
+    Socket,
+    Latch,
+    ClientGone,
+}
+
+struct WaitSet(*mut pg_sys::WaitEventSet);
+
+impl WaitSet {
+    fn new(socket: RawFd, direction: For) -> Self {
+        let direction = match direction {
+            For::Reading => pg_sys::WL_SOCKET_READABLE,
+            For::Writing => pg_sys::WL_SOCKET_WRITEABLE,
+        };
+        let null = std::ptr::null_mut();
+        // SAFETY: the set is freed by Drop; latch and sockets outlive it. MyProcPort is NULL in
+        // background workers, which have no client; its first member is the client's socket
+        // (libpq-be.h, PostgreSQL 15 to 18).
+        unsafe {
+            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, 4);
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentResourceOwner, 4);
+            let set = Self(set);
+            let add = |events, fd, latch| {
+                pg_sys::AddWaitEventToSet(set.0, events, fd, latch, std::ptr::null_mut());
+            };
+            add(direction, socket, null);
+            add(pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch);
+            add(pg_sys::WL_EXIT_ON_PM_DEATH, pg_sys::PGINVALID_SOCKET, null);
+            if !pg_sys::MyProcPort.is_null() && pg_sys::WaitEventSetCanReportClosed() {
+                let client = *pg_sys::MyProcPort.cast::<pg_sys::pgsocket>();
+                add(pg_sys::WL_SOCKET_CLOSED, client, null);
+            }
+            set
+        }
+    }
+
+    fn wait(&self, timeout_ms: std::ffi::c_long) -> Woken {
+        let mut event = pg_sys::WaitEvent::default();
+        // SAFETY: room for one event; after the latch fired it is reset before interrupts are
+        // checked, so that none is missed.
+        unsafe {
+            let count = pg_sys::WaitEventSetWait(
+                self.0,
+                timeout_ms,
+                &raw mut event,
+                1,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            if count == 0 || event.events & pg_sys::WL_LATCH_SET != 0 {
+                pg_sys::ResetLatch(pg_sys::MyLatch);
+                return Woken::Latch;
+            }
+        }
+        if event.events & pg_sys::WL_SOCKET_CLOSED != 0 { Woken::ClientGone } else { Woken::Socket }
+    }
+}
+
+impl Drop for WaitSet {
+    fn drop(&mut self) {
+        // SAFETY: created in `new`, freed once.
+        unsafe { pg_sys::FreeWaitEventSet(self.0) };
+    }
+}

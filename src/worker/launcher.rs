@@ -1,0 +1,84 @@
+//! With preloading, one launcher starts the workers of the databases in `aggregator.databases`
+//! with the server, and again when one has died.
+
+use crate::settings;
+use crate::worker::{STAY, process};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker,
+    SignalWakeFlags,
+};
+use pgrx::prelude::*;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::time::Duration;
+
+/// Between looks at the workers. One whose database lacks the extension leaves at once, and is
+/// tried again this much later.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Registers the launcher with the postmaster.
+pub fn register_launcher() {
+    BackgroundWorkerBuilder::new("aggregator launcher")
+        .set_type("aggregator launcher")
+        .set_library("aggregator")
+        .set_function("aggregator_launcher_main")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(5)))
+        .load();
+}
+
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn aggregator_launcher_main(_argument: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    // To no database: only the list of databases is looked at.
+    BackgroundWorker::connect_worker_to_spi(None, None);
+    let mut workers: HashMap<u32, DynamicBackgroundWorker> = HashMap::new();
+    loop {
+        for database in existing(settings::databases()) {
+            if workers.get(&database).is_some_and(|worker| worker.pid().is_ok()) {
+                continue;
+            }
+            if let Some(worker) = start(database) {
+                workers.insert(database, worker);
+            }
+        }
+        process::wait(None, PAUSE);
+        if BackgroundWorker::sigterm_received() {
+            return;
+        }
+        if BackgroundWorker::sighup_received() {
+            // SAFETY: between transactions, as every process does after SIGHUP.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
+    }
+}
+
+/// The oids of those that exist: a database that was dropped is not started again.
+fn existing(names: Vec<String>) -> Vec<u32> {
+    let find = |name: String| {
+        let name = CString::new(name).ok()?;
+        // SAFETY: a look-up in a shared catalog, inside a transaction; missing_ok.
+        let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
+        (oid != pg_sys::InvalidOid).then(|| u32::from(oid))
+    };
+    BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| {
+        names.into_iter().filter_map(find).collect()
+    }))
+}
+
+fn start(database: u32) -> Option<DynamicBackgroundWorker> {
+    // SAFETY: MyProcPid is this process's id.
+    let pid = unsafe { pg_sys::MyProcPid };
+    BackgroundWorkerBuilder::new("aggregator worker")
+        .set_type("aggregator worker")
+        .set_library("aggregator")
+        .set_function("aggregator_worker_main")
+        .enable_spi_access()
+        .set_argument(Some(pg_sys::Datum::from(database)))
+        .set_extra(STAY)
+        .set_notify_pid(pid)
+        .load_dynamic()
+        .ok()
+}

@@ -1,0 +1,154 @@
+//! The worker's main thread: it alone of the worker speaks to PostgreSQL. It keeps the ledger,
+//! starts and stops the gateway, and leaves when there is nothing to do.
+
+mod jobs;
+mod launcher;
+mod process;
+mod statements;
+
+use crate::gateway::ledger::{self, Inbox};
+use crate::gateway::{Gateway, Handle};
+use crate::installed::Installed;
+use crate::{protocol, settings};
+use jobs::Desk;
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::prelude::*;
+use process::Woken;
+use std::fs::{File, OpenOptions};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+pub use launcher::register_launcher;
+
+/// A worker that nobody needs leaves: soon enough for DROP DATABASE, which waits 5 s.
+const IDLE_EXIT: Duration = Duration::from_secs(3);
+/// How long a new worker waits for the last one to let go of the database.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// After SIGTERM, the time to settle what was aborted.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(500);
+
+/// `bgw_extra` of a worker that stays while idle, because it was started with the server.
+pub const STAY: &str = "stay";
+
+/// The worker of the database whose oid is the argument.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
+    let database = argument.value() as u32;
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    // As no role in particular: the owner may be NOLOGIN.
+    BackgroundWorker::connect_worker_to_spi_by_oid(Some(database.into()), None);
+    let stays = BackgroundWorker::get_extra() == STAY;
+    let Some(_lock) = lock(database) else { return };
+    match process::transaction(|installed| Ok(installed.clone())) {
+        Ok(installed) => {
+            if let Err(reason) = run(database, installed, stays) {
+                pgrx::warning!("aggregator worker: {reason}");
+            }
+        }
+        Err(process::Failure::NotInstalled) => {}
+        Err(process::Failure::Database(reason)) => pgrx::warning!("aggregator worker: {reason}"),
+    }
+}
+
+/// The lock that makes one worker per database, held until the process ends. `None`: another
+/// worker has it, or this one was told to stop.
+fn lock(database: u32) -> Option<File> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(protocol::lock_path(database))
+        .ok()?;
+    let given_up = Instant::now() + LOCK_PATIENCE;
+    while file.try_lock().is_err() {
+        // One that was started with the server waits for as long as it takes.
+        let is_over = Instant::now() > given_up && BackgroundWorker::get_extra() != STAY;
+        if is_over || BackgroundWorker::sigterm_received() {
+            return None;
+        }
+        process::wait(None, Duration::from_millis(50));
+    }
+    Some(file)
+}
+
+fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
+    let path = protocol::socket_path(database);
+    let _ = std::fs::remove_file(&path);
+    let said = |error: std::io::Error| error.to_string();
+    let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
+    let mut desk = Desk::open(installed)?;
+    let listener = UnixListener::bind(&path).map_err(said)?;
+    let gateway = Gateway { listener, settings: settings::for_gateway(), ledger };
+    let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;
+    let served = serve(&mut desk, &gateway, &inbox, &wake, stays);
+    // First no new session finds the socket, then those that are there are let go.
+    let _ = std::fs::remove_file(&path);
+    gateway.stop();
+    settle_last(&mut desk, &gateway, &inbox, &wake);
+    desk.close();
+    served
+}
+
+/// Works until there is a reason to leave.
+fn serve(
+    desk: &mut Desk,
+    gateway: &Handle,
+    inbox: &Inbox,
+    wake: &std::os::unix::net::UnixStream,
+    stays: bool,
+) -> Result<(), String> {
+    let mut busy_at = Instant::now();
+    let mut looked_at = Instant::now();
+    let mut served = 0;
+    loop {
+        let woken = process::wait(Some(wake), TICK);
+        if BackgroundWorker::sigterm_received() {
+            return Ok(());
+        }
+        if BackgroundWorker::sighup_received() {
+            process::reload();
+            gateway.reload(settings::for_gateway());
+        }
+        if gateway.has_ended() {
+            return Err("the gateway's thread ended".to_owned());
+        }
+        if desk.work(inbox) {
+            busy_at = Instant::now();
+        }
+        let (in_flight, now_served) = gateway.counts();
+        if in_flight > 0 || now_served != served {
+            busy_at = Instant::now();
+            served = now_served;
+        }
+        if woken == Woken::Time || looked_at.elapsed() > TICK {
+            looked_at = Instant::now();
+            if !desk.is_current() {
+                return Ok(());
+            }
+            if !stays && busy_at.elapsed() > IDLE_EXIT && desk.is_empty() && gateway.stop_if_idle()
+            {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Settles what the gateway's end has left.
+fn settle_last(
+    desk: &mut Desk,
+    gateway: &Handle,
+    inbox: &Inbox,
+    wake: &std::os::unix::net::UnixStream,
+) {
+    let given_up = Instant::now() + SETTLE_PATIENCE;
+    loop {
+        let has_ended = gateway.has_ended();
+        desk.work(inbox);
+        if (has_ended && desk.is_empty()) || Instant::now() > given_up {
+            return;
+        }
+        process::wait(Some(wake), Duration::from_millis(10));
+    }
+}

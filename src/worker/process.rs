@@ -1,0 +1,170 @@
+//! The worker as a PostgreSQL process: transactions, waiting, reloading, signals.
+
+use crate::installed::Installed;
+use crate::settings;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+/// Why a transaction came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    NotInstalled,
+    Database(String),
+}
+
+/// Runs `work` in a transaction of its own, as the extension's owner in a restricted context. An
+/// error inside rolls it back and is given back as text; it never ends the worker.
+pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> Result<T, Failure> {
+    PgTryBuilder::new(AssertUnwindSafe(|| {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        // SAFETY: the main thread of a connected worker, outside any transaction. The user is put
+        // back before the commit; an abort puts it back by itself.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+            pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+        }
+        let result = match Installed::find() {
+            None => Err(Failure::NotInstalled),
+            Some(installed) => {
+                // SAFETY: as above.
+                unsafe {
+                    pg_sys::SetUserIdAndSecContext(
+                        installed.owner,
+                        context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
+                    );
+                }
+                work(&installed).map_err(|error| Failure::Database(error.to_string()))
+            }
+        };
+        // SAFETY: as above.
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(user, context);
+            if result.is_ok() {
+                pg_sys::PopActiveSnapshot();
+                pg_sys::CommitTransactionCommand();
+            } else {
+                pg_sys::AbortCurrentTransaction();
+            }
+            // Or autovacuum would never see what the worker writes.
+            pg_sys::pgstat_report_stat(false);
+        }
+        result
+    }))
+    .catch_others(|caught| {
+        // SAFETY: PostgreSQL's own way out of a failed transaction.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+        Err(Failure::Database(message(&caught)))
+    })
+    .execute()
+}
+
+fn message(caught: &CaughtError) -> String {
+    match caught {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            report.message().to_owned()
+        }
+        CaughtError::RustPanic { ereport, .. } => ereport.message().to_owned(),
+    }
+}
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    Latch,
+    Gateway,
+    Time,
+}
+
+/// Waits for a signal, for the gateway, or for the time to pass; then lets PostgreSQL do what it
+/// asks of every process (barriers, for one).
+pub fn wait(gateway: Option<&UnixStream>, timeout: Duration) -> Woken {
+    let events = pg_sys::WL_LATCH_SET
+        | pg_sys::WL_TIMEOUT
+        | pg_sys::WL_EXIT_ON_PM_DEATH
+        | if gateway.is_some() { pg_sys::WL_SOCKET_READABLE } else { 0 };
+    let socket = gateway.map_or(pg_sys::PGINVALID_SOCKET, AsRawFd::as_raw_fd);
+    // SAFETY: MyLatch is this process's; the socket is open for as long as the reference lives.
+    let woken = unsafe {
+        let woken = pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            socket,
+            timeout.as_millis() as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        ) as u32;
+        if woken & pg_sys::WL_LATCH_SET != 0 {
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+        woken
+    };
+    // A cancel has no meaning here, and must not end the worker.
+    PgTryBuilder::new(|| {
+        pgrx::check_for_interrupts!();
+    })
+    .catch_others(|_| ())
+    .execute();
+    if woken & pg_sys::WL_SOCKET_READABLE != 0 {
+        Woken::Gateway
+    } else if woken & pg_sys::WL_LATCH_SET != 0 {
+        Woken::Latch
+    } else {
+        Woken::Time
+    }
+}
+
+/// Reads the configuration again.
+pub fn reload() {
+    // SAFETY: called between transactions, as every process does after SIGHUP.
+    unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    prepare();
+}
+
+/// Settings of the worker's own session.
+pub fn prepare() {
+    let durability = if settings::for_gateway().ledger_sync { None } else { Some(c"off") };
+    // SAFETY: names and values are constant C strings; NULL puts the server's own value back.
+    unsafe {
+        pg_sys::SetConfigOption(
+            c"synchronous_commit".as_ptr(),
+            durability.map_or(std::ptr::null(), |value| value.as_ptr()),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+        );
+        for (name, value) in [
+            (c"search_path", c"pg_catalog, pg_temp"),
+            // A lock on the ledger is somebody's mistake: better to retry than to wait.
+            (c"lock_timeout", c"1s"),
+            (c"statement_timeout", c"0"),
+            (c"idle_in_transaction_session_timeout", c"0"),
+            (c"application_name", c"aggregator worker"),
+        ] {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+}
+
+/// Runs `start` with every signal blocked, so that the threads it creates never run a handler of
+/// PostgreSQL's.
+pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
+    // SAFETY: the sets are initialised by the calls that fill them; the mask is put back.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        let mut before = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let result = start();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
+        result
+    }
+}

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Brings what building and testing need, and says where it is. Idempotent; sourced by the other
+# scripts. Works as root (apt-get install) and as anybody else (packages unpacked into .build).
+#
+# Sets: BED, PG_CONFIG (a private copy of PostgreSQL), SERVER_USER, as_server, CARGO_PGRX.
+set -euo pipefail
+
+TREE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PG=${PG:-15}
+PGRX_VERSION=0.18.1
+BUILD=$TREE/.build
+# Socket paths are short, and the server's user must be able to enter: not below a private home.
+BED=${AGGREGATOR_BED:-/tmp/aggregator-$(id -u)-$(printf %s "$TREE" | cksum | cut -d' ' -f1)}
+mkdir -p "$BUILD" "$BED"
+chmod 755 "$BED"
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+PACKAGES="postgresql-$PG postgresql-client-$PG postgresql-server-dev-$PG libclang-dev gcc libc6-dev pkg-config ca-certificates python3 python3-pip"
+
+unpacked=$BUILD/debian
+export PATH="$unpacked/usr/bin:$HOME/.cargo/bin:$PATH"
+[ -d "$unpacked" ] && export LD_LIBRARY_PATH="$unpacked/usr/lib/$(uname -m)-linux-gnu:$unpacked/usr/lib/llvm-14/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+
+find_postgres() {
+    for root in "" "$unpacked"; do
+        if [ -x "$root/usr/lib/postgresql/$PG/bin/postgres" ] && [ -f "$root/usr/include/postgresql/$PG/server/postgres.h" ]; then
+            SYSTEM_ROOT=$root
+            return 0
+        fi
+    done
+    return 1
+}
+
+find_clang() {
+    for root in "" "$unpacked"; do
+        LIBCLANG=$(find "$root/usr/lib/" -maxdepth 3 -name 'libclang*.so*' -not -name 'libclang-cpp*' 2>/dev/null | head -n 1)
+        [ -n "$LIBCLANG" ] && return 0
+    done
+    return 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo "$@"
+    else return 127
+    fi
+}
+
+install_packages() {
+    if as_root true 2>/dev/null; then
+        # The service that Debian starts with the package is not wanted.
+        as_root env DEBIAN_FRONTEND=noninteractive bash -c '
+            apt-get update -qq || apt-get update -qq
+            mkdir -p /etc/postgresql-common
+            [ -e /etc/postgresql-common/createcluster.conf ] || echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf
+            apt-get install -y -qq --no-install-recommends '"$PACKAGES"
+        return
+    fi
+    # Without root: the same packages, with what they miss, unpacked into the tree.
+    local apt=$BUILD/apt
+    mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$unpacked"
+    local options=(-qq -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt" -o "Dir::Cache::archives=$apt/archives"
+        -o Debug::NoLocking=1 -o APT::Sandbox::User= -o "Dir::Log=$apt")
+    apt-get "${options[@]}" update || apt-get "${options[@]}" update
+    # shellcheck disable=SC2086
+    apt-get "${options[@]}" install -y --no-install-recommends --download-only $PACKAGES
+    for package in "$apt"/archives/*.deb; do
+        dpkg -x "$package" "$unpacked"
+    done
+    export LD_LIBRARY_PATH="$unpacked/usr/lib/$(uname -m)-linux-gnu:$unpacked/usr/lib/llvm-14/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+}
+
+missing_tool() {
+    for tool in cc pkg-config python3; do command -v "$tool" >/dev/null || return 0; done
+    python3 -m pip --version >/dev/null 2>&1 || return 0
+    return 1
+}
+
+if ! find_postgres || ! find_clang || missing_tool; then
+    say "installing Debian packages (PostgreSQL $PG, its headers, libclang)"
+    install_packages > "$BUILD/packages.log" 2>&1 || { tail -n 20 "$BUILD/packages.log" >&2; fail "the packages could not be installed; see .build/packages.log"; }
+    find_postgres && find_clang || fail "PostgreSQL $PG or libclang is still missing"
+fi
+if [ -n "${SYSTEM_ROOT:-}" ] || [[ $LIBCLANG == "$unpacked"* ]]; then
+    export LIBCLANG_PATH=$(dirname "$LIBCLANG")
+    resource=$(find "$unpacked/usr/lib" -type d -path '*clang/*/include' 2>/dev/null | head -n 1)
+    [ -n "$resource" ] && export BINDGEN_EXTRA_CLANG_ARGS="-isystem $resource"
+fi
+
+command -v cargo >/dev/null || fail "Rust is missing: install it from https://rustup.rs, then run this again"
+
+# A private copy of PostgreSQL, into which the extension is installed; the system stays as it is.
+private=$BED/pg$PG
+if [ ! -x "$private/lib/postgresql/$PG/bin/pg_config" ]; then
+    say "copying PostgreSQL $PG"
+    rm -rf "$private" "$private.new"
+    mkdir -p "$private.new"/{lib,share,include}/postgresql
+    cp -aL "$SYSTEM_ROOT/usr/lib/postgresql/$PG" "$private.new/lib/postgresql/"
+    cp -aL "$SYSTEM_ROOT/usr/share/postgresql/$PG" "$private.new/share/postgresql/"
+    ln -sfn "$SYSTEM_ROOT/usr/include/postgresql/$PG" "$private.new/include/postgresql/$PG"
+    mv "$private.new" "$private"
+fi
+PG_CONFIG=$private/lib/postgresql/$PG/bin/pg_config
+PG_BIN=$private/lib/postgresql/$PG/bin
+
+# cargo-pgrx reads the copy's headers and is told not to change compiler flags behind cargo's back.
+export PGRX_PG_CONFIG_PATH=$PG_CONFIG
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
+export PGRX_HOME=$BUILD/pgrx
+mkdir -p "$PGRX_HOME"
+CARGO_PGRX=$BUILD/tools/bin/cargo-pgrx
+if ! "$CARGO_PGRX" pgrx --version 2>/dev/null | grep -qF "$PGRX_VERSION"; then
+    say "building cargo-pgrx $PGRX_VERSION (some minutes, once)"
+    cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug --quiet --root "$BUILD/tools"
+fi
+
+# PostgreSQL refuses to run as root.
+if [ "$(id -u)" = 0 ]; then
+    SERVER_USER=postgres
+    id postgres >/dev/null 2>&1 || useradd --system --no-create-home postgres
+    as_server() { runuser -u postgres -- "$@"; }
+else
+    SERVER_USER=$(id -un)
+    as_server() { "$@"; }
+fi
+
+# Builds the extension and installs it into the PostgreSQL of a pg_config.
+install_extension() {
+    "$CARGO_PGRX" pgrx install --release --no-default-features --features "pg$PG" --pg-config "$1" \
+        > "$BUILD/install.log" 2>&1 || { cat "$BUILD/install.log" >&2; fail "the extension does not build"; }
+}
