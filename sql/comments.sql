@@ -1,0 +1,95 @@
+-- What every table and column is, for \d+, for PostgREST's OpenAPI, and for the reader.
+
+COMMENT ON DOMAIN aggregator_admin IS
+    'USAGE on this type marks the roles that may act for others; see aggregator_grant(role, kind).';
+
+COMMENT ON TABLE api_providers IS 'Providers of large language models. No secrets: every user of the extension reads the active ones.';
+COMMENT ON COLUMN api_providers.id IS 'Constant for the providers that come with the extension.';
+COMMENT ON COLUMN api_providers.name IS 'Short name, as in openrouter:openai/gpt-4o.';
+COMMENT ON COLUMN api_providers.display_name IS 'Name for people.';
+COMMENT ON COLUMN api_providers.provider_type IS 'aggregator: resells the models of others; direct: offers its own.';
+COMMENT ON COLUMN api_providers.api_standard IS 'The wire format: openai (chat completions) or anthropic (messages).';
+COMMENT ON COLUMN api_providers.base_url IS 'Root of the API, https; a key opens only for the scheme, host and port for which it was saved.';
+COMMENT ON COLUMN api_providers.models_url IS 'Where the model list is, if not at base_url/models; same origin as base_url.';
+COMMENT ON COLUMN api_providers.key_check_url IS 'A URL that answers 401 to a bad key, if not base_url/models; same origin as base_url.';
+COMMENT ON COLUMN api_providers.catalogue_format IS 'Dialect of the model list: auto recognises it from the data.';
+COMMENT ON COLUMN api_providers.headers IS 'Extra request headers, name to text. Not for secrets.';
+COMMENT ON COLUMN api_providers.features IS 'What the provider can do: supports_streaming, supports_vision, supports_functions, supports_audio.';
+COMMENT ON COLUMN api_providers.documentation_url IS 'Documentation of the API.';
+COMMENT ON COLUMN api_providers.key_url IS 'Page on which a user makes a key.';
+COMMENT ON COLUMN api_providers.is_active IS 'Whether it can be used; inactive ones are shown to administrators only.';
+COMMENT ON COLUMN api_providers.last_synced_at IS 'When a sync last changed the catalogue; a sync that changes nothing writes nothing. NULL: never synced.';
+COMMENT ON COLUMN api_providers.created_at IS 'When the row was made.';
+COMMENT ON COLUMN api_providers.updated_at IS 'When the row was last edited; a sync is not an edit.';
+
+COMMENT ON TABLE user_api_providers IS 'Provider keys of users and of the platform, sealed. Written by save_provider_key and its like.';
+COMMENT ON COLUMN user_api_providers.id IS 'Id of the key; usage rows name it.';
+COMMENT ON COLUMN user_api_providers.user_id IS 'Whose key it is, as aggregator_user_id() says; NULL is the platform''s, which every user may spend.';
+COMMENT ON COLUMN user_api_providers.provider_id IS 'The provider that takes the key.';
+COMMENT ON COLUMN user_api_providers.api_key_encrypted IS 'AES-256-GCM envelope: version, id of the master key, nonce, ciphertext and tag; bound to user, provider and origin.';
+COMMENT ON COLUMN user_api_providers.key_hint IS 'The ends of the key, to tell it from others.';
+COMMENT ON COLUMN user_api_providers.is_active IS 'Whether the key is used. Its owner may change it.';
+COMMENT ON COLUMN user_api_providers.priority IS 'Where several keys serve a model, the higher goes first. Its owner may change it.';
+COMMENT ON COLUMN user_api_providers.settings IS 'For the application; the extension does not read it. Its owner may change it.';
+COMMENT ON COLUMN user_api_providers.last_validated_at IS 'When the provider last took the key in a check.';
+COMMENT ON COLUMN user_api_providers.last_used_at IS 'When a call last succeeded with it, to some ten seconds.';
+COMMENT ON COLUMN user_api_providers.created_at IS 'When the key was first saved.';
+COMMENT ON COLUMN user_api_providers.updated_at IS 'When the row was last edited; use is not an edit.';
+
+COMMENT ON TABLE aggregator_models IS 'Catalogue of models, one row per provider and model, kept by sync_models.';
+COMMENT ON COLUMN aggregator_models.id IS 'Id of the row.';
+COMMENT ON COLUMN aggregator_models.provider_id IS 'Who offers the model.';
+COMMENT ON COLUMN aggregator_models.model_id IS 'The model as its provider spells it: openai/gpt-4o.';
+COMMENT ON COLUMN aggregator_models.model_name IS 'The last part of model_id, by which a model can be named plainly: gpt-4o.';
+COMMENT ON COLUMN aggregator_models.display_name IS 'Name for people.';
+COMMENT ON COLUMN aggregator_models.model_type IS 'chat, embedding, image, audio, video or rerank.';
+COMMENT ON COLUMN aggregator_models.capabilities IS 'What it can do: vision, functions, streaming, and so on, each true or false.';
+COMMENT ON COLUMN aggregator_models.context_window IS 'Most tokens of prompt and answer together; NULL: unknown.';
+COMMENT ON COLUMN aggregator_models.max_output_tokens IS 'Most tokens of an answer; NULL: unknown.';
+COMMENT ON COLUMN aggregator_models.pricing IS
+    'USD per 1M tokens: input, output, cache_read, cache_write, cache_write_1h, reasoning, audio_input, audio_output; USD per unit: request, image, web_search; tiers for long prompts and times of day. An unknown price is an absent key; free is 0.';
+COMMENT ON COLUMN aggregator_models.is_available IS 'False once it has vanished from the provider''s list.';
+COMMENT ON COLUMN aggregator_models.first_seen_at IS 'When a sync first saw it.';
+
+COMMENT ON TABLE aggregator_usage_logs IS
+    'The ledger: one row per request that left for a provider, retries included. Written by the worker, whatever becomes of the caller''s transaction. No prompts, no answers.';
+COMMENT ON COLUMN aggregator_usage_logs.call_id IS 'The call; usage_log_id in its answer. Its attempts share it.';
+COMMENT ON COLUMN aggregator_usage_logs.created_at IS 'When the attempt began, fixed by the gateway.';
+COMMENT ON COLUMN aggregator_usage_logs.epoch IS 'The life of the worker that made the attempt.';
+COMMENT ON COLUMN aggregator_usage_logs.provider_id IS 'Who was asked. Not a foreign key: the row outlives the provider.';
+COMMENT ON COLUMN aggregator_usage_logs.user_provider_id IS 'The key that paid. Not a foreign key.';
+COMMENT ON COLUMN aggregator_usage_logs.prompt_tokens IS 'All tokens that went in; NULL: the provider did not say.';
+COMMENT ON COLUMN aggregator_usage_logs.completion_tokens IS 'All tokens that came out.';
+COMMENT ON COLUMN aggregator_usage_logs.total_tokens IS 'Both together.';
+COMMENT ON COLUMN aggregator_usage_logs.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
+COMMENT ON COLUMN aggregator_usage_logs.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
+COMMENT ON COLUMN aggregator_usage_logs.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
+COMMENT ON COLUMN aggregator_usage_logs.audio_input_tokens IS 'Of prompt_tokens: audio.';
+COMMENT ON COLUMN aggregator_usage_logs.reasoning_tokens IS 'Of completion_tokens: reasoning.';
+COMMENT ON COLUMN aggregator_usage_logs.audio_output_tokens IS 'Of completion_tokens: audio.';
+COMMENT ON COLUMN aggregator_usage_logs.latency_ms IS 'Milliseconds from sending to the whole answer.';
+COMMENT ON COLUMN aggregator_usage_logs.time_to_first_token_ms IS 'Milliseconds to the first token of a streamed answer; NULL if it was not streamed.';
+COMMENT ON COLUMN aggregator_usage_logs.attempt IS '1 for the first, more for retries.';
+COMMENT ON COLUMN aggregator_usage_logs.http_status IS 'What the provider answered with.';
+COMMENT ON COLUMN aggregator_usage_logs.user_id IS 'For whom the call was made; forgotten:... after forget_user.';
+COMMENT ON COLUMN aggregator_usage_logs.model_id IS 'The model that was asked for, as its provider spells it.';
+COMMENT ON COLUMN aggregator_usage_logs.served_model IS 'The model that answered, as the provider says.';
+COMMENT ON COLUMN aggregator_usage_logs.status IS
+    'pending: on its way; success; error; cancelled: the caller went away; unknown: the server crashed meanwhile.';
+COMMENT ON COLUMN aggregator_usage_logs.cost_estimate IS 'USD: what the provider reports, else what the prices give. NULL is unknown, never free.';
+COMMENT ON COLUMN aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost.';
+COMMENT ON COLUMN aggregator_usage_logs.cost_source IS
+    'upstream: reported; computed: by the catalogue''s prices; incomplete: usage or some price is missing; unpriced: no price is known.';
+COMMENT ON COLUMN aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';
+COMMENT ON COLUMN aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
+COMMENT ON COLUMN aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';
+COMMENT ON COLUMN aggregator_usage_logs.metadata IS 'Small extras.';
+COMMENT ON TABLE aggregator_usage_logs_default IS 'Partition of the ledger for what has no partition of its own.';
+
+COMMENT ON TABLE aggregator_worker_epochs IS 'Lives of the worker, to find what a dead one left pending.';
+COMMENT ON COLUMN aggregator_worker_epochs.epoch IS 'Microseconds since 1970 at its start.';
+COMMENT ON COLUMN aggregator_worker_epochs.started_at IS 'When it started.';
+COMMENT ON COLUMN aggregator_worker_epochs.low_water IS 'No row of this epoch that is older is still pending.';
+COMMENT ON COLUMN aggregator_worker_epochs.ended_at IS 'When it ended well; NULL for the living and those that crashed.';
+
+COMMENT ON EVENT TRIGGER aggregator_notify_postgrest IS 'Tells PostgREST to read the schema again when an extension changes or goes.';

@@ -94,7 +94,7 @@ BEGIN
         ((p_parts ->> 'audio_output')::numeric, (v_prices ->> 'audio_output')::numeric, v_output)
     ) AS part (tokens, price, fallback)
     WHERE part.tokens > 0;
-    cost := cost + coalesce((v_prices ->> 'request')::numeric, 0);
+    cost := trim_scale(cost) + coalesce((v_prices ->> 'request')::numeric, 0);
     is_complete := is_complete AND cost IS NOT NULL;
 END
 $$;

@@ -39,4 +39,5 @@ extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["seed"
 extension_sql_file!("../sql/routing.sql", name = "routing", requires = ["triggers"]);
 extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["routing"]);
 extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["cost"]);
-extension_sql_file!("../sql/security.sql", name = "security", finalize);
+extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["catalogue"]);
+extension_sql_file!("../sql/finish.sql", name = "finish", finalize);

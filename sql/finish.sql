@@ -1,4 +1,4 @@
--- Default deny, then explicit grants. Runs last, when every object exists.
+-- Runs last, when every object exists: default deny, then explicit grants, then what functions are for.
 
 -- The default privileges of a database may have handed our objects to anybody.
 DO $$
@@ -149,3 +149,63 @@ BEGIN
     END IF;
 END
 $$;
+
+-- What every function does: arguments, units, errors.
+
+COMMENT ON FUNCTION aggregator_user_id() IS
+    'The user id of the caller: aggregator.user_id, else the sub of request.jwt.claims for a trusted authenticator or a superuser, else role:NAME. NULL may not spend.';
+COMMENT ON FUNCTION aggregator_is_admin() IS
+    'Whether the effective role may act for others: a superuser, or one that was granted admin.';
+COMMENT ON FUNCTION aggregator_acting_user(text) IS
+    'The user for whom a function with this p_user_id acts; PT403 if the caller may not.';
+COMMENT ON FUNCTION aggregator_spendable_providers(text) IS
+    'Ids of the providers for which the user, or the platform, has an active key.';
+COMMENT ON FUNCTION get_user_available_models(text) IS
+    'Models that the user can call: of active providers, with an active key of theirs or of the platform. p_user_id: another user, for administrators. PT403.';
+COMMENT ON FUNCTION get_model_provider_config(text, text) IS
+    'The route that a call for this model would take first; no row if there is none. A platform key is shown as NULL. PT403.';
+COMMENT ON FUNCTION save_provider_key(text, text, text, boolean) IS
+    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404.';
+COMMENT ON FUNCTION save_platform_key(text, text) IS
+    'Seals and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION validate_provider_key(text, text) IS
+    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. PT404, PT502.';
+COMMENT ON FUNCTION remove_provider_key(text, text) IS
+    'Removes the user''s key for a provider; false if there was none. PT403.';
+COMMENT ON FUNCTION remove_platform_key(text) IS
+    'Removes the platform''s key for a provider; false if there was none. Administrators. PT403.';
+COMMENT ON FUNCTION rotate_master_key() IS
+    'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
+COMMENT ON FUNCTION sync_models(text) IS
+    'Brings the model catalogue of one provider, or of all, up to date. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+COMMENT ON FUNCTION chat_complete(text, jsonb, jsonb, text, text) IS
+    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true). PT400 to PT504.';
+COMMENT ON FUNCTION chat(text, text, jsonb) IS
+    'Sends one prompt and returns the text of the answer. Options and errors as in chat_complete.';
+COMMENT ON FUNCTION chat_completions(jsonb) IS
+    'Takes a whole OpenAI chat request body, vendor fields included, and returns the answer. Errors as in chat_complete.';
+COMMENT ON FUNCTION calculate_cost(text, jsonb, text) IS
+    'USD that this usage (OpenAI''s or Anthropic''s form) of this model costs; what the usage itself reports comes first. NULL: unpriced, never 0.';
+COMMENT ON FUNCTION calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
+    'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
+COMMENT ON FUNCTION aggregator_status() IS
+    'The worker of this database; asking starts it. Administrators. PT403, PT503.';
+COMMENT ON FUNCTION aggregator_grant(regrole, text) IS
+    'Grants a role what a user of the extension needs, or an administrator. kind: user or admin. Administrators. PT400, PT403.';
+COMMENT ON FUNCTION forget_user(text) IS
+    'Deletes the keys and settings of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
+COMMENT ON FUNCTION aggregator_check_provider_urls(text, text, text) IS
+    'Raises PT400 if the URLs of a provider are not usable or do not share one origin.';
+COMMENT ON FUNCTION aggregator_usage(jsonb) IS
+    'A usage object as disjoint parts, and the cost that the provider reports, as text.';
+COMMENT ON FUNCTION aggregator_provider_id(text) IS 'Id of the provider of this name or id; NULL if there is none.';
+COMMENT ON FUNCTION aggregator_price_rank(jsonb) IS 'USD of 1M tokens in and 1M out: the measure by which routes are compared.';
+COMMENT ON FUNCTION aggregator_routes(text, text, text) IS 'Every route of a user for a model, best first. Internal.';
+COMMENT ON FUNCTION aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
+COMMENT ON FUNCTION aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
+COMMENT ON FUNCTION aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz) IS 'The cost with which the ledger settles a row, and where it comes from.';
+COMMENT ON FUNCTION aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
+COMMENT ON FUNCTION aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
+COMMENT ON FUNCTION aggregator_before_provider() IS 'Checks the URLs of a provider, notes edits, lets a restored row win over a fresh seed.';
+COMMENT ON FUNCTION aggregator_before_key() IS 'Notes edits of a key''s row.';
+COMMENT ON FUNCTION aggregator_notify_postgrest() IS 'NOTIFY pgrst.';

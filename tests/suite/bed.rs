@@ -1,0 +1,287 @@
+//! Throw-away clusters with the extension installed, driven over real connections.
+//!
+//! `tools/test.sh` says where PostgreSQL is and as whom it runs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+pub fn var(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`"))
+}
+
+/// A command as the user under whom the server runs.
+pub fn as_server(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let user = var("AGGREGATOR_SERVER_USER");
+    let mut command;
+    if std::env::var("USER").is_ok_and(|me| me == user) || var("AGGREGATOR_AS_ROOT") != "1" {
+        command = Command::new(program);
+    } else {
+        command = Command::new("runuser");
+        command.args(["-u", &user, "--"]).arg(program);
+    }
+    command.current_dir("/").stdin(Stdio::null());
+    command
+}
+
+pub fn pg_bin(program: &str) -> PathBuf {
+    Path::new(&var("AGGREGATOR_PG_BIN")).join(program)
+}
+
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().expect("the command starts");
+    assert!(
+        output.status.success(),
+        "{command:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A cluster of its own, gone when dropped.
+pub struct Cluster {
+    pub dir: PathBuf,
+}
+
+impl Cluster {
+    /// Makes and starts a cluster with these lines added to its configuration.
+    pub fn start(name: &str, configuration: &str) -> Self {
+        let cluster = Self::make(name, configuration);
+        cluster.up();
+        cluster
+    }
+
+    /// Makes a cluster without starting it.
+    pub fn make(name: &str, configuration: &str) -> Self {
+        let dir = PathBuf::from(var("AGGREGATOR_RUN")).join(name);
+        run(as_server("mkdir").arg("-p").arg(&dir));
+        let cluster = Self { dir };
+        run(as_server(pg_bin("initdb")).arg("-D").arg(cluster.data()).args([
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "--locale=C.UTF-8",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]));
+        cluster.configure(&format!(
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n\
+             max_worker_processes = 150\naggregator.allow_private_networks = on\n\
+             log_line_prefix = '%m [%p] %d '\nshared_buffers = 64MB\n{configuration}\n",
+            cluster.dir.display()
+        ));
+        cluster
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Adds lines to the configuration.
+    pub fn configure(&self, lines: &str) {
+        let file = self.data().join("postgresql.conf");
+        run(as_server("sh").args(["-c", "printf '%s\\n' \"$1\" >> \"$2\"", "sh", lines]).arg(file));
+    }
+
+    pub fn up(&self) {
+        self.up_with(&[]);
+    }
+
+    /// Starts the server with environment variables.
+    pub fn up_with(&self, environment: &[(&str, &str)]) {
+        let mut command = as_server("env");
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(pg_bin("pg_ctl")).arg("-D").arg(self.data());
+        command.arg("-l").arg(self.dir.join("log")).args(["-w", "-t", "60", "start"]);
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.expect("pg_ctl runs").success(), "{}", self.log());
+    }
+
+    pub fn down(&self, mode: &str) {
+        let _ = as_server(pg_bin("pg_ctl"))
+            .arg("-D")
+            .arg(self.data())
+            .args(["-w", "-m", mode, "stop"])
+            .output();
+    }
+
+    pub fn reload(&self) {
+        run(as_server(pg_bin("pg_ctl")).arg("-D").arg(self.data()).arg("reload"));
+    }
+
+    pub fn log(&self) -> String {
+        let output = run(as_server("cat").arg(self.dir.join("log")));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub async fn connect(&self, user: &str, database: &str) -> Client {
+        self.try_connect(user, database).await.expect("the server answers")
+    }
+
+    pub async fn try_connect(
+        &self,
+        user: &str,
+        database: &str,
+    ) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host_path(&self.dir)
+            .user(user)
+            .dbname(database)
+            .connect(NoTls)
+            .await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// The roles of Supabase.
+    pub async fn supabase_roles(&self) {
+        let client = self.connect("postgres", "postgres").await;
+        client
+            .batch_execute(
+                "CREATE ROLE anon NOLOGIN; CREATE ROLE authenticated NOLOGIN;
+                 CREATE ROLE service_role NOLOGIN BYPASSRLS;
+                 CREATE ROLE authenticator LOGIN NOINHERIT;
+                 GRANT anon, authenticated, service_role TO authenticator;
+                 CREATE ROLE alice LOGIN; CREATE ROLE bob LOGIN;",
+            )
+            .await
+            .expect("the roles are made");
+    }
+
+    /// A database with the extension, dropped with the cluster.
+    pub async fn database(&self) -> Database<'_> {
+        let database = self.empty_database().await;
+        database.root().await.batch_execute("CREATE EXTENSION aggregator").await.expect("created");
+        database
+    }
+
+    pub async fn empty_database(&self) -> Database<'_> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let client = self.connect("postgres", "postgres").await;
+        client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("created");
+        Database { cluster: self, name }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.down("immediate");
+    }
+}
+
+/// The cluster that most tests share, each with a database of its own.
+pub async fn shared() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    static ROLES: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    let cluster = CLUSTER.get_or_init(|| Cluster::start("shared", ""));
+    ROLES.get_or_init(|| cluster.supabase_roles()).await;
+    cluster
+}
+
+/// A database on the shared cluster.
+pub async fn database() -> Database<'static> {
+    shared().await.database().await
+}
+
+pub struct Database<'a> {
+    pub cluster: &'a Cluster,
+    pub name: String,
+}
+
+impl Database<'_> {
+    pub async fn root(&self) -> Client {
+        self.user("postgres").await
+    }
+
+    pub async fn user(&self, role: &str) -> Client {
+        self.cluster.connect(role, &self.name).await
+    }
+
+    /// A session as PostgREST makes them: the authenticator, switched to `role` with the claims
+    /// of `sub`.
+    pub async fn rest(&self, role: &str, sub: Option<&str>) -> Client {
+        let client = self.user("authenticator").await;
+        let claims = match sub {
+            Some(sub) => serde_json::json!({"sub": sub, "role": role}),
+            None => serde_json::json!({"role": role}),
+        };
+        client
+            .batch_execute(&format!("SET ROLE {role}; SET request.jwt.claims = '{claims}'"))
+            .await
+            .expect("the role is taken");
+        client
+    }
+}
+
+/// The first column of the first row, as text.
+pub async fn value(client: &Client, sql: &str) -> Option<String> {
+    for message in client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", shown(&e)))
+    {
+        if let SimpleQueryMessage::Row(row) = message {
+            return row.get(0).map(str::to_owned);
+        }
+    }
+    None
+}
+
+/// Every row, columns joined by `|`, NULL as `∅`.
+pub async fn rows(client: &Client, sql: &str) -> Vec<String> {
+    let messages =
+        client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {}", shown(&e)));
+    messages
+        .iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(
+                (0..row.len()).map(|i| row.get(i).unwrap_or("∅")).collect::<Vec<_>>().join("|"),
+            ),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The SQLSTATE, message, detail and hint with which a statement fails.
+pub async fn failure(client: &Client, sql: &str) -> (String, String) {
+    match client.simple_query(sql).await {
+        Ok(_) => panic!("this should have failed: {}", &sql[..sql.len().min(200)]),
+        Err(error) => {
+            let code = error.code().map(|c| c.code().to_owned()).unwrap_or_default();
+            (code, shown(&error))
+        }
+    }
+}
+
+pub fn shown(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!(
+            "{}: {} {} {}",
+            db.code().code(),
+            db.message(),
+            db.detail().unwrap_or(""),
+            db.hint().unwrap_or("")
+        ),
+        None => error.to_string(),
+    }
+}
+
+/// Waits until a query gives this value, within a generous time.
+pub async fn eventually(client: &Client, sql: &str, expected: &str) {
+    let mut last = None;
+    for _ in 0..200 {
+        last = value(client, sql).await;
+        if last.as_deref() == Some(expected) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{sql} stays {last:?}, expected {expected:?}");
+}
+
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -1,0 +1,250 @@
+//! The worker: starting, leaving, dying, and what is dropped under it.
+
+use crate::bed::{self, Cluster, eventually, failure, rows, value};
+use crate::chat::{add_provider, chat_sql, ready};
+use crate::upstream::{Answer, Upstream};
+use std::time::{Duration, Instant};
+
+const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
+
+#[tokio::test]
+async fn sixty_sessions_that_start_the_worker_at_once_use_one_slot() {
+    let cluster = Cluster::start("sixty", "max_worker_processes = 4");
+    let database = cluster.database().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let client = database.root().await;
+        tasks.spawn(async move {
+            value(&client, "SELECT worker_pid FROM aggregator_status()").await.unwrap()
+        });
+    }
+    let mut pids = tasks.join_all().await;
+    pids.sort();
+    pids.dedup();
+    assert_eq!(pids.len(), 1);
+}
+
+#[tokio::test]
+async fn without_a_free_slot_the_error_comes_at_once() {
+    let cluster = Cluster::start("noslot", "max_worker_processes = 1");
+    let database = cluster.database().await;
+    let root = database.root().await;
+    let began = Instant::now();
+    let (code, message) = failure(&root, "SELECT * FROM aggregator_status()").await;
+    assert_eq!(code, "PT503");
+    assert!(message.contains("max_worker_processes"), "{message}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn an_idle_worker_leaves_and_comes_back() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    let first = value(&root, "SELECT worker_pid FROM aggregator_status()").await;
+    assert_eq!(value(&root, WORKERS).await.unwrap(), "1");
+    eventually(&root, WORKERS, "0").await;
+    let second = value(&root, "SELECT worker_pid FROM aggregator_status()").await;
+    assert_ne!(first, second);
+    // Its epoch ended well.
+    eventually(&root, "SELECT count(*) FROM aggregator_worker_epochs WHERE ended_at IS NULL", "1")
+        .await;
+}
+
+#[tokio::test]
+async fn the_extension_and_the_database_can_be_dropped_under_an_idle_worker() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (database, root) = ready(&upstream).await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    root.batch_execute("DROP EXTENSION aggregator").await.unwrap();
+    assert_eq!(failure(&root, &chat_sql("{}")).await.0, "42883");
+    // Made anew in the same session, elsewhere, it works.
+    root.batch_execute(
+        "CREATE SCHEMA llm; CREATE EXTENSION aggregator SCHEMA llm; SET search_path = llm, public",
+    )
+    .await
+    .unwrap();
+    add_provider(&root, &upstream).await;
+    value(&root, "SELECT save_provider_key('standin', 'sk-good-2', p_validate => false)")
+        .await
+        .unwrap();
+    value(&root, &chat_sql("{}")).await.unwrap();
+    assert_eq!(value(&root, "SELECT count(*) FROM llm.aggregator_usage_logs").await.unwrap(), "1");
+    // DROP DATABASE waits 5 s for the worker, which leaves in time.
+    drop(root);
+    let other = database.cluster.connect("postgres", "postgres").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    other.batch_execute(&format!("DROP DATABASE {}", database.name)).await.unwrap();
+}
+
+#[tokio::test]
+async fn with_force_the_database_goes_even_under_a_busy_worker() {
+    let upstream = Upstream::start(|_| Answer::Stall).await;
+    let (database, root) = ready(&upstream).await;
+    let other = database.cluster.connect("postgres", "postgres").await;
+    let drop = async {
+        upstream.wait_for_chats(1).await;
+        let began = Instant::now();
+        other
+            .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", database.name))
+            .await
+            .unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    };
+    let sql = chat_sql("{}");
+    let (call, ()) = tokio::join!(root.simple_query(&sql), drop);
+    assert!(call.is_err());
+    assert!(upstream.chats()[0].aborted.is_some());
+}
+
+#[tokio::test]
+async fn dropping_the_extension_under_a_busy_worker_ends_it() {
+    let upstream = Upstream::start(|_| Answer::Stall).await;
+    let (database, root) = ready(&upstream).await;
+    let other = database.root().await;
+    let drop = async {
+        upstream.wait_for_chats(1).await;
+        // The caller's own transaction reads the tables; only its cancel lets the DROP go on.
+        let pid = value(&other, "SELECT pid FROM pg_stat_activity WHERE query LIKE 'SELECT chat_complete%' AND state = 'active' AND datname = current_database()").await.unwrap();
+        value(&other, &format!("SELECT pg_cancel_backend({pid})")).await;
+        other.batch_execute("DROP EXTENSION aggregator").await.unwrap();
+    };
+    let sql = chat_sql("{}");
+    let _ = tokio::join!(root.simple_query(&sql), drop);
+    eventually(&other, WORKERS, "0").await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_terminated_settles_and_is_replaced() {
+    let upstream =
+        Upstream::start(
+            |seen| if seen.body.contains("stall") { Answer::Stall } else { Answer::hello() },
+        )
+        .await;
+    let (database, root) = ready(&upstream).await;
+    let other = database.root().await;
+    let kill = async {
+        upstream.wait_for_chats(1).await;
+        value(&other, "SELECT pg_terminate_backend(worker_pid) FROM aggregator_status()").await;
+    };
+    let sql = chat_sql(r#"{"user": "stall"}"#);
+    let ((code, message), ()) = tokio::join!(failure(&root, &sql), kill);
+    assert_eq!(code, "PT502", "{message}");
+    eventually(&root, "SELECT status FROM aggregator_usage_logs", "cancelled").await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    assert_eq!(upstream.chats().len(), 2, "nothing was sent twice");
+}
+
+#[tokio::test]
+async fn a_crash_loses_no_row() {
+    let cluster = Cluster::start("crash", "");
+    let upstream =
+        Upstream::start(
+            |seen| if seen.body.contains("stall") { Answer::Stall } else { Answer::hello() },
+        )
+        .await;
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_provider(&root, &upstream).await;
+    value(&root, "SELECT save_provider_key('standin', 'sk-good-3', p_validate => false)")
+        .await
+        .unwrap();
+    value(&root, &chat_sql("{}")).await.unwrap();
+    let pid = value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap();
+    let kill = async {
+        upstream.wait_for_chats(2).await;
+        bed::run(bed::as_server("kill").args(["-9", &pid]));
+    };
+    let sql = chat_sql(r#"{"user": "stall"}"#);
+    let (call, ()) = tokio::join!(root.simple_query(&sql), kill);
+    assert!(call.is_err());
+    let mut after = None;
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if let Ok(client) = cluster.try_connect("postgres", &database.name).await {
+            after = Some(client);
+            break;
+        }
+    }
+    let after = after.expect("the server restarts");
+    assert_eq!(
+        rows(&after, "SELECT status FROM aggregator_usage_logs ORDER BY created_at").await,
+        ["success", "pending"]
+    );
+    value(&after, &chat_sql("{}")).await.unwrap();
+    assert_eq!(
+        rows(&after, "SELECT status, cost_source FROM aggregator_usage_logs ORDER BY created_at")
+            .await,
+        ["success|computed", "unknown|incomplete", "success|computed"]
+    );
+    // An immediate shutdown is the same.
+    cluster.down("immediate");
+    cluster.up();
+    let after = cluster.connect("postgres", &database.name).await;
+    value(&after, &chat_sql("{}")).await.unwrap();
+    assert_eq!(value(&after, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "4");
+}
+
+#[tokio::test]
+async fn preloaded_it_starts_with_the_server_and_stays() {
+    let cluster = Cluster::start("preload", "");
+    let database = cluster.database().await;
+    cluster.down("fast");
+    cluster.configure(&format!(
+        "shared_preload_libraries = 'aggregator'\naggregator.databases = 'nosuch, {}'",
+        database.name
+    ));
+    cluster.up();
+    let root = database.root().await;
+    eventually(&root, WORKERS, "1").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let pid =
+        value(&root, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator worker'")
+            .await;
+    assert_eq!(
+        rows(&root, "SELECT worker_pid, preloaded FROM aggregator_status()").await,
+        [format!("{}|t", pid.unwrap())]
+    );
+    drop(root);
+    let other = cluster.connect("postgres", "postgres").await;
+    other.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", database.name)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(
+        value(
+            &other,
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker'"
+        )
+        .await
+        .unwrap(),
+        "0"
+    );
+    assert!(!cluster.log().contains("FATAL:  database"), "{}", cluster.log());
+}
+
+#[tokio::test]
+async fn a_standby_says_so() {
+    let cluster = Cluster::start("primary", "");
+    let database = cluster.database().await;
+    drop(database.root().await);
+    let standby = Cluster { dir: cluster.dir.with_file_name("standby") };
+    bed::run(bed::as_server("mkdir").arg("-p").arg(&standby.dir));
+    bed::run(
+        bed::as_server(bed::pg_bin("pg_basebackup"))
+            .args([
+                "-h",
+                cluster.dir.to_str().unwrap(),
+                "-U",
+                "postgres",
+                "-R",
+                "-X",
+                "stream",
+                "-D",
+            ])
+            .arg(standby.data()),
+    );
+    standby.configure(&format!("unix_socket_directories = '{}'", standby.dir.display()));
+    standby.up();
+    let root = standby.connect("postgres", &database.name).await;
+    let (code, message) = failure(&root, "SELECT * FROM aggregator_status()").await;
+    assert_eq!(code, "PT503");
+    assert!(message.contains("recovery"), "{message}");
+}
