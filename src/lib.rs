@@ -40,4 +40,5 @@ extension_sql_file!("../sql/routing.sql", name = "routing", requires = ["trigger
 extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["routing"]);
 extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["cost"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["catalogue"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);

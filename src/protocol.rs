@@ -114,6 +114,14 @@ pub struct KeyCheck {
     pub key: SealedKey,
 }
 
+/// A request, and the installation of the extension for which it is meant: one that was dropped
+/// and made anew has another oid, and a worker of the old one must not serve it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Addressed<R> {
+    pub extension: u32,
+    pub request: R,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     Chat(Box<ChatCall>),

@@ -75,6 +75,8 @@ pub enum Job {
     KeyUsed(Uuid),
     /// A catalogue that nobody waits for.
     Catalogue(Box<CatalogueFetch>, Fetched),
+    /// A session came for another installation of the extension.
+    Outdated,
     /// A line for the server log.
     Log(String),
 }

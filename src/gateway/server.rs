@@ -6,7 +6,7 @@ use crate::gateway::http::Clients;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{Job, Ledger};
 use crate::gateway::{Settings, Stats, call, catalogue};
-use crate::protocol::{self, CatalogueFetch, HEADER_LEN, Reply, Request, Status};
+use crate::protocol::{self, Addressed, CatalogueFetch, HEADER_LEN, Reply, Request, Status};
 use std::future::Future;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::Ordering;
@@ -25,6 +25,7 @@ pub struct Shared {
     pub ledger: Ledger,
     memory: Arc<Memory>,
     stats: Arc<Stats>,
+    extension: u32,
     pid: u32,
     started_at: i64,
 }
@@ -76,6 +77,8 @@ enum Command {
 /// What the main thread starts.
 pub struct Gateway {
     pub listener: StdListener,
+    /// Oid of the extension that is served.
+    pub extension: u32,
     pub settings: Settings,
     pub ledger: Ledger,
 }
@@ -101,6 +104,7 @@ impl Gateway {
             keys: Keys::default(),
             ledger: self.ledger,
             stats: stats.clone(),
+            extension: self.extension,
             pid: std::process::id(),
             started_at: call::unix_micros(),
         });
@@ -205,8 +209,13 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         }
         // Before `Accepted`, or the gateway could stop as idle in between.
         let in_flight = shared.stats.enter();
-        let Some(request) = protocol::decode::<Request>(&body) else { return };
+        let Some(Addressed { extension, request }) = protocol::decode(&body) else { return };
         drop(body);
+        if extension != shared.extension {
+            // The session tries again, and meets the worker that comes after this one.
+            shared.ledger.send(Job::Outdated);
+            return;
+        }
         if send(&mut stream, &Reply::Accepted).await.is_err() {
             return;
         }

@@ -1,7 +1,8 @@
 //! The session's connection to the gateway: kept between calls, dropped to cancel one.
 
 use crate::error::Error;
-use crate::protocol::{self, HEADER_LEN, Reply, Request};
+use crate::protocol::{self, Addressed, HEADER_LEN, Reply, Request};
+use crate::session::owner::installed;
 use crate::session::start;
 use crate::session::wait::{self, For};
 use std::cell::Cell;
@@ -10,7 +11,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 /// How often a request is sent again because a worker left before it had accepted it.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 100;
+const PAUSE_MS: i64 = 20;
 
 thread_local! {
     static KEPT: Cell<Option<UnixStream>> = const { Cell::new(None) };
@@ -19,8 +21,12 @@ thread_local! {
 /// Sends a request and waits for its reply. An interrupt unwinds from here and drops the
 /// connection, which is how the gateway learns of it.
 pub fn exchange(request: &Request) -> Result<Reply, Error> {
-    let frame = protocol::encode(request);
-    for _ in 0..ROUNDS {
+    let extension = u32::from(installed()?.oid);
+    let frame = protocol::encode(&Addressed { extension, request });
+    for round in 0..ROUNDS {
+        if round > 1 {
+            wait::sleep(PAUSE_MS);
+        }
         let mut stream = match KEPT.take() {
             Some(stream) => stream,
             None => start::connect()?,
@@ -40,7 +46,7 @@ pub fn exchange(request: &Request) -> Result<Reply, Error> {
     }
     Err(Error::GatewayDown {
         reason: "its worker leaves before it accepts anything".to_owned(),
-        hint: "See the server log.".to_owned(),
+        hint: start::UNCOMMITTED.to_owned(),
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::protocol;
 use crate::session::wait;
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus};
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE_MS: i64 = 5;
+/// The likely reason why a worker does not find what its session sees.
+pub const UNCOMMITTED: &str =
+    "CREATE EXTENSION must be committed before the first call. The server log may say more.";
 
 /// A connection to the gateway, started first if need be. Many sessions that start it at once use
 /// one worker slot: the others wait for its socket.
@@ -24,7 +27,7 @@ pub fn connect() -> Result<UnixStream, Error> {
     let path = protocol::socket_path(database);
     let given_up = Instant::now() + PATIENCE;
     // Held by the session that starts the worker, until it answers or this session gives up.
-    let mut starting: Option<File> = None;
+    let mut starting: Option<(File, Option<DynamicBackgroundWorker>)> = None;
     loop {
         if let Ok(stream) = UnixStream::connect(&path) {
             stream.set_nonblocking(true).map_err(|e| down(&e.to_string()))?;
@@ -34,10 +37,19 @@ pub fn connect() -> Result<UnixStream, Error> {
             && let Some(lock) = try_starter_lock(database)?
         {
             // It may have been started between the attempt above and the lock.
-            if UnixStream::connect(&path).is_err() {
-                start(database)?;
-            }
-            starting = Some(lock);
+            let worker = match UnixStream::connect(&path) {
+                Ok(_) => None,
+                Err(_) => Some(start(database)?),
+            };
+            starting = Some((lock, worker));
+        } else if let Some((_, Some(worker))) = &starting
+            && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
+            && UnixStream::connect(&path).is_err()
+        {
+            return Err(Error::GatewayDown {
+                reason: "its worker left at once".to_owned(),
+                hint: UNCOMMITTED.to_owned(),
+            });
         }
         if Instant::now() > given_up {
             return Err(down("it was started, but does not answer"));
@@ -60,7 +72,7 @@ fn try_starter_lock(database: u32) -> Result<Option<File>, Error> {
     }
 }
 
-fn start(database: u32) -> Result<(), Error> {
+fn start(database: u32) -> Result<DynamicBackgroundWorker, Error> {
     // SAFETY: MyProcPid is this process's id.
     let pid = unsafe { pg_sys::MyProcPid };
     let worker = BackgroundWorkerBuilder::new("aggregator worker")
@@ -71,17 +83,14 @@ fn start(database: u32) -> Result<(), Error> {
         .set_argument(Some(pg_sys::Datum::from(database)))
         .set_notify_pid(pid)
         .load_dynamic();
-    let Ok(worker) = worker else {
-        return Err(Error::GatewayDown {
-            reason: "no background worker slot is free".to_owned(),
-            hint: "Raise max_worker_processes and restart the server.".to_owned(),
-        });
-    };
+    let worker = worker.map_err(|_| Error::GatewayDown {
+        reason: "no background worker slot is free".to_owned(),
+        hint: "Raise max_worker_processes and restart the server.".to_owned(),
+    })?;
     match worker.wait_for_startup() {
-        Ok(_) => Ok(()),
         Err(BackgroundWorkerStatus::PostmasterDied) => Err(down("the server is going down")),
-        // It stopped at once; another session's worker may hold the database, so look again.
-        Err(_) => Ok(()),
+        // Even if it stopped at once: that is seen, and said, when it does not answer.
+        _ => Ok(worker),
     }
 }
 

@@ -98,6 +98,16 @@ impl Desk {
         self.stuck.is_empty() && self.open.is_empty()
     }
 
+    /// Oid of the extension that is served.
+    pub fn extension(&self) -> u32 {
+        self.installed.oid.into()
+    }
+
+    /// Whether it is known that the extension has been dropped.
+    pub fn has_left(&self) -> bool {
+        self.has_left
+    }
+
     /// Whether the extension is still the one, of the version, that this worker was started for.
     pub fn is_current(&mut self) -> bool {
         let version = process::transaction(|installed| {
@@ -138,6 +148,10 @@ impl Desk {
                     }
                     Job::Catalogue(fetch, fetched) => {
                         self.store(&fetch, &fetched);
+                        inbox.wake.done();
+                    }
+                    Job::Outdated => {
+                        self.has_left = true;
                         inbox.wake.done();
                     }
                     Job::Log(line) => {

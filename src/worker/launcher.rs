@@ -9,8 +9,8 @@ use pgrx::bgworkers::{
 };
 use pgrx::prelude::*;
 use std::collections::HashMap;
-use std::ffi::CString;
-use std::time::Duration;
+use std::ffi::CStr;
+use std::time::{Duration, Instant};
 
 /// Between looks at the workers. One whose database lacks the extension leaves at once, and is
 /// tried again this much later.
@@ -44,7 +44,12 @@ pub extern "C-unwind" fn aggregator_launcher_main(_argument: pg_sys::Datum) {
                 workers.insert(database, worker);
             }
         }
-        process::wait(None, PAUSE);
+        // A worker that ends wakes the launcher; it is not started again before the pause is over,
+        // or a database would be looked for that is just being dropped.
+        let next = Instant::now() + PAUSE;
+        while !BackgroundWorker::sigterm_received() && Instant::now() < next {
+            process::wait(None, next.saturating_duration_since(Instant::now()));
+        }
         if BackgroundWorker::sigterm_received() {
             return;
         }
@@ -57,14 +62,32 @@ pub extern "C-unwind" fn aggregator_launcher_main(_argument: pg_sys::Datum) {
 
 /// The oids of those that exist: a database that was dropped is not started again.
 fn existing(names: Vec<String>) -> Vec<u32> {
-    let find = |name: String| {
-        let name = CString::new(name).ok()?;
-        // SAFETY: a look-up in a shared catalog, inside a transaction; missing_ok.
-        let oid = unsafe { pg_sys::get_database_oid(name.as_ptr(), true) };
-        (oid != pg_sys::InvalidOid).then(|| u32::from(oid))
-    };
     BackgroundWorker::transaction(std::panic::AssertUnwindSafe(|| {
-        names.into_iter().filter_map(find).collect()
+        let mut found = Vec::new();
+        // SAFETY: a scan of a shared catalog inside a transaction. Without its index, which a
+        // process that is connected to no database may not be able to open. The tuple is read
+        // before the scan moves on; a name is NUL-terminated.
+        unsafe {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let table = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
+            let null = std::ptr::null_mut();
+            let scan =
+                pg_sys::systable_beginscan(table, pg_sys::InvalidOid, false, null, 0, null.cast());
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+                let name = CStr::from_ptr((*row).datname.data.as_ptr()).to_string_lossy();
+                if names.iter().any(|wanted| *wanted == name) {
+                    found.push(u32::from((*row).oid));
+                }
+            }
+            pg_sys::systable_endscan(scan);
+            pg_sys::table_close(table, lock);
+        }
+        found
     }))
 }
 

@@ -80,7 +80,8 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
     let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
     let mut desk = Desk::open(installed)?;
     let listener = UnixListener::bind(&path).map_err(said)?;
-    let gateway = Gateway { listener, settings: settings::for_gateway(), ledger };
+    let extension = desk.extension();
+    let gateway = Gateway { listener, extension, settings: settings::for_gateway(), ledger };
     let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;
     let served = serve(&mut desk, &gateway, &inbox, &wake, stays);
     // First no new session finds the socket, then those that are there are let go.
@@ -116,6 +117,9 @@ fn serve(
         }
         if desk.work(inbox) {
             busy_at = Instant::now();
+        }
+        if desk.has_left() {
+            return Ok(());
         }
         let (in_flight, now_served) = gateway.counts();
         if in_flight > 0 || now_served != served {

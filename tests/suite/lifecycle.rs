@@ -234,6 +234,8 @@ async fn a_standby_says_so() {
                 cluster.dir.to_str().unwrap(),
                 "-U",
                 "postgres",
+                "-c",
+                "fast",
                 "-R",
                 "-X",
                 "stream",

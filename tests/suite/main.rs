@@ -2,7 +2,13 @@
 
 mod bad_input;
 mod bed;
+mod catalogue;
 mod chat;
+mod cost;
+mod dump;
+mod guard;
 mod lifecycle;
 mod rls;
+mod schema;
+mod secrets;
 mod upstream;

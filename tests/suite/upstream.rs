@@ -9,7 +9,6 @@ use tokio::net::{TcpListener, TcpStream};
 /// A request that arrived.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    pub method: String,
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
@@ -215,7 +214,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
     let head = String::from_utf8(head).ok()?;
     let mut lines = head.lines();
     let mut first = lines.next()?.split(' ');
-    let (method, path) = (first.next()?.to_owned(), first.next()?.to_owned());
+    let path = first.nth(1)?.to_owned();
     let headers: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -227,5 +226,5 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
         .unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Seen { method, path, headers, body: String::from_utf8(body).ok()?, aborted: None })
+    Some(Seen { path, headers, body: String::from_utf8(body).ok()?, aborted: None })
 }

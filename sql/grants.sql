@@ -1,0 +1,58 @@
+-- The grants of a kind of role. Runs as the owner; aggregator_grant() in front of it decides who
+-- may ask.
+CREATE FUNCTION aggregator_apply_grants(p_role regrole, p_kind text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_function text;
+BEGIN
+    IF p_kind NOT IN ('user', 'admin') OR p_kind IS NULL THEN
+        RAISE EXCEPTION 'kind must be ''user'' or ''admin''' USING ERRCODE = 'PT400';
+    END IF;
+    EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.user_api_providers,
+        @extschema@.aggregator_models, @extschema@.aggregator_usage_logs TO %s', p_role);
+    EXECUTE format('GRANT UPDATE (is_active, priority, settings)
+        ON @extschema@.user_api_providers TO %s', p_role);
+    FOREACH v_function IN ARRAY ARRAY[
+        'get_user_available_models(text)',
+        'get_model_provider_config(text, text)',
+        'save_provider_key(text, text, text, boolean)',
+        'validate_provider_key(text, text)',
+        'remove_provider_key(text, text)',
+        'chat_complete(text, jsonb, jsonb, text, text)',
+        'chat(text, text, jsonb)',
+        'chat_completions(jsonb)',
+        'calculate_cost(text, jsonb, text)',
+        'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
+        -- What the functions above call under the caller's rights.
+        'aggregator_acting_user(text)',
+        'aggregator_spendable_providers(text)',
+        'aggregator_provider_id(text)',
+        'aggregator_price_rank(jsonb)',
+        'aggregator_usage(jsonb)',
+        'aggregator_prices_at(jsonb, bigint, timestamptz)',
+        'aggregator_cost(jsonb, jsonb, timestamptz)',
+        'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz)'
+    ] LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
+    END LOOP;
+    IF p_kind = 'user' THEN
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_admin TO %s', p_role);
+    EXECUTE format('GRANT INSERT, UPDATE, DELETE
+        ON @extschema@.api_providers, @extschema@.aggregator_models TO %s', p_role);
+    FOREACH v_function IN ARRAY ARRAY[
+        'aggregator_grant(regrole, text)',
+        'aggregator_status()',
+        'aggregator_check_provider_urls(text, text, text)',
+        'save_platform_key(text, text)',
+        'remove_platform_key(text)',
+        'sync_models(text)',
+        'forget_user(text)'
+    ] LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,233 @@
+//! Model catalogues: syncing, and what users see of them.
+
+use crate::bed::{self, eventually, failure, rows, value};
+use crate::chat::HELLO;
+use crate::upstream::{Answer, Upstream};
+use std::sync::{Arc, Mutex};
+use tokio_postgres::Client;
+
+const OPENROUTER: &str = r#"{"data":[
+    {"id":"openai/gpt-4o","name":"GPT-4o","context_length":128000,
+     "architecture":{"input_modalities":["text","image"],"output_modalities":["text"]},
+     "pricing":{"prompt":"0.0000025","completion":"0.00001","input_cache_read":"0.00000125"},
+     "top_provider":{"max_completion_tokens":16384},"supported_parameters":["tools"]},
+    {"id":"x/y:free","name":"Free","context_length":null,"architecture":{"input_modalities":["text"],"output_modalities":["text"]},
+     "pricing":{"prompt":"0","completion":"0"},"supported_parameters":[]},
+    {"id":"openrouter/auto","name":"Auto","context_length":2000000,"architecture":{"input_modalities":["text"],"output_modalities":["text"]},
+     "pricing":{"prompt":"-1","completion":"-1"},"supported_parameters":[]}]}"#;
+
+async fn provider(root: &Client, name: &str, upstream: &Upstream) {
+    root.batch_execute(&format!(
+        "INSERT INTO api_providers (name, display_name, provider_type, api_standard, base_url)
+         VALUES ('{name}', '{name}', 'aggregator', 'openai', '{}')",
+        upstream.base_url()
+    ))
+    .await
+    .unwrap();
+}
+
+/// An upstream whose answer can be changed.
+async fn changing(body: &str) -> (Upstream, Arc<Mutex<String>>) {
+    let body = Arc::new(Mutex::new(body.to_owned()));
+    let shown = body.clone();
+    (Upstream::raw(move |_| Answer::json(200, shown.lock().unwrap().clone())).await, body)
+}
+
+const SYNC: &str =
+    "SELECT total, added, updated, removed, unchanged, error FROM sync_models('list')";
+
+#[tokio::test]
+async fn a_sync_stores_what_changed_and_nothing_else() {
+    let (upstream, body) = changing(OPENROUTER).await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "list", &upstream).await;
+    assert_eq!(rows(&root, SYNC).await, ["3|3|0|0|0|∅"]);
+    assert_eq!(
+        rows(&root, "SELECT model_id, model_name, model_type, context_window, max_output_tokens, pricing, capabilities ->> 'vision' FROM aggregator_models ORDER BY 1").await,
+        [
+            r#"openai/gpt-4o|gpt-4o|chat|128000|16384|{"input": 2.5, "output": 10, "cache_read": 1.25}|true"#,
+            "openrouter/auto|auto|chat|2000000|∅|{}|false",
+            r#"x/y:free|y:free|chat|∅|∅|{"input": 0, "output": 0}|false"#,
+        ]
+    );
+    // Nothing changed: no tuple is written, nor locked.
+    const TUPLES: &str = "SELECT string_agg(ctid || ' ' || xmin || ' ' || xmax, ',' ORDER BY id) FROM aggregator_models";
+    const PROVIDER: &str = "SELECT ctid, xmin, xmax FROM api_providers WHERE name = 'list'";
+    let before = (rows(&root, TUPLES).await, rows(&root, PROVIDER).await);
+    assert_eq!(rows(&root, SYNC).await, ["3|0|0|0|3|∅"]);
+    assert_eq!((rows(&root, TUPLES).await, rows(&root, PROVIDER).await), before);
+    // A price changes, a model vanishes and one comes.
+    let changed = OPENROUTER.replace("0.0000025", "0.000003").replace("x/y:free", "x/z:free");
+    *body.lock().unwrap() = changed;
+    assert_eq!(rows(&root, SYNC).await, ["3|1|1|1|1|∅"]);
+    assert_eq!(rows(&root, "SELECT model_id, is_available FROM aggregator_models WHERE model_id LIKE 'x/%' ORDER BY 1").await, ["x/y:free|f", "x/z:free|t"]);
+    // It comes back, as the row that it was.
+    *body.lock().unwrap() = OPENROUTER.to_owned();
+    assert_eq!(rows(&root, SYNC).await, ["3|0|2|1|1|∅"]);
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_models").await.unwrap(), "4");
+    // A list that is empty or no list changes nothing.
+    for bad in [r#"{"data":[]}"#, "<html>", "{}"] {
+        *body.lock().unwrap() = bad.to_owned();
+        let row = rows(&root, SYNC).await;
+        assert!(row[0].starts_with("∅|∅|∅|∅|∅|provider 'list' answered 200 with"), "{row:?}");
+    }
+    assert_eq!(
+        value(&root, "SELECT count(*) FROM aggregator_models WHERE is_available").await.unwrap(),
+        "3"
+    );
+}
+
+#[tokio::test]
+async fn one_provider_that_fails_is_a_row() {
+    let (good, _) = changing(OPENROUTER).await;
+    let bad = Upstream::raw(|_| Answer::json(500, "")).await;
+    let locked = Upstream::raw(|_| Answer::json(401, "")).await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    root.batch_execute("UPDATE api_providers SET is_active = false").await.unwrap();
+    for (name, upstream) in [("bad", &bad), ("good", &good), ("locked", &locked)] {
+        provider(&root, name, upstream).await;
+    }
+    let all =
+        rows(&root, "SELECT provider_name, total, error, duration_ms >= 0 FROM sync_models()")
+            .await;
+    assert!(all[0].starts_with("bad|∅|provider 'bad' answered 500"), "{all:?}");
+    assert_eq!(all[1], "good|3|∅|t");
+    assert!(all[2].starts_with("locked|∅|no active key for provider 'locked'"), "{all:?}");
+}
+
+#[tokio::test]
+async fn bare_lists_are_inferred_and_leave_corrections_alone() {
+    let upstream = Upstream::raw(|_| {
+        Answer::json(
+            200,
+            r#"{"object":"list","data":[{"id":"gpt-4o"},{"id":"text-embedding-3-small"}]}"#,
+        )
+    })
+    .await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "list", &upstream).await;
+    assert_eq!(rows(&root, SYNC).await, ["2|2|0|0|0|∅"]);
+    assert_eq!(rows(&root, "SELECT model_type, capabilities ->> 'vision', pricing, context_window FROM aggregator_models ORDER BY model_id").await, ["chat|true|{}|∅", "embedding|false|{}|∅"]);
+    root.batch_execute("UPDATE aggregator_models SET pricing = '{\"input\": 1, \"output\": 2}', context_window = 5, capabilities = '{\"vision\": false}'").await.unwrap();
+    assert_eq!(rows(&root, SYNC).await, ["2|0|0|0|2|∅"]);
+    assert_eq!(
+        value(&root, "SELECT pricing FROM aggregator_models LIMIT 1").await.unwrap(),
+        r#"{"input": 1, "output": 2}"#
+    );
+}
+
+#[tokio::test]
+async fn keys_are_used_for_catalogues_only_where_needed() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "list", &upstream).await;
+    let user = database.rest("authenticated", Some("u-1")).await;
+    // The first key of a provider that was never synced brings the models by itself.
+    value(&user, "SELECT save_provider_key('list', 'sk-good-catalogue')").await.unwrap();
+    eventually(&root, "SELECT count(*) FROM aggregator_models", "2").await;
+    assert_eq!(
+        rows(&user, "SELECT model_id FROM get_user_available_models()").await,
+        ["m", "v/plain"]
+    );
+    assert_eq!(rows(&root, SYNC).await, ["2|0|0|0|2|∅"]);
+    let tried: Vec<_> = upstream
+        .seen()
+        .iter()
+        .rev()
+        .take(2)
+        .map(|s| s.header("authorization").map(str::to_owned))
+        .collect();
+    assert_eq!(tried, [Some("Bearer sk-good-catalogue".to_owned()), None]);
+    value(&root, "SELECT save_platform_key('list', 'sk-good-platform')").await.unwrap();
+    assert_eq!(rows(&root, SYNC).await, ["2|0|0|0|2|∅"]);
+    assert_eq!(
+        upstream.seen().last().unwrap().header("authorization"),
+        Some("Bearer sk-good-platform")
+    );
+}
+
+#[tokio::test]
+async fn models_can_be_named_in_three_ways() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "dear", &upstream).await;
+    provider(&root, "cheap", &upstream).await;
+    // Synced before, so that saving a key does not ask for a sync.
+    root.batch_execute(
+        "UPDATE api_providers SET last_synced_at = now();
+         INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
+         SELECT p.id, m.id, m.name, m.id, CASE p.name WHEN 'dear' THEN '{\"input\": 5, \"output\": 5}' ELSE '{\"input\": 1, \"output\": 1}' END::jsonb
+         FROM api_providers p, (VALUES ('v/gpt', 'gpt'), ('x/y:free', 'y:free')) m (id, name) WHERE p.name IN ('dear', 'cheap');
+         SELECT save_provider_key('dear', 'sk-good-1', p_validate => false), save_provider_key('cheap', 'sk-good-2', p_validate => false)",
+    )
+    .await
+    .unwrap();
+    let root = &root;
+    let route = |model: &'static str| async move {
+        rows(
+            root,
+            &format!("SELECT provider_name, model_id FROM get_model_provider_config('{model}')"),
+        )
+        .await
+    };
+    // The cheaper one first.
+    assert_eq!(route("gpt").await, ["cheap|v/gpt"]);
+    assert_eq!(route("v/gpt").await, ["cheap|v/gpt"]);
+    assert_eq!(route("dear:v/gpt").await, ["dear|v/gpt"]);
+    assert_eq!(route("dear:gpt").await, ["dear|v/gpt"]);
+    assert_eq!(route("x/y:free").await, ["cheap|x/y:free"]);
+    assert_eq!(route("dear:unheard/of").await, ["dear|unheard/of"]);
+    assert_eq!(route("unheard/of").await.len(), 0);
+    // Priority before price, one's own key before the platform's.
+    root.batch_execute("UPDATE user_api_providers SET priority = 1 WHERE provider_id = (SELECT id FROM api_providers WHERE name = 'dear')").await.unwrap();
+    assert_eq!(route("gpt").await, ["dear|v/gpt"]);
+    root.batch_execute(
+        "SELECT remove_provider_key('dear'), save_platform_key('dear', 'sk-good-3')",
+    )
+    .await
+    .unwrap();
+    assert_eq!(route("gpt").await, ["cheap|v/gpt"]);
+    // An id names a provider as well as its name; an unknown model is sent, unpriced.
+    let id = value(root, "SELECT id FROM api_providers WHERE name = 'dear'").await.unwrap();
+    value(root, &format!("SELECT chat_complete('brand/new', '{HELLO}', provider => '{id}')"))
+        .await
+        .unwrap();
+    assert_eq!(upstream.chats().last().unwrap().json()["model"], "brand/new");
+    assert_eq!(
+        rows(root, "SELECT cost_estimate, cost_source FROM aggregator_usage_logs").await,
+        ["∅|unpriced"]
+    );
+    // A model that vanished is not routed to by name alone.
+    root.batch_execute(
+        "UPDATE aggregator_models SET is_available = false WHERE model_name = 'gpt'",
+    )
+    .await
+    .unwrap();
+    assert_eq!(failure(root, &format!("SELECT chat_complete('gpt', '{HELLO}')")).await.0, "PT404");
+    assert_eq!(route("cheap:gpt").await, ["cheap|v/gpt"]);
+}
+
+#[tokio::test]
+async fn provider_rows_are_checked() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    for (url, models) in [
+        ("ftp://a.example", "NULL"),
+        ("https://u:p@a.example/v1", "NULL"),
+        ("not a url", "NULL"),
+        ("https://a.example/v1?key=1", "NULL"),
+        ("https://a.example/v1", "'https://b.example/models'"),
+        ("https://a.example/v1", "'http://a.example/models'"),
+    ] {
+        let sql = format!(
+            "INSERT INTO api_providers (name, display_name, provider_type, base_url, models_url) VALUES ('x', 'x', 'direct', '{url}', {models})"
+        );
+        assert_eq!(failure(&root, &sql).await.0, "PT400", "{url}");
+    }
+    assert_eq!(value(&root, "SELECT count(*) FROM api_providers").await.unwrap(), "10");
+}

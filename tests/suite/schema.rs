@@ -1,0 +1,143 @@
+//! The extension as an object: complete, documented, and gone without a trace.
+
+use crate::bed::{self, failure, rows, shared, value};
+use std::sync::{Arc, Mutex};
+use tokio_postgres::{AsyncMessage, NoTls};
+
+const OBJECTS: &str = "
+    SELECT 'class ' || oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace UNION ALL
+    SELECT 'proc ' || oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace UNION ALL
+    SELECT 'type ' || oid::regtype FROM pg_type WHERE typnamespace = 'public'::regnamespace UNION ALL
+    SELECT 'event trigger ' || evtname FROM pg_event_trigger UNION ALL
+    SELECT 'policy ' || polname FROM pg_policy UNION ALL
+    SELECT 'setting ' || setdatabase FROM pg_db_role_setting UNION ALL
+    SELECT 'namespace ' || nspname || coalesce(nspacl::text, '') FROM pg_namespace WHERE nspname !~ '^pg_(temp|toast)' ORDER BY 1";
+
+#[tokio::test]
+async fn dropping_the_extension_leaves_nothing() {
+    let database = shared().await.empty_database().await;
+    let root = database.root().await;
+    let before = rows(&root, OBJECTS).await;
+    root.batch_execute("CREATE EXTENSION aggregator; SELECT aggregator_grant('alice', 'admin')")
+        .await
+        .unwrap();
+    value(&root, "SELECT version FROM aggregator_status()").await.unwrap();
+    assert!(rows(&root, OBJECTS).await.len() > before.len() + 50);
+    root.batch_execute("DROP EXTENSION aggregator").await.unwrap();
+    assert_eq!(rows(&root, OBJECTS).await, before);
+}
+
+#[tokio::test]
+async fn postgrest_is_told_of_every_change() {
+    let database = shared().await.empty_database().await;
+    let (client, mut connection) = tokio_postgres::Config::new()
+        .host_path(&database.cluster.dir)
+        .user("postgres")
+        .dbname(&database.name)
+        .connect(NoTls)
+        .await
+        .unwrap();
+    let heard = Arc::new(Mutex::new(vec![]));
+    let hearing = heard.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(n) = message {
+                hearing.lock().unwrap().push(format!("{} {}", n.channel(), n.payload()));
+            }
+        }
+    });
+    client.batch_execute("LISTEN pgrst; CREATE EXTENSION aggregator").await.unwrap();
+    client.batch_execute("SELECT 1").await.unwrap();
+    assert_eq!(heard.lock().unwrap().len(), 1);
+    client.batch_execute("ALTER EXTENSION aggregator UPDATE").await.unwrap();
+    client.batch_execute("SELECT 1").await.unwrap();
+    assert_eq!(heard.lock().unwrap().len(), 2);
+    client.batch_execute("DROP EXTENSION aggregator").await.unwrap();
+    client.batch_execute("SELECT 1").await.unwrap();
+    assert_eq!(*heard.lock().unwrap(), ["pgrst reload schema"; 3]);
+}
+
+#[tokio::test]
+async fn every_object_has_a_comment_and_no_function_a_mutable_search_path() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    let bare = rows(
+        &root,
+        "WITH members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator'))
+         SELECT 'table ' || objid::regclass FROM members WHERE classid = 'pg_class'::regclass AND obj_description(objid, 'pg_class') IS NULL
+           AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('r', 'p')
+         UNION ALL SELECT 'column ' || objid::regclass || '.' || attname FROM members JOIN pg_attribute ON attrelid = objid
+           WHERE classid = 'pg_class'::regclass AND attnum > 0 AND NOT attisdropped AND col_description(objid, attnum) IS NULL
+           AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('r', 'p') AND NOT (SELECT relispartition FROM pg_class WHERE oid = objid)
+         UNION ALL SELECT 'function ' || objid::regprocedure FROM members WHERE classid = 'pg_proc'::regclass AND obj_description(objid, 'pg_proc') IS NULL",
+    )
+    .await;
+    assert_eq!(bare, Vec::<String>::new());
+    let mutable = rows(
+        &root,
+        "SELECT p.oid::regprocedure FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid JOIN pg_language l ON l.oid = p.prolang
+         WHERE d.deptype = 'e' AND d.classid = 'pg_proc'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
+           AND l.lanname <> 'c' AND NOT coalesce(p.proconfig::text LIKE '%search_path%', false)",
+    )
+    .await;
+    assert_eq!(mutable, Vec::<String>::new());
+    assert_eq!(value(&root, "SELECT count(*) FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid WHERE d.deptype = 'e' AND p.prosecdef AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn it_lives_in_the_schema_of_ones_choice() {
+    let database = shared().await.empty_database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "CREATE SCHEMA \"Odd schema\"; CREATE EXTENSION aggregator SCHEMA \"Odd schema\"",
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        rows(&root, "SELECT * FROM \"Odd schema\".get_user_available_models('test-user-id')")
+            .await
+            .len(),
+        0
+    );
+    assert_eq!(
+        rows(
+            &root,
+            "SELECT * FROM \"Odd schema\".get_model_provider_config('gpt-4', 'test-user-id')"
+        )
+        .await
+        .len(),
+        0
+    );
+    assert_eq!(value(&root, "SELECT \"Odd schema\".calculate_cost('gpt-4', '{}')").await, None);
+    assert!(root.batch_execute("ALTER EXTENSION aggregator SET SCHEMA public").await.is_err());
+    assert_eq!(
+        value(&root, "SELECT version FROM \"Odd schema\".aggregator_status()").await.unwrap(),
+        env!("CARGO_PKG_VERSION")
+    );
+}
+
+#[tokio::test]
+async fn other_encodings_are_refused() {
+    let database = shared().await.empty_database().await;
+    let root = database.root().await;
+    let name = format!("{}latin", database.name);
+    root.batch_execute(&format!(
+        "CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    ))
+    .await
+    .unwrap();
+    let latin = database.cluster.connect("postgres", &name).await;
+    let (code, message) = failure(&latin, "CREATE EXTENSION aggregator").await;
+    assert_eq!(code, "0A000", "{message}");
+}
+
+#[tokio::test]
+async fn a_call_before_the_extension_is_committed_says_so() {
+    let database = shared().await.empty_database().await;
+    let root = database.root().await;
+    root.batch_execute("BEGIN; CREATE EXTENSION aggregator").await.unwrap();
+    let (code, message) = failure(&root, "SELECT * FROM aggregator_status()").await;
+    assert_eq!(code, "PT503");
+    assert!(message.contains("committed"), "{message}");
+    root.batch_execute("ROLLBACK").await.unwrap();
+}
