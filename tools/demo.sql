@@ -1,0 +1,59 @@
+-- What `make demo` runs: each step is shown before its result.
+\getenv provider DEMO_PROVIDER
+\getenv key DEMO_KEY
+\getenv model DEMO_MODEL
+\getenv url DEMO_URL
+\pset null '(unknown)'
+\pset pager off
+\pset footer off
+
+SELECT (:'url' <> '') AS is_local
+\gset
+
+\echo '\n-- 1. The extension.'
+\set ECHO queries
+CREATE EXTENSION aggregator;
+
+\if :is_local
+\echo '\n-- 2. A provider is a row. This one runs on this machine; OpenRouter and others are there already.'
+INSERT INTO api_providers (name, display_name, provider_type, api_standard, base_url)
+VALUES (:'provider', 'SmolLM2 on this machine', 'direct', 'openai', :'url');
+\endif
+
+\echo '\n-- 3. A key of one''s own: checked with the provider, sealed, never shown again.'
+\set ECHO none
+\echo 'SELECT save_provider_key(''':provider''', ''sk-...'');'
+SELECT save_provider_key(:'provider', :'key');
+\set ECHO queries
+SELECT user_id, key_hint, last_validated_at IS NOT NULL AS validated, octet_length(api_key_encrypted) AS sealed_bytes
+FROM user_api_providers;
+
+\echo '\n-- 4. The catalogue of models.'
+SELECT * FROM sync_models(:'provider');
+
+\if :is_local
+\echo '\n-- A list without prices leaves them unknown; this machine''s power has a price too.'
+UPDATE aggregator_models SET pricing = '{"input": 0.01, "cache_read": 0.001, "output": 0.04}' WHERE model_id = :'model';
+\endif
+
+\echo '\n-- 5. What this user can call.'
+SELECT provider_name, model_id, model_type, context_window, pricing
+FROM get_user_available_models()
+ORDER BY model_id = :'model' DESC, model_id
+LIMIT 5;
+
+\echo '\n-- 6. A chat.'
+SELECT chat('What is the capital of France? Answer in one sentence.', :'model', '{"temperature": 0, "max_tokens": 40}') AS answer;
+
+\echo '\n-- 7. The same with everything around it, inside a transaction that is rolled back.'
+BEGIN;
+SELECT jsonb_pretty(chat_complete(:'model', '[{"role": "user", "content": "Say hello."}]', '{"temperature": 0, "max_tokens": 20}') -> 'aggregator') AS aggregator;
+ROLLBACK;
+
+\echo '\n-- 8. The ledger has both.'
+SELECT created_at::time(0), model_id, status, prompt_tokens, completion_tokens, cost_estimate AS cost_usd, cost_source, latency_ms
+FROM aggregator_usage_logs
+ORDER BY created_at;
+
+\echo '\n-- 9. The cost report.'
+SELECT * FROM calculate_provider_costs(aggregator_user_id());
