@@ -1,36 +1,52 @@
 -- The price rules, in numeric from end to end. This is their only implementation: the ledger
 -- settles with aggregator_settled_cost, and calculate_cost asks the same functions.
 
+-- Whether a price list is one: every price a number that is not negative, every tier likewise. The
+-- table checks it at the door, so that pricing a call need not.
+CREATE FUNCTION aggregator_is_pricing(p_pricing jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN jsonb_typeof(p_pricing) = 'object'
+        AND NOT EXISTS (
+            SELECT FROM jsonb_each(p_pricing - ARRAY['tiers', 'utc_start', 'utc_end']) AS price
+            WHERE CASE WHEN jsonb_typeof(price.value) = 'number' THEN price.value::numeric < 0 ELSE true END
+        )
+        AND (p_pricing -> 'utc_start' IS NULL OR p_pricing ->> 'utc_start' ~ '^[0-9]{1,4}$')
+        AND (p_pricing -> 'utc_end' IS NULL OR p_pricing ->> 'utc_end' ~ '^[0-9]{1,4}$')
+        AND CASE
+            WHEN NOT p_pricing ? 'tiers' THEN true
+            WHEN jsonb_typeof(p_pricing -> 'tiers') <> 'array' THEN false
+            ELSE NOT EXISTS (
+                SELECT FROM jsonb_array_elements(p_pricing -> 'tiers') AS tier
+                WHERE tier ? 'tiers' OR NOT @extschema@.aggregator_is_pricing(tier)
+            )
+        END;
+END
+$$;
+
+ALTER TABLE aggregator_models ADD CONSTRAINT pricing CHECK (aggregator_is_pricing(pricing));
+
 -- The prices that hold for a prompt of this size at this moment: the list, overlaid by every tier
 -- whose conditions all match, a later tier over an earlier one (OpenRouter's pricing.overrides).
--- A long-context tier reprices the whole request, once the prompt is strictly larger. What is not a
--- price (a text, a negative number) is left out, and so unknown.
+-- A long-context tier reprices the whole request, once the prompt is strictly larger.
 CREATE FUNCTION aggregator_prices_at(p_pricing jsonb, p_prompt_tokens bigint, p_at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_prices jsonb   := p_pricing - 'tiers';
-    v_tiers  jsonb   := coalesce(p_pricing -> 'tiers', '[]');
     v_clock  integer := to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer;
     v_tier   jsonb;
     v_start  integer;
     v_end    integer;
 BEGIN
-    IF jsonb_typeof(v_tiers) <> 'array' THEN
-        v_tiers := '[]';
-    END IF;
-    FOR v_tier IN SELECT value FROM jsonb_array_elements(v_tiers) LOOP
-        CONTINUE WHEN jsonb_typeof(v_tier) <> 'object';
-        IF v_tier ? 'min_prompt_tokens' THEN
-            CONTINUE WHEN jsonb_typeof(v_tier -> 'min_prompt_tokens') <> 'number'
-                OR p_prompt_tokens <= (v_tier ->> 'min_prompt_tokens')::numeric;
-        END IF;
+    FOR v_tier IN SELECT value FROM jsonb_array_elements(coalesce(p_pricing -> 'tiers', '[]')) LOOP
+        CONTINUE WHEN p_prompt_tokens <= (v_tier ->> 'min_prompt_tokens')::numeric;
         IF v_tier ? 'utc_start' OR v_tier ? 'utc_end' THEN
-            CONTINUE WHEN coalesce(v_tier ->> 'utc_start', '') !~ '^[0-9]{1,4}$'
-                OR coalesce(v_tier ->> 'utc_end', '') !~ '^[0-9]{1,4}$';
-            v_start := v_tier ->> 'utc_start';
-            v_end := v_tier ->> 'utc_end';
+            v_start := coalesce(v_tier ->> 'utc_start', '0');
+            v_end := coalesce(v_tier ->> 'utc_end', '2400');
             -- Half-open, and it may wrap midnight.
             CONTINUE WHEN NOT CASE
                 WHEN v_start <= v_end THEN v_clock >= v_start AND v_clock < v_end
@@ -39,11 +55,7 @@ BEGIN
         END IF;
         v_prices := v_prices || (v_tier - ARRAY['min_prompt_tokens', 'utc_start', 'utc_end']);
     END LOOP;
-    RETURN (
-        SELECT coalesce(jsonb_object_agg(price.key, price.value), '{}')
-        FROM jsonb_each(v_prices) AS price
-        WHERE CASE WHEN jsonb_typeof(price.value) = 'number' THEN price.value::numeric >= 0 END
-    );
+    RETURN v_prices;
 END
 $$;
 
@@ -60,41 +72,42 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_prompt bigint := (p_parts ->> 'input')::bigint + (p_parts ->> 'cache_read')::bigint
-        + (p_parts ->> 'cache_write')::bigint + (p_parts ->> 'cache_write_1h')::bigint
-        + (p_parts ->> 'audio_input')::bigint;
-    v_prices jsonb  := @extschema@.aggregator_prices_at(p_pricing, v_prompt, p_at);
-    v_input  numeric := (v_prices ->> 'input')::numeric;
-    v_output numeric := (v_prices ->> 'output')::numeric;
-    v_write  numeric := (v_prices ->> 'cache_write')::numeric;
+    v_prices   jsonb := p_pricing;
+    v_part     text;
+    v_fallback text;
+    v_tokens   numeric;
+    v_price    numeric;
 BEGIN
     is_complete := false;
-    IF v_input IS NULL AND v_output IS NULL
-       AND (v_prices ->> 'request')::numeric IS NULL THEN
+    IF v_prices ? 'tiers' THEN
+        v_prices := @extschema@.aggregator_prices_at(
+            p_pricing,
+            (p_parts ->> 'input')::bigint + (p_parts ->> 'cache_read')::bigint + (p_parts ->> 'cache_write')::bigint
+                + (p_parts ->> 'cache_write_1h')::bigint + (p_parts ->> 'audio_input')::bigint,
+            p_at);
+    END IF;
+    IF NOT v_prices ?| ARRAY['input', 'output', 'request'] THEN
         RETURN;
     END IF;
-    SELECT CASE
-            WHEN bool_and(part.price IS NOT NULL OR part.fallback IS NOT NULL) THEN
-                sum(part.tokens * coalesce(part.price, part.fallback)) / 1000000
-            WHEN count(*) = 0 THEN 0
-        END,
-        coalesce(bool_and(part.price IS NOT NULL), true)
-    INTO cost, is_complete
-    FROM (VALUES
-        ((p_parts ->> 'input')::numeric, v_input, NULL::numeric),
-        ((p_parts ->> 'cache_read')::numeric, (v_prices ->> 'cache_read')::numeric, v_input),
-        ((p_parts ->> 'cache_write')::numeric, v_write, v_input),
-        ((p_parts ->> 'cache_write_1h')::numeric, (v_prices ->> 'cache_write_1h')::numeric,
-            coalesce(v_write, v_input)),
-        ((p_parts ->> 'audio_input')::numeric, (v_prices ->> 'audio_input')::numeric, v_input),
-        ((p_parts ->> 'output')::numeric, v_output, NULL),
-        -- Reasoning is billed as output unless it has a price of its own.
-        ((p_parts ->> 'reasoning')::numeric,
-            coalesce((v_prices ->> 'reasoning')::numeric, v_output), NULL),
-        ((p_parts ->> 'audio_output')::numeric, (v_prices ->> 'audio_output')::numeric, v_output)
-    ) AS part (tokens, price, fallback)
-    WHERE part.tokens > 0;
-    cost := trim_scale(cost) + coalesce((v_prices ->> 'request')::numeric, 0);
+    cost := 0;
+    is_complete := true;
+    FOREACH v_part IN ARRAY ARRAY['input', 'output', 'cache_read', 'cache_write', 'cache_write_1h', 'reasoning', 'audio_input', 'audio_output'] LOOP
+        v_tokens := p_parts ->> v_part;
+        CONTINUE WHEN v_tokens = 0;
+        v_price := v_prices ->> v_part;
+        IF v_price IS NULL THEN
+            v_fallback := CASE
+                WHEN v_part = 'cache_write_1h' AND v_prices ? 'cache_write' THEN 'cache_write'
+                WHEN v_part IN ('cache_read', 'cache_write', 'cache_write_1h', 'audio_input') THEN 'input'
+                WHEN v_part IN ('reasoning', 'audio_output') THEN 'output'
+            END;
+            v_price := v_prices ->> v_fallback;
+            -- Reasoning is billed as output unless it has a price of its own; the others' are missing.
+            is_complete := is_complete AND v_part = 'reasoning';
+        END IF;
+        cost := cost + v_tokens * v_price;
+    END LOOP;
+    cost := trim_scale(cost / 1000000) + coalesce((v_prices ->> 'request')::numeric, 0);
     is_complete := is_complete AND cost IS NOT NULL;
 END
 $$;

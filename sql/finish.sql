@@ -141,6 +141,7 @@ COMMENT ON FUNCTION aggregator_usage(jsonb) IS
 COMMENT ON FUNCTION aggregator_provider_id(text) IS 'Id of the provider of this name or id; NULL if there is none.';
 COMMENT ON FUNCTION aggregator_price_rank(jsonb) IS 'USD of 1M tokens in and 1M out: the measure by which routes are compared.';
 COMMENT ON FUNCTION aggregator_routes(text, text, text) IS 'Every route of a user for a model, best first. Internal.';
+COMMENT ON FUNCTION aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
 COMMENT ON FUNCTION aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
 COMMENT ON FUNCTION aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
 COMMENT ON FUNCTION aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz) IS 'The cost with which the ledger settles a row, and where it comes from.';

@@ -45,6 +45,7 @@ BEGIN
         ON @extschema@.api_providers, @extschema@.aggregator_models TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
         'aggregator_grant(regrole, text)',
+        'aggregator_is_pricing(jsonb)',
         'aggregator_status()',
         'aggregator_check_provider_urls(text, text, text)',
         'save_platform_key(text, text)',

@@ -1,23 +1,30 @@
--- How a call finds its provider, model and key.
+-- How a call finds its provider, model and key. What runs in every call is plpgsql, which keeps its
+-- plans for the session; a SQL function with a search_path of its own is planned on each call.
 
 CREATE FUNCTION aggregator_provider_id(p_provider text) RETURNS uuid
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.id
-    FROM @extschema@.api_providers AS p
-    WHERE p.name = p_provider OR p.id::text = lower(p_provider)
-    ORDER BY p.name = p_provider DESC
-    LIMIT 1
+BEGIN
+    RETURN (
+        SELECT p.id
+        FROM @extschema@.api_providers AS p
+        WHERE p.name = p_provider OR p.id::text = lower(p_provider)
+        ORDER BY p.name = p_provider DESC
+        LIMIT 1
+    );
+END
 $$;
 
 -- What 1M tokens in and 1M tokens out cost together: the measure by which models are compared.
 CREATE FUNCTION aggregator_price_rank(p_pricing jsonb) RETURNS numeric
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN jsonb_typeof(p_pricing -> 'input') = 'number' THEN (p_pricing ->> 'input')::numeric END
-         + CASE WHEN jsonb_typeof(p_pricing -> 'output') = 'number' THEN (p_pricing ->> 'output')::numeric ELSE 0 END
+BEGIN
+    RETURN CASE WHEN jsonb_typeof(p_pricing -> 'input') = 'number' THEN (p_pricing ->> 'input')::numeric END
+         + CASE WHEN jsonb_typeof(p_pricing -> 'output') = 'number' THEN (p_pricing ->> 'output')::numeric ELSE 0 END;
+END
 $$;
 
 -- Every route for a model, best first: the user's own key before the platform's, then priority

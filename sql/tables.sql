@@ -48,7 +48,7 @@ CREATE TABLE aggregator_models (
     capabilities      jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(capabilities) = 'object'),
     context_window    integer     CHECK (context_window > 0),
     max_output_tokens integer     CHECK (max_output_tokens > 0),
-    pricing           jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(pricing) = 'object'),
+    pricing           jsonb       NOT NULL DEFAULT '{}',
     is_available      boolean     NOT NULL DEFAULT true,
     first_seen_at     timestamptz NOT NULL DEFAULT now(),
     UNIQUE (provider_id, model_id)

@@ -56,7 +56,7 @@ pub enum Error {
     #[error("{what} is not supported yet")]
     Unsupported { what: String },
     #[error("{target} answered {}{}", refusal.status, code_suffix(refusal))]
-    Upstream { target: Target, refusal: Refusal },
+    Upstream { target: Target, refusal: Box<Refusal> },
     #[error("{target} did not answer within {waited_ms} ms")]
     Deadline { target: Target, waited_ms: u64 },
     #[error("statement_timeout leaves {left_ms} ms, too little for a call to {target}")]
@@ -338,13 +338,13 @@ mod tests {
     fn refused(status: u16, code: Option<&str>) -> Error {
         Error::Upstream {
             target: Target { provider: "p".into(), model: "m".into() },
-            refusal: Refusal {
+            refusal: Box::new(Refusal {
                 status,
                 code: code.map(str::to_owned),
                 message: Some("no".into()),
                 request_id: Some("r-1".into()),
                 retry_after_s: Some(7),
-            },
+            }),
         }
     }
 

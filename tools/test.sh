@@ -6,22 +6,7 @@ cd "$TREE"
 
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
-
-# Backtraces in errors are for developers, and change what a client sees.
-unset RUST_BACKTRACE
-export AGGREGATOR_PG_BIN=$PG_BIN AGGREGATOR_SERVER_USER=$SERVER_USER AGGREGATOR_TREE=$TREE
-export AGGREGATOR_AS_ROOT=$([ "$(id -u)" = 0 ] && echo 1 || echo 0)
-export AGGREGATOR_RUN=$BED/run
-stop_clusters() {
-    for data in "$AGGREGATOR_RUN"/*/data; do
-        [ -f "$data/postmaster.pid" ] && as_server "$PG_BIN/pg_ctl" -D "$data" -m immediate stop >/dev/null 2>&1
-    done
-    rm -rf "$AGGREGATOR_RUN"
-}
-trap stop_clusters EXIT
-stop_clusters
-mkdir -p "$AGGREGATOR_RUN"
-chown "$SERVER_USER" "$AGGREGATOR_RUN"
+source "$TREE/tools/clusters.sh"
 
 features=(--no-default-features --features "pg$PG")
 log=$BUILD/test.log

@@ -6,29 +6,28 @@ SET status = $10,
     prompt_tokens = $11,
     completion_tokens = $12,
     total_tokens = $11 + $12,
-    cache_read_tokens = (given.parts ->> 'cache_read')::integer,
-    cache_write_tokens = (given.parts ->> 'cache_write')::integer,
-    cache_write_1h_tokens = (given.parts ->> 'cache_write_1h')::integer,
-    audio_input_tokens = (given.parts ->> 'audio_input')::integer,
-    reasoning_tokens = (given.parts ->> 'reasoning')::integer,
-    audio_output_tokens = (given.parts ->> 'audio_output')::integer,
-    cost_estimate = settled.cost,
-    cost_computed = settled.computed,
-    cost_source = settled.source,
     latency_ms = $13,
     http_status = $14,
     error_code = $15,
     request_id = $16,
-    finish_reason = $17
-FROM (SELECT $7::jsonb AS parts) AS given
-CROSS JOIN LATERAL @extschema@.aggregator_settled_cost(
-    -- The model that answered decides the price; its own price list first.
-    coalesce(
-        (SELECT m.pricing
-         FROM @extschema@.aggregator_models AS m
-         WHERE m.provider_id = $4 AND m.model_id = $5 AND m.pricing <> '{}'),
-        $6::jsonb),
-    given.parts, $8::numeric, $9, $3) AS settled
+    finish_reason = $17,
+    cache_read_tokens = $18,
+    cache_write_tokens = $19,
+    cache_write_1h_tokens = $20,
+    audio_input_tokens = $21,
+    reasoning_tokens = $22,
+    audio_output_tokens = $23,
+    (cost_estimate, cost_computed, cost_source) = (
+        SELECT settled.cost, settled.computed, settled.source
+        FROM @extschema@.aggregator_settled_cost(
+            -- The model that answered decides the price; its own price list first.
+            coalesce(
+                (SELECT m.pricing
+                 FROM @extschema@.aggregator_models AS m
+                 WHERE m.provider_id = $4 AND m.model_id = $5 AND m.pricing <> '{}'),
+                $6::jsonb),
+            $7::jsonb, $8::numeric, $9, $3) AS settled
+    )
 WHERE log.call_id = $1
   AND log.attempt = $2
   AND log.created_at = $3

@@ -138,11 +138,11 @@ async fn read(
             Err(error) => error.to_string(),
         },
         Reading::Refused(refusal) => {
-            let refusal = Refusal {
+            let refusal = Box::new(Refusal {
                 request_id: answer.request_id,
                 retry_after_s: answer.retry_after.map(|d| d.as_secs_f64().ceil() as u64),
                 ..refusal
-            };
+            });
             let mut end = End::failed(
                 refusal.code.clone().unwrap_or_else(|| format!("http_{}", refusal.status)),
                 Some(refusal.status),

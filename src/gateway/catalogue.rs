@@ -112,11 +112,11 @@ async fn get(
 
 fn refused(provider: &Provider, answer: Answer) -> Error {
     let refusal = reply::refusal(answer.status.as_u16(), &answer.body, None);
-    let refusal = Refusal {
+    let refusal = Box::new(Refusal {
         request_id: answer.request_id,
         retry_after_s: answer.retry_after.map(|d| d.as_secs()),
         ..refusal
-    };
+    });
     Error::Upstream { target: provider.target(""), refusal }
 }
 

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::protocol::{self, Addressed, HEADER_LEN, Reply, Request};
 use crate::session::owner::installed;
 use crate::session::start;
-use crate::session::wait::{self, For};
+use crate::session::wait::{self, For, WaitSet};
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
@@ -14,8 +14,14 @@ use std::os::unix::net::UnixStream;
 const ROUNDS: usize = 100;
 const PAUSE_MS: i64 = 20;
 
+/// A connection, and what is waited on with it. Dropped in this order.
+struct Link {
+    events: WaitSet,
+    stream: UnixStream,
+}
+
 thread_local! {
-    static KEPT: Cell<Option<UnixStream>> = const { Cell::new(None) };
+    static KEPT: Cell<Option<Link>> = const { Cell::new(None) };
 }
 
 /// Sends a request and waits for its reply. An interrupt unwinds from here and drops the
@@ -27,13 +33,16 @@ pub fn exchange(request: &Request) -> Result<Reply, Error> {
         if round > 1 {
             wait::sleep(PAUSE_MS);
         }
-        let mut stream = match KEPT.take() {
-            Some(stream) => stream,
-            None => start::connect()?,
+        let mut link = match KEPT.take() {
+            Some(link) => link,
+            None => {
+                let stream = start::connect()?;
+                Link { events: WaitSet::new(stream.as_raw_fd()), stream }
+            }
         };
-        match converse(&mut stream, &frame) {
+        match converse(&mut link, &frame) {
             Ok(reply) => {
-                KEPT.set(Some(stream));
+                KEPT.set(Some(link));
                 return match reply {
                     Reply::Failed(error) => Err(error),
                     reply => Ok(reply),
@@ -63,41 +72,37 @@ enum Broken {
     By(Error),
 }
 
-fn converse(stream: &mut UnixStream, frame: &[u8]) -> Result<Reply, Broken> {
+fn converse(link: &mut Link, frame: &[u8]) -> Result<Reply, Broken> {
     let mut sent = 0;
     while sent < frame.len() {
-        match stream.write(&frame[sent..]) {
+        match link.stream.write(&frame[sent..]) {
             Ok(0) => return Err(Broken::BeforeAccepted),
             Ok(n) => sent += n,
-            Err(error) => pause(&error, stream, For::Writing, Broken::BeforeAccepted)?,
+            Err(error) => pause(&error, link, For::Writing, Broken::BeforeAccepted)?,
         }
     }
-    match read_reply(stream, || Broken::BeforeAccepted)? {
-        Reply::Accepted => read_reply(stream, || Broken::AfterAccepted),
+    match read_reply(link, || Broken::BeforeAccepted)? {
+        Reply::Accepted => read_reply(link, || Broken::AfterAccepted),
         refused => Ok(refused),
     }
 }
 
-fn read_reply(stream: &mut UnixStream, broken: impl Fn() -> Broken) -> Result<Reply, Broken> {
+fn read_reply(link: &mut Link, broken: impl Fn() -> Broken) -> Result<Reply, Broken> {
     let mut header = [0; HEADER_LEN];
-    fill(stream, &mut header, &broken)?;
+    fill(link, &mut header, &broken)?;
     let len = protocol::body_len(header).ok_or_else(&broken)?;
     let mut body = vec![0; len];
-    fill(stream, &mut body, &broken)?;
+    fill(link, &mut body, &broken)?;
     protocol::decode(&body).ok_or_else(broken)
 }
 
-fn fill(
-    stream: &mut UnixStream,
-    buffer: &mut [u8],
-    broken: &impl Fn() -> Broken,
-) -> Result<(), Broken> {
+fn fill(link: &mut Link, buffer: &mut [u8], broken: &impl Fn() -> Broken) -> Result<(), Broken> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
+        match link.stream.read(&mut buffer[filled..]) {
             Ok(0) => return Err(broken()),
             Ok(n) => filled += n,
-            Err(error) => pause(&error, stream, For::Reading, broken())?,
+            Err(error) => pause(&error, link, For::Reading, broken())?,
         }
     }
     Ok(())
@@ -106,12 +111,12 @@ fn fill(
 /// Waits out a socket that is not ready; any other error means that the worker is gone.
 fn pause(
     error: &std::io::Error,
-    stream: &UnixStream,
+    link: &Link,
     direction: For,
     broken: Broken,
 ) -> Result<(), Broken> {
     match error.kind() {
-        ErrorKind::WouldBlock => wait::ready(stream.as_raw_fd(), direction).map_err(Broken::By),
+        ErrorKind::WouldBlock => link.events.ready(direction).map_err(Broken::By),
         ErrorKind::Interrupted => Ok(()),
         _ => Err(broken),
     }

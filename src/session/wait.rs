@@ -5,26 +5,19 @@ use crate::error::Error;
 use pgrx::pg_sys;
 use std::os::fd::RawFd;
 
+/// A set of events, kept for as long as the connection to the gateway: making one costs as much as
+/// a round trip.
+pub struct WaitSet {
+    set: *mut pg_sys::WaitEventSet,
+    /// Where the gateway's socket stands in the set.
+    socket: i32,
+}
+
 /// What the gateway's socket should be ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum For {
     Reading,
     Writing,
-}
-
-/// Waits until the socket is ready. A cancel or a timeout raises PostgreSQL's own error from here,
-/// unwinding through the caller.
-pub fn ready(socket: RawFd, direction: For) -> Result<(), Error> {
-    let set = WaitSet::new(socket, direction);
-    loop {
-        match set.wait(-1) {
-            Woken::Socket => return Ok(()),
-            Woken::ClientGone => return Err(Error::ClientGone),
-            Woken::Latch => {
-                pgrx::check_for_interrupts!();
-            }
-        }
-    }
 }
 
 /// Sleeps, awake for interrupts.
@@ -51,35 +44,52 @@ enum Woken {
     ClientGone,
 }
 
-struct WaitSet(*mut pg_sys::WaitEventSet);
-
 impl WaitSet {
-    fn new(socket: RawFd, direction: For) -> Self {
-        let direction = match direction {
-            For::Reading => pg_sys::WL_SOCKET_READABLE,
-            For::Writing => pg_sys::WL_SOCKET_WRITEABLE,
-        };
+    pub fn new(socket: RawFd) -> Self {
         let null = std::ptr::null_mut();
-        // SAFETY: the set is freed by Drop; latch and sockets outlive it. MyProcPort is NULL in
-        // background workers, which have no client; its first member is the client's socket
-        // (libpq-be.h, PostgreSQL 15 to 18).
+        // SAFETY: the set outlives the transaction, so it belongs to no resource owner and to the
+        // top memory context; Drop frees it. Latch and client socket live as long as the process,
+        // and the gateway's socket is closed after the set. MyProcPort is NULL in background
+        // workers, which have no client; its first member is the client's socket (libpq-be.h,
+        // PostgreSQL 15 to 18).
         unsafe {
             #[cfg(any(feature = "pg15", feature = "pg16"))]
-            let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentMemoryContext, 4);
+            let set = pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, 4);
             #[cfg(any(feature = "pg17", feature = "pg18"))]
-            let set = pg_sys::CreateWaitEventSet(pg_sys::CurrentResourceOwner, 4);
-            let set = Self(set);
+            let set = pg_sys::CreateWaitEventSet(null, 4);
             let add = |events, fd, latch| {
-                pg_sys::AddWaitEventToSet(set.0, events, fd, latch, std::ptr::null_mut());
+                pg_sys::AddWaitEventToSet(set, events, fd, latch, std::ptr::null_mut())
             };
-            add(direction, socket, null);
+            let socket = add(pg_sys::WL_SOCKET_READABLE, socket, null);
             add(pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch);
             add(pg_sys::WL_EXIT_ON_PM_DEATH, pg_sys::PGINVALID_SOCKET, null);
             if !pg_sys::MyProcPort.is_null() && pg_sys::WaitEventSetCanReportClosed() {
                 let client = *pg_sys::MyProcPort.cast::<pg_sys::pgsocket>();
                 add(pg_sys::WL_SOCKET_CLOSED, client, null);
             }
-            set
+            Self { set, socket }
+        }
+    }
+
+    /// Waits until the socket is ready. A cancel or a timeout raises PostgreSQL's own error from
+    /// here, unwinding through the caller.
+    pub fn ready(&self, direction: For) -> Result<(), Error> {
+        let events = match direction {
+            For::Reading => pg_sys::WL_SOCKET_READABLE,
+            For::Writing => pg_sys::WL_SOCKET_WRITEABLE,
+        };
+        // SAFETY: the position is that of the socket; nothing changes if the events do not.
+        unsafe {
+            pg_sys::ModifyWaitEvent(self.set, self.socket, events, std::ptr::null_mut());
+        }
+        loop {
+            match self.wait(-1) {
+                Woken::Socket => return Ok(()),
+                Woken::ClientGone => return Err(Error::ClientGone),
+                Woken::Latch => {
+                    pgrx::check_for_interrupts!();
+                }
+            }
         }
     }
 
@@ -89,7 +99,7 @@ impl WaitSet {
         // checked, so that none is missed.
         unsafe {
             let count = pg_sys::WaitEventSetWait(
-                self.0,
+                self.set,
                 timeout_ms,
                 &raw mut event,
                 1,
@@ -107,6 +117,6 @@ impl WaitSet {
 impl Drop for WaitSet {
     fn drop(&mut self) {
         // SAFETY: created in `new`, freed once.
-        unsafe { pg_sys::FreeWaitEventSet(self.0) };
+        unsafe { pg_sys::FreeWaitEventSet(self.set) };
     }
 }

@@ -131,7 +131,6 @@ impl Desk {
 
     /// Does what has arrived. Says whether that was anything.
     pub fn work(&mut self, inbox: &Inbox) -> bool {
-        inbox.wake.reset();
         let mut did = false;
         loop {
             let mut rows = Vec::new();
@@ -335,7 +334,8 @@ fn update(
     let begin = &settle.begin;
     let parts = settle.usage.parts;
     let parts_json = parts.and_then(|parts| serde_json::to_string(&parts).ok());
-    let arguments: [DatumWithOid<'_>; 17] = [
+    let part = |part: fn(&Parts) -> i32| DatumWithOid::from(parts.as_ref().map(part));
+    let arguments: [DatumWithOid<'_>; 23] = [
         pg(begin.key.call_id).into(),
         begin.key.attempt.into(),
         timestamp(begin.key.created_at).into(),
@@ -346,13 +346,19 @@ fn update(
         settle.usage.reported_cost.as_deref().into(),
         settle.is_free_of_charge.into(),
         settle.outcome.as_str().into(),
-        parts.as_ref().map(Parts::prompt).into(),
-        parts.as_ref().map(Parts::completion).into(),
+        part(Parts::prompt),
+        part(Parts::completion),
         settle.latency_ms.into(),
         settle.http_status.into(),
         settle.error_code.as_deref().into(),
         settle.request_id.as_deref().into(),
         settle.finish_reason.as_deref().into(),
+        part(|parts| parts.cache_read),
+        part(|parts| parts.cache_write),
+        part(|parts| parts.cache_write_1h),
+        part(|parts| parts.audio_input),
+        part(|parts| parts.reasoning),
+        part(|parts| parts.audio_output),
     ];
     let rows = client.update(&statements.settle, Some(1), &arguments)?;
     if rows.is_empty() {

@@ -2,7 +2,8 @@
 //! with the server, and again when one has died.
 
 use crate::settings;
-use crate::worker::{STAY, process};
+use crate::worker::STAY;
+use crate::worker::process::Events;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker,
     SignalWakeFlags,
@@ -34,6 +35,7 @@ pub extern "C-unwind" fn aggregator_launcher_main(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     // To no database: only the list of databases is looked at.
     BackgroundWorker::connect_worker_to_spi(None, None);
+    let events = Events::new(None);
     let mut workers: HashMap<u32, DynamicBackgroundWorker> = HashMap::new();
     loop {
         for database in existing(settings::databases()) {
@@ -48,7 +50,7 @@ pub extern "C-unwind" fn aggregator_launcher_main(_argument: pg_sys::Datum) {
         // or a database would be looked for that is just being dropped.
         let next = Instant::now() + PAUSE;
         while !BackgroundWorker::sigterm_received() && Instant::now() < next {
-            process::wait(None, next.saturating_duration_since(Instant::now()));
+            events.wait(next.saturating_duration_since(Instant::now()));
         }
         if BackgroundWorker::sigterm_received() {
             return;

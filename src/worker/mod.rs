@@ -13,9 +13,10 @@ use crate::{protocol, settings};
 use jobs::Desk;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::prelude::*;
-use process::Woken;
+use process::{Events, Woken};
 use std::fs::{File, OpenOptions};
-use std::os::unix::net::UnixListener;
+use std::io::Read;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 pub use launcher::register_launcher;
@@ -61,6 +62,7 @@ fn lock(database: u32) -> Option<File> {
         .truncate(false)
         .open(protocol::lock_path(database))
         .ok()?;
+    let events = Events::new(None);
     let given_up = Instant::now() + LOCK_PATIENCE;
     while file.try_lock().is_err() {
         // One that was started with the server waits for as long as it takes.
@@ -68,7 +70,7 @@ fn lock(database: u32) -> Option<File> {
         if is_over || BackgroundWorker::sigterm_received() {
             return None;
         }
-        process::wait(None, Duration::from_millis(50));
+        events.wait(Duration::from_millis(50));
     }
     Some(file)
 }
@@ -83,28 +85,46 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
     let extension = desk.extension();
     let gateway = Gateway { listener, extension, settings: settings::for_gateway(), ledger };
     let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;
-    let served = serve(&mut desk, &gateway, &inbox, &wake, stays);
+    let events = Events::new(Some(&wake));
+    let work = Work { inbox, wake };
+    let served = serve(&mut desk, &gateway, &work, &events, stays);
     // First no new session finds the socket, then those that are there are let go.
     let _ = std::fs::remove_file(&path);
     gateway.stop();
-    settle_last(&mut desk, &gateway, &inbox, &wake);
+    settle_last(&mut desk, &gateway, &work, &events);
     desk.close();
     served
+}
+
+/// What the gateway sends, and the descriptor that tells of it.
+struct Work {
+    inbox: Inbox,
+    wake: UnixStream,
+}
+
+impl Work {
+    /// Does what has arrived. Says whether that was anything.
+    fn by(&self, desk: &mut Desk) -> bool {
+        // In this order: a job that comes after the reset wakes again, one before it is seen now.
+        let _ = (&self.wake).read(&mut [0; 64]);
+        self.inbox.wake.reset();
+        desk.work(&self.inbox)
+    }
 }
 
 /// Works until there is a reason to leave.
 fn serve(
     desk: &mut Desk,
     gateway: &Handle,
-    inbox: &Inbox,
-    wake: &std::os::unix::net::UnixStream,
+    work: &Work,
+    events: &Events,
     stays: bool,
 ) -> Result<(), String> {
     let mut busy_at = Instant::now();
     let mut looked_at = Instant::now();
     let mut served = 0;
     loop {
-        let woken = process::wait(Some(wake), TICK);
+        let woken = events.wait(TICK);
         if BackgroundWorker::sigterm_received() {
             return Ok(());
         }
@@ -115,7 +135,7 @@ fn serve(
         if gateway.has_ended() {
             return Err("the gateway's thread ended".to_owned());
         }
-        if desk.work(inbox) {
+        if work.by(desk) {
             busy_at = Instant::now();
         }
         if desk.has_left() {
@@ -140,19 +160,14 @@ fn serve(
 }
 
 /// Settles what the gateway's end has left.
-fn settle_last(
-    desk: &mut Desk,
-    gateway: &Handle,
-    inbox: &Inbox,
-    wake: &std::os::unix::net::UnixStream,
-) {
+fn settle_last(desk: &mut Desk, gateway: &Handle, work: &Work, events: &Events) {
     let given_up = Instant::now() + SETTLE_PATIENCE;
     loop {
         let has_ended = gateway.has_ended();
-        desk.work(inbox);
+        work.by(desk);
         if (has_ended && desk.is_empty()) || Instant::now() > given_up {
             return;
         }
-        process::wait(Some(wake), Duration::from_millis(10));
+        events.wait(Duration::from_millis(10));
     }
 }

@@ -81,40 +81,60 @@ pub enum Woken {
     Time,
 }
 
-/// Waits for a signal, for the gateway, or for the time to pass; then lets PostgreSQL do what it
-/// asks of every process (barriers, for one).
-pub fn wait(gateway: Option<&UnixStream>, timeout: Duration) -> Woken {
-    let events = pg_sys::WL_LATCH_SET
-        | pg_sys::WL_TIMEOUT
-        | pg_sys::WL_EXIT_ON_PM_DEATH
-        | if gateway.is_some() { pg_sys::WL_SOCKET_READABLE } else { 0 };
-    let socket = gateway.map_or(pg_sys::PGINVALID_SOCKET, AsRawFd::as_raw_fd);
-    // SAFETY: MyLatch is this process's; the socket is open for as long as the reference lives.
-    let woken = unsafe {
-        let woken = pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            events as i32,
-            socket,
-            timeout.as_millis() as _,
-            pg_sys::PG_WAIT_EXTENSION,
-        ) as u32;
-        if woken & pg_sys::WL_LATCH_SET != 0 {
-            pg_sys::ResetLatch(pg_sys::MyLatch);
+/// What the worker waits on: signals, and the gateway where there is one. Made once, because
+/// making it costs more than the wait.
+pub struct Events(*mut pg_sys::WaitEventSet);
+
+impl Events {
+    pub fn new(gateway: Option<&UnixStream>) -> Self {
+        let null = std::ptr::null_mut();
+        // SAFETY: the set lives for as long as the process; so do latch and socket.
+        unsafe {
+            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            let set = pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, 3);
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            let set = pg_sys::CreateWaitEventSet(null, 3);
+            let add = |events, fd, latch| {
+                pg_sys::AddWaitEventToSet(set, events, fd, latch, std::ptr::null_mut());
+            };
+            add(pg_sys::WL_LATCH_SET, pg_sys::PGINVALID_SOCKET, pg_sys::MyLatch);
+            add(pg_sys::WL_EXIT_ON_PM_DEATH, pg_sys::PGINVALID_SOCKET, null);
+            if let Some(gateway) = gateway {
+                add(pg_sys::WL_SOCKET_READABLE, gateway.as_raw_fd(), null);
+            }
+            Self(set)
         }
+    }
+
+    /// Waits for a signal, for the gateway, or for the time to pass; then lets PostgreSQL do what
+    /// it asks of every process (barriers, for one).
+    pub fn wait(&self, timeout: Duration) -> Woken {
+        let mut event = pg_sys::WaitEvent::default();
+        // SAFETY: room for one event; the latch is reset before interrupts are looked at.
+        let woken = unsafe {
+            let count = pg_sys::WaitEventSetWait(
+                self.0,
+                timeout.as_millis() as _,
+                &raw mut event,
+                1,
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+            if count == 0 {
+                Woken::Time
+            } else if event.events & pg_sys::WL_LATCH_SET != 0 {
+                pg_sys::ResetLatch(pg_sys::MyLatch);
+                Woken::Latch
+            } else {
+                Woken::Gateway
+            }
+        };
+        // A cancel has no meaning here, and must not end the worker.
+        PgTryBuilder::new(|| {
+            pgrx::check_for_interrupts!();
+        })
+        .catch_others(|_| ())
+        .execute();
         woken
-    };
-    // A cancel has no meaning here, and must not end the worker.
-    PgTryBuilder::new(|| {
-        pgrx::check_for_interrupts!();
-    })
-    .catch_others(|_| ())
-    .execute();
-    if woken & pg_sys::WL_SOCKET_READABLE != 0 {
-        Woken::Gateway
-    } else if woken & pg_sys::WL_LATCH_SET != 0 {
-        Woken::Latch
-    } else {
-        Woken::Time
     }
 }
 

@@ -51,6 +51,13 @@ impl Statements {
                     TEXTOID,
                     TEXTOID,
                     TEXTOID,
+                    // The six kinds of tokens.
+                    INT4OID,
+                    INT4OID,
+                    INT4OID,
+                    INT4OID,
+                    INT4OID,
+                    INT4OID,
                 ],
             )?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,

@@ -100,21 +100,23 @@ async fn golden_costs() {
             r#"{"prompt_tokens": 1000, "completion_tokens": 500}"#,
             Some("0"),
         ),
-        (
-            r#"{"input": -1, "output": -1}"#,
-            r#"{"prompt_tokens": 1000, "completion_tokens": 500}"#,
-            None,
-        ),
-        (
-            r#"{"input": "dear", "output": 1}"#,
-            r#"{"prompt_tokens": 1000, "completion_tokens": 500}"#,
-            None,
-        ),
         (BASIC, "{}", None),
         (BASIC, r#"{"prompt_tokens": -5}"#, None),
         (BASIC, r#"{"prompt_tokens": "x"}"#, None),
     ] {
         assert_eq!(cost(&root, pricing, usage).await.as_deref(), expected, "{pricing} {usage}");
+    }
+    for bad in [
+        r#"[]"#,
+        r#"{"input": -1}"#,
+        r#"{"input": "dear"}"#,
+        r#"{"input": null}"#,
+        r#"{"tiers": {}}"#,
+        r#"{"tiers": [{"input": -1}]}"#,
+        r#"{"tiers": [{"utc_start": "soon"}]}"#,
+    ] {
+        let sql = format!("UPDATE aggregator_models SET pricing = '{bad}'");
+        assert_eq!(bed::failure(&root, &sql).await.0, "23514", "{bad}");
     }
     for (model, provider, expected) in [
         ("m", "NULL", true),
@@ -153,7 +155,6 @@ async fn prices_by_time_of_day_may_wrap_midnight() {
         ("1630", "30", "00:29", "9"),
         ("1630", "30", "00:30", "1"),
         ("1630", "30", "12:00", "1"),
-        ("\"soon\"", "30", "00:00", "1"),
     ] {
         assert_eq!(price(start, end, at).await, expected, "{start}-{end} at {at}");
     }

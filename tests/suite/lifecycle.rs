@@ -51,6 +51,23 @@ async fn an_idle_worker_leaves_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_worker_with_nothing_to_do_does_nothing() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (_database, root) = ready(&upstream).await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    let pid = value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap();
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Of the 100 ticks of a second.
+    assert!(ticks() - before < 20, "{} ticks", ticks() - before);
+}
+
+#[tokio::test]
 async fn the_extension_and_the_database_can_be_dropped_under_an_idle_worker() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (database, root) = ready(&upstream).await;

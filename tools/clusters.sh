@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Where tests and benchmarks make their clusters. Sourced after setup.sh; what runs there is stopped
+# when the script ends.
+
+# Backtraces in errors are for developers, and change what a client sees.
+unset RUST_BACKTRACE
+export AGGREGATOR_PG_BIN=$PG_BIN AGGREGATOR_SERVER_USER=$SERVER_USER AGGREGATOR_TREE=$TREE
+export AGGREGATOR_AS_ROOT=$([ "$(id -u)" = 0 ] && echo 1 || echo 0)
+export AGGREGATOR_RUN=$BED/run
+stop_clusters() {
+    for data in "$AGGREGATOR_RUN"/*/data; do
+        [ -f "$data/postmaster.pid" ] && as_server "$PG_BIN/pg_ctl" -D "$data" -m immediate stop >/dev/null 2>&1
+    done
+    rm -rf "$AGGREGATOR_RUN"
+}
+trap stop_clusters EXIT
+stop_clusters
+mkdir -p "$AGGREGATOR_RUN"
+chown "$SERVER_USER" "$AGGREGATOR_RUN"
+
