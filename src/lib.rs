@@ -42,3 +42,13 @@ extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["cos
 extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["catalogue"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
+
+/// What `cargo pgrx test` looks for.
+#[cfg(feature = "pg_test")]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

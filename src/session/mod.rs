@@ -11,6 +11,8 @@ mod json;
 mod keys;
 mod link;
 mod owner;
+#[cfg(feature = "pg_test")]
+mod pg_tests;
 mod provider;
 pub mod raise;
 mod start;
