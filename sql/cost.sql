@@ -170,7 +170,8 @@ BEGIN
            OR (p.name = v_prefix AND v_prefix <> p_model
                AND substr(p_model, length(v_prefix) + 2) IN (m.model_id, m.model_name)))
     ORDER BY m.model_id = p_model DESC, p.name = v_prefix DESC, m.is_available DESC,
-        @extschema@.aggregator_price_rank(m.pricing) NULLS LAST, p.name, m.model_id
+        (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
+        p.name, m.model_id
     LIMIT 1;
     SELECT c.cost INTO v_cost
     FROM @extschema@.aggregator_settled_cost(

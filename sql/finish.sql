@@ -139,7 +139,6 @@ COMMENT ON FUNCTION aggregator_check_provider_urls(text, text, text) IS
 COMMENT ON FUNCTION aggregator_usage(jsonb) IS
     'A usage object as disjoint parts, and the cost that the provider reports, as text.';
 COMMENT ON FUNCTION aggregator_provider_id(text) IS 'Id of the provider of this name or id; NULL if there is none.';
-COMMENT ON FUNCTION aggregator_price_rank(jsonb) IS 'USD of 1M tokens in and 1M out: the measure by which routes are compared.';
 COMMENT ON FUNCTION aggregator_routes(text, text, text) IS 'Every route of a user for a model, best first. Internal.';
 COMMENT ON FUNCTION aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
 COMMENT ON FUNCTION aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';

@@ -29,7 +29,6 @@ BEGIN
         'aggregator_acting_user(text)',
         'aggregator_spendable_providers(text)',
         'aggregator_provider_id(text)',
-        'aggregator_price_rank(jsonb)',
         'aggregator_usage(jsonb)',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
         'aggregator_cost(jsonb, jsonb, timestamptz)',

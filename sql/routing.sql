@@ -16,17 +16,6 @@ BEGIN
 END
 $$;
 
--- What 1M tokens in and 1M tokens out cost together: the measure by which models are compared.
-CREATE FUNCTION aggregator_price_rank(p_pricing jsonb) RETURNS numeric
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN CASE WHEN jsonb_typeof(p_pricing -> 'input') = 'number' THEN (p_pricing ->> 'input')::numeric END
-         + CASE WHEN jsonb_typeof(p_pricing -> 'output') = 'number' THEN (p_pricing ->> 'output')::numeric ELSE 0 END;
-END
-$$;
-
 -- Every route for a model, best first: the user's own key before the platform's, then priority
 -- (higher first), then price. It bypasses row-level security by running as the owner, so it is
 -- granted to nobody; the functions in front of it settle who the user is.
@@ -71,34 +60,42 @@ BEGIN
     END IF;
 
     RETURN QUERY
-    WITH matching AS (
-        -- The best match of each provider: the exact id before a last part of an id.
-        SELECT DISTINCT ON (m.provider_id)
-            m.provider_id, m.model_id, m.pricing
-        FROM @extschema@.aggregator_models AS m
-        WHERE (m.model_id = v_model OR m.model_name = v_model)
-          AND (v_provider IS NULL OR m.provider_id = v_provider)
-          -- Whoever names the provider gets the model sent, whatever the catalogue says.
-          AND (m.is_available OR v_provider IS NOT NULL)
-        ORDER BY m.provider_id, m.model_id = v_model DESC, m.is_available DESC,
-            @extschema@.aggregator_price_rank(m.pricing) NULLS LAST, m.model_id
-    ),
-    offered AS (
-        SELECT * FROM matching
-        UNION ALL
-        SELECT v_provider, v_model, NULL::jsonb
-        WHERE v_provider IS NOT NULL AND NOT EXISTS (SELECT FROM matching)
-    )
-    SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, o.model_id,
-        k.id, k.user_id IS NULL, k.api_key_encrypted, o.pricing
-    FROM offered AS o
-    JOIN @extschema@.api_providers AS p ON p.id = o.provider_id
-    JOIN @extschema@.user_api_providers AS k ON k.provider_id = o.provider_id
-    WHERE p.is_active
+    SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
+        k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing
+    FROM @extschema@.aggregator_models AS m
+    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+    JOIN @extschema@.user_api_providers AS k ON k.provider_id = m.provider_id
+    WHERE (m.model_id = v_model OR m.model_name = v_model)
+      AND (v_provider IS NULL OR m.provider_id = v_provider)
+      -- Whoever names the provider gets the model sent, whatever the catalogue says.
+      AND (m.is_available OR v_provider IS NOT NULL)
+      AND p.is_active
       AND k.is_active
       AND (k.user_id = p_user_id OR k.user_id IS NULL)
-    ORDER BY k.user_id IS NULL, k.priority DESC,
-        @extschema@.aggregator_price_rank(o.pricing) NULLS LAST, o.model_id = v_model DESC, p.name;
+      -- At one provider, the model of this very id goes before those that only end in it.
+      AND (m.model_id = v_model OR NOT EXISTS (
+          SELECT FROM @extschema@.aggregator_models AS exact
+          WHERE exact.provider_id = m.provider_id
+            AND exact.model_id = v_model
+            AND (exact.is_available OR v_provider IS NOT NULL)
+      ))
+    ORDER BY k.user_id IS NULL, k.priority DESC, m.is_available DESC,
+        (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
+        m.model_id = v_model DESC, p.name, m.model_id;
+
+    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced.
+    IF NOT FOUND AND v_provider IS NOT NULL THEN
+        RETURN QUERY
+        SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
+            k.id, k.user_id IS NULL, k.api_key_encrypted, NULL::jsonb
+        FROM @extschema@.api_providers AS p
+        JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
+        WHERE p.id = v_provider
+          AND p.is_active
+          AND k.is_active
+          AND (k.user_id = p_user_id OR k.user_id IS NULL)
+        ORDER BY k.user_id IS NULL, k.priority DESC;
+    END IF;
 END
 $$;
 

@@ -17,7 +17,7 @@ chmod 755 "$BED"
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-PACKAGES="postgresql-$PG postgresql-client-$PG postgresql-server-dev-$PG libclang-dev gcc libc6-dev pkg-config ca-certificates python3 python3-pip"
+PACKAGES="postgresql-$PG postgresql-client-$PG postgresql-server-dev-$PG postgresql-$PG-cron libclang-dev gcc libc6-dev pkg-config ca-certificates python3 python3-pip"
 
 unpacked=$BUILD/debian
 export PATH="$unpacked/usr/bin:$HOME/.cargo/bin:$PATH"
@@ -25,7 +25,8 @@ export PATH="$unpacked/usr/bin:$HOME/.cargo/bin:$PATH"
 
 find_postgres() {
     for root in "" "$unpacked"; do
-        if [ -x "$root/usr/lib/postgresql/$PG/bin/postgres" ] && [ -f "$root/usr/include/postgresql/$PG/server/postgres.h" ]; then
+        if [ -x "$root/usr/lib/postgresql/$PG/bin/postgres" ] && [ -f "$root/usr/include/postgresql/$PG/server/postgres.h" ] \
+            && [ -f "$root/usr/share/postgresql/$PG/extension/pg_cron.control" ]; then
             SYSTEM_ROOT=$root
             return 0
         fi

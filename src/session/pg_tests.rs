@@ -19,7 +19,12 @@ mod pg_tests {
                 \"prompt_tokens_details\": {\"cached_tokens\": 6}, \"cost\": 0.1000000000000000000000001}')::text",
         );
         let parts = parts.expect("not NULL");
-        for part in ["\"input\": 4", "\"cache_read\": 6", "\"output\": 4", "\"0.1000000000000000000000001\""] {
+        for part in [
+            "\"input\": 4",
+            "\"cache_read\": 6",
+            "\"output\": 4",
+            "\"0.1000000000000000000000001\"",
+        ] {
             assert!(parts.contains(part), "{parts}");
         }
         assert_eq!(text("SELECT aggregator_usage('[]') ->> 'parts'"), None);

@@ -8,6 +8,7 @@ mod cost;
 mod dump;
 mod guard;
 mod lifecycle;
+mod readme;
 mod rls;
 mod schema;
 mod secrets;
