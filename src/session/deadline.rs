@@ -37,3 +37,13 @@ fn left_of(timeout: u32) -> Option<u64> {
 pub fn margin_ms(left_ms: u64) -> u64 {
     (left_ms / 10).clamp(10, 250)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::margin_ms;
+
+    #[test]
+    fn the_margin_is_a_tenth_within_bounds() {
+        assert_eq!([50, 1000, 60_000].map(margin_ms), [10, 100, 250]);
+    }
+}

@@ -4,9 +4,8 @@
 use pgrx::prelude::*;
 
 #[pg_schema]
-mod pg_tests {
+mod tests {
     use super::*;
-    use crate::session::deadline;
 
     fn text(sql: &str) -> Option<String> {
         Spi::get_one::<String>(sql).expect("the query runs")
@@ -63,15 +62,6 @@ mod pg_tests {
             SELECT model_id || ' ' || (pricing ->> 'input') || ' ' || api_key_encrypted FROM get_model_provider_config('😀')";
         let row = text(config).expect("a route");
         assert_eq!(row, "é/😀 0.1234567890123456789012345678901234567890 \\x0102ff");
-    }
-
-    #[pg_test]
-    fn the_time_that_is_left_is_known() {
-        Spi::run("SET statement_timeout = 0").expect("set");
-        assert!(deadline::left_ms().is_none_or(|left| left > 0));
-        assert_eq!(deadline::margin_ms(50), 10);
-        assert_eq!(deadline::margin_ms(1000), 100);
-        assert_eq!(deadline::margin_ms(60_000), 250);
     }
 
     #[pg_test]
