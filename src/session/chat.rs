@@ -79,7 +79,7 @@ fn chat_completions(body: Option<JsonText>) -> JsonText {
 #[pg_extern(stable)]
 #[allow(clippy::type_complexity)]
 fn get_model_provider_config(
-    p_model: &str,
+    p_model: Option<&str>,
     p_user_id: default!(Option<&str>, "NULL"),
 ) -> TableIterator<
     'static,
@@ -95,8 +95,13 @@ fn get_model_provider_config(
         name!(pricing, Option<JsonText>),
     ),
 > {
-    let route = identity::acting_user(p_user_id, "see the providers of another user")
-        .and_then(|user| first_route(&installed()?, p_model, &user, None));
+    let route =
+        identity::acting_user(p_user_id, "see the providers of another user").and_then(|user| {
+            match p_model {
+                Some(model) => first_route(&installed()?, model, &user, None),
+                None => Ok(None),
+            }
+        });
     let route = or_raise(route);
     TableIterator::new(route.into_iter().map(|route| {
         (

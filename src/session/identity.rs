@@ -44,13 +44,13 @@ fn spendable_providers(p_user_id: Option<&str>) -> Result<Vec<pgrx::Uuid>, Error
         "SELECT DISTINCT k.provider_id FROM @extschema@.user_api_providers AS k
          WHERE k.is_active AND (k.user_id = $1 OR k.user_id IS NULL)",
     );
-    Ok(as_owner(&installed, || {
+    as_owner(&installed, || {
         Spi::connect(|client| {
             let rows = client.select(sql.as_str(), None, &[user.as_str().into()])?;
             rows.filter_map(|row| row.get::<pgrx::Uuid>(1).transpose()).collect::<spi::Result<_>>()
         })
     })
-    .expect("the keys can be read"))
+    .map_err(|_| Error::Internal)
 }
 
 /// The user id of the caller.

@@ -160,6 +160,9 @@ pub fn prepare() {
             (c"search_path", c"pg_catalog, pg_temp"),
             // A lock on the ledger is somebody's mistake: better to retry than to wait.
             (c"lock_timeout", c"1s"),
+            // What a database sets for its users is not meant for the ledger.
+            (c"default_transaction_read_only", c"off"),
+            (c"default_transaction_isolation", c"read committed"),
             (c"statement_timeout", c"0"),
             (c"idle_in_transaction_session_timeout", c"0"),
             (c"application_name", c"aggregator worker"),

@@ -1,6 +1,6 @@
 //! The address guard: what is refused never hears from us.
 
-use crate::bed::{Cluster, failure, value};
+use crate::bed::{Cluster, as_server, failure, run, value};
 use crate::chat::{add_provider, chat_sql};
 use crate::upstream::{Answer, Upstream};
 
@@ -66,4 +66,50 @@ async fn private_addresses_are_refused_unless_allowed() {
     );
     // A session's SET does not reach the worker.
     assert!(root.simple_query("SET aggregator.allow_private_networks = on").await.is_err());
+}
+
+#[tokio::test]
+async fn tls_is_verified_against_the_system_s_authorities() {
+    let trusted = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let acceptor = |certified: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+        let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der());
+        let provider = rustls::crypto::ring::default_provider();
+        let config = rustls::ServerConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key.unwrap())
+            .unwrap();
+        tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config))
+    };
+    let good = Upstream::tls(|_| Answer::hello(), acceptor(&trusted)).await;
+    let bad = Upstream::tls(|_| Answer::hello(), acceptor(&stranger)).await;
+
+    let cluster = Cluster::make("tls", "");
+    let authorities = cluster.dir.join("ca.pem");
+    run(as_server("sh")
+        .args(["-c", "printf %s \"$1\" > \"$2\"", "sh", &trusted.cert.pem()])
+        .arg(&authorities));
+    cluster.up_with(&[("SSL_CERT_FILE", authorities.to_str().unwrap())]);
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_provider(&root, &good).await;
+    for (upstream, expected) in [(&good, None), (&bad, Some("PT502"))] {
+        root.batch_execute(&format!(
+            "UPDATE api_providers SET base_url = 'https://localhost:{}/v1' WHERE name = 'standin';
+             SELECT save_provider_key('standin', 'sk-good-1', p_validate => false)",
+            upstream.port
+        ))
+        .await
+        .unwrap();
+        match expected {
+            None => assert!(value(&root, &chat_sql("{}")).await.unwrap().contains("hello")),
+            Some(code) => {
+                let (state, message) = failure(&root, &chat_sql(r#"{"max_retries": 0}"#)).await;
+                assert_eq!(state, code, "{message}");
+            }
+        }
+    }
+    assert_eq!((good.chats().len(), bad.chats().len()), (1, 0));
 }

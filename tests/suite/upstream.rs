@@ -3,8 +3,9 @@
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
@@ -96,20 +97,46 @@ impl Upstream {
 
     /// Starts an upstream that answers everything with `handler`.
     pub async fn raw(handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        Self::listen(handler, None).await
+    }
+
+    /// The same behind TLS.
+    pub async fn tls(
+        handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+        acceptor: TlsAcceptor,
+    ) -> Self {
+        Self::listen(handler, Some(acceptor)).await
+    }
+
+    async fn listen(
+        handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let upstream = Self { port, seen: seen.clone() };
         let handler: Arc<Handler> = Arc::new(handler);
         // A thread of its own, so that it lives on when a test's runtime is busy or gone.
-        let std_listener = listener.into_std().unwrap();
+        let listener = listener.into_std().unwrap();
         std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let listener = TcpListener::from_std(std_listener).unwrap();
+                let listener = TcpListener::from_std(listener).unwrap();
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, seen.clone(), handler.clone()));
+                    let _ = stream.set_nodelay(true);
+                    let (seen, handler, tls) = (seen.clone(), handler.clone(), tls.clone());
+                    tokio::spawn(async move {
+                        match tls {
+                            None => serve(stream, seen, handler).await,
+                            Some(tls) => {
+                                if let Ok(stream) = tls.accept(stream).await {
+                                    serve(stream, seen, handler).await;
+                                }
+                            }
+                        }
+                    });
                 }
             });
         });
@@ -141,8 +168,11 @@ impl Upstream {
     }
 }
 
-async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, handler: Arc<Handler>) {
-    let _ = stream.set_nodelay(true);
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    handler: Arc<Handler>,
+) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream).await {
         let index = {
@@ -202,11 +232,11 @@ async fn serve(stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, handler: Arc<Hand
     }
 }
 
-async fn gone(stream: &mut BufReader<TcpStream>) {
+async fn gone<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) {
     let _ = stream.read(&mut [0; 1]).await;
 }
 
-async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Seen> {
+async fn read_request<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<Seen> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
