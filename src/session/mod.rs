@@ -15,5 +15,6 @@ mod owner;
 mod pg_tests;
 mod provider;
 pub mod raise;
+mod route;
 mod start;
 mod wait;
