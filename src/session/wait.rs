@@ -56,7 +56,7 @@ impl WaitSet {
             #[cfg(any(feature = "pg15", feature = "pg16"))]
             let set = pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, 4);
             #[cfg(any(feature = "pg17", feature = "pg18"))]
-            let set = pg_sys::CreateWaitEventSet(null, 4);
+            let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), 4);
             let add = |events, fd, latch| {
                 pg_sys::AddWaitEventToSet(set, events, fd, latch, std::ptr::null_mut())
             };

@@ -93,7 +93,7 @@ impl Events {
             #[cfg(any(feature = "pg15", feature = "pg16"))]
             let set = pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, 3);
             #[cfg(any(feature = "pg17", feature = "pg18"))]
-            let set = pg_sys::CreateWaitEventSet(null, 3);
+            let set = pg_sys::CreateWaitEventSet(std::ptr::null_mut(), 3);
             let add = |events, fd, latch| {
                 pg_sys::AddWaitEventToSet(set, events, fd, latch, std::ptr::null_mut());
             };
