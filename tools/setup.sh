@@ -2,7 +2,8 @@
 # Brings what building and testing need, and says where it is. Idempotent; sourced by the other
 # scripts. Works as root (apt-get install) and as anybody else (packages unpacked into .build).
 #
-# Sets: BED, PG_CONFIG (a private copy of PostgreSQL), SERVER_USER, as_server, CARGO_PGRX.
+# Sets: BED, PG_CONFIG and PG_BIN (a private copy of PostgreSQL), SERVER_USER, as_server, CARGO_PGRX.
+# With TARGET_PG_CONFIG, PG_CONFIG is that one and no copy is made.
 set -euo pipefail
 
 TREE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -17,13 +18,22 @@ chmod 755 "$BED"
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-PACKAGES="postgresql-$PG postgresql-client-$PG postgresql-server-dev-$PG postgresql-$PG-cron libclang-dev gcc libc6-dev pkg-config ca-certificates python3 python3-pip"
+PACKAGES="libclang-dev gcc libc6-dev pkg-config ca-certificates"
+if [ -z "${TARGET_PG_CONFIG:-}" ]; then
+    PACKAGES="$PACKAGES postgresql-$PG postgresql-client-$PG postgresql-server-dev-$PG postgresql-$PG-cron python3 python3-pip"
+elif [ ! -f "$("$TARGET_PG_CONFIG" --includedir-server)/postgres.h" ]; then
+    PACKAGES="$PACKAGES postgresql-server-dev-$PG"
+fi
 
 unpacked=$BUILD/debian
 export PATH="$unpacked/usr/bin:$HOME/.cargo/bin:$PATH"
 [ -d "$unpacked" ] && export LD_LIBRARY_PATH="$unpacked/usr/lib/$(uname -m)-linux-gnu:$unpacked/usr/lib/llvm-14/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
 find_postgres() {
+    if [ -n "${TARGET_PG_CONFIG:-}" ]; then
+        [ -f "$("$TARGET_PG_CONFIG" --includedir-server)/postgres.h" ]
+        return
+    fi
     for root in "" "$unpacked"; do
         if [ -x "$root/usr/lib/postgresql/$PG/bin/postgres" ] && [ -f "$root/usr/include/postgresql/$PG/server/postgres.h" ] \
             && [ -f "$root/usr/share/postgresql/$PG/extension/pg_cron.control" ]; then
@@ -74,13 +84,15 @@ install_packages() {
 }
 
 missing_tool() {
-    for tool in cc pkg-config python3; do command -v "$tool" >/dev/null || return 0; done
+    for tool in cc pkg-config; do command -v "$tool" >/dev/null || return 0; done
+    [ -n "${TARGET_PG_CONFIG:-}" ] && return 1
+    command -v python3 >/dev/null || return 0
     python3 -m pip --version >/dev/null 2>&1 || return 0
     return 1
 }
 
 if ! find_postgres || ! find_clang || missing_tool; then
-    say "installing Debian packages (PostgreSQL $PG, its headers, libclang)"
+    say "installing Debian packages: $PACKAGES"
     install_packages > "$BUILD/packages.log" 2>&1 || { tail -n 20 "$BUILD/packages.log" >&2; fail "the packages could not be installed; see .build/packages.log"; }
     find_postgres && find_clang || fail "PostgreSQL $PG or libclang is still missing"
 fi
@@ -94,7 +106,7 @@ command -v cargo >/dev/null || fail "Rust is missing: install it from https://ru
 
 # A private copy of PostgreSQL, into which the extension is installed; the system stays as it is.
 private=$BED/pg$PG
-if [ ! -x "$private/lib/postgresql/$PG/bin/pg_config" ]; then
+if [ -z "${TARGET_PG_CONFIG:-}" ] && [ ! -x "$private/lib/postgresql/$PG/bin/pg_config" ]; then
     say "copying PostgreSQL $PG"
     rm -rf "$private" "$private.new"
     mkdir -p "$private.new"/{lib,share,include}/postgresql
@@ -103,7 +115,7 @@ if [ ! -x "$private/lib/postgresql/$PG/bin/pg_config" ]; then
     ln -sfn "$SYSTEM_ROOT/usr/include/postgresql/$PG" "$private.new/include/postgresql/$PG"
     mv "$private.new" "$private"
 fi
-PG_CONFIG=$private/lib/postgresql/$PG/bin/pg_config
+PG_CONFIG=${TARGET_PG_CONFIG:-$private/lib/postgresql/$PG/bin/pg_config}
 PG_BIN=$private/lib/postgresql/$PG/bin
 
 # cargo-pgrx reads the copy's headers and is told not to change compiler flags behind cargo's back.
