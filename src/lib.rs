@@ -20,8 +20,7 @@ mod worker;
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    // SAFETY: a flag of the postmaster, read on the only thread.
-    let is_preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    let is_preloading = worker::is_preloading();
     settings::register(is_preloading);
     session::raise::install_log_hook();
     // The only provider of cryptography there is; a second call says that it is set already.

@@ -14,6 +14,7 @@ BUILD=$TREE/.build
 BED=${AGGREGATOR_BED:-/tmp/aggregator-$(id -u)-$(printf %s "$TREE" | cksum | cut -d' ' -f1)}
 mkdir -p "$BUILD" "$BED"
 chmod 755 "$BED"
+[ -O "$BED" ] || { echo "error: $BED belongs to somebody else" >&2; exit 1; }
 
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

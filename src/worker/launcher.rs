@@ -17,6 +17,12 @@ use std::time::{Duration, Instant};
 /// tried again this much later.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// Whether shared_preload_libraries is loading the library just now.
+pub fn is_preloading() -> bool {
+    // SAFETY: a flag of the postmaster, read on the only thread.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
 /// Registers the launcher with the postmaster.
 pub fn register_launcher() {
     BackgroundWorkerBuilder::new("aggregator launcher")

@@ -19,7 +19,7 @@ use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-pub use launcher::register_launcher;
+pub use launcher::{is_preloading, register_launcher};
 
 /// A worker that nobody needs leaves: soon enough for DROP DATABASE, which waits 5 s.
 const IDLE_EXIT: Duration = Duration::from_secs(3);
