@@ -231,3 +231,31 @@ async fn provider_rows_are_checked() {
     }
     assert_eq!(value(&root, "SELECT count(*) FROM api_providers").await.unwrap(), "10");
 }
+
+#[tokio::test]
+async fn a_list_elsewhere_with_prices_per_million() {
+    let upstream = Upstream::raw(|seen| match seen.path.as_str() {
+        "/api/v1/models" => Answer::json(
+            200,
+            r#"{"success":true,"data":[{"model_id":"gpt-5","types":"llm","features":"tools,thinking",
+                "input_modalities":"text,image","max_output":"128000","context_length":400000,
+                "pricing":{"input":1.25,"output":10,"cache_read":0.125}}]}"#,
+        ),
+        _ => Answer::json(404, ""),
+    })
+    .await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "list", &upstream).await;
+    let url = upstream.base_url().replace("/v1", "/api/v1/models");
+    root.batch_execute(&format!(
+        "UPDATE api_providers SET models_url = '{url}' WHERE name = 'list'"
+    ))
+    .await
+    .unwrap();
+    assert_eq!(rows(&root, SYNC).await, ["1|1|0|0|0|∅"]);
+    assert_eq!(
+        rows(&root, "SELECT model_id, context_window, max_output_tokens, pricing, capabilities ->> 'functions' FROM aggregator_models").await,
+        [r#"gpt-5|400000|128000|{"input": 1.25, "output": 10, "cache_read": 0.125}|true"#]
+    );
+}
