@@ -224,7 +224,7 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         let reply = tokio::select! {
             // Leaving drops `calls`, which aborts the request.
             () = closed(&mut stream) => return,
-            Some(reply) = calls.join_next() => reply.unwrap_or(Reply::Failed(Error::Internal)),
+            reply = finished(&mut calls) => reply,
         };
         drop(in_flight);
         if send(&mut stream, &reply).await.is_err() {
@@ -233,7 +233,15 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
     }
 }
 
-/// Runs one request; a panic in it is its task's alone.
+/// The reply of the one request that runs; a panic in it fails it alone.
+async fn finished(calls: &mut JoinSet<Reply>) -> Reply {
+    match calls.join_next().await {
+        Some(Ok(reply)) => reply,
+        _ => Reply::Failed(Error::Internal),
+    }
+}
+
+/// Runs one request.
 async fn answer(request: Request, shared: Arc<Shared>, mut lease: Lease) -> Reply {
     match request {
         Request::Chat(chat) => Reply::Chat(Box::new(call::run(&shared, chat, &mut lease).await)),
@@ -288,11 +296,14 @@ async fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[tokio::test]
-    async fn a_panic_is_its_tasks_alone() {
-        let mut calls = tokio::task::JoinSet::new();
+    async fn a_panic_fails_its_own_request_alone() {
+        let mut calls = JoinSet::new();
         calls.spawn(async { panic!("on purpose") });
-        let joined: Result<(), _> = calls.join_next().await.unwrap();
-        assert!(joined.unwrap_err().is_panic());
+        assert!(matches!(finished(&mut calls).await, Reply::Failed(Error::Internal)));
+        calls.spawn(async { Reply::SyncSoon });
+        assert!(matches!(finished(&mut calls).await, Reply::SyncSoon));
     }
 }

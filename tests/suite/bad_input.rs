@@ -52,8 +52,18 @@ async fn bad_arguments() {
     }
     let (_, message) = failure(&root, &chat_sql(r#"{"temprature": 1}"#)).await;
     assert!(message.contains("temperature"), "{message}");
-    let (_, message) = failure(&root, &format!("SELECT chat_complete('v/plane', '{HELLO}')")).await;
-    assert!(message.contains("not") || message.contains("Did you mean"), "{message}");
+    root.batch_execute(
+        "INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name)
+         SELECT id, 'x/gpt-4o-mini', 'gpt-4o-mini', '' FROM api_providers WHERE name = 'openrouter'",
+    )
+    .await
+    .unwrap();
+    let (_, message) =
+        failure(&root, &format!("SELECT chat_complete('gpt-4o-mni', '{HELLO}')")).await;
+    assert!(message.contains("Did you mean x/gpt-4o-mini"), "{message}");
+    let (code, message) =
+        failure(&root, &format!("SELECT chat_complete('gpt-4o-mini', '{HELLO}')")).await;
+    assert!(code == "PT404" && message.contains("offered by: openrouter"), "{message}");
     assert_eq!(upstream.chats().len(), 0);
     assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["0"]);
     // With throw_on_error off, what goes wrong once the request is understood is a value.
