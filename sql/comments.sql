@@ -8,7 +8,7 @@ COMMENT ON COLUMN api_providers.id IS 'Constant for the providers that come with
 COMMENT ON COLUMN api_providers.name IS 'Short name, as in openrouter:openai/gpt-4o.';
 COMMENT ON COLUMN api_providers.display_name IS 'Name for people.';
 COMMENT ON COLUMN api_providers.provider_type IS 'aggregator: resells the models of others; direct: offers its own.';
-COMMENT ON COLUMN api_providers.api_standard IS 'The wire format: openai (chat completions) or anthropic (messages).';
+COMMENT ON COLUMN api_providers.api_standard IS 'The wire format: openai (chat completions) or anthropic (messages). Callers speak OpenAI''s either way.';
 COMMENT ON COLUMN api_providers.base_url IS 'Root of the API, https; a key opens only for the scheme, host and port for which it was saved.';
 COMMENT ON COLUMN api_providers.models_url IS 'Where the model list is, if not at base_url/models; same origin as base_url.';
 COMMENT ON COLUMN api_providers.key_check_url IS 'A URL that answers 401 to a bad key, if not base_url/models; same origin as base_url.';
@@ -83,8 +83,53 @@ COMMENT ON COLUMN aggregator_usage_logs.cost_source IS
 COMMENT ON COLUMN aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';
 COMMENT ON COLUMN aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
 COMMENT ON COLUMN aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';
-COMMENT ON COLUMN aggregator_usage_logs.metadata IS 'Small extras.';
+COMMENT ON COLUMN aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came.';
 COMMENT ON TABLE aggregator_usage_logs_default IS 'Partition of the ledger for what has no partition of its own.';
+
+COMMENT ON TABLE aggregator_jobs IS 'Durable chats: a row exists if and only if its transaction committed. Holds the request and the answer; see aggregator.job_retention.';
+COMMENT ON COLUMN aggregator_jobs.id IS 'The job; call_id of its usage rows.';
+COMMENT ON COLUMN aggregator_jobs.user_id IS 'Whose key pays, and who sees the row.';
+COMMENT ON COLUMN aggregator_jobs.status IS 'queued: waits; running: leased to the worker; succeeded, failed, cancelled: ended.';
+COMMENT ON COLUMN aggregator_jobs.model IS 'The model that was asked for.';
+COMMENT ON COLUMN aggregator_jobs.provider IS 'The provider that was named, if one was.';
+COMMENT ON COLUMN aggregator_jobs.request IS 'The request body in OpenAI''s form, with our options.';
+COMMENT ON COLUMN aggregator_jobs.idempotency_key IS 'A second chat_submit of the same user with this key gives the same job.';
+COMMENT ON COLUMN aggregator_jobs.run_after IS 'Not before this moment; moved on when a failure may pass.';
+COMMENT ON COLUMN aggregator_jobs.attempts IS 'Times that it was run; see aggregator.job_max_attempts.';
+COMMENT ON COLUMN aggregator_jobs.epoch IS 'The life of the worker that runs or ran it last.';
+COMMENT ON COLUMN aggregator_jobs.created_at IS 'When it was submitted.';
+COMMENT ON COLUMN aggregator_jobs.started_at IS 'When it was first run.';
+COMMENT ON COLUMN aggregator_jobs.finished_at IS 'When it ended.';
+COMMENT ON COLUMN aggregator_jobs.provider_name IS 'The provider that answered.';
+COMMENT ON COLUMN aggregator_jobs.served_model IS 'The model that answered, as the provider says.';
+COMMENT ON COLUMN aggregator_jobs.response IS 'The provider''s answer in OpenAI''s form.';
+COMMENT ON COLUMN aggregator_jobs.error IS 'Why it failed, or why it is queued again.';
+COMMENT ON COLUMN aggregator_jobs.cost IS 'USD of the attempt that answered; NULL is unknown.';
+COMMENT ON COLUMN aggregator_jobs.cost_source IS 'As in aggregator_usage_logs.';
+
+COMMENT ON TABLE aggregator_cooling IS 'What keeps failing, and until when other candidates are asked first. Kept by the worker.';
+COMMENT ON COLUMN aggregator_cooling.provider_id IS 'The provider.';
+COMMENT ON COLUMN aggregator_cooling.user_provider_id IS 'The key; NULL: the provider with all of them, because it cannot be reached.';
+COMMENT ON COLUMN aggregator_cooling.model_id IS 'The model; NULL: the key with all of them.';
+COMMENT ON COLUMN aggregator_cooling.user_id IS 'Whose key it is; NULL: the platform''s, or no key''s.';
+COMMENT ON COLUMN aggregator_cooling.cooling_until IS 'Until when; infinity: until the key is saved anew.';
+COMMENT ON COLUMN aggregator_cooling.key_print IS 'Print of the sealed key that failed: a new one is not cool.';
+COMMENT ON COLUMN aggregator_cooling.failures IS 'Failures in a row.';
+COMMENT ON COLUMN aggregator_cooling.reason IS 'The provider''s error code or status.';
+COMMENT ON COLUMN aggregator_cooling.noted_at IS 'When it last failed.';
+
+COMMENT ON VIEW aggregator_provider_health IS 'The last 24 hours of each provider and model, as far as the caller sees the usage log, and what cools down.';
+COMMENT ON COLUMN aggregator_provider_health.provider_id IS 'The provider.';
+COMMENT ON COLUMN aggregator_provider_health.provider_name IS 'Its name.';
+COMMENT ON COLUMN aggregator_provider_health.model_id IS 'The model; NULL: every model of a key or of the provider cools down.';
+COMMENT ON COLUMN aggregator_provider_health.calls IS 'Attempts in the last 24 hours.';
+COMMENT ON COLUMN aggregator_provider_health.errors IS 'Of them failed.';
+COMMENT ON COLUMN aggregator_provider_health.rate_limited IS 'Of them refused with 429.';
+COMMENT ON COLUMN aggregator_provider_health.p50_latency_ms IS 'Median milliseconds of those that succeeded.';
+COMMENT ON COLUMN aggregator_provider_health.p95_latency_ms IS '95th percentile of those.';
+COMMENT ON COLUMN aggregator_provider_health.cooling_until IS 'Until when others are asked first; NULL: it is well.';
+COMMENT ON COLUMN aggregator_provider_health.last_error IS 'Error code of the last attempt that failed.';
+COMMENT ON COLUMN aggregator_provider_health.last_error_at IS 'When that was.';
 
 COMMENT ON TABLE aggregator_worker_epochs IS 'Lives of the worker, to find what a dead one left pending.';
 COMMENT ON COLUMN aggregator_worker_epochs.epoch IS 'Microseconds since 1970 at its start.';

@@ -113,16 +113,17 @@ END
 $$;
 
 -- The cost with which a row is settled: what the upstream reports, else what the rules say; the
--- computed cost is kept beside a reported one.
+-- computed cost is kept beside a reported one. p_is_estimate: the parts are our guess.
 CREATE FUNCTION aggregator_settled_cost(
-    p_pricing    jsonb,
-    p_parts      jsonb,
-    p_reported   numeric,
-    p_is_free    boolean,
-    p_at         timestamptz,
-    OUT cost     numeric,
-    OUT computed numeric,
-    OUT source   text
+    p_pricing     jsonb,
+    p_parts       jsonb,
+    p_reported    numeric,
+    p_is_free     boolean,
+    p_at          timestamptz,
+    p_is_estimate boolean DEFAULT false,
+    OUT cost      numeric,
+    OUT computed  numeric,
+    OUT source    text
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -142,7 +143,7 @@ BEGIN
         WHEN p_reported IS NOT NULL THEN 'upstream'
         WHEN p_parts IS NULL AND NOT p_is_free THEN 'incomplete'
         WHEN computed IS NULL THEN 'unpriced'
-        WHEN NOT v_is_complete THEN 'incomplete'
+        WHEN NOT v_is_complete OR p_is_estimate THEN 'incomplete'
         ELSE 'computed'
     END;
 END

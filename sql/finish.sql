@@ -39,6 +39,8 @@ ALTER TABLE aggregator_models ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_jobs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_cooling ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in.
@@ -66,6 +68,17 @@ CREATE POLICY admin ON aggregator_models
 CREATE POLICY own ON aggregator_usage_logs FOR SELECT
     USING (user_id = (SELECT aggregator_user_id()));
 CREATE POLICY admin ON aggregator_usage_logs FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+
+CREATE POLICY own ON aggregator_jobs FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_jobs FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+
+-- That a provider cannot be reached is nobody's secret.
+CREATE POLICY own ON aggregator_cooling FOR SELECT
+    USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_cooling FOR SELECT
     USING ((SELECT aggregator_is_admin()));
 
 -- Who somebody is, everybody may ask; policies need the answer.
@@ -119,7 +132,23 @@ COMMENT ON FUNCTION rotate_master_key() IS
 COMMENT ON FUNCTION sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
 COMMENT ON FUNCTION chat_complete(text, jsonb, jsonb, text, text) IS
-    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true). PT400 to PT504.';
+    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream. PT400 to PT504.';
+COMMENT ON FUNCTION chat_stream(text, jsonb, jsonb, text, text) IS
+    'Sends a chat and returns a row for each piece of text (delta) as it arrives, then one with the whole response, its usage and its cost in USD. Rows arrive one by one only from a SELECT list: SELECT (t).delta FROM (SELECT chat_stream(...) AS t) AS s. Options and errors as in chat_complete; a stream that is silent for aggregator.stream_idle_timeout is PT504.';
+COMMENT ON FUNCTION chat_many(jsonb, jsonb, integer) IS
+    'Sends an array of OpenAI request bodies, at most concurrency at a time, and returns a row for each as it ends: ord from 1, ok, response, content, error, cost in USD, latency_ms. options hold for every request that says nothing else; dedupe: identical requests with temperature 0 are sent once. PT400.';
+COMMENT ON FUNCTION chat_submit(text, jsonb, jsonb, text, text, timestamptz, text) IS
+    'Writes a chat as a job and returns its id. It runs once the caller''s transaction is committed, not before p_run_after. The same p_idempotency_key of the same user gives the same job. Options as in chat_complete. PT400, PT403, PT404; PT409: the key belongs to another request.';
+COMMENT ON FUNCTION chat_result(uuid) IS
+    'A job and what it came to: response and content of one that succeeded, error of one that failed, cost in USD. No row: there is no such job of the caller.';
+COMMENT ON FUNCTION chat_wait(uuid, integer) IS
+    'Waits until a job has ended, or p_timeout_ms milliseconds (30000), and returns it as chat_result does. PT400: it was submitted by this very transaction, or the transaction cannot see others'' commits; PT404.';
+COMMENT ON FUNCTION chat_cancel(uuid) IS
+    'Cancels a job with the caller''s transaction; a request in flight is aborted. False: it has ended already, or there is no such job of the caller. PT403.';
+COMMENT ON FUNCTION aggregator_await_job(uuid, integer) IS
+    'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';
+COMMENT ON FUNCTION aggregator_job_response(aggregator_jobs) IS
+    'The answer of a job as chat_complete would have given it.';
 COMMENT ON FUNCTION chat(text, text, jsonb) IS
     'Sends one prompt and returns the text of the answer. Options and errors as in chat_complete.';
 COMMENT ON FUNCTION chat_completions(jsonb) IS
@@ -129,11 +158,11 @@ COMMENT ON FUNCTION calculate_cost(text, jsonb, text) IS
 COMMENT ON FUNCTION calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
     'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
 COMMENT ON FUNCTION aggregator_status() IS
-    'The worker of this database; asking starts it. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, or an administrator. kind: user or admin. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION forget_user(text) IS
-    'Deletes the keys and settings of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
+    'Deletes the keys, settings and jobs of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION aggregator_check_provider_urls(text, text, text) IS
     'Raises PT400 if the URLs of a provider are not usable or do not share one origin.';
 COMMENT ON FUNCTION aggregator_usage(jsonb) IS
@@ -143,7 +172,7 @@ COMMENT ON FUNCTION aggregator_routes(text, text, text) IS 'Every route of a use
 COMMENT ON FUNCTION aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
 COMMENT ON FUNCTION aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
 COMMENT ON FUNCTION aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
-COMMENT ON FUNCTION aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz) IS 'The cost with which the ledger settles a row, and where it comes from.';
+COMMENT ON FUNCTION aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the ledger settles a row, and where it comes from.';
 COMMENT ON FUNCTION aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
 COMMENT ON FUNCTION aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
 COMMENT ON FUNCTION aggregator_before_provider() IS 'Checks the URLs of a provider, notes edits, lets a restored row win over a fresh seed.';

@@ -11,7 +11,8 @@ BEGIN
         RAISE EXCEPTION 'kind must be ''user'' or ''admin''' USING ERRCODE = 'PT400';
     END IF;
     EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.user_api_providers,
-        @extschema@.aggregator_models, @extschema@.aggregator_usage_logs TO %s', p_role);
+        @extschema@.aggregator_models, @extschema@.aggregator_usage_logs, @extschema@.aggregator_jobs,
+        @extschema@.aggregator_cooling, @extschema@.aggregator_provider_health TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -23,6 +24,12 @@ BEGIN
         'chat_complete(text, jsonb, jsonb, text, text)',
         'chat(text, text, jsonb)',
         'chat_completions(jsonb)',
+        'chat_stream(text, jsonb, jsonb, text, text)',
+        'chat_many(jsonb, jsonb, integer)',
+        'chat_submit(text, jsonb, jsonb, text, text, timestamptz, text)',
+        'chat_result(uuid)',
+        'chat_wait(uuid, integer)',
+        'chat_cancel(uuid)',
         'calculate_cost(text, jsonb, text)',
         'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
         -- What the functions above call under the caller's rights.
@@ -30,9 +37,11 @@ BEGIN
         'aggregator_spendable_providers(text)',
         'aggregator_provider_id(text)',
         'aggregator_usage(jsonb)',
+        'aggregator_await_job(uuid, integer)',
+        'aggregator_job_response(@extschema@.aggregator_jobs)',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
         'aggregator_cost(jsonb, jsonb, timestamptz)',
-        'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz)'
+        'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
     ] LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
     END LOOP;

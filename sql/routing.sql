@@ -31,7 +31,10 @@ RETURNS TABLE (
     user_provider_id  uuid,
     is_platform_key   boolean,
     api_key_encrypted bytea,
-    pricing           jsonb
+    pricing           jsonb,
+    context_window    integer,
+    max_output_tokens integer,
+    can_stream        boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -61,7 +64,8 @@ BEGIN
 
     RETURN QUERY
     SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
-        k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing
+        k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
+        p.features @> '{"supports_streaming": true}'
     FROM @extschema@.aggregator_models AS m
     JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
     JOIN @extschema@.user_api_providers AS k ON k.provider_id = m.provider_id
@@ -87,7 +91,8 @@ BEGIN
     IF NOT FOUND AND v_provider IS NOT NULL THEN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
-            k.id, k.user_id IS NULL, k.api_key_encrypted, NULL::jsonb
+            k.id, k.user_id IS NULL, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
+            p.features @> '{"supports_streaming": true}'
         FROM @extschema@.api_providers AS p
         JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
         WHERE p.id = v_provider

@@ -4,8 +4,10 @@
 //!
 //! `PT` + an HTTP status is the convention that PostgREST turns into that status.
 
+use crate::core::retry::{self, Again};
 use crate::core::secret::SecretError;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Provider and model of a call, for messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,12 @@ pub enum Error {
     Upstream { target: Target, refusal: Box<Refusal> },
     #[error("{target} did not answer within {waited_ms} ms")]
     Deadline { target: Target, waited_ms: u64 },
+    #[error("the stream of {target} was silent for {idle_ms} ms")]
+    Stalled { target: Target, idle_ms: u64 },
+    #[error("no job {id} of this user exists")]
+    UnknownJob { id: String },
+    #[error("the idempotency key '{key}' belongs to a job with another request")]
+    KeyReused { key: String },
     #[error("statement_timeout leaves {left_ms} ms, too little for a call to {target}")]
     NoTime { target: Target, left_ms: u64 },
     #[error("{target} could not be reached: {reason}")]
@@ -132,10 +140,12 @@ impl Error {
             Self::UnknownProvider { .. }
             | Self::UnknownModel { .. }
             | Self::NoKeyForModel { .. }
-            | Self::NoKey { .. } => "PT404",
+            | Self::NoKey { .. }
+            | Self::UnknownJob { .. } => "PT404",
+            Self::KeyReused { .. } => "PT409",
             Self::Unsupported { .. } => "PT501",
             Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
-            Self::Deadline { .. } | Self::NoTime { .. } => "PT504",
+            Self::Deadline { .. } | Self::NoTime { .. } | Self::Stalled { .. } => "PT504",
             Self::KeyRefused { .. } => "PT401",
             Self::KeyUnreadable { .. } => "PT409",
             Self::AddressRefused { .. } => "PT403",
@@ -167,6 +177,9 @@ impl Error {
             Self::Unsupported { .. } => "unsupported",
             Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
             Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
+            Self::Stalled { .. } => "stalled",
+            Self::UnknownJob { .. } => "unknown_job",
+            Self::KeyReused { .. } => "idempotency_key_reused",
             Self::Unreachable { .. } => UNREACHABLE,
             Self::Disconnected { .. } => "disconnected",
             Self::AddressRefused { .. } => "address_refused",
@@ -221,6 +234,12 @@ impl Error {
                 "Raise options.timeout_ms, or statement_timeout if that was the shorter one. The \
                  attempt is in aggregator_usage_logs."
             }
+            Self::Stalled { .. } => {
+                "What had arrived is in aggregator_usage_logs. A superuser sets \
+                 aggregator.stream_idle_timeout."
+            }
+            Self::UnknownJob { .. } => "Jobs are seen by their user, once they are committed.",
+            Self::KeyReused { .. } => "Use a fresh key for each request.",
             Self::NoTime { .. } => "Raise statement_timeout for this statement.",
             Self::Unreachable { .. } => {
                 "Check api_providers.base_url, DNS and the network. Nothing was sent."
@@ -259,11 +278,42 @@ impl Error {
         Some(hint.to_owned())
     }
 
+    /// The provider and model that were asked, where that is what the error is about.
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Self::Upstream { target, .. }
+            | Self::Deadline { target, .. }
+            | Self::Stalled { target, .. }
+            | Self::NoTime { target, .. }
+            | Self::Unreachable { target, .. }
+            | Self::Disconnected { target, .. }
+            | Self::BrokenAnswer { target, .. }
+            | Self::AnswerTooLarge { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+
     /// The HTTP status of the upstream, where it gave one.
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
             Self::Upstream { refusal, .. } => Some(refusal.status),
             Self::BrokenAnswer { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed later, and after what the upstream asked for.
+    pub fn may_pass(&self) -> Option<Option<Duration>> {
+        match self {
+            Self::Upstream { refusal, .. } => match retry::after(refusal) {
+                Again::Anywhere(after) => Some(after),
+                _ => None,
+            },
+            Self::Unreachable { .. }
+            | Self::Disconnected { .. }
+            | Self::Stalled { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Ledger { .. } => Some(None),
             _ => None,
         }
     }
@@ -295,7 +345,7 @@ impl Error {
 pub const UNREACHABLE: &str = "unreachable";
 
 fn upstream_sqlstate(refusal: &Refusal) -> &'static str {
-    if crate::core::retry::is_out_of_credit(refusal.code.as_deref()) {
+    if retry::is_out_of_credit(refusal.code.as_deref()) {
         return "PT402";
     }
     match refusal.status {

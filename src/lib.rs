@@ -11,6 +11,7 @@ mod gateway;
 mod installed;
 mod keyring;
 mod protocol;
+mod routing;
 mod session;
 mod settings;
 mod time;
@@ -38,7 +39,9 @@ extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["seed"
 extension_sql_file!("../sql/routing.sql", name = "routing", requires = ["triggers"]);
 extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["routing"]);
 extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["cost"]);
-extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["catalogue"]);
+extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["catalogue"]);
+extension_sql_file!("../sql/health.sql", name = "health", requires = ["jobs"]);
+extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["health"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 

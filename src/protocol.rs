@@ -3,6 +3,9 @@
 //! A frame is a length (4 bytes, little endian) and a postcard document. A session sends one
 //! request and reads replies until the last one; closing the connection cancels the request.
 //! Provider keys cross the socket sealed, never in the clear.
+//!
+//! [`Request::Outbox`] is different: after it the session sends one bare byte, when its
+//! transaction ends, because nothing more can be done in a commit callback.
 
 use crate::core::catalogue::Dialect;
 use crate::core::secret::Binding;
@@ -10,11 +13,12 @@ use crate::core::standard::Standard;
 use crate::error::{Error, Target};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A frame's header: the length of what follows.
 pub const HEADER_LEN: usize = 4;
@@ -69,8 +73,26 @@ impl Provider {
 /// One chat call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChatCall {
+    /// Of a job: its id.
     pub call_id: Uuid,
     pub user_id: String,
+    /// Whom to ask, best first; the next one is asked where the failure of one allows it.
+    pub candidates: Arc<[Candidate]>,
+    /// The request's JSON in OpenAI's form, without a model.
+    pub body: String,
+    pub max_retries: u16,
+    /// From now on.
+    pub deadline_ms: u64,
+    /// Ask the upstream for a stream even if the caller wants the answer whole. `None`: as
+    /// `aggregator.stream_upstream` says.
+    pub stream_upstream: Option<bool>,
+    /// Attempts that the ledger has of this call already, from earlier runs of a job.
+    pub earlier_attempts: u16,
+}
+
+/// A provider, model and key that can serve a call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Candidate {
     pub provider: Provider,
     pub model_id: String,
     /// The row of `user_api_providers` that pays, and its key.
@@ -78,10 +100,26 @@ pub struct ChatCall {
     pub key: SealedKey,
     /// `aggregator_models.pricing` as the caller's transaction saw it.
     pub pricing: Option<String>,
-    /// The request's JSON.
-    pub body: String,
-    pub max_retries: u16,
-    /// From now on.
+    pub context_window: Option<i32>,
+    pub max_output_tokens: Option<i32>,
+    /// `api_providers.features.supports_streaming`.
+    pub can_stream: bool,
+}
+
+impl Candidate {
+    /// For messages about a call to it.
+    pub fn target(&self) -> Target {
+        self.provider.target(&self.model_id)
+    }
+}
+
+/// Many chat calls, at most so many at a time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Batch {
+    /// Answered by their place here.
+    pub calls: Vec<ChatCall>,
+    pub concurrency: u32,
+    /// From now on; what has not begun by then never does.
     pub deadline_ms: u64,
 }
 
@@ -124,7 +162,24 @@ pub struct Addressed<R> {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
-    Chat(Box<ChatCall>),
+    /// Answered by [`Reply::Chat`], or, once `hand_over_after_ms` have passed, by
+    /// [`Reply::HandedOver`]: the call then goes on as the job of its id.
+    Chat {
+        call: Box<ChatCall>,
+        hand_over_after_ms: Option<u64>,
+    },
+    /// Answered by [`Reply::Delta`] for each piece of text, then [`Reply::Chat`].
+    Stream(Box<ChatCall>),
+    /// Answered by [`Reply::Item`] for each call as it ends, then [`Reply::End`].
+    Many(Box<Batch>),
+    /// A transaction has written jobs. The session sends one byte when it ends; until then the
+    /// worker does not leave.
+    Outbox,
+    /// Answered by [`Reply::End`] when the job ends, or after so many milliseconds.
+    AwaitJob {
+        job: Uuid,
+        for_ms: u64,
+    },
     Catalogues(Vec<CatalogueFetch>),
     CheckKey(Box<KeyCheck>),
     /// Sync this provider soon; the reply does not wait for it.
@@ -154,6 +209,8 @@ pub struct ChatReply {
 /// A call that succeeded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChatAnswer {
+    /// Name of the provider that served it.
+    pub provider: String,
     /// The upstream's answer, fit for `jsonb`.
     pub response: String,
     pub served_model: String,
@@ -169,6 +226,8 @@ pub struct Status {
     pub in_flight: u64,
     pub served: u64,
     pub ledger_queue: u64,
+    /// Chat calls that wait for a limit in flight.
+    pub waiting: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -176,6 +235,18 @@ pub enum Reply {
     /// The request is taken: from here on it must not be sent again.
     Accepted,
     Chat(Box<ChatReply>),
+    /// What the answer gains.
+    Delta(String),
+    /// How the call at this place of the batch ended.
+    Item {
+        index: u32,
+        reply: Box<ChatReply>,
+    },
+    End,
+    /// The call goes on as a job, in this life of the worker.
+    HandedOver {
+        epoch: i64,
+    },
     /// In the order of the request.
     Catalogues(Vec<Result<Fetched, Error>>),
     /// Whether the provider takes the key.

@@ -5,6 +5,7 @@ use crate::gateway;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static TRUSTED_AUTHENTICATORS: GucSetting<Option<CString>> =
@@ -16,6 +17,13 @@ static LEDGER_SYNC: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ALLOW_PRIVATE_NETWORKS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 * 1024);
+static STREAM_UPSTREAM: GucSetting<bool> = GucSetting::<bool>::new(false);
+static STREAM_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(1000);
+static MAX_IN_FLIGHT_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(256);
+static MAX_IN_FLIGHT_PER_KEY: GucSetting<i32> = GucSetting::<i32>::new(256);
+static JOB_MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
+static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
 
 /// Registers the settings. `is_preloading`: the library is being loaded by
 /// shared_preload_libraries.
@@ -89,6 +97,87 @@ pub fn register(is_preloading: bool) {
         GucContext::Sighup,
         GucFlags::UNIT_KB,
     );
+    register_calls();
+}
+
+/// Settings of streams, limits in flight and jobs.
+fn register_calls() {
+    GucRegistry::define_bool_guc(
+        c"aggregator.stream_upstream",
+        c"Whether answers that are wanted whole are asked for as streams.",
+        c"A stalled provider is then noticed by aggregator.stream_idle_timeout. options.stream_upstream goes before it.",
+        &STREAM_UPSTREAM,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"aggregator.stream_idle_timeout",
+        c"Silence of a provider, once its stream has begun, after which it counts as stalled.",
+        c"",
+        &STREAM_IDLE_TIMEOUT,
+        1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    for (name, description, setting) in [
+        (
+            c"aggregator.max_in_flight",
+            c"Chat requests at providers at one time; more wait.",
+            &MAX_IN_FLIGHT,
+        ),
+        (
+            c"aggregator.max_in_flight_per_user",
+            c"Chat requests of one user at one time; more wait.",
+            &MAX_IN_FLIGHT_PER_USER,
+        ),
+        (
+            c"aggregator.max_in_flight_per_key",
+            c"Chat requests with one provider key at one time; more wait.",
+            &MAX_IN_FLIGHT_PER_KEY,
+        ),
+    ] {
+        GucRegistry::define_int_guc(
+            name,
+            description,
+            c"",
+            setting,
+            1,
+            100_000,
+            GucContext::Sighup,
+            GucFlags::default(),
+        );
+    }
+    GucRegistry::define_int_guc(
+        c"aggregator.job_max_attempts",
+        c"How often a job is run before it counts as failed.",
+        c"It is run again after its worker died, or after a failure that may pass.",
+        &JOB_MAX_ATTEMPTS,
+        1,
+        1000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"aggregator.job_retention",
+        c"How long jobs are kept after they have ended.",
+        c"0 keeps them for ever.",
+        &JOB_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+}
+
+/// How often a job may be run.
+pub fn job_max_attempts() -> i32 {
+    JOB_MAX_ATTEMPTS.get()
+}
+
+/// Seconds for which ended jobs are kept; `None`: for ever.
+pub fn job_retention_s() -> Option<i32> {
+    Some(JOB_RETENTION.get()).filter(|seconds| *seconds > 0)
 }
 
 /// `aggregator.user_id` as registered: a placeholder of that name, set before the library was
@@ -122,7 +211,20 @@ pub fn for_gateway() -> gateway::Settings {
         max_memory: kilobytes(&MAX_MEMORY),
         allow_private_networks: ALLOW_PRIVATE_NETWORKS.get(),
         keyring_file: keyring_file(),
+        stream_idle_timeout: Duration::from_millis(
+            u64::try_from(STREAM_IDLE_TIMEOUT.get()).unwrap_or(1),
+        ),
+        stream_upstream: STREAM_UPSTREAM.get(),
+        limits: gateway::Limits {
+            all: number(&MAX_IN_FLIGHT),
+            per_user: number(&MAX_IN_FLIGHT_PER_USER),
+            per_key: number(&MAX_IN_FLIGHT_PER_KEY),
+        },
     }
+}
+
+fn number(setting: &GucSetting<i32>) -> usize {
+    usize::try_from(setting.get()).unwrap_or(1)
 }
 
 fn kilobytes(setting: &GucSetting<i32>) -> usize {

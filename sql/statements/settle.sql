@@ -1,5 +1,5 @@
 -- $1-$3 the key, $4 provider, $5 served model, $6 prices of the requested model, $7 disjoint
--- parts, $8 reported cost, $9 free of charge.
+-- parts, $8 reported cost, $9 free of charge, $24 the parts are an estimate.
 UPDATE @extschema@.aggregator_usage_logs AS log
 SET status = $10,
     served_model = $5,
@@ -17,6 +17,8 @@ SET status = $10,
     audio_input_tokens = $21,
     reasoning_tokens = $22,
     audio_output_tokens = $23,
+    time_to_first_token_ms = $25,
+    metadata = CASE WHEN $24 THEN '{"estimated": true}'::jsonb END,
     (cost_estimate, cost_computed, cost_source) = (
         SELECT settled.cost, settled.computed, settled.source
         FROM @extschema@.aggregator_settled_cost(
@@ -26,7 +28,7 @@ SET status = $10,
                  FROM @extschema@.aggregator_models AS m
                  WHERE m.provider_id = $4 AND m.model_id = $5 AND m.pricing <> '{}'),
                 $6::jsonb),
-            $7::jsonb, $8::numeric, $9, $3) AS settled
+            $7::jsonb, $8::numeric, $9, $3, $24) AS settled
     )
 WHERE log.call_id = $1
   AND log.attempt = $2

@@ -2,6 +2,9 @@
 
 pub mod address;
 pub mod catalogue;
+pub mod estimate;
+pub mod fair;
+pub mod health;
 pub mod identity;
 pub mod json;
 pub mod options;
@@ -9,5 +12,7 @@ pub mod price;
 pub mod reply;
 pub mod retry;
 pub mod secret;
+pub mod sse;
 pub mod standard;
+pub mod stream;
 pub mod usage;

@@ -3,6 +3,7 @@
 //! Values pass through as the text they were given as: no number is read and printed again.
 
 use crate::error::Error;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
@@ -42,22 +43,47 @@ const KNOWN: &[&str] = &[
     "web_search_options",
 ];
 /// Ours: they steer the call and are never sent.
-const OURS: &[&str] = &["extra_body", "max_retries", "throw_on_error", "timeout_ms"];
+const OURS: &[&str] = &[
+    "extra_body",
+    "max_retries",
+    "models",
+    "on_deadline",
+    "stream_upstream",
+    "throw_on_error",
+    "timeout_ms",
+];
 
 const DEFAULT_TIMEOUT_MS: u64 = 120_000;
 const LONGEST_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 const DEFAULT_RETRIES: u16 = 2;
 const MOST_RETRIES: u16 = 10;
+const MOST_MODELS: usize = 8;
 
 type Fields = BTreeMap<String, Box<RawValue>>;
 
+/// What becomes of a call for which the statement's time is too short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeadline {
+    #[default]
+    Error,
+    /// It becomes a job.
+    Queue,
+}
+
 /// A request, checked and ready to be sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prepared {
     pub model: String,
+    /// Models to fall back on, in this order.
+    pub fallbacks: Vec<String>,
     pub timeout_ms: u64,
     pub max_retries: u16,
     pub throw_on_error: bool,
+    pub on_deadline: OnDeadline,
+    pub stream_upstream: Option<bool>,
+    /// The caller said `stream: true`.
+    pub streams: bool,
     fields: Fields,
 }
 
@@ -68,35 +94,21 @@ impl Prepared {
         messages: Option<&str>,
         options: Option<&str>,
     ) -> Result<Self, Error> {
-        let mut fields = object(options.unwrap_or("{}"), "options")?;
-        for reserved in ["model", "messages"] {
-            if fields.contains_key(reserved) {
-                return Err(Error::bad_request_hint(
-                    format!("options.{reserved} is not an option"),
-                    format!("Give it as the argument {reserved}."),
-                ));
-            }
-        }
-        let extra = match fields.remove("extra_body") {
-            Some(extra) if extra.get() != "null" => object(extra.get(), "options.extra_body")?,
-            _ => Fields::new(),
-        };
-        for reserved in ["model", "messages", "stream"] {
-            if extra.contains_key(reserved) {
-                return Err(Error::bad_request(format!("extra_body must not hold '{reserved}'")));
-            }
-        }
-        if let Some(unknown) = fields.keys().find(|key| !is_known(key)) {
-            return Err(unknown_option(unknown));
-        }
-        let mut prepared = Self::from_fields(model, messages, fields)?;
-        prepared.fields.extend(extra);
-        Ok(prepared)
+        let fields = checked_options(options)?;
+        Self::from_fields(model, messages, fields)
     }
 
     /// From a whole OpenAI request body; vendor fields are sent as they are.
     pub fn from_body(body: Option<&str>) -> Result<Self, Error> {
+        Self::from_body_with(body, &Options::default())
+    }
+
+    /// From a whole request body and options that hold where the body says nothing.
+    pub fn from_body_with(body: Option<&str>, options: &Options) -> Result<Self, Error> {
         let mut fields = object(body.unwrap_or("null"), "the request body")?;
+        for (key, value) in &options.0 {
+            fields.entry(key.clone()).or_insert_with(|| value.clone());
+        }
         let model =
             fields.remove("model").and_then(|m| serde_json::from_str::<String>(m.get()).ok());
         let messages = fields.remove("messages");
@@ -108,21 +120,9 @@ impl Prepared {
         messages: Option<&str>,
         mut fields: Fields,
     ) -> Result<Self, Error> {
-        let model = model.map(str::trim).filter(|model| !model.is_empty());
-        let model = model.ok_or_else(|| Error::bad_request("model must be a non-empty text"))?;
-        if model.len() > 512 || model.chars().any(char::is_control) {
-            return Err(Error::bad_request("model must be a printable text of at most 512 bytes"));
-        }
+        let model = checked_model(model.unwrap_or_default(), "model")?;
         let messages = checked_messages(messages)?;
-        match fields.remove("stream").as_deref().map(RawValue::get) {
-            None | Some("false" | "null") => {}
-            Some(_) => {
-                return Err(Error::bad_request_hint(
-                    "stream = true needs a function that returns rows",
-                    "Use chat_stream, or leave stream out.",
-                ));
-            }
-        }
+        let streams = take(&mut fields, "stream", "true or false")?.unwrap_or(false);
         let timeout_ms =
             take(&mut fields, "timeout_ms", "a number of milliseconds from 1 to 86400000")?
                 .unwrap_or(DEFAULT_TIMEOUT_MS);
@@ -134,19 +134,139 @@ impl Prepared {
         if max_retries > MOST_RETRIES {
             return Err(invalid("max_retries", "a whole number from 0 to 10"));
         }
+        let expected = "an array of at most 8 model names";
+        let fallbacks: Vec<String> = take(&mut fields, "models", expected)?.unwrap_or_default();
+        if fallbacks.len() > MOST_MODELS {
+            return Err(invalid("models", expected));
+        }
+        let fallbacks = fallbacks
+            .iter()
+            .map(|model| checked_model(model, "options.models"))
+            .collect::<Result<Vec<_>, _>>()?;
         let throw_on_error = take(&mut fields, "throw_on_error", "true or false")?.unwrap_or(true);
+        let on_deadline =
+            take(&mut fields, "on_deadline", "'error' or 'queue'")?.unwrap_or_default();
+        let stream_upstream = take(&mut fields, "stream_upstream", "true or false")?;
         fields.insert("messages".to_owned(), messages);
-        Ok(Self { model: model.to_owned(), timeout_ms, max_retries, throw_on_error, fields })
+        Ok(Self {
+            model,
+            fallbacks,
+            timeout_ms,
+            max_retries,
+            throw_on_error,
+            on_deadline,
+            stream_upstream,
+            streams,
+            fields,
+        })
     }
 
-    /// The body for a provider that calls the model `model_id`.
-    pub fn body(&self, model_id: &str) -> String {
-        let mut fields: BTreeMap<&str, &RawValue> =
-            self.fields.iter().map(|(key, value)| (key.as_str(), &**value)).collect();
-        let model = serde_json::value::to_raw_value(model_id).expect("a string is JSON");
-        fields.insert("model", &model);
-        serde_json::to_string(&fields).expect("raw JSON is JSON")
+    /// Refuses `stream: true` where the answer is given whole.
+    pub fn whole(self) -> Result<Self, Error> {
+        if self.streams {
+            return Err(Error::bad_request_hint(
+                "stream = true needs a function that returns rows",
+                "Use chat_stream, or leave stream out.",
+            ));
+        }
+        Ok(self)
     }
+
+    /// The models that may serve the call, the wanted one first.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.model).chain(&self.fallbacks).map(String::as_str)
+    }
+
+    /// The body in OpenAI's form, without a model.
+    pub fn body(&self) -> String {
+        serde_json::to_string(&self.fields).expect("raw JSON is JSON")
+    }
+
+    /// The whole request, our own options included: `from_body` reads it back.
+    pub fn to_request(&self) -> String {
+        #[derive(Serialize)]
+        struct Request<'a> {
+            model: &'a str,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            models: &'a [String],
+            timeout_ms: u64,
+            max_retries: u16,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            stream_upstream: Option<bool>,
+            #[serde(flatten)]
+            fields: BTreeMap<&'a str, &'a RawValue>,
+        }
+        serde_json::to_string(&Request {
+            model: &self.model,
+            models: &self.fallbacks,
+            timeout_ms: self.timeout_ms,
+            max_retries: self.max_retries,
+            stream_upstream: self.stream_upstream,
+            fields: self.fields.iter().map(|(key, value)| (key.as_str(), &**value)).collect(),
+        })
+        .expect("raw JSON is JSON")
+    }
+
+    /// Whether the same request gives the same answer, as far as a request can ask for that.
+    pub fn is_deterministic(&self) -> bool {
+        self.fields.get("temperature").is_some_and(|t| t.get().parse::<f64>() == Ok(0.0))
+    }
+}
+
+/// Options, checked: what holds for every request of a batch.
+#[derive(Debug, Default)]
+pub struct Options(Fields);
+
+impl Options {
+    /// The options of `chat_many`, and whether identical requests are sent once.
+    pub fn of_many(options: Option<&str>) -> Result<(Self, bool), Error> {
+        let mut fields = object(options.unwrap_or("{}"), "options")?;
+        let dedupe = take(&mut fields, "dedupe", "true or false")?.unwrap_or(false);
+        let fields = serde_json::to_string(&fields).expect("raw JSON is JSON");
+        Ok((Self(checked_options(Some(&fields))?), dedupe))
+    }
+}
+
+/// Reads options: known ones only, with the members of `extra_body` among them.
+fn checked_options(options: Option<&str>) -> Result<Fields, Error> {
+    let mut fields = object(options.unwrap_or("{}"), "options")?;
+    for reserved in ["model", "messages"] {
+        if fields.contains_key(reserved) {
+            return Err(Error::bad_request_hint(
+                format!("options.{reserved} is not an option"),
+                format!("Give it as the argument {reserved}."),
+            ));
+        }
+    }
+    let extra = match fields.remove("extra_body") {
+        Some(extra) if extra.get() != "null" => object(extra.get(), "options.extra_body")?,
+        _ => Fields::new(),
+    };
+    for reserved in ["model", "messages", "stream"] {
+        if extra.contains_key(reserved) {
+            return Err(Error::bad_request(format!("extra_body must not hold '{reserved}'")));
+        }
+    }
+    if let Some(ours) = extra.keys().find(|key| OURS.contains(&key.as_str())) {
+        return Err(Error::bad_request(format!("'{ours}' is an option, not part of extra_body")));
+    }
+    if let Some(unknown) = fields.keys().find(|key| !is_known(key)) {
+        return Err(unknown_option(unknown));
+    }
+    fields.extend(extra);
+    Ok(fields)
+}
+
+fn checked_model(model: &str, what: &str) -> Result<String, Error> {
+    let model = model.trim();
+    if model.is_empty() {
+        return Err(Error::bad_request(format!("{what} must be a non-empty text")));
+    }
+    if model.len() > 512 || model.chars().any(char::is_control) {
+        let what = format!("{what} must be a printable text of at most 512 bytes");
+        return Err(Error::bad_request(what));
+    }
+    Ok(model.to_owned())
 }
 
 fn is_known(key: &str) -> bool {
@@ -219,11 +339,11 @@ mod tests {
         let body =
             with(r#"{"temperature": 0.10000000000000000001, "seed": 12345678901234567890123}"#)
                 .unwrap()
-                .body("openai/gpt-4o");
+                .body();
         assert!(
             body.contains("0.10000000000000000001") && body.contains("12345678901234567890123")
         );
-        assert!(body.contains(r#""model":"openai/gpt-4o""#) && body.contains(HELLO));
+        assert!(body.contains(HELLO) && !body.contains("model"));
     }
 
     #[test]
@@ -231,7 +351,7 @@ mod tests {
         let p =
             with(r#"{"timeout_ms":5,"max_retries":0,"throw_on_error":false,"top_p":1}"#).unwrap();
         assert_eq!((p.timeout_ms, p.max_retries, p.throw_on_error), (5, 0, false));
-        let body = p.body("m");
+        let body = p.body();
         assert!(
             !body.contains("timeout_ms") && !body.contains("max_retries") && body.contains("top_p")
         );
@@ -248,8 +368,7 @@ mod tests {
 
     #[test]
     fn vendor_fields_go_under_extra_body() {
-        let body =
-            with(r#"{"extra_body":{"top_k":4,"provider":{"order":["x"]}}}"#).unwrap().body("m");
+        let body = with(r#"{"extra_body":{"top_k":4,"provider":{"order":["x"]}}}"#).unwrap().body();
         assert!(body.contains(r#""top_k":4"#) && !body.contains("extra_body"));
         for bad in [
             r#"{"extra_body":{"stream":true}}"#,
@@ -262,8 +381,10 @@ mod tests {
 
     #[test]
     fn streaming_points_to_chat_stream() {
-        assert!(with(r#"{"stream":true}"#).unwrap_err().hint().unwrap().contains("chat_stream"));
-        assert!(!with(r#"{"stream":false}"#).unwrap().body("m").contains("stream"));
+        let streamed = with(r#"{"stream":true}"#).unwrap();
+        assert!(streamed.streams && !streamed.body().contains("stream"));
+        assert!(streamed.whole().unwrap_err().hint().unwrap().contains("chat_stream"));
+        assert!(!with(r#"{"stream":false}"#).unwrap().body().contains("stream"));
     }
 
     #[test]
@@ -290,6 +411,12 @@ mod tests {
             r#"{"timeout_ms":"x"}"#,
             r#"{"max_retries":99}"#,
             r#"{"throw_on_error":1}"#,
+            r#"{"stream":"yes"}"#,
+            r#"{"on_deadline":"wait"}"#,
+            r#"{"models":"m"}"#,
+            r#"{"models":[""]}"#,
+            r#"{"models":["1","2","3","4","5","6","7","8","9"]}"#,
+            r#"{"extra_body":{"timeout_ms":1}}"#,
             r#"{"model":"x"}"#,
         ] {
             assert!(with(options).is_err(), "{options}");
@@ -303,9 +430,35 @@ mod tests {
         );
         let p = Prepared::from_body(Some(&body)).unwrap();
         assert_eq!(p.model, "m");
-        assert!(p.body("n").contains(r#""top_k":3"#));
+        assert!(p.body().contains(r#""top_k":3"#));
         for bad in [None, Some("[]"), Some("{}"), Some(r#"{"model":1}"#)] {
             assert!(Prepared::from_body(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_request_survives_being_kept() {
+        let p = with(
+            r#"{"models":["a","b:c"],"timeout_ms":7,"max_retries":1,"seed":12345678901234567890123,
+                "extra_body":{"top_k":4},"on_deadline":"queue"}"#,
+        )
+        .unwrap();
+        let again = Prepared::from_body(Some(&p.to_request())).unwrap();
+        assert_eq!(again.models().collect::<Vec<_>>(), ["gpt-4o", "a", "b:c"]);
+        assert_eq!((again.timeout_ms, again.max_retries), (7, 1));
+        assert_eq!(again.body(), p.body());
+        assert!(again.body().contains("12345678901234567890123"));
+    }
+
+    #[test]
+    fn a_request_of_a_batch_goes_before_its_options() {
+        let (options, dedupe) =
+            Options::of_many(Some(r#"{"temperature":0,"max_tokens":9,"dedupe":true}"#)).unwrap();
+        assert!(dedupe);
+        let body = format!(r#"{{"model":"m","messages":{HELLO},"max_tokens":3}}"#);
+        let p = Prepared::from_body_with(Some(&body), &options).unwrap();
+        assert!(p.body().contains(r#""max_tokens":3"#) && p.is_deterministic());
+        assert!(!Prepared::from_body(Some(&body)).unwrap().is_deterministic());
+        assert!(Options::of_many(Some(r#"{"dedup":true}"#)).is_err());
     }
 }

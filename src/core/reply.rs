@@ -70,7 +70,7 @@ pub fn read(body: &str, key: Option<&str>) -> Reading {
         answer.choices.and_then(|choices| serde_json::from_str(choices.get()).ok());
     match (error, choices) {
         (Some(error), choices) if choices.as_ref().is_none_or(Vec::is_empty) => {
-            Reading::Refused(refusal_of(error.get(), None, key))
+            Reading::Refused(refusal_inside_200(error.get(), key))
         }
         (_, Some(choices)) => Reading::Completion(Completion {
             served_model: answer.model.as_ref().and_then(word),
@@ -99,6 +99,11 @@ pub fn refusal(status: u16, body: &str, key: Option<&str>) -> Refusal {
     }
 }
 
+/// Reads the `error` member of an answer that began as a success: a chunk of a stream, say.
+pub fn refusal_inside_200(error: &str, key: Option<&str>) -> Refusal {
+    refusal_of(error, None, key)
+}
+
 fn plain(status: u16, message: Option<String>) -> Refusal {
     Refusal { status, code: None, message, request_id: None, retry_after_s: None }
 }
@@ -125,6 +130,30 @@ fn refusal_of(error: &str, status: Option<u16>, key: Option<&str>) -> Refusal {
         message: error["message"].as_str().map(|message| shorten(message, key)),
         request_id: None,
         retry_after_s: None,
+    }
+}
+
+/// The text of the first choice of an answer; parts of a multi-part one are joined.
+pub fn content(answer: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        choices: Vec<Choice>,
+    }
+    #[derive(Deserialize)]
+    struct Choice {
+        message: Option<Message>,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        content: Option<Value>,
+    }
+    let answer: Answer = serde_json::from_str(answer).ok()?;
+    match answer.choices.into_iter().next()?.message?.content? {
+        Value::String(text) => Some(text),
+        Value::Array(parts) => {
+            Some(parts.iter().filter_map(|part| part["text"].as_str()).collect())
+        }
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
-//! When to try again, and after how long.
+//! When to try again, where, and after how long.
 
+use crate::error::Refusal;
 use std::time::Duration;
 
 const FIRST_PAUSE_MS: u64 = 500;
@@ -22,6 +23,50 @@ pub fn is_retryable(status: u16, code: Option<&str>) -> bool {
 /// Codes that say the account is out of money, whatever the status.
 pub fn is_out_of_credit(code: Option<&str>) -> bool {
     matches!(code, Some("insufficient_quota" | "enforced_spend_limit_reached"))
+}
+
+/// What may follow a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Nothing: it would fail the same way, or the caller has part of an answer.
+    Never,
+    /// Another candidate, but not this one.
+    Elsewhere,
+    /// A candidate whose model takes a longer context.
+    Longer,
+    /// Any candidate, this one too, after what the upstream asked for.
+    Anywhere(Option<Duration>),
+}
+
+/// What may follow an upstream's refusal.
+pub fn after(refusal: &Refusal) -> Again {
+    if is_retryable(refusal.status, refusal.code.as_deref()) {
+        Again::Anywhere(refusal.retry_after_s.map(Duration::from_secs))
+    } else if refusal.status == 429 || refusal.status == 501 {
+        Again::Elsewhere
+    } else if is_context_overflow(refusal) {
+        Again::Longer
+    } else {
+        Again::Never
+    }
+}
+
+/// Whether the prompt was too long for the model: OpenAI's code, or the words of those who have
+/// none (Anthropic, OpenRouter, vLLM).
+fn is_context_overflow(refusal: &Refusal) -> bool {
+    const WORDS: [&str; 5] = [
+        "context length",
+        "context window",
+        "prompt is too long",
+        "context size",
+        "too many tokens",
+    ];
+    if !matches!(refusal.status, 400 | 413 | 422) {
+        return false;
+    }
+    let message = refusal.message.as_deref().unwrap_or_default().to_lowercase();
+    refusal.code.as_deref() == Some("context_length_exceeded")
+        || WORDS.iter().any(|words| message.contains(words))
 }
 
 /// How long to wait before the attempt after number `attempt` (the first is 1): what the
@@ -59,5 +104,28 @@ mod tests {
         assert_eq!(pause(3, None, 1.0), Duration::from_millis(2000));
         assert_eq!(pause(u16::MAX, None, 1.0), Duration::from_millis(LONGEST_PAUSE_MS));
         assert_eq!(pause(1, Some(Duration::from_secs(7)), 0.5), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn what_may_follow_a_refusal() {
+        let refusal = |status, code: Option<&str>, message: &str| Refusal {
+            status,
+            code: code.map(str::to_owned),
+            message: Some(message.to_owned()),
+            request_id: None,
+            retry_after_s: Some(3),
+        };
+        let soon = Again::Anywhere(Some(Duration::from_secs(3)));
+        for status in [408, 429, 500, 503, 529] {
+            assert_eq!(after(&refusal(status, None, "")), soon, "{status}");
+        }
+        for status in [400, 401, 402, 403, 404, 422] {
+            assert_eq!(after(&refusal(status, None, "no")), Again::Never, "{status}");
+        }
+        assert_eq!(after(&refusal(429, Some("insufficient_quota"), "")), Again::Elsewhere);
+        assert_eq!(after(&refusal(400, Some("context_length_exceeded"), "")), Again::Longer);
+        let words = "prompt is too long: 210000 tokens > 200000 maximum";
+        assert_eq!(after(&refusal(400, Some("invalid_request_error"), words)), Again::Longer);
+        assert_eq!(after(&refusal(500, None, words)), soon);
     }
 }

@@ -224,6 +224,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A short print of an envelope: another one after every seal.
+pub fn print_of(envelope: &[u8]) -> i64 {
+    let hash = Sha256::digest(envelope);
+    i64::from_be_bytes(std::array::from_fn(|i| hash[i]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

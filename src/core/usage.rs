@@ -101,7 +101,9 @@ impl RawUsage<'_> {
         }
         let mut input = Total(prompt);
         let cache_read = input.take(cached);
-        let cache_write = input.take(detail(&self.prompt_tokens_details, "cache_write_tokens"));
+        let mut written =
+            Total(input.take(detail(&self.prompt_tokens_details, "cache_write_tokens")));
+        let cache_write_1h = written.take(self.one_hour());
         let audio_input = input.take(detail(&self.prompt_tokens_details, "audio_tokens"));
         let mut output = Total(completion);
         let reasoning = output.take(reasoning);
@@ -109,8 +111,8 @@ impl RawUsage<'_> {
         Some(Parts {
             input: input.0,
             cache_read,
-            cache_write,
-            cache_write_1h: 0,
+            cache_write: written.0,
+            cache_write_1h,
             audio_input,
             output: output.0,
             reasoning,
@@ -120,13 +122,7 @@ impl RawUsage<'_> {
 
     fn anthropic_parts(&self) -> Option<Parts> {
         let mut written = Total(count(&self.cache_creation_input_tokens).unwrap_or(0));
-        let one_hour = self
-            .cache_creation
-            .as_ref()
-            .and_then(|c| c.get("ephemeral_1h_input_tokens"))
-            .and_then(number)
-            .unwrap_or(0);
-        let cache_write_1h = written.take(one_hour);
+        let cache_write_1h = written.take(self.one_hour());
         Some(Parts {
             input: count(&self.input_tokens)?,
             cache_read: count(&self.cache_read_input_tokens).unwrap_or(0),
@@ -135,6 +131,13 @@ impl RawUsage<'_> {
             output: count(&self.output_tokens).unwrap_or(0),
             ..Parts::default()
         })
+    }
+
+    /// What was written to the cache for an hour, a subset of all that was written. Anthropic's
+    /// own member; translated to OpenAI's form, its usage keeps it.
+    fn one_hour(&self) -> i32 {
+        let hour = self.cache_creation.as_ref().and_then(|c| c.get("ephemeral_1h_input_tokens"));
+        hour.and_then(number).unwrap_or(0)
     }
 
     /// OpenRouter: the true cost is `cost`, plus what the user's own upstream account was charged
@@ -213,6 +216,25 @@ mod tests {
         );
         assert_eq!((p.input, p.cache_read, p.cache_write, p.cache_write_1h), (10, 1000, 60, 40));
         assert_eq!((p.prompt(), p.completion()), (1110, 7));
+    }
+
+    #[test]
+    fn a_translated_usage_has_the_parts_of_the_native_one() {
+        for (one_hour, written) in [(40, 60), (0, 100), (100, 0), (999, 0)] {
+            let creation = format!(r#"{{"ephemeral_1h_input_tokens":{one_hour}}}"#);
+            let native = parts(&format!(
+                r#"{{"input_tokens":10,"cache_creation_input_tokens":100,
+                    "cache_read_input_tokens":1000,"cache_creation":{creation},
+                    "output_tokens":7}}"#
+            ));
+            let translated = parts(&format!(
+                r#"{{"prompt_tokens":1110,"completion_tokens":7,"total_tokens":1117,
+                    "prompt_tokens_details":{{"cached_tokens":1000,"cache_write_tokens":100}},
+                    "cache_creation":{creation}}}"#
+            ));
+            assert_eq!(translated, native);
+            assert_eq!((native.cache_write, native.prompt()), (written, 1110));
+        }
     }
 
     #[test]

@@ -121,19 +121,55 @@ impl Prepared {
         limit: usize,
         lease: &mut Lease,
     ) -> Result<Answer, Failure> {
+        self.send(key).await?.read(limit, lease).await
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    pub async fn send(self, key: Option<&str>) -> Result<Incoming, Failure> {
         let Self { client, request, target } = self;
         let response = client.execute(request).await.map_err(|error| sending(error, &target))?;
-        let status = response.status();
+        let headers = response.headers();
         let request_id = ["x-request-id", "request-id", "x-generation-id"]
             .iter()
-            .find_map(|name| response.headers().get(*name))
+            .find_map(|name| headers.get(*name))
             .and_then(|value| value.to_str().ok())
             .map(|id| secret::scrub(&reply::clean_word(id), key));
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(retry_after);
+        let retry_after = headers.get(RETRY_AFTER).and_then(retry_after);
+        let is_event_stream = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|kind| kind.trim_start().to_lowercase().starts_with("text/event-stream"));
+        let status = response.status();
+        Ok(Incoming { status, request_id, retry_after, is_event_stream, response, target })
+    }
+}
+
+/// An answer whose head has arrived.
+pub struct Incoming {
+    pub status: StatusCode,
+    pub request_id: Option<String>,
+    pub retry_after: Option<Duration>,
+    pub is_event_stream: bool,
+    response: reqwest::Response,
+    target: Target,
+}
+
+impl Incoming {
+    /// Reads the body to its end, at most `limit` bytes of it.
+    pub async fn read(self, limit: usize, lease: &mut Lease) -> Result<Answer, Failure> {
+        let Self { status, request_id, retry_after, response, target, .. } = self;
         let body = read_capped(response, limit, lease, &target)
             .await
             .map_err(|error| Failure::Broken { status: status.as_u16(), error })?;
         Ok(Answer { status, body, request_id, retry_after })
+    }
+
+    /// The next bytes of the body. `None`: it has ended.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        self.response.chunk().await.map_err(|error| Error::Disconnected {
+            target: self.target.clone(),
+            reason: cause(&error),
+        })
     }
 }
 
@@ -166,11 +202,12 @@ fn headers(provider: &Provider, key: Option<&str>) -> Result<HeaderMap, Error> {
         }
         headers.insert(header, HeaderValue::try_from(value.as_str()).map_err(|_| invalid(name))?);
     }
-    for (name, value) in provider.standard.fixed_headers() {
+    let wire = provider.standard.wire();
+    for (name, value) in wire.fixed_headers() {
         headers.insert(*name, HeaderValue::from_static(value));
     }
     if let Some(key) = key {
-        let (name, value) = provider.standard.auth_header(key);
+        let (name, value) = wire.auth_header(key);
         let mut value = HeaderValue::try_from(value).map_err(|_| Error::KeyUnreadable {
             provider: provider.name.clone(),
             reason: "it has characters that no header can carry".to_owned(),

@@ -1,6 +1,8 @@
 //! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
 
+use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
+use crate::error::Error;
 use crate::protocol::{CatalogueFetch, Fetched, Settled};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -30,9 +32,10 @@ pub struct Begin {
     pub model_id: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outcome {
     Success,
+    #[default]
     Error,
     Cancelled,
 }
@@ -55,43 +58,84 @@ pub struct Settle {
     pub outcome: Outcome,
     pub served_model: Option<String>,
     pub usage: Usage,
+    /// The usage is our guess, because the upstream's own never came.
+    pub is_estimate: bool,
     /// The upstream refused, or nothing was sent: without usage, that costs nothing.
     pub is_free_of_charge: bool,
     /// Prices of the requested model, for a served model that the catalogue does not know.
     pub pricing: Option<String>,
     pub latency_ms: i32,
+    pub time_to_first_token_ms: Option<i32>,
     pub http_status: Option<i16>,
     pub error_code: Option<String>,
     pub request_id: Option<String>,
     pub finish_reason: Option<String>,
+    /// The attempt answered a job, whose result is written in the same transaction.
+    pub job: Option<JobAnswer>,
+}
+
+/// What a job came to.
+#[derive(Debug, Clone)]
+pub struct JobAnswer {
+    pub response: String,
+    pub provider: String,
+    pub served_model: String,
+}
+
+/// How the run of a job ended, where it was not with the settling of an attempt.
+#[derive(Debug, Clone)]
+pub struct JobEnd {
+    pub job: Uuid,
+    pub outcome: Result<(JobAnswer, Settled), Error>,
 }
 
 /// Work for the main thread. A failed send back means that nobody waits any more.
 #[derive(Debug)]
-pub enum Job {
+pub enum Task {
     Begin(Begin, oneshot::Sender<Result<(), String>>),
     Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
     /// A key answered: note when it was last used.
     KeyUsed(Uuid),
     /// A catalogue that nobody waits for.
     Catalogue(Box<CatalogueFetch>, Fetched),
+    /// Something cools down, or is well again.
+    Health(Box<HealthNote>),
+    /// A transaction that wrote jobs has ended.
+    JobsWritten,
+    JobEnded(Box<JobEnd>),
+    /// A call goes on as the job of this id, for this user.
+    HandedOver(Uuid, String),
     /// A session came for another installation of the extension.
     Outdated,
     /// A line for the server log.
     Log(String),
 }
 
-/// The gateway's end: send a job, and wake the main thread.
+/// A change of health, and whose key it is about (`None`: the platform's, or no key's).
+#[derive(Debug, Clone)]
+pub struct HealthNote {
+    pub change: Change,
+    pub user_id: Option<String>,
+}
+
+impl HealthNote {
+    /// Whether a key is meant, and not a provider with all of them.
+    pub fn is_about_a_key(&self) -> bool {
+        !matches!(self.change.0, Place::Provider(_))
+    }
+}
+
+/// The gateway's end: send a task, and wake the main thread.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    jobs: Sender<Job>,
+    tasks: Sender<Task>,
     wake: Arc<Waker>,
 }
 
 /// The main thread's end.
 #[derive(Debug)]
 pub struct Inbox {
-    pub jobs: Receiver<Job>,
+    pub tasks: Receiver<Task>,
     pub wake: Arc<Waker>,
 }
 
@@ -128,14 +172,14 @@ pub fn channel() -> std::io::Result<(Ledger, Inbox, UnixStream)> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let wake =
         Arc::new(Waker { writer, is_awake: AtomicBool::new(false), queued: AtomicU64::new(0) });
-    Ok((Ledger { jobs: sender, wake: wake.clone() }, Inbox { jobs: receiver, wake }, reader))
+    Ok((Ledger { tasks: sender, wake: wake.clone() }, Inbox { tasks: receiver, wake }, reader))
 }
 
 impl Ledger {
-    /// Never blocks; a job that cannot be sent any more is dropped with its reply channel.
-    pub fn send(&self, job: Job) {
+    /// Never blocks; a task that cannot be sent any more is dropped with its reply channel.
+    pub fn send(&self, task: Task) {
         self.wake.queued.fetch_add(1, Ordering::Relaxed);
-        if self.jobs.send(job).is_err() {
+        if self.tasks.send(task).is_err() {
             self.wake.done();
             return;
         }

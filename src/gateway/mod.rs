@@ -1,19 +1,26 @@
 //! The asynchronous side of the worker: one thread that serves sessions and talks to providers.
-//! It never touches PostgreSQL; what must be written goes to the main thread as a [`ledger::Job`].
+//! It never touches PostgreSQL; what must be written goes to the main thread as a
+//! [`ledger::Task`].
 
+mod admission;
+mod attempt;
+mod batch;
 mod budget;
 mod call;
 mod catalogue;
 mod http;
+mod jobs;
 mod keys;
 pub mod ledger;
 mod resolver;
+mod row;
 mod server;
 
 pub use server::{Gateway, Handle};
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The settings that the gateway obeys, as of the last reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +33,19 @@ pub struct Settings {
     pub max_memory: usize,
     pub allow_private_networks: bool,
     pub keyring_file: PathBuf,
+    /// Silence of an upstream, once its stream has begun, after which it counts as stalled.
+    pub stream_idle_timeout: Duration,
+    /// Whether answers that are wanted whole are asked for as streams.
+    pub stream_upstream: bool,
+    pub limits: Limits,
+}
+
+/// Chat requests at providers at one time; past a limit they wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub all: usize,
+    pub per_user: usize,
+    pub per_key: usize,
 }
 
 /// Counters that the main thread reads.

@@ -1,21 +1,31 @@
 //! The gateway's thread: it accepts sessions on the Unix socket and runs their requests.
 
+use crate::core::health::Health;
 use crate::error::Error;
+use crate::gateway::admission::Admission;
+use crate::gateway::attempt::Delivery;
 use crate::gateway::budget::{Lease, Memory};
+use crate::gateway::call::SharedHealth;
 use crate::gateway::http::Clients;
+use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
-use crate::gateway::ledger::{Job, Ledger};
-use crate::gateway::{Settings, Stats, call, catalogue};
-use crate::protocol::{self, Addressed, CatalogueFetch, HEADER_LEN, Reply, Request, Status};
+use crate::gateway::ledger::{Ledger, Task};
+use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, jobs, row};
+use crate::protocol::{
+    self, Addressed, CatalogueFetch, ChatCall, HEADER_LEN, Reply, Request, Status,
+};
 use std::future::Future;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 /// What every call needs.
 pub struct Shared {
@@ -23,9 +33,13 @@ pub struct Shared {
     clients: Mutex<Arc<Clients>>,
     pub keys: Keys,
     pub ledger: Ledger,
-    memory: Arc<Memory>,
-    stats: Arc<Stats>,
+    pub admission: Arc<Admission>,
+    pub health: SharedHealth,
+    pub jobs: Jobs,
+    pub memory: Arc<Memory>,
+    pub stats: Arc<Stats>,
     extension: u32,
+    epoch: i64,
     pid: u32,
     started_at: i64,
 }
@@ -47,6 +61,7 @@ impl Shared {
 
     fn reload(&self, settings: Settings) {
         self.memory.set_limit(settings.max_memory);
+        self.admission.set_limits(settings.limits);
         *locked(&self.settings) = settings;
     }
 
@@ -59,6 +74,7 @@ impl Shared {
             in_flight: self.stats.in_flight.load(Ordering::Relaxed).saturating_sub(1),
             served: self.stats.served.load(Ordering::Relaxed),
             ledger_queue: self.ledger.queued(),
+            waiting: self.admission.waiting() as u64,
         }
     }
 }
@@ -69,6 +85,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 enum Command {
     Reload(Settings),
+    Run(Vec<ChatCall>),
+    Abort(Vec<Uuid>),
+    Ended(Vec<Uuid>),
     /// Stop if no request is in flight, and say whether that is so.
     StopIfIdle(std::sync::mpsc::Sender<bool>),
     Stop,
@@ -79,8 +98,12 @@ pub struct Gateway {
     pub listener: StdListener,
     /// Oid of the extension that is served.
     pub extension: u32,
+    /// This life of the worker.
+    pub epoch: i64,
     pub settings: Settings,
     pub ledger: Ledger,
+    /// As the last worker left it.
+    pub health: Health,
 }
 
 /// The main thread's hold on the gateway.
@@ -99,14 +122,18 @@ impl Gateway {
         let stats = Arc::new(Stats::default());
         let shared = Arc::new(Shared {
             memory: Memory::new(self.settings.max_memory),
+            admission: Admission::new(self.settings.limits),
+            health: SharedHealth::new(self.health),
+            jobs: Jobs::default(),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
             ledger: self.ledger,
             stats: stats.clone(),
             extension: self.extension,
+            epoch: self.epoch,
             pid: std::process::id(),
-            started_at: call::unix_micros(),
+            started_at: row::unix_micros(),
         });
         self.listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -129,6 +156,21 @@ impl Gateway {
 impl Handle {
     pub fn reload(&self, settings: Settings) {
         let _ = self.commands.send(Command::Reload(settings));
+    }
+
+    /// Runs jobs that were claimed.
+    pub fn run_jobs(&self, calls: Vec<ChatCall>) {
+        let _ = self.commands.send(Command::Run(calls));
+    }
+
+    /// Aborts jobs that were cancelled.
+    pub fn abort_jobs(&self, jobs: Vec<Uuid>) {
+        let _ = self.commands.send(Command::Abort(jobs));
+    }
+
+    /// Tells those who wait that the results of jobs are committed.
+    pub fn jobs_ended(&self, jobs: Vec<Uuid>) {
+        let _ = self.commands.send(Command::Ended(jobs));
     }
 
     /// Stops the gateway if nothing is in flight. No request is lost: one that was not accepted
@@ -168,11 +210,14 @@ async fn accept(
                     sessions.spawn(serve(stream, shared.clone()));
                 }
                 // Out of descriptors, say: let some session end first.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             },
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             order = orders.recv() => match order {
                 Some(Command::Reload(settings)) => shared.reload(settings),
+                Some(Command::Run(calls)) => jobs::start(shared, calls),
+                Some(Command::Abort(jobs)) => shared.jobs.abort(&jobs),
+                Some(Command::Ended(jobs)) => shared.jobs.ended(jobs),
                 Some(Command::StopIfIdle(answer)) => {
                     let is_idle = shared.stats.in_flight.load(Ordering::Relaxed) == 0;
                     let _ = answer.send(is_idle);
@@ -213,27 +258,81 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         drop(body);
         if extension != shared.extension {
             // The session tries again, and meets the worker that comes after this one.
-            shared.ledger.send(Job::Outdated);
+            shared.ledger.send(Task::Outdated);
             return;
         }
         if send(&mut stream, &Reply::Accepted).await.is_err() {
             return;
         }
-        let mut calls = JoinSet::new();
-        calls.spawn(answer(request, shared.clone(), lease));
-        let reply = tokio::select! {
-            // Leaving drops `calls`, which aborts the request.
-            () = closed(&mut stream) => return,
-            reply = finished(&mut calls) => reply,
+        let served = match request {
+            Request::Outbox => until_committed(&mut stream, &shared).await,
+            request => converse(&mut stream, request, &shared, lease, in_flight).await,
         };
-        drop(in_flight);
-        if send(&mut stream, &reply).await.is_err() {
+        if served.is_none() {
             return;
         }
     }
 }
 
-/// The reply of the one request that runs; a panic in it fails it alone.
+/// Waits for the end of a transaction that writes jobs, of which one byte tells, or the end of its
+/// session.
+async fn until_committed(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
+    let read = stream.read(&mut [0; 1]).await;
+    shared.ledger.send(Task::JobsWritten);
+    matches!(read, Ok(1)).then_some(())
+}
+
+/// Replies that wait for a session to read them. When it does not, the call waits too.
+const REPLIES: usize = 64;
+
+/// Carries out one request and sends its replies. `None`: the session is gone, which aborts it.
+async fn converse(
+    stream: &mut UnixStream,
+    request: Request,
+    shared: &Arc<Shared>,
+    lease: Lease,
+    in_flight: InFlight,
+) -> Option<()> {
+    let hand_over = match &request {
+        Request::Chat { call, hand_over_after_ms: Some(after) } => Some((
+            Instant::now() + Duration::from_millis(*after),
+            call.call_id,
+            call.user_id.clone(),
+        )),
+        _ => None,
+    };
+    let (sink, mut replies) = mpsc::channel(REPLIES);
+    // Dropping `calls` aborts the request.
+    let mut calls = JoinSet::new();
+    calls.spawn(answer(request, shared.clone(), lease, sink));
+    let last = loop {
+        tokio::select! {
+            () = closed(stream) => return None,
+            Some(reply) = replies.recv() => send(stream, &reply).await.ok()?,
+            reply = finished(&mut calls) => break reply,
+            () = until(hand_over.as_ref().map(|(at, ..)| *at)) => {
+                let (_, job, user) = hand_over?;
+                shared.ledger.send(Task::HandedOver(job, user));
+                jobs::take_over(shared, job, in_flight, calls);
+                return send(stream, &Reply::HandedOver { epoch: shared.epoch }).await.ok();
+            }
+        }
+    };
+    while let Ok(reply) = replies.try_recv() {
+        send(stream, &reply).await.ok()?;
+    }
+    drop(in_flight);
+    send(stream, &last).await.ok()
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The last reply of the one request that runs; a panic in it fails it alone.
 async fn finished(calls: &mut JoinSet<Reply>) -> Reply {
     match calls.join_next().await {
         Some(Ok(reply)) => reply,
@@ -241,10 +340,31 @@ async fn finished(calls: &mut JoinSet<Reply>) -> Reply {
     }
 }
 
-/// Runs one request.
-async fn answer(request: Request, shared: Arc<Shared>, mut lease: Lease) -> Reply {
+/// Runs one request: what comes before its last reply goes to `sink`.
+async fn answer(
+    request: Request,
+    shared: Arc<Shared>,
+    mut lease: Lease,
+    sink: mpsc::Sender<Reply>,
+) -> Reply {
     match request {
-        Request::Chat(chat) => Reply::Chat(Box::new(call::run(&shared, chat, &mut lease).await)),
+        Request::Chat { call, .. } => {
+            Reply::Chat(Box::new(call::run(&shared, &call, Delivery::Whole, &mut lease).await))
+        }
+        Request::Stream(call) => {
+            let delivery = Delivery::Deltas(&sink);
+            Reply::Chat(Box::new(call::run(&shared, &call, delivery, &mut lease).await))
+        }
+        Request::Many(calls) => {
+            batch::run(shared, *calls, sink).await;
+            Reply::End
+        }
+        Request::AwaitJob { job, for_ms } => {
+            shared.jobs.wait(job, Duration::from_millis(for_ms)).await;
+            Reply::End
+        }
+        // It has no answer of its own: see `until_committed`.
+        Request::Outbox => Reply::End,
         Request::Catalogues(fetches) => {
             let mut tasks = JoinSet::new();
             for (index, fetch) in fetches.into_iter().enumerate() {
@@ -278,8 +398,8 @@ fn sync(shared: Arc<Shared>, fetch: CatalogueFetch) -> impl Future<Output = ()> 
     async move {
         let mut lease = shared.memory.lease();
         match catalogue::fetch(&shared, &fetch, &mut lease).await {
-            Ok(fetched) => shared.ledger.send(Job::Catalogue(Box::new(fetch), fetched)),
-            Err(error) => shared.ledger.send(Job::Log(format!("first sync failed: {error}"))),
+            Ok(fetched) => shared.ledger.send(Task::Catalogue(Box::new(fetch), fetched)),
+            Err(error) => shared.ledger.send(Task::Log(format!("first sync failed: {error}"))),
         }
         drop(in_flight);
     }

@@ -44,6 +44,7 @@ fn aggregator_status() -> TableIterator<
         name!(in_flight, i64),
         name!(served, i64),
         name!(ledger_queue, i64),
+        name!(waiting, i64),
         name!(preloaded, bool),
     ),
 > {
@@ -61,11 +62,12 @@ fn aggregator_status() -> TableIterator<
         status.in_flight as i64,
         status.served as i64,
         status.ledger_queue as i64,
+        status.waiting as i64,
         settings::is_preloaded(),
     ))
 }
 
-/// Deletes a user's keys and settings, and keeps the usage rows under an id that says nothing.
+/// Deletes a user's keys, settings and jobs, and keeps the usage rows under an id that says nothing.
 /// Returns how many usage rows were kept.
 #[pg_extern]
 fn forget_user(p_user_id: Option<&str>) -> i64 {
@@ -79,6 +81,7 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
     let user = user.ok_or_else(|| Error::bad_request("p_user_id must not be empty"))?;
     let installed = installed()?;
     let keys = installed.sql("DELETE FROM @extschema@.user_api_providers WHERE user_id = $1");
+    let jobs = installed.sql("DELETE FROM @extschema@.aggregator_jobs WHERE user_id = $1");
     let logs = installed.sql(
         "UPDATE @extschema@.aggregator_usage_logs
          SET user_id = 'forgotten:' || $2
@@ -89,6 +92,7 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
     as_owner(&installed, || {
         Spi::connect_mut(|client| {
             client.update(keys.as_str(), None, &[user.into()])?;
+            client.update(jobs.as_str(), None, &[user.into()])?;
             let rows =
                 client.update(logs.as_str(), None, &[user.into(), anonymous.as_str().into()])?;
             Ok::<_, spi::Error>(rows.len() as i64)

@@ -1,20 +1,17 @@
-//! Chat from SQL: resolve the route under the caller's own transaction, hand the call to the
+//! Chat from SQL: resolve the candidates under the caller's own transaction, hand the call to the
 //! gateway, give back its answer.
 
-use crate::core::options::Prepared;
-use crate::core::secret::Binding;
-use crate::error::{Error, Target};
-use crate::protocol::{ChatCall, ChatReply, Provider, Reply, Request, SealedKey};
+use crate::core::options::{OnDeadline, Prepared};
+use crate::core::reply::content;
+use crate::error::Error;
+use crate::protocol::{Reply, Request};
+use crate::session::answer::Answer;
 use crate::session::json::JsonText;
-use crate::session::owner::installed;
-use crate::session::provider::provider;
 use crate::session::raise::or_raise;
-use crate::session::route::{first_route, no_route};
-use crate::session::{deadline, identity, link};
+use crate::session::request::{Resolved, no_time, usable_ms};
+use crate::session::{jobs, link};
 use pgrx::prelude::*;
-use serde::Deserialize;
 use serde_json::json;
-use uuid::Uuid;
 
 /// Sends a chat to a model and returns the answer in OpenAI's format, with an `aggregator` object
 /// that says who served it and what it cost.
@@ -47,14 +44,19 @@ fn chat(
         None => Err(Error::bad_request("prompt must not be NULL")),
     };
     drop(options);
-    let answer = prepared.and_then(|prepared| match prepared.throw_on_error {
-        true => complete(prepared, None, None),
-        false => Err(Error::bad_request_hint(
-            "throw_on_error = false needs a result that can hold an error",
-            "Use chat_complete.",
-        )),
+    let answer = prepared.and_then(|prepared| {
+        let what = match &prepared {
+            p if !p.throw_on_error => {
+                "throw_on_error = false needs a result that can hold an error"
+            }
+            p if p.on_deadline == OnDeadline::Queue => {
+                "on_deadline = 'queue' needs a result that can hold a job"
+            }
+            _ => return complete(prepared, None, None),
+        };
+        Err(Error::bad_request_hint(what, "Use chat_complete."))
     });
-    let content = answer.map(|answer| content_of(&answer));
+    let content = answer.map(|answer| content(&answer));
     or_raise(content)
 }
 
@@ -72,7 +74,8 @@ fn chat_completions(body: Option<JsonText>) -> JsonText {
     JsonText(or_raise(answer))
 }
 
-fn text(json: &Option<JsonText>) -> Option<&str> {
+/// The text of a JSON argument.
+pub fn text(json: &Option<JsonText>) -> Option<&str> {
     json.as_ref().map(|json| json.0.as_str())
 }
 
@@ -83,132 +86,59 @@ fn complete(
     provider: Option<&str>,
     p_user_id: Option<&str>,
 ) -> Result<String, Error> {
+    let prepared = prepared.whole()?;
     let throws = prepared.throw_on_error;
-    let call_id = Uuid::now_v7();
-    let (outcome, about) = match call(prepared, call_id, provider, p_user_id) {
-        Ok((provider, reply)) => {
-            let mut about = json!({
-                "provider": provider,
-                "usage_log_id": call_id,
-                "attempts": reply.attempts,
-                "latency_ms": reply.latency_ms,
-            });
-            let outcome = reply.outcome.map(|answer| {
-                about["served_model"] = answer.served_model.into();
-                about["cost_source"] = answer.settled.cost_source.into();
-                (answer.response, answer.settled.cost)
-            });
-            (outcome, about)
+    match call(prepared, provider, p_user_id) {
+        Ok(Outcome::Answer(answer)) => answer.into_json(throws),
+        Ok(Outcome::Queued(job, status)) => {
+            Ok(json!({"aggregator": {"job_id": job, "status": status}}).to_string())
         }
-        Err(error) => (Err(error), json!({})),
-    };
-    match outcome {
-        Ok((response, cost)) => Ok(with_member(&response, &about, cost.as_deref())),
-        Err(error) if throws || matches!(error, Error::ClientGone) => Err(error),
-        Err(error) => Ok(json!({"error": error.to_json(), "aggregator": about}).to_string()),
+        Err(error) => Answer::refused(error).into_json(throws),
     }
 }
 
-/// The answer with our object as its last member. The cost is spliced in as text: a number that
-/// never was a float.
-fn with_member(response: &str, about: &serde_json::Value, cost: Option<&str>) -> String {
-    let about = about.to_string();
-    let cost = cost.unwrap_or("null");
-    let end = response.rfind('}').unwrap_or(response.len());
-    let about = about.trim_end_matches('}');
-    format!("{},\"aggregator\":{about},\"cost\":{cost}}}}}", &response[..end])
+enum Outcome {
+    Answer(Answer),
+    /// It became a job.
+    Queued(uuid::Uuid, &'static str),
 }
 
 fn call(
     prepared: Prepared,
-    call_id: Uuid,
-    provider_name: Option<&str>,
+    provider: Option<&str>,
     p_user_id: Option<&str>,
-) -> Result<(String, ChatReply), Error> {
-    let user = identity::acting_user(p_user_id, "chat")?;
-    let installed = installed()?;
-    let route = first_route(&installed, &prepared.model, &user, provider_name)?
-        .map_or_else(|| Err(no_route(&installed, &prepared.model, provider_name)), Ok)?;
-    let body = prepared.body(&route.model_id);
-    let (timeout_ms, max_retries) = (prepared.timeout_ms, prepared.max_retries);
-    drop(prepared);
-
-    let target = Target { provider: route.provider_name.clone(), model: route.model_id.clone() };
-    let deadline_ms = match deadline::left_ms() {
-        None => timeout_ms,
-        Some(left) => {
-            let usable = left.saturating_sub(deadline::margin_ms(left));
-            if usable == 0 {
-                return Err(Error::NoTime { target, left_ms: left });
-            }
-            timeout_ms.min(usable)
+) -> Result<Outcome, Error> {
+    let resolved = Resolved::find(&prepared, provider, p_user_id)?;
+    let usable_ms = usable_ms();
+    let may_queue = prepared.on_deadline == OnDeadline::Queue;
+    if usable_ms == Some(0) {
+        if may_queue {
+            let job = jobs::queue(&prepared, &resolved.user, provider)?;
+            return Ok(Outcome::Queued(job, "queued"));
         }
+        return Err(no_time(resolved.target()));
+    }
+    // A call that may become a job has all its time; the statement gives it away when its own is
+    // over.
+    let (deadline_ms, hand_over_after_ms) = match usable_ms {
+        Some(usable) if may_queue && usable < prepared.timeout_ms => {
+            (prepared.timeout_ms, Some(usable))
+        }
+        Some(usable) => (prepared.timeout_ms.min(usable), None),
+        None => (prepared.timeout_ms, None),
     };
-    let request = Request::Chat(Box::new(ChatCall {
-        call_id,
-        key: SealedKey {
-            binding: Binding::new(
-                (!route.is_platform_key).then(|| user.clone()),
-                route.provider_id,
-                &route.base_url,
-            )
-            .map_err(|error| Error::from_secret(error, &route.provider_name))?,
-            envelope: route.envelope,
-        },
-        user_id: user,
-        provider: route_provider(
-            route.provider_id,
-            route.provider_name,
-            &route.api_standard,
-            route.base_url,
-            &route.headers,
-        )?,
-        model_id: route.model_id,
-        user_provider_id: route.user_provider_id,
-        pricing: route.pricing,
-        body,
-        max_retries,
-        deadline_ms,
-    }));
-    match link::exchange(&request)? {
-        Reply::Chat(reply) => Ok((target.provider, *reply)),
-        _ => Err(link::unexpected()),
+    let call = Box::new(resolved.call(&prepared, deadline_ms));
+    let call_id = call.call_id;
+    if hand_over_after_ms.is_some() {
+        // While there is time for it.
+        jobs::make_ready()?;
     }
-}
-
-fn route_provider(
-    id: Uuid,
-    name: String,
-    standard: &str,
-    base_url: String,
-    headers: &str,
-) -> Result<Provider, Error> {
-    let provider = provider(id, name, standard, base_url, headers)?;
-    // Refused here, before anything is opened or sent.
-    provider.standard.chat_url(&provider.base_url)?;
-    Ok(provider)
-}
-
-/// The text of the first choice; parts of a multi-part answer are joined.
-fn content_of(answer: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        choices: Vec<Choice>,
-    }
-    #[derive(Deserialize)]
-    struct Choice {
-        message: Option<Message>,
-    }
-    #[derive(Deserialize)]
-    struct Message {
-        content: Option<serde_json::Value>,
-    }
-    let answer: Answer = serde_json::from_str(answer).ok()?;
-    match answer.choices.into_iter().next()?.message?.content? {
-        serde_json::Value::String(text) => Some(text),
-        serde_json::Value::Array(parts) => {
-            Some(parts.iter().filter_map(|part| part["text"].as_str()).collect())
+    match link::exchange(&Request::Chat { call, hand_over_after_ms })? {
+        Reply::Chat(reply) => Ok(Outcome::Answer(Answer::of(call_id, *reply))),
+        Reply::HandedOver { epoch } => {
+            jobs::adopt(&prepared, &resolved.user, provider, call_id, epoch)?;
+            Ok(Outcome::Queued(call_id, "running"))
         }
-        _ => None,
+        _ => Err(link::unexpected()),
     }
 }

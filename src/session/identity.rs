@@ -106,7 +106,8 @@ pub fn require_superuser(action: &str) -> Result<(), Error> {
     Err(Error::Forbidden { role: effective_role(), action: action.to_owned() })
 }
 
-fn is_admin(installed: &Installed) -> bool {
+/// Whether the effective role may act for others.
+pub fn is_admin(installed: &Installed) -> bool {
     // SAFETY: PostgreSQL's own function of two arguments, both given.
     let answer = unsafe {
         direct_function_call::<bool>(

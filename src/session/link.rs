@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::protocol::{self, Addressed, HEADER_LEN, Reply, Request};
+use crate::session::flush::flush_client;
 use crate::session::owner::installed;
 use crate::session::start;
 use crate::session::wait::{self, For, WaitSet};
@@ -9,48 +10,93 @@ use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 /// How often a request is sent again because a worker left before it had accepted it.
 const ROUNDS: usize = 100;
 const PAUSE_MS: i64 = 20;
 
 /// A connection, and what is waited on with it. Dropped in this order.
-struct Link {
+pub struct Link {
     events: WaitSet,
-    stream: UnixStream,
+    pub stream: UnixStream,
+}
+
+impl Link {
+    fn connect() -> Result<Self, Error> {
+        let stream = start::connect()?;
+        Ok(Self { events: WaitSet::new(stream.as_raw_fd()), stream })
+    }
 }
 
 thread_local! {
     static KEPT: Cell<Option<Link>> = const { Cell::new(None) };
 }
 
-/// Sends a request and waits for its reply. An interrupt unwinds from here and drops the
-/// connection, which is how the gateway learns of it.
+/// A request that was accepted and whose replies come. Dropping it before the last one closes the
+/// connection, which is how the gateway learns that nobody wants them.
+pub struct Exchange {
+    link: Link,
+    /// Rows are on their way to the client: they are sent before each wait.
+    pub flushes: bool,
+}
+
+impl Exchange {
+    /// Sends a request.
+    pub fn begin(request: &Request) -> Result<Self, Error> {
+        Ok(Self { link: accepted(request, KEPT.take())?, flushes: false })
+    }
+
+    /// The next reply. `None`: there was none for so many milliseconds.
+    pub fn next(&mut self, patience_ms: Option<u64>) -> Result<Option<Reply>, Error> {
+        let given_up = patience_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        let waiting = Waiting { given_up, flushes: self.flushes };
+        match read_reply(&mut self.link, &waiting) {
+            Ok(Reply::Failed(error)) => Err(error),
+            Ok(reply) => Ok(Some(reply)),
+            Err(Broken::Late) => Ok(None),
+            Err(Broken::By(error)) => Err(error),
+            Err(Broken::Lost) => Err(Error::GatewayLost),
+        }
+    }
+
+    /// The last reply is here: the connection can serve again.
+    pub fn end(self) {
+        KEPT.set(Some(self.link));
+    }
+}
+
+/// Sends a request and waits for its one reply. An interrupt unwinds from here and drops the
+/// connection.
 pub fn exchange(request: &Request) -> Result<Reply, Error> {
+    let mut exchange = Exchange::begin(request)?;
+    let reply = exchange.next(None)?.ok_or(Error::GatewayLost)?;
+    exchange.end();
+    Ok(reply)
+}
+
+/// Sends a request over this connection, or a fresh one, until a worker accepts it.
+pub fn accepted(request: &Request, mut kept: Option<Link>) -> Result<Link, Error> {
     let extension = u32::from(installed()?.oid);
     let frame = protocol::encode(&Addressed { extension, request });
     for round in 0..ROUNDS {
         if round > 1 {
             wait::sleep(PAUSE_MS);
         }
-        let mut link = match KEPT.take() {
+        let mut link = match kept.take() {
             Some(link) => link,
-            None => {
-                let stream = start::connect()?;
-                Link { events: WaitSet::new(stream.as_raw_fd()), stream }
-            }
+            None => Link::connect()?,
         };
-        match converse(&mut link, &frame) {
-            Ok(reply) => {
+        match send(&mut link, &frame) {
+            Ok(Reply::Accepted) => return Ok(link),
+            Ok(Reply::Failed(error)) => {
                 KEPT.set(Some(link));
-                return match reply {
-                    Reply::Failed(error) => Err(error),
-                    reply => Ok(reply),
-                };
+                return Err(error);
             }
-            Err(Broken::BeforeAccepted) => {}
-            Err(Broken::AfterAccepted) => return Err(Error::GatewayLost),
+            Ok(_) => return Err(unexpected()),
             Err(Broken::By(error)) => return Err(error),
+            // The worker left, and nobody has seen the request.
+            Err(Broken::Lost | Broken::Late) => {}
         }
     }
     Err(Error::GatewayDown {
@@ -65,44 +111,49 @@ pub fn unexpected() -> Error {
 }
 
 enum Broken {
-    /// The worker left; nobody has seen the request.
-    BeforeAccepted,
-    /// The request may have been carried out.
-    AfterAccepted,
+    /// The worker closed the connection.
+    Lost,
+    /// It took longer than the caller waits.
+    Late,
     By(Error),
 }
 
-fn converse(link: &mut Link, frame: &[u8]) -> Result<Reply, Broken> {
+/// How to wait for a reply.
+struct Waiting {
+    given_up: Option<Instant>,
+    flushes: bool,
+}
+
+const PATIENTLY: Waiting = Waiting { given_up: None, flushes: false };
+
+fn send(link: &mut Link, frame: &[u8]) -> Result<Reply, Broken> {
     let mut sent = 0;
     while sent < frame.len() {
         match link.stream.write(&frame[sent..]) {
-            Ok(0) => return Err(Broken::BeforeAccepted),
+            Ok(0) => return Err(Broken::Lost),
             Ok(n) => sent += n,
-            Err(error) => pause(&error, link, For::Writing, Broken::BeforeAccepted)?,
+            Err(error) => pause(&error, link, For::Writing, &PATIENTLY)?,
         }
     }
-    match read_reply(link, || Broken::BeforeAccepted)? {
-        Reply::Accepted => read_reply(link, || Broken::AfterAccepted),
-        refused => Ok(refused),
-    }
+    read_reply(link, &PATIENTLY)
 }
 
-fn read_reply(link: &mut Link, broken: impl Fn() -> Broken) -> Result<Reply, Broken> {
+fn read_reply(link: &mut Link, waiting: &Waiting) -> Result<Reply, Broken> {
     let mut header = [0; HEADER_LEN];
-    fill(link, &mut header, &broken)?;
-    let len = protocol::body_len(header).ok_or_else(&broken)?;
+    fill(link, &mut header, waiting)?;
+    let len = protocol::body_len(header).ok_or(Broken::Lost)?;
     let mut body = vec![0; len];
-    fill(link, &mut body, &broken)?;
-    protocol::decode(&body).ok_or_else(broken)
+    fill(link, &mut body, waiting)?;
+    protocol::decode(&body).ok_or(Broken::Lost)
 }
 
-fn fill(link: &mut Link, buffer: &mut [u8], broken: &impl Fn() -> Broken) -> Result<(), Broken> {
+fn fill(link: &mut Link, buffer: &mut [u8], waiting: &Waiting) -> Result<(), Broken> {
     let mut filled = 0;
     while filled < buffer.len() {
         match link.stream.read(&mut buffer[filled..]) {
-            Ok(0) => return Err(broken()),
+            Ok(0) => return Err(Broken::Lost),
             Ok(n) => filled += n,
-            Err(error) => pause(&error, link, For::Reading, broken())?,
+            Err(error) => pause(&error, link, For::Reading, waiting)?,
         }
     }
     Ok(())
@@ -113,11 +164,20 @@ fn pause(
     error: &std::io::Error,
     link: &Link,
     direction: For,
-    broken: Broken,
+    waiting: &Waiting,
 ) -> Result<(), Broken> {
     match error.kind() {
-        ErrorKind::WouldBlock => link.events.ready(direction).map_err(Broken::By),
+        ErrorKind::WouldBlock => {
+            if waiting.flushes {
+                flush_client();
+            }
+            match link.events.ready(direction, waiting.given_up) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Broken::Late),
+                Err(error) => Err(Broken::By(error)),
+            }
+        }
         ErrorKind::Interrupted => Ok(()),
-        _ => Err(broken),
+        _ => Err(Broken::Lost),
     }
 }

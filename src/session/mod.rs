@@ -2,19 +2,26 @@
 //! back the result.
 
 mod admin;
+mod answer;
 mod catalogue;
 mod chat;
 mod cost;
 mod deadline;
+mod flush;
 mod identity;
+mod jobs;
 mod json;
 mod keys;
 mod link;
+mod many;
+mod outbox;
 mod owner;
 #[cfg(feature = "pg_test")]
 mod pg_tests;
 mod provider;
 pub mod raise;
+mod request;
 mod route;
 mod start;
+mod stream;
 mod wait;

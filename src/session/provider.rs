@@ -1,9 +1,9 @@
 //! Rows of `api_providers`, read as the owner, as the gateway needs them.
 
-use crate::core::standard::Standard;
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::protocol;
+use crate::routing::{provider, uuid};
 use crate::session::owner::as_owner;
 use pgrx::spi::{self, Spi, SpiHeapTupleData};
 use uuid::Uuid;
@@ -99,36 +99,4 @@ impl Columns {
             is_synced: self.is_synced,
         })
     }
-}
-
-/// A provider from the texts of its row.
-pub fn provider(
-    id: Uuid,
-    name: String,
-    standard: &str,
-    base_url: String,
-    headers: &str,
-) -> Result<protocol::Provider, Error> {
-    let headers: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(headers).unwrap_or_default();
-    Ok(protocol::Provider {
-        id,
-        name,
-        standard: Standard::parse(standard)?,
-        base_url,
-        headers: headers
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
-            .collect(),
-    })
-}
-
-/// PostgreSQL's uuid as ours.
-pub fn uuid(id: Option<pgrx::Uuid>) -> Uuid {
-    id.map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default()
-}
-
-/// Our uuid as PostgreSQL's.
-pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(*id.as_bytes())
 }

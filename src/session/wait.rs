@@ -4,6 +4,7 @@
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 /// A set of events, kept for as long as the connection to the gateway: making one costs as much as
 /// a round trip.
@@ -71,9 +72,9 @@ impl WaitSet {
         }
     }
 
-    /// Waits until the socket is ready. A cancel or a timeout raises PostgreSQL's own error from
-    /// here, unwinding through the caller.
-    pub fn ready(&self, direction: For) -> Result<(), Error> {
+    /// Waits until the socket is ready; false: that moment came first. A cancel or a timeout raises
+    /// PostgreSQL's own error from here, unwinding through the caller.
+    pub fn ready(&self, direction: For, given_up: Option<Instant>) -> Result<bool, Error> {
         let events = match direction {
             For::Reading => pg_sys::WL_SOCKET_READABLE,
             For::Writing => pg_sys::WL_SOCKET_WRITEABLE,
@@ -83,8 +84,14 @@ impl WaitSet {
             pg_sys::ModifyWaitEvent(self.set, self.socket, events, std::ptr::null_mut());
         }
         loop {
-            match self.wait(-1) {
-                Woken::Socket => return Ok(()),
+            let timeout_ms = match given_up.map(|at| at.saturating_duration_since(Instant::now())) {
+                None => -1,
+                Some(Duration::ZERO) => return Ok(false),
+                // Rounded up: woken a moment early, it would wait again for nothing.
+                Some(left) => i64::try_from(left.as_millis()).unwrap_or(i64::MAX - 1) + 1,
+            };
+            match self.wait(timeout_ms) {
+                Woken::Socket => return Ok(true),
                 Woken::ClientGone => return Err(Error::ClientGone),
                 Woken::Latch => {
                     pgrx::check_for_interrupts!();

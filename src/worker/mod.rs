@@ -1,6 +1,8 @@
 //! The worker's main thread: it alone of the worker speaks to PostgreSQL. It keeps the ledger,
 //! starts and stops the gateway, and leaves when there is nothing to do.
 
+mod cooling;
+mod desk;
 mod jobs;
 mod launcher;
 mod process;
@@ -10,7 +12,7 @@ use crate::gateway::ledger::{self, Inbox};
 use crate::gateway::{Gateway, Handle};
 use crate::installed::Installed;
 use crate::{protocol, settings};
-use jobs::Desk;
+use desk::Desk;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::prelude::*;
 use process::{Events, Woken};
@@ -82,8 +84,15 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
     let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
     let mut desk = Desk::open(installed)?;
     let listener = UnixListener::bind(&path).map_err(said)?;
-    let extension = desk.extension();
-    let gateway = Gateway { listener, extension, settings: settings::for_gateway(), ledger };
+    process::raise_file_limit();
+    let gateway = Gateway {
+        listener,
+        extension: desk.extension(),
+        epoch: desk.epoch(),
+        settings: settings::for_gateway(),
+        ledger,
+        health: desk.health(),
+    };
     let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;
     let events = Events::new(Some(&wake));
     let work = Work { inbox, wake };
@@ -131,6 +140,7 @@ fn serve(
         if BackgroundWorker::sighup_received() {
             process::reload();
             gateway.reload(settings::for_gateway());
+            desk.jobs.reload();
         }
         if gateway.has_ended() {
             return Err("the gateway's thread ended".to_owned());
@@ -140,6 +150,9 @@ fn serve(
         }
         if desk.has_left() {
             return Ok(());
+        }
+        if desk.run_jobs(gateway) {
+            busy_at = Instant::now();
         }
         let (in_flight, now_served) = gateway.counts();
         if in_flight > 0 || now_served != served {
@@ -151,8 +164,7 @@ fn serve(
             if !desk.is_current() {
                 return Ok(());
             }
-            if !stays && busy_at.elapsed() > IDLE_EXIT && desk.is_empty() && gateway.stop_if_idle()
-            {
+            if !stays && busy_at.elapsed() > IDLE_EXIT && desk.is_idle() && gateway.stop_if_idle() {
                 return Ok(());
             }
         }

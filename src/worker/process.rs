@@ -177,6 +177,19 @@ pub fn prepare() {
     }
 }
 
+/// Allows this process as many open files as the system lets it have: a thousand requests in
+/// flight are a thousand connections, and the usual limit is about that.
+pub fn raise_file_limit() {
+    // SAFETY: the structure is filled by the first call and read by the second.
+    unsafe {
+        let mut limit = std::mem::zeroed::<libc::rlimit>();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            let _ = libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// Runs `start` with every signal blocked, so that the threads it creates never run a handler of
 /// PostgreSQL's.
 pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {

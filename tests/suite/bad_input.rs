@@ -77,23 +77,6 @@ async fn bad_arguments() {
 }
 
 #[tokio::test]
-async fn another_wire_format_is_not_supported_yet() {
-    let upstream = Upstream::start(|_| Answer::hello()).await;
-    let (_database, root) = ready(&upstream).await;
-    root.batch_execute(&format!(
-        "UPDATE api_providers SET base_url = '{}', last_synced_at = now() WHERE name = 'anthropic';
-         SELECT save_provider_key('anthropic', 'sk-good-claude', p_validate => false)",
-        upstream.base_url()
-    ))
-    .await
-    .unwrap();
-    let sql = format!("SELECT chat_complete('claude-x', '{HELLO}', provider => 'anthropic')");
-    let (code, message) = failure(&root, &sql).await;
-    assert_eq!(code, "PT501", "{message}");
-    assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["0"]);
-}
-
-#[tokio::test]
 async fn sixteen_megabytes_of_messages() {
     let upstream = Upstream::start(|seen| Answer::says(&seen.body.len().to_string(), "{}")).await;
     let (_database, root) = ready(&upstream).await;

@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 pub fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`"))
@@ -119,6 +120,19 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Waits until the server, which is restarting, answers a superuser.
+    pub async fn again(&self, database: &str) -> Client {
+        for _ in 0..600 {
+            if let Ok(client) = self.try_connect("postgres", database).await
+                && client.simple_query("SELECT 1").await.is_ok()
+            {
+                return client;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the server does not come back: {}", self.log());
+    }
+
     pub async fn connect(&self, user: &str, database: &str) -> Client {
         self.try_connect(user, database).await.expect("the server answers")
     }
@@ -203,6 +217,28 @@ impl Database<'_> {
         self.cluster.connect(role, &self.name).await
     }
 
+    /// A superuser's session, and the notifications that it hears, as `channel payload`.
+    pub async fn listener(&self) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let (client, mut connection) = tokio_postgres::Config::new()
+            .host_path(&self.cluster.dir)
+            .user("postgres")
+            .dbname(&self.name)
+            .connect(NoTls)
+            .await
+            .expect("the server answers");
+        let heard = Arc::new(Mutex::new(vec![]));
+        let hearing = heard.clone();
+        tokio::spawn(async move {
+            let mut next = async || std::future::poll_fn(|cx| connection.poll_message(cx)).await;
+            while let Some(Ok(message)) = next().await {
+                if let AsyncMessage::Notification(n) = message {
+                    hearing.lock().unwrap().push(format!("{} {}", n.channel(), n.payload()));
+                }
+            }
+        });
+        (client, heard)
+    }
+
     /// A session as PostgREST makes them: the authenticator, switched to `role` with the claims
     /// of `sub`.
     pub async fn rest(&self, role: &str, sub: Option<&str>) -> Client {
@@ -269,15 +305,27 @@ pub fn shown(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// The first column of the first row, which is JSON.
+pub async fn json(client: &Client, sql: &str) -> serde_json::Value {
+    let text = value(client, sql).await.unwrap_or_else(|| panic!("{sql} gives nothing"));
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("{sql} gives {text}"))
+}
+
 /// Waits until a query gives this value, within a generous time.
 pub async fn eventually(client: &Client, sql: &str, expected: &str) {
+    eventually_within(Duration::from_secs(10), client, sql, expected).await;
+}
+
+/// Waits until a query gives this value.
+pub async fn eventually_within(limit: Duration, client: &Client, sql: &str, expected: &str) {
+    let began = Instant::now();
     let mut last = None;
-    for _ in 0..200 {
+    while began.elapsed() < limit {
         last = value(client, sql).await;
         if last.as_deref() == Some(expected) {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{sql} stays {last:?}, expected {expected:?}");
 }

@@ -2,6 +2,7 @@
 
 use crate::bed::{self, Cluster, failure, rows, value};
 use crate::chat::{add_provider, chat_sql};
+use crate::jobs::{ended, submit};
 use crate::upstream::{Answer, Upstream};
 
 fn dump_and_restore(from: &Cluster, to: &Cluster, database: &str) {
@@ -49,6 +50,9 @@ async fn user_data_survives_dump_and_restore() {
     .await
     .unwrap();
     value(&root, &chat_sql("{}")).await.unwrap();
+    let done = submit(&root, r#"{"temperature": 0.5}"#, ", p_idempotency_key => 'k'").await;
+    assert_eq!(ended(&root, &done).await, "succeeded|hello|1");
+    let later = submit(&root, "{}", ", p_run_after => now() + interval '1 h'").await;
     // What another server's worker left pending.
     root.batch_execute(
         "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id)
@@ -56,11 +60,12 @@ async fn user_data_survives_dump_and_restore() {
     )
     .await
     .unwrap();
-    const EVERYTHING: [&str; 5] = [
+    const EVERYTHING: [&str; 6] = [
         "SELECT id, name, display_name, base_url, is_active FROM api_providers ORDER BY name",
         "SELECT * FROM user_api_providers ORDER BY id",
         "SELECT id, model_id, pricing FROM aggregator_models ORDER BY id",
         "SELECT * FROM aggregator_usage_logs ORDER BY call_id",
+        "SELECT id, user_id, status, model, messages, options, idempotency_key, run_after, response, cost FROM aggregator_jobs ORDER BY id",
         "SELECT has_type_privilege('bob', 'aggregator_admin', 'USAGE'), has_function_privilege('alice', 'chat(text, text, jsonb)', 'EXECUTE'),
             has_type_privilege('alice', 'aggregator_admin', 'USAGE'), has_table_privilege('anon', 'api_providers', 'SELECT')",
     ];
@@ -99,11 +104,17 @@ async fn user_data_survives_dump_and_restore() {
         upstream.chats().last().unwrap().header("authorization"),
         Some("Bearer sk-good-dumped")
     );
-    assert_eq!(value(&restored, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "3");
+    assert_eq!(value(&restored, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "4");
     // The first worker of a database looks at all rows.
     assert_eq!(
         rows(&restored, "SELECT status, count(*) FROM aggregator_usage_logs GROUP BY 1 ORDER BY 1")
             .await,
-        ["success|2", "unknown|1"]
+        ["success|3", "unknown|1"]
     );
+    // Jobs go on where they were; one that is done is not done again.
+    let again = submit(&restored, r#"{"temperature": 0.5}"#, ", p_idempotency_key => 'k'").await;
+    assert_eq!(again, done);
+    let cancel = format!("SELECT chat_cancel('{later}')");
+    assert_eq!(value(&restored, &cancel).await.unwrap(), "t");
+    assert_eq!(upstream.chats().len(), 3);
 }

@@ -5,7 +5,7 @@ use crate::chat::{add_provider, chat_sql, ready};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 
-const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
+pub const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
 
 #[tokio::test]
 async fn sixty_sessions_that_start_the_worker_at_once_use_one_slot() {

@@ -65,6 +65,8 @@ async fn no_function_acts_for_another_user() {
         "SELECT save_provider_key('standin', 'sk-good-x', 'u-b', false)".to_owned(),
         "SELECT remove_provider_key('standin', 'u-b')".to_owned(),
         format!("SELECT chat_complete('m', '{HELLO}', p_user_id => 'u-b')"),
+        format!("SELECT chat_stream('m', '{HELLO}', p_user_id => 'u-b')"),
+        format!("SELECT chat_submit('m', '{HELLO}', p_user_id => 'u-b')"),
         "SELECT * FROM calculate_provider_costs('u-b')".to_owned(),
         "SELECT aggregator_acting_user('u-b')".to_owned(),
         "SELECT aggregator_spendable_providers('u-b')".to_owned(),

@@ -1,8 +1,6 @@
 //! The extension as an object: complete, documented, and gone without a trace.
 
 use crate::bed::{self, failure, rows, shared, value};
-use std::sync::{Arc, Mutex};
-use tokio_postgres::{AsyncMessage, NoTls};
 
 const OBJECTS: &str = "
     SELECT 'class ' || oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace UNION ALL
@@ -30,22 +28,7 @@ async fn dropping_the_extension_leaves_nothing() {
 #[tokio::test]
 async fn postgrest_is_told_of_every_change() {
     let database = shared().await.empty_database().await;
-    let (client, mut connection) = tokio_postgres::Config::new()
-        .host_path(&database.cluster.dir)
-        .user("postgres")
-        .dbname(&database.name)
-        .connect(NoTls)
-        .await
-        .unwrap();
-    let heard = Arc::new(Mutex::new(vec![]));
-    let hearing = heard.clone();
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(n) = message {
-                hearing.lock().unwrap().push(format!("{} {}", n.channel(), n.payload()));
-            }
-        }
-    });
+    let (client, heard) = database.listener().await;
     client.batch_execute("LISTEN pgrst; CREATE EXTENSION aggregator").await.unwrap();
     client.batch_execute("SELECT 1").await.unwrap();
     assert_eq!(heard.lock().unwrap().len(), 1);

@@ -1,10 +1,12 @@
 //! A stand-in upstream: it speaks OpenAI's wire format, misbehaves on demand, and counts what
 //! reached it.
 
+use serde_json::json;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
 
 /// A request that arrived.
@@ -13,6 +15,8 @@ pub struct Seen {
     pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
+    /// When it had arrived.
+    pub at: Instant,
     /// When the other side went away before it was answered.
     pub aborted: Option<Instant>,
 }
@@ -24,6 +28,64 @@ impl Seen {
 
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).expect("the request is JSON")
+    }
+
+    fn is_chat(&self) -> bool {
+        self.path.ends_with("/chat/completions") || self.path.ends_with("/messages")
+    }
+}
+
+/// A part of a stream, sent as soon as its turn comes.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// An event without a name: `data: ...`.
+    Data(String),
+    /// An event with a name and data.
+    Event(String, String),
+    /// These bytes as they are.
+    Bytes(Vec<u8>),
+    /// A pause.
+    Wait(Duration),
+    /// Close the connection in the middle of the answer.
+    Cut,
+    /// Send nothing more until the other side goes away.
+    Stall,
+}
+
+impl Piece {
+    /// The chunk with which OpenAI begins: a role and no text.
+    pub fn role() -> Self {
+        Self::chunk(json!({"role": "assistant", "content": ""}), None)
+    }
+
+    pub fn text(text: &str) -> Self {
+        Self::chunk(json!({"content": text}), None)
+    }
+
+    pub fn finish(reason: &str) -> Self {
+        Self::chunk(json!({}), Some(reason))
+    }
+
+    /// The chunk with the usage, which has no choices.
+    pub fn usage(usage: &str) -> Self {
+        Self::Data(format!(
+            r#"{{"id":"gen-1","object":"chat.completion.chunk","created":1,"model":"m-served","choices":[],"usage":{usage}}}"#
+        ))
+    }
+
+    pub fn done() -> Self {
+        Self::Data("[DONE]".into())
+    }
+
+    /// A chunk of OpenAI's form with this delta.
+    pub fn chunk(delta: serde_json::Value, finish: Option<&str>) -> Self {
+        Self::Data(
+            json!({
+                "id": "gen-1", "object": "chat.completion.chunk", "created": 1, "model": "m-served",
+                "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+            })
+            .to_string(),
+        )
     }
 }
 
@@ -40,6 +102,8 @@ pub enum Answer {
     Stall,
     /// A body of this many bytes, length unknown beforehand.
     Endless(usize),
+    /// A stream of events, in chunks.
+    Stream(Vec<Piece>),
 }
 
 impl Answer {
@@ -61,8 +125,47 @@ impl Answer {
     }
 
     pub fn hello() -> Self {
-        Self::says("hello", r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}"#)
+        Self::says("hello", USAGE)
     }
+
+    /// This answer after some time.
+    pub fn late(ms: u64, answer: Self) -> Self {
+        Self::After(Duration::from_millis(ms), Box::new(answer))
+    }
+
+    /// A stream of these texts in OpenAI's form, with a pause before each but the first.
+    pub fn streams(texts: &[&str], pause: Duration, usage: Option<&str>) -> Self {
+        let mut pieces = vec![Piece::role()];
+        for (i, text) in texts.iter().enumerate() {
+            if i > 0 {
+                pieces.push(Piece::Wait(pause));
+            }
+            pieces.push(Piece::text(text));
+        }
+        pieces.push(Piece::finish("stop"));
+        pieces.extend(usage.map(Piece::usage));
+        pieces.push(Piece::done());
+        Self::Stream(pieces)
+    }
+}
+
+/// The usage that [`Answer::hello`] reports.
+pub const USAGE: &str = r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}"#;
+
+/// A handler that gives these answers one after the other, and the last one from then on.
+pub fn in_turn(answers: Vec<Answer>) -> impl Fn(&Seen) -> Answer + Send + Sync + 'static {
+    let next = AtomicUsize::new(0);
+    move |_| {
+        let index = next.fetch_add(1, Ordering::SeqCst);
+        answers[index.min(answers.len() - 1)].clone()
+    }
+}
+
+/// A handler that answers with the last message's text, after a prefix.
+pub fn echo(seen: &Seen) -> Answer {
+    let body = seen.json();
+    let text = body["messages"].as_array().and_then(|m| m.last()).map(|m| m["content"].clone());
+    Answer::says(&format!("re: {}", text.as_ref().and_then(|t| t.as_str()).unwrap_or("")), USAGE)
 }
 
 type Handler = dyn Fn(&Seen) -> Answer + Send + Sync;
@@ -70,7 +173,50 @@ type Handler = dyn Fn(&Seen) -> Answer + Send + Sync;
 #[derive(Clone)]
 pub struct Upstream {
     pub port: u16,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    log: Arc<Log>,
+}
+
+/// What has reached an upstream.
+#[derive(Default)]
+struct Log {
+    seen: Mutex<Vec<Seen>>,
+    chats: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+}
+
+impl Log {
+    /// Notes a request; says where, for what becomes of it.
+    fn arrived(&self, request: &Seen) -> usize {
+        let mut seen = self.seen.lock().unwrap();
+        seen.push(request.clone());
+        if request.is_chat() {
+            self.chats.fetch_add(1, Ordering::SeqCst);
+        }
+        seen.len() - 1
+    }
+
+    fn aborted(&self, index: usize) {
+        self.seen.lock().unwrap()[index].aborted = Some(Instant::now());
+    }
+}
+
+/// A chat that is being answered. It ends just before the last bytes go out: after them the other
+/// side may at once send the next.
+struct Busy(Arc<Log>);
+
+impl Busy {
+    fn begin(log: &Arc<Log>) -> Self {
+        let now = log.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        log.most_at_once.fetch_max(now, Ordering::SeqCst);
+        Self(log.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.at_once.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Upstream {
@@ -112,10 +258,13 @@ impl Upstream {
         handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
         tls: Option<TlsAcceptor>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        // Room for a thousand that connect at once.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().unwrap()).expect("a port is free");
+        let listener = socket.listen(4096).expect("it listens");
         let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let upstream = Self { port, seen: seen.clone() };
+        let log = Arc::new(Log::default());
+        let upstream = Self { port, log: log.clone() };
         let handler: Arc<Handler> = Arc::new(handler);
         // A thread of its own, so that it lives on when a test's runtime is busy or gone.
         let listener = listener.into_std().unwrap();
@@ -126,13 +275,13 @@ impl Upstream {
                 let listener = TcpListener::from_std(listener).unwrap();
                 while let Ok((stream, _)) = listener.accept().await {
                     let _ = stream.set_nodelay(true);
-                    let (seen, handler, tls) = (seen.clone(), handler.clone(), tls.clone());
+                    let (log, handler, tls) = (log.clone(), handler.clone(), tls.clone());
                     tokio::spawn(async move {
                         match tls {
-                            None => serve(stream, seen, handler).await,
+                            None => serve(stream, log, handler).await,
                             Some(tls) => {
                                 if let Ok(stream) = tls.accept(stream).await {
-                                    serve(stream, seen, handler).await;
+                                    serve(stream, log, handler).await;
                                 }
                             }
                         }
@@ -148,46 +297,56 @@ impl Upstream {
     }
 
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+        self.log.seen.lock().unwrap().clone()
     }
 
     /// Chat requests that arrived.
     pub fn chats(&self) -> Vec<Seen> {
-        self.seen().into_iter().filter(|seen| seen.path.ends_with("/chat/completions")).collect()
+        self.seen().into_iter().filter(Seen::is_chat).collect()
+    }
+
+    /// How many chat requests arrived.
+    pub fn chat_count(&self) -> usize {
+        self.log.chats.load(Ordering::SeqCst)
+    }
+
+    /// The most chat requests that were being answered at one time.
+    pub fn most_at_once(&self) -> usize {
+        self.log.most_at_once.load(Ordering::SeqCst)
     }
 
     /// Waits until this many chat requests have arrived.
     pub async fn wait_for_chats(&self, count: usize) {
         for _ in 0..1000 {
-            if self.chats().len() >= count {
+            if self.chat_count() >= count {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("only {} of {count} requests arrived", self.chats().len());
+        panic!("only {} of {count} requests arrived", self.chat_count());
+    }
+
+    /// Waits until the other side has gone away from chat number `index`, and says when that was.
+    pub async fn wait_for_abort(&self, index: usize) -> Instant {
+        for _ in 0..500 {
+            if let Some(at) = self.chats().get(index).and_then(|chat| chat.aborted) {
+                return at;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("request {index} was not aborted");
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    handler: Arc<Handler>,
-) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, log: Arc<Log>, handler: Arc<Handler>) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read_request(&mut stream).await {
-        let index = {
-            let mut seen = seen.lock().unwrap();
-            seen.push(request.clone());
-            seen.len() - 1
-        };
+        let index = log.arrived(&request);
+        let mut busy = request.is_chat().then(|| Busy::begin(&log));
         let mut answer = handler(&request);
         while let Answer::After(pause, then) = answer {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = gone(&mut stream) => {
-                    seen.lock().unwrap()[index].aborted = Some(Instant::now());
-                    return;
-                }
+            if !waits(&mut stream, pause).await {
+                return log.aborted(index);
             }
             answer = *then;
         }
@@ -202,6 +361,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 head.push_str("\r\n");
                 let whole = [head.as_bytes(), body.as_bytes()].concat();
+                drop(busy.take());
                 if stream.write_all(&whole).await.is_err() {
                     return;
                 }
@@ -212,8 +372,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Answer::Stall => {
                 gone(&mut stream).await;
-                seen.lock().unwrap()[index].aborted = Some(Instant::now());
-                return;
+                return log.aborted(index);
             }
             Answer::Endless(size) => {
                 let head = "HTTP/1.1 200 X\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"a\":\"";
@@ -227,8 +386,70 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 let _ = stream.write_all(b"\"}").await;
                 return;
             }
+            Answer::Stream(pieces) => match send_stream(&mut stream, pieces, busy).await {
+                Streamed::Whole => {}
+                Streamed::Cut => return,
+                Streamed::Aborted => return log.aborted(index),
+            },
             Answer::After(..) => unreachable!("unfolded above"),
         }
+    }
+}
+
+/// How a stream ended.
+enum Streamed {
+    Whole,
+    Cut,
+    Aborted,
+}
+
+async fn send_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
+    pieces: Vec<Piece>,
+    mut busy: Option<Busy>,
+) -> Streamed {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    if stream.write_all(head.as_bytes()).await.is_err() {
+        return Streamed::Aborted;
+    }
+    let last = pieces.len().saturating_sub(1);
+    for (i, piece) in pieces.into_iter().enumerate() {
+        let bytes = match piece {
+            Piece::Data(data) => format!("data: {data}\n\n").into_bytes(),
+            Piece::Event(name, data) => format!("event: {name}\ndata: {data}\n\n").into_bytes(),
+            Piece::Bytes(bytes) => bytes,
+            Piece::Wait(pause) => {
+                if !waits(stream, pause).await {
+                    return Streamed::Aborted;
+                }
+                continue;
+            }
+            Piece::Cut => return Streamed::Cut,
+            Piece::Stall => {
+                gone(stream).await;
+                return Streamed::Aborted;
+            }
+        };
+        if i == last {
+            drop(busy.take());
+        }
+        let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), &bytes, b"\r\n"].concat();
+        if stream.write_all(&chunk).await.is_err() || stream.flush().await.is_err() {
+            return Streamed::Aborted;
+        }
+    }
+    match stream.write_all(b"0\r\n\r\n").await {
+        Ok(()) => Streamed::Whole,
+        Err(_) => Streamed::Aborted,
+    }
+}
+
+/// Waits; false if the other side went away meanwhile.
+async fn waits<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, pause: Duration) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => true,
+        () = gone(stream) => false,
     }
 }
 
@@ -256,5 +477,11 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option
         .unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Seen { path, headers, body: String::from_utf8(body).ok()?, aborted: None })
+    Some(Seen {
+        path,
+        headers,
+        body: String::from_utf8(body).ok()?,
+        at: Instant::now(),
+        aborted: None,
+    })
 }

@@ -1,0 +1,24 @@
+-- Leases the jobs of user $1 that are due first to the worker of epoch $2, at most $3. Whoever
+-- holds a lock on a job (to cancel it, say) keeps it.
+WITH due AS (
+    SELECT job.id
+    FROM @extschema@.aggregator_jobs AS job
+    WHERE job.status = 'queued'
+      AND job.user_id = $1
+      AND job.run_after <= now()
+    ORDER BY job.run_after
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE @extschema@.aggregator_jobs AS job
+SET status = 'running',
+    epoch = $2,
+    attempts = job.attempts + 1,
+    started_at = coalesce(job.started_at, now())
+FROM due
+WHERE job.id = due.id
+RETURNING job.id, job.model, job.provider, job.request::text,
+    CASE
+        WHEN job.attempts = 1 THEN 0
+        ELSE (SELECT coalesce(max(log.attempt), 0) FROM @extschema@.aggregator_usage_logs AS log WHERE log.call_id = job.id)
+    END::smallint

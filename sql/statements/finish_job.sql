@@ -1,0 +1,29 @@
+-- Ends the run of job $1. $2 status, $3 response, $4 provider, $5 served model, $6 error, $7 cost,
+-- $8 cost source. $9: the failure may pass, so it is run again after so many milliseconds, and
+-- later each time, at most $10 times in all. No row: somebody holds a lock on the job, or it does
+-- not run.
+WITH free AS (
+    SELECT job.id,
+        CASE WHEN $9 IS NOT NULL AND job.attempts < $10 THEN 'queued' ELSE $2 END AS status
+    FROM @extschema@.aggregator_jobs AS job
+    WHERE job.id = $1 AND job.status = 'running'
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE @extschema@.aggregator_jobs AS job
+SET status = free.status,
+    response = $3::jsonb,
+    provider_name = $4,
+    served_model = $5,
+    error = $6::jsonb,
+    cost = $7::numeric,
+    cost_source = $8,
+    run_after = CASE
+        WHEN free.status = 'queued' THEN clock_timestamp()
+            + greatest(interval '1 millisecond' * $9, interval '1 second' * least(2 ^ job.attempts, 300))
+        ELSE job.run_after
+    END,
+    finished_at = CASE WHEN free.status <> 'queued' THEN clock_timestamp() END
+FROM free
+WHERE job.id = free.id
+RETURNING job.status,
+    CASE WHEN job.status <> 'queued' THEN pg_catalog.pg_notify('aggregator_jobs', job.id::text) END

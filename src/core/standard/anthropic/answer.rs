@@ -1,0 +1,199 @@
+//! A whole answer: from Anthropic's message to OpenAI's `chat.completion`.
+
+use crate::core::json;
+use crate::core::usage::Usage;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+struct Message<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    content: Vec<&'a RawValue>,
+    stop_reason: Option<String>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+/// A content block of an answer: the members of all its types.
+#[derive(Deserialize)]
+pub(super) struct Block<'a> {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) text: Option<String>,
+    pub(super) thinking: Option<String>,
+    pub(super) signature: Option<String>,
+    /// Of redacted thinking.
+    pub(super) data: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) name: Option<String>,
+    #[serde(borrow)]
+    pub(super) input: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Completion<'a> {
+    id: Option<&'a RawValue>,
+    object: &'static str,
+    /// Anthropic does not say when.
+    created: u8,
+    model: Option<&'a RawValue>,
+    choices: [Choice<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<OpenAiUsage<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: u8,
+    message: Answer<'a>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Default, Serialize)]
+struct Answer<'a> {
+    role: &'static str,
+    content: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reasoning_content: String,
+    /// As they came, for the caller to send back: their signature covers every byte.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    thinking_blocks: Vec<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+#[derive(Serialize)]
+struct ToolCall {
+    id: String,
+    r#type: &'static str,
+    function: Function,
+}
+
+#[derive(Serialize)]
+struct Function {
+    name: String,
+    arguments: String,
+}
+
+/// The answer in OpenAI's form; `None` where `body` is no message of Anthropic's.
+pub(super) fn translate(body: &str) -> Option<String> {
+    let _: &RawValue = serde_json::from_str(body).ok()?;
+    // First, because a lone surrogate can be repaired in the text but not read into a string.
+    let body = json::fit_for_jsonb(body).ok()?;
+    let message: Message = serde_json::from_str(&body).ok()?;
+    if message.kind != "message" {
+        return None;
+    }
+    let (usage, service_tier) = message.usage.map(openai_usage).unwrap_or_default();
+    let completion = Completion {
+        id: message.id,
+        object: "chat.completion",
+        created: 0,
+        model: message.model,
+        choices: [Choice {
+            index: 0,
+            message: answer(&message.content)?,
+            finish_reason: message.stop_reason.as_deref().map(finish_reason),
+        }],
+        usage,
+        service_tier,
+    };
+    serde_json::to_string(&completion).ok()
+}
+
+/// Server tools and whatever else OpenAI's form has no place for are left out.
+fn answer<'a>(content: &[&'a RawValue]) -> Option<Answer<'a>> {
+    let mut answer = Answer { role: "assistant", ..Answer::default() };
+    for raw in content {
+        let block: Block = serde_json::from_str(raw.get()).ok()?;
+        match block.kind.as_str() {
+            "text" => {
+                let text = answer.content.get_or_insert_default();
+                text.push_str(&block.text.unwrap_or_default());
+            }
+            "thinking" => {
+                answer.reasoning_content.push_str(&block.thinking.unwrap_or_default());
+                answer.thinking_blocks.push(raw);
+            }
+            "redacted_thinking" => answer.thinking_blocks.push(raw),
+            "tool_use" => answer.tool_calls.push(ToolCall {
+                id: block.id?,
+                r#type: "function",
+                function: Function {
+                    name: block.name?,
+                    arguments: block.input.map_or("{}", RawValue::get).to_owned(),
+                },
+            }),
+            _ => {}
+        }
+    }
+    if answer.tool_calls.is_empty() {
+        answer.content.get_or_insert_default();
+    }
+    Some(answer)
+}
+
+/// "Handling stop reasons".
+pub(super) fn finish_reason(stop_reason: &str) -> &'static str {
+    match stop_reason {
+        "max_tokens" | "model_context_window_exceeded" => "length",
+        "tool_use" => "tool_calls",
+        "refusal" => "content_filter",
+        _ => "stop",
+    }
+}
+
+/// A `usage` of OpenAI's form.
+#[derive(Serialize)]
+pub(super) struct OpenAiUsage<'a> {
+    prompt_tokens: i32,
+    completion_tokens: i32,
+    total_tokens: i64,
+    prompt_tokens_details: PromptDetails,
+    /// What was written for five minutes and what for an hour: their prices differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_creation: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_tool_use: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: i32,
+    cache_write_tokens: i32,
+}
+
+/// Anthropic's `usage` in OpenAI's form, and the service tier in it. `None` where the counts make
+/// no sense: missing, not zero.
+pub(super) fn openai_usage(usage: &RawValue) -> (Option<OpenAiUsage<'_>>, Option<&RawValue>) {
+    #[derive(Deserialize)]
+    struct Kept<'a> {
+        #[serde(borrow)]
+        cache_creation: Option<&'a RawValue>,
+        #[serde(borrow)]
+        server_tool_use: Option<&'a RawValue>,
+        #[serde(borrow)]
+        service_tier: Option<&'a RawValue>,
+    }
+    let Ok(kept) = serde_json::from_str::<Kept>(usage.get()) else { return (None, None) };
+    let usage = Usage::parse(usage.get()).parts.map(|parts| OpenAiUsage {
+        prompt_tokens: parts.prompt(),
+        completion_tokens: parts.completion(),
+        total_tokens: i64::from(parts.prompt()) + i64::from(parts.completion()),
+        prompt_tokens_details: PromptDetails {
+            cached_tokens: parts.cache_read,
+            cache_write_tokens: parts.cache_write.saturating_add(parts.cache_write_1h),
+        },
+        cache_creation: kept.cache_creation,
+        server_tool_use: kept.server_tool_use,
+    });
+    (usage, kept.service_tier)
+}

@@ -1,0 +1,376 @@
+//! A streamed answer: from Anthropic's events to OpenAI's `chat.completion.chunk`
+//! (page "Streaming messages").
+
+use super::answer::{Block, OpenAiUsage, finish_reason, openai_usage};
+use crate::core::sse::Event;
+use crate::core::standard::{Chunks, Step};
+use crate::core::{json, reply, secret};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use std::collections::BTreeMap;
+
+/// Reads one stream.
+#[derive(Default)]
+pub(super) struct AnthropicChunks {
+    id: Option<String>,
+    model: Option<String>,
+    /// `message_start` has the input's counts, `message_delta` the output's, all cumulative: the
+    /// later of two wins.
+    usage: BTreeMap<String, Box<RawValue>>,
+    /// The blocks that have begun and not ended, by their index.
+    open: BTreeMap<u64, Open>,
+    tool_calls: u32,
+    thinking_blocks: u32,
+}
+
+/// A block that is being sent.
+enum Open {
+    Tool {
+        index: u32,
+        /// Some upstreams give the whole input at the start instead of in deltas.
+        input: String,
+        streamed: bool,
+    },
+    Thinking {
+        thinking: String,
+        signature: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Chunk<'a> {
+    id: Option<&'a str>,
+    object: &'static str,
+    /// Anthropic does not say when.
+    created: u8,
+    model: Option<&'a str>,
+    choices: [Choice<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<OpenAiUsage<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a RawValue>,
+}
+
+#[derive(Default, Serialize)]
+struct Choice<'a> {
+    index: u8,
+    delta: Delta<'a>,
+    finish_reason: Option<&'static str>,
+}
+
+#[derive(Default, Serialize)]
+struct Delta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking_blocks: Option<[ThinkingBlock<'a>; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[ToolCall<'a>; 1]>,
+}
+
+/// A whole block, for the caller to send back. It is sent at its end, when its signature is known;
+/// its text has been sent as `reasoning_content` by then. The `index` counts these blocks.
+#[derive(Serialize)]
+struct ThinkingBlock<'a> {
+    index: u32,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ToolCall<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: Function<'a>,
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    arguments: &'a str,
+}
+
+impl Chunks for AnthropicChunks {
+    fn read(&mut self, event: &Event, key: Option<&str>) -> Step {
+        #[derive(Deserialize)]
+        struct Typed {
+            #[serde(rename = "type")]
+            kind: Option<String>,
+        }
+        if event.data.trim().is_empty() {
+            return Step::Nothing;
+        }
+        let Ok(Typed { kind }) = serde_json::from_str(&event.data) else {
+            return Step::Broken("an event that is not JSON");
+        };
+        let Ok(data) = json::fit_for_jsonb(&event.data) else {
+            return Step::Broken("an event with JSON past all limits");
+        };
+        let step = match kind.as_deref().or(event.name.as_deref()) {
+            Some("message_start") => self.message_start(&data),
+            Some("content_block_start") => self.block_start(&data),
+            Some("content_block_delta") => self.block_delta(&data),
+            Some("content_block_stop") => self.block_stop(&data),
+            Some("message_delta") => self.message_delta(&data),
+            Some("message_stop") => Some(Step::Done),
+            Some("error") => Some(refused(&data, key)),
+            // A ping, or one of the types that may be added ("Versions").
+            _ => Some(Step::Nothing),
+        };
+        step.unwrap_or(Step::Broken("an event that is not of its type's form"))
+    }
+}
+
+impl AnthropicChunks {
+    fn message_start(&mut self, data: &str) -> Option<Step> {
+        #[derive(Deserialize)]
+        struct Start {
+            message: Message,
+        }
+        #[derive(Deserialize)]
+        struct Message {
+            id: Option<String>,
+            model: Option<String>,
+            usage: Option<BTreeMap<String, Box<RawValue>>>,
+        }
+        let Start { message } = serde_json::from_str(data).ok()?;
+        self.id = message.id;
+        self.model = message.model;
+        self.usage = message.usage.unwrap_or_default();
+        self.chunk(Delta { role: Some("assistant"), ..Delta::default() })
+    }
+
+    fn block_start(&mut self, data: &str) -> Option<Step> {
+        #[derive(Deserialize)]
+        struct Start<'a> {
+            index: u64,
+            #[serde(borrow)]
+            content_block: Block<'a>,
+        }
+        let Start { index, content_block: block } = serde_json::from_str(data).ok()?;
+        match block.kind.as_str() {
+            "text" => self.content(&block.text.unwrap_or_default()),
+            "thinking" => {
+                let thinking = block.thinking.unwrap_or_default();
+                let signature = block.signature.unwrap_or_default();
+                let step = self.reasoning(&thinking);
+                self.open.insert(index, Open::Thinking { thinking, signature });
+                step
+            }
+            "redacted_thinking" => self.thinking_block(ThinkingBlock {
+                index: 0,
+                r#type: "redacted_thinking",
+                thinking: None,
+                signature: None,
+                data: Some(block.data.as_deref()?),
+            }),
+            "tool_use" => {
+                let call = self.tool_calls;
+                self.tool_calls = call.saturating_add(1);
+                let input = block.input.map_or("{}", RawValue::get).to_owned();
+                self.open.insert(index, Open::Tool { index: call, input, streamed: false });
+                self.tool_call(ToolCall {
+                    index: call,
+                    id: Some(block.id.as_deref()?),
+                    r#type: Some("function"),
+                    function: Function { name: Some(block.name.as_deref()?), arguments: "" },
+                })
+            }
+            _ => Some(Step::Nothing),
+        }
+    }
+
+    fn block_delta(&mut self, data: &str) -> Option<Step> {
+        #[derive(Deserialize)]
+        struct Incoming {
+            index: u64,
+            delta: Piece,
+        }
+        #[derive(Deserialize)]
+        #[serde(tag = "type", rename_all = "snake_case")]
+        enum Piece {
+            TextDelta {
+                text: String,
+            },
+            ThinkingDelta {
+                thinking: String,
+            },
+            SignatureDelta {
+                signature: String,
+            },
+            InputJsonDelta {
+                partial_json: String,
+            },
+            /// Citations, and what may be added.
+            #[serde(other)]
+            Other,
+        }
+        let Incoming { index, delta } = serde_json::from_str(data).ok()?;
+        match (delta, self.open.get_mut(&index)) {
+            (Piece::TextDelta { text }, _) => self.content(&text),
+            (Piece::ThinkingDelta { thinking: more }, Some(Open::Thinking { thinking, .. })) => {
+                thinking.push_str(&more);
+                self.reasoning(&more)
+            }
+            (Piece::SignatureDelta { signature: more }, Some(Open::Thinking { signature, .. })) => {
+                signature.push_str(&more);
+                Some(Step::Nothing)
+            }
+            (Piece::InputJsonDelta { partial_json }, Some(Open::Tool { index, streamed, .. }))
+                if !partial_json.is_empty() =>
+            {
+                *streamed = true;
+                let index = *index;
+                self.arguments(index, &partial_json)
+            }
+            _ => Some(Step::Nothing),
+        }
+    }
+
+    fn block_stop(&mut self, data: &str) -> Option<Step> {
+        #[derive(Deserialize)]
+        struct Stop {
+            index: u64,
+        }
+        let Stop { index } = serde_json::from_str(data).ok()?;
+        match self.open.remove(&index) {
+            Some(Open::Tool { index, input, streamed: false }) => self.arguments(index, &input),
+            Some(Open::Thinking { thinking, signature }) => self.thinking_block(ThinkingBlock {
+                index: 0,
+                r#type: "thinking",
+                thinking: Some(&thinking),
+                signature: Some(&signature),
+                data: None,
+            }),
+            _ => Some(Step::Nothing),
+        }
+    }
+
+    fn message_delta(&mut self, data: &str) -> Option<Step> {
+        #[derive(Deserialize)]
+        struct Incoming {
+            delta: Option<Change>,
+            usage: Option<BTreeMap<String, Box<RawValue>>>,
+        }
+        #[derive(Deserialize)]
+        struct Change {
+            stop_reason: Option<String>,
+        }
+        let Incoming { delta, usage } = serde_json::from_str(data).ok()?;
+        let stop_reason = delta.and_then(|delta| delta.stop_reason);
+        // Until here the count of the output was a placeholder.
+        let merged = match usage {
+            Some(usage) => {
+                self.usage.extend(usage.into_iter().filter(|(_, count)| count.get() != "null"));
+                Some(to_raw_value(&self.usage).ok()?)
+            }
+            None => None,
+        };
+        let (usage, service_tier) = merged.as_deref().map(openai_usage).unwrap_or_default();
+        let finish_reason = stop_reason.as_deref().map(finish_reason);
+        step(&Chunk {
+            usage,
+            service_tier,
+            ..self.frame(Choice { finish_reason, ..Choice::default() })
+        })
+    }
+
+    fn content(&self, text: &str) -> Option<Step> {
+        self.text(text, Delta { content: Some(text), ..Delta::default() })
+    }
+
+    fn reasoning(&self, text: &str) -> Option<Step> {
+        self.text(text, Delta { reasoning_content: Some(text), ..Delta::default() })
+    }
+
+    fn text(&self, text: &str, delta: Delta<'_>) -> Option<Step> {
+        if text.is_empty() { Some(Step::Nothing) } else { self.chunk(delta) }
+    }
+
+    fn thinking_block(&mut self, block: ThinkingBlock<'_>) -> Option<Step> {
+        let index = self.thinking_blocks;
+        self.thinking_blocks = index.saturating_add(1);
+        let block = ThinkingBlock { index, ..block };
+        self.chunk(Delta { thinking_blocks: Some([block]), ..Delta::default() })
+    }
+
+    fn arguments(&self, index: u32, arguments: &str) -> Option<Step> {
+        let function = Function { name: None, arguments };
+        self.tool_call(ToolCall { index, id: None, r#type: None, function })
+    }
+
+    fn tool_call(&self, call: ToolCall<'_>) -> Option<Step> {
+        self.chunk(Delta { tool_calls: Some([call]), ..Delta::default() })
+    }
+
+    fn chunk(&self, delta: Delta<'_>) -> Option<Step> {
+        step(&self.frame(Choice { delta, ..Choice::default() }))
+    }
+
+    fn frame<'a>(&'a self, choice: Choice<'a>) -> Chunk<'a> {
+        Chunk {
+            id: self.id.as_deref(),
+            object: "chat.completion.chunk",
+            created: 0,
+            model: self.model.as_deref(),
+            choices: [choice],
+            usage: None,
+            service_tier: None,
+        }
+    }
+}
+
+fn step(chunk: &Chunk<'_>) -> Option<Step> {
+    serde_json::to_string(chunk).ok().map(Step::Chunk)
+}
+
+/// An `error` event: the upstream gave up after its status 200.
+fn refused(data: &str, key: Option<&str>) -> Step {
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Option<Cause>,
+        request_id: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Cause {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+    }
+    let failed: Option<Failed> = serde_json::from_str(data).ok();
+    let (error, request_id) =
+        failed.map_or((None, None), |failed| (failed.error, failed.request_id));
+    let kind = error.and_then(|error| error.kind);
+    let mut refusal = reply::refusal(kind.as_deref().map_or(502, status), data, key);
+    refusal.request_id = request_id.map(|id| reply::clean_word(&secret::scrub(&id, key)));
+    Step::Refused(refusal)
+}
+
+/// The HTTP status that an error of this type has where it comes before the stream ("Errors").
+fn status(kind: &str) -> u16 {
+    match kind {
+        "invalid_request_error" => 400,
+        "authentication_error" => 401,
+        "billing_error" => 402,
+        "permission_error" => 403,
+        "not_found_error" => 404,
+        "request_too_large" => 413,
+        "rate_limit_error" => 429,
+        "api_error" => 500,
+        "timeout_error" => 504,
+        "overloaded_error" => 529,
+        _ => 502,
+    }
+}

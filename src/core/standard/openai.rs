@@ -1,0 +1,116 @@
+//! OpenAI's chat completions: the form that everything else here speaks, so there is little to do.
+
+use super::{Chunks, Sending, Step, Wire};
+use crate::core::reply;
+use crate::core::sse::Event;
+use crate::error::Error;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+pub struct OpenAi;
+
+impl Wire for OpenAi {
+    fn chat_path(&self) -> &'static str {
+        "chat/completions"
+    }
+
+    fn auth_header(&self, key: &str) -> (&'static str, String) {
+        ("authorization", format!("Bearer {key}"))
+    }
+
+    fn fixed_headers(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    fn request(&self, body: &str, sending: &Sending<'_>) -> Result<String, Error> {
+        let mut fields: BTreeMap<&str, &RawValue> =
+            serde_json::from_str(body).map_err(|_| Error::Internal)?;
+        let model =
+            serde_json::value::to_raw_value(sending.model_id).map_err(|_| Error::Internal)?;
+        fields.insert("model", &model);
+        let yes = RawValue::from_string("true".to_owned()).map_err(|_| Error::Internal)?;
+        let usage = RawValue::from_string(r#"{"include_usage":true}"#.to_owned())
+            .map_err(|_| Error::Internal)?;
+        if sending.streams {
+            fields.insert("stream", &yes);
+            // Without it OpenAI sends no usage at all with a stream.
+            fields.entry("stream_options").or_insert(&usage);
+        }
+        serde_json::to_string(&fields).map_err(|_| Error::Internal)
+    }
+
+    fn answer<'a>(&self, body: &'a str) -> Cow<'a, str> {
+        Cow::Borrowed(body)
+    }
+
+    fn stream(&self) -> Box<dyn Chunks> {
+        Box::new(OpenAiChunks)
+    }
+}
+
+struct OpenAiChunks;
+
+impl Chunks for OpenAiChunks {
+    fn read(&mut self, event: &Event, key: Option<&str>) -> Step {
+        #[derive(Deserialize)]
+        struct Chunk<'a> {
+            #[serde(borrow)]
+            error: Option<&'a RawValue>,
+        }
+        let data = event.data.trim();
+        if data == "[DONE]" {
+            return Step::Done;
+        }
+        if data.is_empty() {
+            return Step::Nothing;
+        }
+        match serde_json::from_str::<Chunk>(data) {
+            // An error once the stream has begun comes as a chunk (OpenRouter's documentation).
+            Ok(Chunk { error: Some(error) }) if error.get() != "null" => {
+                Step::Refused(reply::refusal_inside_200(error.get(), key))
+            }
+            Ok(_) => Step::Chunk(data.to_owned()),
+            Err(_) => Step::Broken("an event that is not JSON"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(data: &str) -> Event {
+        Event { name: None, data: data.to_owned() }
+    }
+
+    #[test]
+    fn a_request_gets_its_model_and_keeps_its_digits() {
+        let sending = Sending { model_id: "v/m", max_output_tokens: None, streams: false };
+        let body = OpenAi.request(r#"{"seed":12345678901234567890123}"#, &sending).unwrap();
+        assert_eq!(body, r#"{"model":"v/m","seed":12345678901234567890123}"#);
+        let body = OpenAi.request("{}", &Sending { streams: true, ..sending }).unwrap();
+        assert_eq!(
+            body,
+            r#"{"model":"v/m","stream":true,"stream_options":{"include_usage":true}}"#
+        );
+    }
+
+    #[test]
+    fn events_are_chunks_errors_or_the_end() {
+        let mut chunks = OpenAi.stream();
+        assert_eq!(
+            chunks.read(&event(r#"{"choices":[]}"#), None),
+            Step::Chunk(r#"{"choices":[]}"#.into())
+        );
+        assert_eq!(chunks.read(&event("[DONE]"), None), Step::Done);
+        assert_eq!(chunks.read(&event(""), None), Step::Nothing);
+        assert!(matches!(chunks.read(&event("{"), None), Step::Broken(_)));
+        let failed =
+            r#"{"error":{"code":429,"message":"slow sk-x"},"choices":[{"finish_reason":"error"}]}"#;
+        let Step::Refused(refusal) = chunks.read(&event(failed), Some("sk-x")) else { panic!() };
+        assert_eq!(refusal.status, 429);
+        assert!(!refusal.message.unwrap().contains("sk-x"));
+    }
+}

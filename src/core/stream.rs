@@ -1,0 +1,275 @@
+//! One answer from the chunks of a stream.
+//!
+//! Everything is kept as it is written: numbers with all their digits, strings with their escapes
+//! (so that two halves of a surrogate pair, split between chunks, meet again). Each chunk costs
+//! its own length only, however long the answer has become.
+
+mod merge;
+#[cfg(test)]
+mod tests;
+
+use self::merge::{
+    Members, NODE_SIZE, Node, Tally, add_member, is_null, literal, number, quoted, string,
+    unescaped, write_key, write_members,
+};
+use crate::core::estimate;
+use crate::core::json;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+const NOT_A_CHUNK: &str = "JSON that is not a chunk of a completion";
+
+/// Adds up chunks of OpenAI's form (`chat.completion.chunk`) to one `chat.completion`.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    id: Option<String>,
+    model: Option<String>,
+    usage: Option<Box<RawValue>>,
+    /// Other members of the answer.
+    rest: BTreeMap<String, Box<RawValue>>,
+    choices: BTreeMap<u64, Choice>,
+    tally: Tally,
+}
+
+/// What a chunk adds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Added {
+    /// What it adds to the text of choice 0; may be empty.
+    pub text: String,
+    /// It adds generated content to any choice: text, reasoning, a tool call, a refusal, audio.
+    pub has_output: bool,
+}
+
+impl Assembler {
+    /// Adds a chunk. An error says what the text is instead; the answer is of no use after it.
+    pub fn add(&mut self, chunk: &str) -> Result<Added, &'static str> {
+        let mut members: Members = serde_json::from_str(chunk).map_err(|error| {
+            if error.is_data() { NOT_A_CHUNK } else { "something that is not JSON" }
+        })?;
+        if members.remove("error").is_some_and(|error| !is_null(error)) {
+            return Err("an error instead of a chunk");
+        }
+        let choices = members.remove("choices").filter(|choices| !is_null(choices));
+        let usage = members.remove("usage").filter(|usage| usage.get().starts_with('{'));
+        let choices: Vec<Members> = match choices {
+            Some(choices) => serde_json::from_str(choices.get()).map_err(|_| NOT_A_CHUNK)?,
+            None if usage.is_some() => Vec::new(),
+            None => return Err(NOT_A_CHUNK),
+        };
+        if let Some(usage) = usage {
+            let old = self.usage.replace(usage.to_owned()).map_or(0, |old| old.get().len());
+            self.tally.replaced(old, usage.get().len());
+        }
+        self.keep_members(members);
+        let mut added = Added::default();
+        for (place, choice) in choices.into_iter().enumerate() {
+            self.add_choice(place as u64, choice, &mut added)?;
+        }
+        Ok(added)
+    }
+
+    fn keep_members(&mut self, mut members: Members<'_>) {
+        members.remove("object");
+        for (known, name) in [(&mut self.id, "id"), (&mut self.model, "model")] {
+            let new = members.remove(name).and_then(string).filter(|text| !text.is_empty());
+            // Azure's first chunk has neither yet, but empty texts.
+            if let (None, Some(new)) = (&known, new) {
+                self.tally.replaced(0, new.len());
+                *known = Some(new);
+            }
+        }
+        if self.rest.get("created").is_some_and(|created| created.get() != "0") {
+            members.remove("created");
+        }
+        keep_last(&mut self.rest, members, &mut self.tally);
+    }
+
+    fn add_choice(
+        &mut self,
+        place: u64,
+        mut members: Members<'_>,
+        added: &mut Added,
+    ) -> Result<(), &'static str> {
+        let index = members.remove("index").and_then(number).unwrap_or(place);
+        let choice = self.choices.entry(index).or_insert_with(|| {
+            self.tally.size += NODE_SIZE;
+            Choice::default()
+        });
+        let delta = members.remove("delta").filter(|delta| !is_null(delta));
+        // A few upstreams put a whole message into a stream; others repeat it beside the deltas.
+        let message = members.remove("message").filter(|_| !choice.has_output);
+        if let Some(delta) = delta.or(message).filter(|delta| !is_null(delta)) {
+            let delta: Members = serde_json::from_str(delta.get()).map_err(|_| NOT_A_CHUNK)?;
+            if index == 0 {
+                added.text.push_str(&delta.get("content").map_or_else(String::new, |c| text_of(c)));
+            }
+            let tally = choice.add_delta(delta);
+            choice.has_output |= tally.has_output;
+            added.has_output |= tally.has_output;
+            self.tally.add_all(tally);
+        }
+        if let Some(logprobs) = members.remove("logprobs") {
+            let mut tally = Tally::default();
+            choice.logprobs.add("logprobs", logprobs, 0, &mut tally);
+            self.tally.size += tally.size;
+        }
+        let reason = members.remove("finish_reason").and_then(string);
+        if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
+            let old = choice.finish_reason.as_ref().map_or(0, String::len);
+            self.tally.replaced(old, reason.len());
+            choice.finish_reason = Some(reason);
+        }
+        keep_last(&mut choice.rest, members, &mut self.tally);
+        Ok(())
+    }
+
+    /// Every choice so far has its `finish_reason`, and there is one.
+    pub fn is_finished(&self) -> bool {
+        let mut choices = self.choices.values();
+        !self.choices.is_empty() && choices.all(|choice| choice.finish_reason.is_some())
+    }
+
+    /// A chunk with `usage` has come.
+    pub fn has_usage(&self) -> bool {
+        self.usage.is_some()
+    }
+
+    /// Anything at all has been generated.
+    pub fn has_output(&self) -> bool {
+        self.tally.has_output
+    }
+
+    /// About how many tokens have been generated.
+    pub fn output_estimate(&self) -> i32 {
+        self.tally.output.tokens()
+    }
+
+    /// The model that answers.
+    pub fn served_model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    /// The upstream's id of the answer.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// The JSON text of the last `usage`.
+    pub fn usage(&self) -> Option<&str> {
+        self.usage.as_deref().map(RawValue::get)
+    }
+
+    /// About how many bytes the answer takes so far.
+    pub fn size(&self) -> usize {
+        self.tally.size
+    }
+
+    /// The JSON text of the whole answer, fit for `jsonb` unless it is nested too deeply or has a
+    /// monstrous number.
+    pub fn finish(self) -> String {
+        let mut out = r#"{"object":"chat.completion""#.to_owned();
+        for (name, text) in [("id", &self.id), ("model", &self.model)] {
+            if let Some(text) = text {
+                write_key(name, &mut out);
+                out.push_str(&quoted(text));
+            }
+        }
+        write_rest(&self.rest, &mut out);
+        write_key("choices", &mut out);
+        out.push('[');
+        for (i, (index, choice)) in self.choices.iter().enumerate() {
+            out.push_str(if i > 0 { "," } else { "" });
+            choice.write(*index, &mut out);
+        }
+        out.push(']');
+        if let Some(usage) = &self.usage {
+            write_key("usage", &mut out);
+            out.push_str(usage.get());
+        }
+        out.push('}');
+        match json::fit_for_jsonb(&out) {
+            Ok(Cow::Owned(fit)) => fit,
+            _ => out,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Choice {
+    message: BTreeMap<String, Node>,
+    logprobs: Node,
+    finish_reason: Option<String>,
+    rest: BTreeMap<String, Box<RawValue>>,
+    has_output: bool,
+}
+
+impl Choice {
+    fn add_delta(&mut self, delta: Members<'_>) -> Tally {
+        let mut sum = Tally::default();
+        let mut has_reasoning = false;
+        for (key, value) in delta {
+            let mut tally = Tally::default();
+            add_member(&mut self.message, &key, value, 0, &mut tally);
+            // Some upstreams send the same reasoning under two or three names.
+            if key.starts_with("reasoning") && tally.has_output {
+                if has_reasoning {
+                    tally.output = estimate::Counter::default();
+                }
+                has_reasoning = true;
+            }
+            sum.add_all(tally);
+        }
+        sum
+    }
+
+    fn write(&self, index: u64, out: &mut String) {
+        let reason = self.finish_reason.as_deref().map_or("null".to_owned(), quoted);
+        out.push_str(&format!(r#"{{"index":{index},"finish_reason":{reason},"message":{{"#));
+        for (key, default) in [("role", "\"assistant\""), ("content", "null")] {
+            if let None | Some(Node::Null) = self.message.get(key) {
+                write_key(key, out);
+                out.push_str(default);
+            }
+        }
+        write_members(&self.message, out);
+        out.push('}');
+        if !matches!(self.logprobs, Node::Null) {
+            write_key("logprobs", out);
+            self.logprobs.write(out);
+        }
+        write_rest(&self.rest, out);
+        out.push('}');
+    }
+}
+
+/// Keeps the last value of each member that is not null.
+fn keep_last(known: &mut BTreeMap<String, Box<RawValue>>, members: Members<'_>, tally: &mut Tally) {
+    for (key, value) in members {
+        if is_null(value) {
+            continue;
+        }
+        let (key_len, len) = (key.len() + NODE_SIZE, value.get().len());
+        match known.insert(key, value.to_owned()) {
+            Some(old) => tally.replaced(old.get().len(), len),
+            None => tally.replaced(0, key_len + len),
+        }
+    }
+}
+
+/// The text of a message's `content`: a string or a list of parts.
+fn text_of(content: &RawValue) -> String {
+    if let Some(text) = literal(content) {
+        return unescaped(text).into_owned();
+    }
+    let parts: Vec<Members> = serde_json::from_str(content.get()).unwrap_or_default();
+    let is_text = |part: &&Members| part.get("type").is_some_and(|t| literal(t) == Some("text"));
+    parts.iter().filter(is_text).filter_map(|part| string(part.get("text")?)).collect()
+}
+
+fn write_rest(members: &BTreeMap<String, Box<RawValue>>, out: &mut String) {
+    for (key, value) in members {
+        write_key(key, out);
+        out.push_str(value.get());
+    }
+}

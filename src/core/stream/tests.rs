@@ -1,0 +1,313 @@
+use super::*;
+use crate::core::reply::{self, Reading};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn assemble(chunks: &[&str]) -> Assembler {
+    let mut assembler = Assembler::default();
+    for chunk in chunks {
+        assembler.add(chunk).unwrap();
+    }
+    assembler
+}
+
+fn answer(assembler: Assembler) -> Value {
+    let text = assembler.finish();
+    assert!(matches!(reply::read(&text, None), Reading::Completion(_)), "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn delta(delta: &str) -> String {
+    format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#)
+}
+
+/// The message of choice 0 after these deltas.
+fn message(deltas: &[&str]) -> Value {
+    let mut assembler = Assembler::default();
+    for text in deltas {
+        assembler.add(&delta(text)).unwrap();
+    }
+    answer(assembler)["choices"][0]["message"].take()
+}
+
+#[test]
+fn a_text_and_its_usage() {
+    let mut stream = Assembler::default();
+    let first = r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m-1",
+        "service_tier":null,"choices":[{"index":0,"finish_reason":null,"logprobs":null,
+        "delta":{"role":"assistant","content":"","refusal":null}}]}"#;
+    assert_eq!(stream.add(first).unwrap(), Added::default());
+    assert!(!stream.has_output() && !stream.is_finished() && !stream.has_usage());
+    for text in ["Hé", "llo\\n", "\\\"w\\\""] {
+        let added = stream.add(&delta(&format!(r#"{{"content":"{text}"}}"#))).unwrap();
+        assert!(added.has_output && !added.text.is_empty());
+    }
+    let last = r#"{"id":"c-2","model":"","service_tier":"flex","choices":[{"index":0,
+        "delta":{},"finish_reason":"stop"}]}"#;
+    stream.add(last).unwrap();
+    assert!(stream.has_output() && stream.is_finished() && !stream.has_usage());
+    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#).unwrap();
+    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":2}}"#).unwrap();
+    stream.add(r#"{"choices":[],"usage":null}"#).unwrap();
+    assert_eq!(stream.usage(), Some(r#"{"prompt_tokens":2}"#));
+    assert_eq!((stream.id(), stream.served_model()), (Some("c-1"), Some("m-1")));
+    assert_eq!(stream.output_estimate(), 3);
+    let expected = json!({
+        "id": "c-1", "object": "chat.completion", "created": 7, "model": "m-1",
+        "service_tier": "flex", "usage": {"prompt_tokens": 2},
+        "choices": [{"index": 0, "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "Héllo\n\"w\""}}],
+    });
+    assert_eq!(answer(stream), expected);
+}
+
+#[test]
+fn parallel_tool_calls_are_told_apart_by_index() {
+    let message = message(&[
+        r#"{"role":"assistant","content":null,"tool_calls":[
+            {"index":0,"id":"a","type":"function","function":{"name":"f","arguments":""}}]}"#,
+        r#"{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"x\""}}]}"#,
+        r#"{"tool_calls":[{"index":1,"id":"b","function":{"name":"g_","arguments":"{"}}]}"#,
+        r#"{"tool_calls":[{"index":0,"id":"","function":{"arguments":":1}"}},
+            {"index":1,"function":{"name":"h","arguments":"}"}}]}"#,
+        r#"{"tool_calls":[]}"#,
+    ]);
+    let expected = json!({"role": "assistant", "content": null, "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}},
+        {"id": "b", "function": {"name": "g_h", "arguments": "{}"}},
+    ]});
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn tool_calls_without_an_index_of_their_own() {
+    for index in ["\"index\":0,", ""] {
+        let call = |call: &str| format!(r#"{{"tool_calls":[{{{index}{call}}}]}}"#);
+        let message = message(&[
+            &call(r#""id":"a","function":{"name":"f","arguments":"1"}"#),
+            &call(r#""id":"b","function":{"name":"f","arguments":"2"}"#),
+            &call(r#""function":{"arguments":"3"}"#),
+        ]);
+        assert_eq!(message["tool_calls"][0]["function"]["arguments"], "1");
+        assert_eq!(message["tool_calls"][1]["function"]["arguments"], "23");
+    }
+    assert_eq!(message(&[r#"{"content":"a","tool_calls":[]}"#]).get("tool_calls"), None);
+}
+
+#[test]
+fn reasoning_is_output_and_counted_once() {
+    let text = r#"{"content":null,"reasoning":"1234","reasoning_details":[
+        {"type":"reasoning.text","text":"1234","index":0,"format":"f-1"}]}"#;
+    let mut stream = Assembler::default();
+    for _ in 0..2 {
+        let added = stream.add(&delta(text)).unwrap();
+        assert_eq!(added, Added { text: String::new(), has_output: true });
+    }
+    assert_eq!(stream.output_estimate(), 2);
+    let expected = json!({"role": "assistant", "content": null, "reasoning": "12341234",
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "12341234", "index": 0, "format": "f-1"}]});
+    assert_eq!(answer(stream)["choices"][0]["message"], expected);
+}
+
+#[test]
+fn several_choices() {
+    let mut stream = assemble(&[
+        r#"{"choices":[{"index":1,"delta":{"content":"b"}},{"delta":{"content":"c"}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#,
+    ]);
+    assert!(!stream.is_finished());
+    let added =
+        stream.add(r#"{"choices":[{"index":1,"delta":{"content":"!"},"finish_reason":"length"}]}"#);
+    assert_eq!(added.unwrap(), Added { text: String::new(), has_output: true });
+    assert!(stream.is_finished());
+    let choices = answer(stream)["choices"].take();
+    assert_eq!(choices[0]["message"]["content"], "a");
+    assert_eq!(choices[1]["message"]["content"], "bc!");
+    assert_eq!(choices[1]["finish_reason"], "length");
+}
+
+#[test]
+fn content_in_parts() {
+    let parts = [
+        r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"h"}]}]}"#,
+        r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"m"}]}]}"#,
+        r#"{"content":"a"}"#,
+        r#"{"content":[{"type":"text","text":"b"}]}"#,
+    ];
+    let mut stream = Assembler::default();
+    let texts: String = parts.iter().map(|part| stream.add(&delta(part)).unwrap().text).collect();
+    assert_eq!(texts, "ab");
+    let expected = json!([
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "ab"},
+    ]);
+    assert_eq!(answer(stream)["choices"][0]["message"]["content"], expected);
+    let expected = json!([{"type": "text", "text": "xab"}]);
+    assert_eq!(message(&[r#"{"content":"x"}"#, parts[3], parts[3]])["content"][0]["text"], "xbb");
+    assert_eq!(message(&[r#"{"content":"x"}"#, parts[2], parts[3]])["content"], expected);
+}
+
+#[test]
+fn audio_refusals_logprobs_and_unknown_members_are_kept() {
+    let stream = assemble(&[
+        r#"{"created":0,"x":[1],"choices":[{"delta":{"refusal":"n","audio":{"id":"au",
+            "data":"AA"},"odd":1,"annotations":[{"type":"url_citation"}]},
+            "logprobs":{"content":[{"token":"n","logprob":-0.10}]},"native":"a"}]}"#,
+        r#"{"created":9,"x":null,"choices":[{"delta":{"refusal":"o","audio":{"data":"BB",
+            "transcript":"hi","expires_at":5},"odd":2,"annotations":[{"type":"url_citation"}]},
+            "logprobs":{"content":[{"token":"o","logprob":-0.2}]},"native":"b"}]}"#,
+        r#"{"created":10,"x":{"y":1},"choices":[{"message":{"content":"all"}}]}"#,
+    ]);
+    let expected = json!({"object": "chat.completion", "created": 9, "x": {"y": 1},
+        "choices": [{"index": 0, "finish_reason": null, "native": "b",
+        "logprobs": {"content": [
+            {"token": "n", "logprob": -0.1}, {"token": "o", "logprob": -0.2}]},
+        "message": {"role": "assistant", "content": null, "refusal": "no", "odd": 2,
+            "annotations": [{"type": "url_citation"}, {"type": "url_citation"}],
+            "audio": {"id": "au", "data": "AABB", "transcript": "hi", "expires_at": 5}}}]});
+    assert_eq!(answer(stream), expected);
+    assert_eq!(message(&[r#"{"audio":{"data":"AA"}}"#])["audio"]["data"], "AA");
+    let whole = assemble(&[r#"{"choices":[{"message":{"content":"all"}}]}"#]);
+    assert!(whole.has_output());
+    assert_eq!(answer(whole)["choices"][0]["message"]["content"], "all");
+}
+
+#[test]
+fn every_digit_and_half_character_is_kept() {
+    let text = assemble(&[
+        r#"{"n":0.10000000000000000000001,"choices":[{"delta":{"content":"\ud83d"},
+            "logprobs":{"content":[{"logprob":-1.50}]}}],"usage":{"cost":1.230e-7}}"#,
+        r#"{"choices":[{"delta":{"content":"\ude00\u0000",
+            "big":123456789012345678901234567890}}]}"#,
+    ])
+    .finish();
+    for kept in ["0.10000000000000000000001", "-1.50", "1.230e-7"] {
+        assert!(text.contains(kept), "{text}");
+    }
+    assert!(text.contains("123456789012345678901234567890"), "{text}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["choices"][0]["message"]["content"], "😀\u{fffd}");
+}
+
+#[test]
+fn what_is_no_chunk_is_named() {
+    for chunk in [
+        "7",
+        "[]",
+        "{}",
+        r#"{"choices":{}}"#,
+        r#"{"choices":[1]}"#,
+        r#"{"choices":[{"delta":"x"}]}"#,
+    ] {
+        assert_eq!(Assembler::default().add(chunk), Err(NOT_A_CHUNK), "{chunk}");
+    }
+    assert!(Assembler::default().add("nonsense").is_err());
+    assert!(Assembler::default().add(r#"{"error":{},"choices":[]}"#).is_err());
+    assert!(Assembler::default().add(r#"{"usage":{}}"#).is_ok());
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    let deep = |open: &str, close: &str| open.repeat(100_000) + "1" + &close.repeat(100_000);
+    for bomb in [deep("[", "]"), deep("{\"a\":", "}"), "1e999999".to_owned()] {
+        let chunk = format!(
+            r#"{{"model":{bomb},"x":{bomb},"usage":{{"a":{bomb}}},"choices":[{{"finish_reason":
+            {bomb},"logprobs":{bomb},"delta":{{"content":{bomb},"tool_calls":[{bomb}]}}}}]}}"#
+        );
+        let stream = assemble(&[&chunk, &chunk]);
+        assert!(matches!(reply::read(&stream.finish(), None), Reading::Completion(_)));
+    }
+}
+
+#[test]
+fn size_grows_with_what_is_held() {
+    let mut stream = assemble(&[&delta(r#"{"content":"x"}"#)]);
+    let before = stream.size();
+    stream.add(&delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(1000)))).unwrap();
+    assert_eq!(stream.size(), before + 1000);
+    stream.add(r#"{"choices":[],"usage":{"a":1}}"#).unwrap();
+    stream.add(r#"{"choices":[],"usage":{"a":2}}"#).unwrap();
+    assert_eq!(stream.size(), before + 1007);
+}
+
+fn any_json() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "index",
+        "delta",
+        "message",
+        "content",
+        "tool_calls",
+        "function",
+        "name",
+        "id",
+        "type",
+        "text",
+        "logprobs",
+        "finish_reason",
+        "choices",
+        "usage",
+        "model",
+        "reasoning",
+    ]);
+    let leaf = prop::sample::select(vec![
+        "null",
+        "0",
+        "1",
+        "-1",
+        "1e999",
+        "true",
+        "\"\"",
+        "\"text\"",
+        "\"\\ud83d\"",
+        "\"a\\u0000\"",
+    ]);
+    leaf.prop_map(str::to_owned).prop_recursive(5, 40, 4, move |inner| {
+        let member = (key.clone(), inner.clone()).prop_map(|(k, v)| format!("\"{k}\":{v}"));
+        let object = prop::collection::vec(member, 0..4).prop_map(|m| m.join(","));
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            object.prop_map(|members| format!("{{{members}}}")),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_deltas_of_a_text_give_the_text(
+        pieces in prop::collection::vec("\\PC{0,5}|\n", 0..20),
+    ) {
+        let mut stream = Assembler::default();
+        let mut texts = String::new();
+        for piece in &pieces {
+            let chunk = json!({"choices": [{"index": 0, "delta": {"content": piece}}]});
+            texts.push_str(&stream.add(&chunk.to_string()).unwrap().text);
+        }
+        prop_assert_eq!(&texts, &pieces.concat());
+        prop_assert_eq!(stream.output_estimate(), estimate::tokens(&texts));
+        if !pieces.is_empty() {
+            prop_assert_eq!(&answer(stream)["choices"][0]["message"]["content"], &json!(texts));
+        }
+    }
+
+    #[test]
+    fn nothing_from_outside_panics(
+        values in prop::collection::vec((any_json(), any_json(), any_json()), 1..6),
+        text in "\\PC{0,40}",
+    ) {
+        let mut stream = Assembler::default();
+        let _ = stream.add(&text);
+        for (a, b, c) in &values {
+            let _ = stream.add(a);
+            let _ = stream.add(&delta(a));
+            let _ = stream.add(&delta(&format!(r#"{{"content":{a},"tool_calls":[{b}]}}"#)));
+            let _ = stream.add(&format!(
+                r#"{{"choices":[{{"index":{a},"delta":{{"content":[{b}]}},"logprobs":{c},
+                    "finish_reason":{b}}}],"model":{c},"usage":{a}}}"#
+            ));
+        }
+        let text = stream.finish();
+        prop_assert!(matches!(reply::read(&text, None), Reading::Completion(_)), "{}", text);
+        prop_assert!(serde_json::from_str::<&RawValue>(&text).is_ok());
+    }
+}

@@ -1,0 +1,465 @@
+//! One request to one candidate: admission, the pending row, the exchange, and what it came to.
+
+use crate::core::health::{Fault, Subject};
+use crate::core::json;
+use crate::core::reply::{self, Completion, Reading};
+use crate::core::retry::{self, Again};
+use crate::core::sse::{Event, Parser};
+use crate::core::standard::{Sending, Step};
+use crate::core::stream::Assembler;
+use crate::error::{Error, Refusal, UNREACHABLE};
+use crate::gateway::Settings;
+use crate::gateway::budget::Lease;
+use crate::gateway::http::{Answer, Failure, Incoming, Outgoing};
+use crate::gateway::ledger::{JobAnswer, Outcome, Task};
+use crate::gateway::row::{End, OpenRow};
+use crate::gateway::server::Shared;
+use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long a stream that has said that it is complete may take to end, so that its connection can
+/// serve again.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// How the caller wants its answer.
+#[derive(Clone, Copy)]
+pub enum Delivery<'a> {
+    Whole,
+    /// Whole, and written as the result of a job.
+    Job,
+    /// Text as it arrives, then the whole.
+    Deltas(&'a mpsc::Sender<Reply>),
+}
+
+/// An attempt that did not give an answer.
+pub struct Failed {
+    pub error: Error,
+    pub again: Again,
+    /// What it says about the candidate.
+    pub fault: Option<Fault>,
+}
+
+impl Failed {
+    fn finally(error: Error) -> Self {
+        Self { error, again: Again::Never, fault: None }
+    }
+
+    /// Something of our own makes the candidate useless; another one may do.
+    fn elsewhere(error: Error) -> Self {
+        let again = match error {
+            Error::BadRequest { .. } | Error::Internal => Again::Never,
+            _ => Again::Elsewhere,
+        };
+        Self { error, again, fault: None }
+    }
+}
+
+/// What all attempts of a call share.
+pub struct Attempts<'a> {
+    pub shared: &'a Shared,
+    pub call: &'a ChatCall,
+    pub delivery: Delivery<'a>,
+    pub deadline: Instant,
+    /// Attempts for which a row was opened.
+    pub made: u16,
+    /// Text of the answer has reached the caller: there is no second try.
+    pub has_delivered: bool,
+}
+
+impl Attempts<'_> {
+    /// Asks one candidate.
+    pub async fn ask(
+        &mut self,
+        candidate: &Candidate,
+        lease: &mut Lease,
+    ) -> Result<ChatAnswer, Failed> {
+        let (shared, call) = (self.shared, self.call);
+        let settings = shared.settings();
+        let provider = &candidate.provider;
+        let key = shared
+            .keys
+            .open(&settings.keyring_file, &provider.name, &candidate.key)
+            .map_err(Failed::elsewhere)?;
+        let streams = self.streams(candidate, &settings);
+        let sending = Sending {
+            model_id: &candidate.model_id,
+            max_output_tokens: candidate.max_output_tokens,
+            streams,
+        };
+        let body = provider.standard.wire().request(&call.body, &sending);
+        let body = Bytes::from(body.map_err(Failed::elsewhere)?);
+        let request = shared
+            .clients(&settings)
+            .and_then(|clients| {
+                clients.prepare(Outgoing {
+                    provider,
+                    target: candidate.target(),
+                    url: &provider.standard.chat_url(&provider.base_url),
+                    key: Some(&key),
+                    body: Some(body.clone()),
+                })
+            })
+            .map_err(Failed::elsewhere)?;
+
+        let entering = shared.admission.enter(&call.user_id, candidate.user_provider_id);
+        let _permit = match timeout_at(self.deadline, entering).await {
+            Ok(Some(permit)) => permit,
+            Ok(None) => return Err(Failed::finally(Error::Internal)),
+            Err(_) => return Err(Failed::finally(self.too_late(candidate))),
+        };
+        self.made += 1;
+        let number = call.earlier_attempts.saturating_add(self.made);
+        let row =
+            OpenRow::open(&shared.ledger, call, candidate, number, body, settings.ledger_sync)
+                .await
+                .map_err(Failed::finally)?;
+        let exchange = Exchange { candidate, key: &key, settings: &settings, row, lease };
+        match timeout_at(self.deadline, request.send(Some(&key))).await {
+            Ok(Ok(incoming)) if incoming.status.is_success() && incoming.is_event_stream => {
+                self.read_stream(exchange, incoming).await
+            }
+            Ok(Ok(incoming)) => {
+                let reading = incoming.read(settings.max_response_size, exchange.lease);
+                match timeout_at(self.deadline, reading).await {
+                    Ok(Ok(answer)) => self.read_whole(exchange, answer).await,
+                    Ok(Err(failure)) => Err(exchange.failed(failure).await),
+                    Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
+                }
+            }
+            Ok(Err(failure)) => Err(exchange.failed(failure).await),
+            Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
+        }
+    }
+
+    fn streams(&self, candidate: &Candidate, settings: &Settings) -> bool {
+        match self.delivery {
+            Delivery::Deltas(_) => true,
+            _ => {
+                let wanted = self.call.stream_upstream.unwrap_or(settings.stream_upstream);
+                wanted && candidate.can_stream
+            }
+        }
+    }
+
+    fn too_late(&self, candidate: &Candidate) -> Error {
+        Error::Deadline { target: candidate.target(), waited_ms: self.call.deadline_ms }
+    }
+
+    /// Reads an answer that arrived in full, and settles its row.
+    async fn read_whole(
+        &mut self,
+        exchange: Exchange<'_, '_>,
+        answer: Answer,
+    ) -> Result<ChatAnswer, Failed> {
+        let Exchange { candidate, key, row, .. } = exchange;
+        let status = answer.status.as_u16();
+        let body = candidate.provider.standard.wire().answer(&answer.body);
+        let reading = if answer.status.is_success() {
+            reply::read(&body, Some(key))
+        } else if answer.status.is_redirection() {
+            Reading::Broken("a redirect, which is never followed")
+        } else {
+            Reading::Refused(reply::refusal(status, &answer.body, Some(key)))
+        };
+        let what = match reading {
+            Reading::Completion(completion) => match json::fit_for_jsonb(&body) {
+                Ok(response) => {
+                    if let Delivery::Deltas(sink) = self.delivery {
+                        let text = reply::content(&response).unwrap_or_default();
+                        self.deliver(sink, text).await;
+                    }
+                    let response = response.into_owned();
+                    let request_id = answer.request_id;
+                    let about = About { status, request_id, is_estimate: false };
+                    return Ok(self.finish(row, candidate, completion, response, about).await);
+                }
+                Err(error) => error.to_string(),
+            },
+            Reading::Refused(refusal) => {
+                let refusal = Refusal {
+                    request_id: answer.request_id,
+                    retry_after_s: answer.retry_after.map(|d| d.as_secs_f64().ceil() as u64),
+                    ..refusal
+                };
+                // An error inside a 200 comes after generation has begun: it may have cost.
+                let is_free = !answer.status.is_success();
+                return Err(refused(row, candidate, refusal, is_free).await);
+            }
+            Reading::Broken(what) => what.to_owned(),
+        };
+        Err(broken(row, candidate, status, what, answer.request_id).await)
+    }
+
+    /// Reads a stream, handing on what it says as it arrives, and settles its row.
+    async fn read_stream(
+        &mut self,
+        mut exchange: Exchange<'_, '_>,
+        mut incoming: Incoming,
+    ) -> Result<ChatAnswer, Failed> {
+        let (candidate, settings) = (exchange.candidate, exchange.settings);
+        let status = incoming.status.as_u16();
+        let request_id = incoming.request_id.take();
+        let mut parser = Parser::new(settings.max_response_size);
+        let mut chunks = candidate.provider.standard.wire().stream();
+        let mut events: Vec<Event> = Vec::new();
+        // What has arrived, because a standard may hold back more than it hands on.
+        let mut received = 0;
+        exchange.row.stream = Some(Assembler::default());
+        let what = 'reading: loop {
+            let idle = Instant::now() + settings.stream_idle_timeout;
+            let bytes = match timeout_at(idle.min(self.deadline), incoming.chunk()).await {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(error)) => return Err(self.interrupted(exchange, error).await),
+                Err(_) if idle < self.deadline => {
+                    let idle_ms = settings.stream_idle_timeout.as_millis() as u64;
+                    let error = Error::Stalled { target: candidate.target(), idle_ms };
+                    return Err(self.interrupted(exchange, error).await);
+                }
+                Err(_) => {
+                    let error = self.too_late(candidate);
+                    return Err(exchange.given_up(error).await);
+                }
+            };
+            let has_ended = bytes.is_none();
+            let fed = match bytes {
+                Some(bytes) => {
+                    received += bytes.len();
+                    if received > settings.max_response_size {
+                        let limit = settings.max_response_size as u64;
+                        let error = Error::AnswerTooLarge { target: candidate.target(), limit };
+                        return Err(exchange.given_up(error).await);
+                    }
+                    // Once here, once in the frame to the session.
+                    if let Err(error) = exchange.lease.grow(2 * bytes.len()) {
+                        return Err(exchange.given_up(error).await);
+                    }
+                    parser.feed(&bytes, &mut events)
+                }
+                None => std::mem::replace(&mut parser, Parser::new(0))
+                    .finish()
+                    .map(|last| events.extend(last)),
+            };
+            if let Err(error) = fed {
+                break error.to_string();
+            }
+            for event in events.drain(..) {
+                match chunks.read(&event, Some(exchange.key)) {
+                    Step::Chunk(chunk) => {
+                        let stream = exchange.row.stream.get_or_insert_default();
+                        let added = match stream.add(&chunk) {
+                            Ok(added) => added,
+                            Err(what) => break 'reading what.to_owned(),
+                        };
+                        if added.has_output {
+                            exchange.row.note_first_token();
+                        }
+                        if let Delivery::Deltas(sink) = self.delivery {
+                            self.deliver(sink, added.text).await;
+                        }
+                    }
+                    Step::Nothing => {}
+                    Step::Done => {
+                        tokio::spawn(drain(incoming));
+                        break 'reading String::new();
+                    }
+                    Step::Refused(refusal) => {
+                        let refusal = Refusal { request_id, ..refusal };
+                        let has_begun = exchange.has_output();
+                        let mut failed = refused(exchange.row, candidate, refusal, false).await;
+                        if has_begun {
+                            failed.again = Again::Never;
+                        }
+                        return Err(failed);
+                    }
+                    Step::Broken(what) => break 'reading what.to_owned(),
+                }
+            }
+            if has_ended {
+                break String::new();
+            }
+        };
+        let stream = exchange.row.stream.as_ref();
+        if what.is_empty() && stream.is_some_and(Assembler::is_finished) {
+            return self.finish_stream(exchange, status, request_id).await;
+        }
+        let what = if what.is_empty() { "a stream that ends too early".to_owned() } else { what };
+        Err(broken(exchange.row, candidate, status, what, request_id).await)
+    }
+
+    async fn finish_stream(
+        &mut self,
+        mut exchange: Exchange<'_, '_>,
+        status: u16,
+        request_id: Option<String>,
+    ) -> Result<ChatAnswer, Failed> {
+        let candidate = exchange.candidate;
+        let stream = exchange.row.stream.take().unwrap_or_default();
+        let (usage, is_estimate) = exchange.row.usage_of(&stream);
+        let response = stream.finish();
+        let reading = reply::read(&response, Some(exchange.key));
+        let what = match (reading, json::fit_for_jsonb(&response)) {
+            (Reading::Completion(completion), Ok(response)) => {
+                let completion = Completion { usage, ..completion };
+                let response = response.into_owned();
+                let about = About { status, request_id, is_estimate };
+                return Ok(self.finish(exchange.row, candidate, completion, response, about).await);
+            }
+            (_, Err(error)) => error.to_string(),
+            _ => "JSON that is not a completion".to_owned(),
+        };
+        Err(broken(exchange.row, candidate, status, what, request_id).await)
+    }
+
+    /// Hands on what the answer gains. Waits while the caller does not take it, and with that the
+    /// upstream.
+    async fn deliver(&mut self, sink: &mpsc::Sender<Reply>, text: String) {
+        if !text.is_empty() {
+            self.has_delivered = true;
+            let _ = sink.send(Reply::Delta(text.replace('\0', "\u{fffd}"))).await;
+        }
+    }
+
+    /// A stream that broke or stalled. Before it said anything, another may say it.
+    async fn interrupted(&self, exchange: Exchange<'_, '_>, error: Error) -> Failed {
+        let again = if exchange.has_output() { Again::Never } else { Again::Anywhere(None) };
+        let failed = exchange.given_up(error).await;
+        Failed { again, fault: Some(Fault::Broken), ..failed }
+    }
+
+    async fn finish(
+        &self,
+        row: OpenRow<'_>,
+        candidate: &Candidate,
+        completion: Completion,
+        response: String,
+        about: About,
+    ) -> ChatAnswer {
+        let served_model = completion.served_model.unwrap_or_else(|| candidate.model_id.clone());
+        self.shared.ledger.send(Task::KeyUsed(candidate.user_provider_id));
+        let provider = candidate.provider.name.clone();
+        let job = matches!(self.delivery, Delivery::Job).then(|| JobAnswer {
+            response: response.clone(),
+            provider: provider.clone(),
+            served_model: served_model.clone(),
+        });
+        let settled = row
+            .settle(End {
+                outcome: Outcome::Success,
+                served_model: Some(served_model.clone()),
+                usage: completion.usage,
+                is_estimate: about.is_estimate,
+                http_status: Some(about.status),
+                request_id: about.request_id.or(completion.id),
+                finish_reason: completion.finish_reason,
+                job,
+                ..End::default()
+            })
+            .await;
+        ChatAnswer { provider, response, served_model, settled }
+    }
+}
+
+struct About {
+    status: u16,
+    request_id: Option<String>,
+    is_estimate: bool,
+}
+
+/// One request on its way.
+struct Exchange<'a, 'l> {
+    candidate: &'a Candidate,
+    key: &'a str,
+    settings: &'a Settings,
+    row: OpenRow<'a>,
+    lease: &'l mut Lease,
+}
+
+impl Exchange<'_, '_> {
+    fn has_output(&self) -> bool {
+        self.row.stream.as_ref().is_some_and(Assembler::has_output)
+    }
+
+    /// Settles a failure of the connection.
+    async fn failed(self, failure: Failure) -> Failed {
+        let free = matches!(failure, Failure::NotSent(_));
+        let may_pass = matches!(failure, Failure::NotSent(_) | Failure::NoAnswer(_));
+        let status = match &failure {
+            Failure::Broken { status, .. } => Some(*status),
+            _ => None,
+        };
+        let error = failure.into_error();
+        let is_refused = matches!(error, Error::AddressRefused { .. });
+        let fault = match (&error, free) {
+            (Error::AddressRefused { .. }, _) => None,
+            (_, true) => Some(Fault::Unreachable),
+            (Error::Disconnected { .. }, _) => Some(Fault::Broken),
+            _ => None,
+        };
+        // A row of an attempt that never left says so, so that it does not count as a request.
+        let code = if free { UNREACHABLE } else { error.code() };
+        self.row.settle(End::failed(code, status, free)).await;
+        let again = match (may_pass, is_refused) {
+            (_, true) => Again::Elsewhere,
+            (true, _) => Again::Anywhere(None),
+            _ => Again::Never,
+        };
+        Failed { error, again, fault }
+    }
+
+    /// Settles an attempt that we end ourselves.
+    async fn given_up(self, error: Error) -> Failed {
+        self.row.settle(End::failed(error.code(), None, false)).await;
+        Failed::finally(error)
+    }
+}
+
+async fn refused(
+    row: OpenRow<'_>,
+    candidate: &Candidate,
+    refusal: Refusal,
+    is_free_of_charge: bool,
+) -> Failed {
+    let code = refusal.code.clone().unwrap_or_else(|| format!("http_{}", refusal.status));
+    let mut end = End::failed(&code, Some(refusal.status), is_free_of_charge);
+    end.request_id = refusal.request_id.clone();
+    row.settle(end).await;
+    let refusal = Box::new(refusal);
+    Failed {
+        again: retry::after(&refusal),
+        fault: Some(Fault::Refused(refusal.clone())),
+        error: Error::Upstream { target: candidate.target(), refusal },
+    }
+}
+
+async fn broken(
+    row: OpenRow<'_>,
+    candidate: &Candidate,
+    status: u16,
+    what: String,
+    request_id: Option<String>,
+) -> Failed {
+    let target = candidate.target();
+    let error = Error::BrokenAnswer { target, status, what, request_id: request_id.clone() };
+    let mut end = End::failed(error.code(), Some(status), false);
+    end.request_id = request_id;
+    row.settle(end).await;
+    Failed::finally(error)
+}
+
+/// The subject of a candidate's health.
+pub fn subject(candidate: &Candidate) -> Subject {
+    Subject {
+        provider: candidate.provider.id,
+        key: candidate.user_provider_id,
+        key_print: crate::core::secret::print_of(&candidate.key.envelope),
+        model: candidate.model_id.clone(),
+    }
+}
+
+/// Reads what is left of a stream, so that the connection can be used again.
+async fn drain(mut incoming: Incoming) {
+    let _ = timeout(DRAIN, async { while let Ok(Some(_)) = incoming.chunk().await {} }).await;
+}

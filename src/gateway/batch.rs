@@ -1,0 +1,63 @@
+//! Many calls of one session, so many at a time, each answered as it ends.
+
+use crate::error::Error;
+use crate::gateway::attempt::Delivery;
+use crate::gateway::call;
+use crate::gateway::server::Shared;
+use crate::protocol::{Batch, ChatReply, Reply};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Runs a batch to its end. Dropping the future aborts every call in flight.
+pub async fn run(shared: Arc<Shared>, batch: Batch, sink: mpsc::Sender<Reply>) {
+    let deadline = Instant::now() + Duration::from_millis(batch.deadline_ms);
+    let concurrency = usize::try_from(batch.concurrency).unwrap_or(1).max(1);
+    let mut waiting = (0u32..).zip(batch.calls);
+    let mut running = JoinSet::new();
+    let mut indices = HashMap::new();
+    loop {
+        while running.len() < concurrency
+            && let Some((index, mut call)) = waiting.next()
+        {
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
+            if left == 0 {
+                let target = call.candidates[0].target();
+                let error = Error::Deadline { target, waited_ms: batch.deadline_ms };
+                if sink.send(item(index, failed(error))).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            call.deadline_ms = call.deadline_ms.min(left);
+            let shared = shared.clone();
+            let task = running.spawn(async move {
+                let mut lease = shared.memory.lease();
+                call::run(&shared, &call, Delivery::Whole, &mut lease).await
+            });
+            indices.insert(task.id(), index);
+        }
+        let (id, reply) = match running.join_next_with_id().await {
+            None => return,
+            Some(Ok((id, reply))) => (id, reply),
+            // A panic in one call fails it alone.
+            Some(Err(panicked)) => (panicked.id(), failed(Error::Internal)),
+        };
+        if let Some(index) = indices.remove(&id)
+            && sink.send(item(index, reply)).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn item(index: u32, reply: ChatReply) -> Reply {
+    Reply::Item { index, reply: Box::new(reply) }
+}
+
+fn failed(error: Error) -> ChatReply {
+    ChatReply { outcome: Err(error), attempts: 0, latency_ms: 0 }
+}

@@ -1,0 +1,188 @@
+//! The usage row of one attempt: written before the request leaves, settled exactly once after.
+
+use crate::core::estimate;
+use crate::core::reply::clean_word;
+use crate::core::stream::Assembler;
+use crate::core::usage::{Parts, Usage};
+use crate::error::Error;
+use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
+use crate::protocol::{Candidate, ChatCall, Settled};
+use bytes::Bytes;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+/// How long an answer waits for its row to be settled; the row is settled all the same.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is known at the end of an attempt.
+#[derive(Default)]
+pub struct End {
+    pub outcome: Outcome,
+    pub served_model: Option<String>,
+    pub usage: Usage,
+    pub is_estimate: bool,
+    pub is_free_of_charge: bool,
+    pub http_status: Option<u16>,
+    pub error_code: Option<String>,
+    pub request_id: Option<String>,
+    pub finish_reason: Option<String>,
+    pub job: Option<JobAnswer>,
+}
+
+impl End {
+    pub fn failed(code: &str, http_status: Option<u16>, is_free_of_charge: bool) -> Self {
+        Self {
+            outcome: Outcome::Error,
+            is_free_of_charge,
+            http_status,
+            error_code: Some(code.to_owned()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A pending row that is settled exactly once: by [`OpenRow::settle`], or as cancelled when the
+/// call is dropped, or as an error when it panics.
+pub struct OpenRow<'a> {
+    ledger: &'a Ledger,
+    begin: Option<Begin>,
+    pricing: Option<&'a str>,
+    started: Instant,
+    first_token: Option<Instant>,
+    /// The request as it was sent, for an estimate of what went in.
+    sent: Bytes,
+    /// What has come of a streamed answer, once it has begun.
+    pub stream: Option<Assembler>,
+}
+
+impl<'a> OpenRow<'a> {
+    /// Opens the row. With `sync` it is on disk when this returns; without, it is queued before
+    /// anything is sent.
+    pub async fn open(
+        ledger: &'a Ledger,
+        call: &'a ChatCall,
+        candidate: &'a Candidate,
+        attempt: u16,
+        sent: Bytes,
+        sync: bool,
+    ) -> Result<Self, Error> {
+        let begin = Begin {
+            key: RowKey {
+                call_id: call.call_id,
+                attempt: i16::try_from(attempt).unwrap_or(i16::MAX),
+                created_at: unix_micros(),
+            },
+            user_id: call.user_id.clone(),
+            provider_id: candidate.provider.id,
+            user_provider_id: candidate.user_provider_id,
+            model_id: candidate.model_id.clone(),
+        };
+        let (done, written) = oneshot::channel();
+        ledger.send(Task::Begin(begin.clone(), done));
+        // From here on the row may exist, so it must be settled even if the call is dropped now.
+        let mut row = Self {
+            ledger,
+            begin: Some(begin),
+            pricing: candidate.pricing.as_deref(),
+            started: Instant::now(),
+            first_token: None,
+            sent,
+            stream: None,
+        };
+        if sync {
+            let written = written.await.unwrap_or_else(|_| Err("the worker is stopping".into()));
+            if let Err(reason) = written {
+                row.begin = None;
+                return Err(Error::Ledger { reason });
+            }
+        }
+        Ok(row)
+    }
+
+    /// The first token of a streamed answer is here.
+    pub fn note_first_token(&mut self) {
+        self.first_token.get_or_insert_with(Instant::now);
+    }
+
+    /// Settles the row and gives back what the call cost. What an interrupted stream has used
+    /// counts, by the upstream's own numbers or else by an estimate.
+    pub async fn settle(mut self, end: End) -> Settled {
+        let (done, settled) = oneshot::channel();
+        self.send(end, Some(done));
+        match timeout(SETTLE_PATIENCE, settled).await {
+            Ok(Ok(settled)) => settled,
+            _ => Settled::default(),
+        }
+    }
+
+    fn send(&mut self, mut end: End, done: Option<oneshot::Sender<Settled>>) {
+        let Some(begin) = self.begin.take() else { return };
+        if let Some(stream) = self.stream.take() {
+            self.count_stream(&stream, &mut end);
+        }
+        let settle = Settle {
+            begin,
+            outcome: end.outcome,
+            served_model: end.served_model,
+            usage: end.usage,
+            is_estimate: end.is_estimate,
+            is_free_of_charge: end.is_free_of_charge,
+            pricing: self.pricing.map(str::to_owned),
+            latency_ms: milliseconds(self.started.elapsed()),
+            time_to_first_token_ms: self
+                .first_token
+                .map(|at| milliseconds(at.saturating_duration_since(self.started))),
+            http_status: end.http_status.map(|status| status as i16),
+            error_code: end.error_code,
+            request_id: end.request_id,
+            finish_reason: end.finish_reason,
+            job: end.job,
+        };
+        self.ledger.send(Task::Settle(Box::new(settle), done));
+    }
+
+    /// What a stream has used, and whether that is an estimate because the upstream's own numbers
+    /// never came. Never nothing: the prompt went in.
+    pub fn usage_of(&self, stream: &Assembler) -> (Usage, bool) {
+        let usage = stream.usage().map(Usage::parse).unwrap_or_default();
+        if usage.parts.is_some() {
+            return (usage, false);
+        }
+        let parts = Parts {
+            input: estimate::prompt_tokens(std::str::from_utf8(&self.sent).unwrap_or_default()),
+            output: stream.output_estimate(),
+            ..Parts::default()
+        };
+        (Usage { parts: Some(parts), ..usage }, true)
+    }
+
+    /// Puts what is known of an interrupted stream into its end.
+    fn count_stream(&self, stream: &Assembler, end: &mut End) {
+        (end.usage, end.is_estimate) = self.usage_of(stream);
+        end.served_model = stream.served_model().map(clean_word);
+        end.request_id = end.request_id.take().or_else(|| stream.id().map(clean_word));
+        end.http_status = end.http_status.or(Some(200));
+        end.is_free_of_charge = false;
+    }
+}
+
+impl Drop for OpenRow<'_> {
+    fn drop(&mut self) {
+        let end = if std::thread::panicking() {
+            End::failed(Error::Internal.code(), None, false)
+        } else {
+            End { outcome: Outcome::Cancelled, ..End::failed("cancelled", None, false) }
+        };
+        self.send(end, None);
+    }
+}
+
+fn milliseconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// Microseconds since 1970.
+pub fn unix_micros() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as i64)
+}

@@ -1,0 +1,269 @@
+//! From a model's name to the providers, models and keys that can serve a call. Sessions ask as the
+//! extension's owner, with the user named; so does the worker for jobs.
+
+use crate::core::options::Prepared;
+use crate::core::secret::Binding;
+use crate::core::standard::Standard;
+use crate::error::Error;
+use crate::installed::Installed;
+use crate::protocol::{Candidate, Provider, SealedKey};
+use pgrx::PgOid;
+use pgrx::pg_sys::{Oid, TEXTOID};
+use pgrx::spi::{self, OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
+use std::cell::RefCell;
+use uuid::Uuid;
+
+/// One row of `aggregator_routes`.
+pub struct Route {
+    pub provider_type: String,
+    pub api_standard: String,
+    pub is_platform_key: bool,
+    pub candidate: Candidate,
+}
+
+const ROUTES: &str = "
+    SELECT r.provider_id, r.provider_name, r.provider_type, r.api_standard, r.base_url,
+        r.headers::text, r.model_id, r.user_provider_id, r.is_platform_key, r.api_key_encrypted,
+        r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream
+    FROM @extschema@.aggregator_routes($1, $2, $3) AS r
+    LIMIT 64";
+
+thread_local! {
+    /// The plan of ROUTES, for the installation that it was made for.
+    static PLAN: RefCell<Option<(Oid, OwnedPreparedStatement)>> = const { RefCell::new(None) };
+}
+
+/// Every route of a user for a model, best first.
+pub fn routes(
+    client: &SpiClient,
+    installed: &Installed,
+    model: &str,
+    user: &str,
+    provider: Option<&str>,
+) -> Result<Vec<Route>, Error> {
+    let rows = PLAN.with_borrow_mut(|plan| -> spi::Result<Vec<_>> {
+        if plan.as_ref().is_none_or(|(oid, _)| *oid != installed.oid) {
+            let text = [PgOid::from(TEXTOID); 3];
+            let fresh = client.prepare(installed.sql(ROUTES).as_str(), &text)?.keep();
+            *plan = Some((installed.oid, fresh));
+        }
+        let (_, plan) = plan.as_ref().expect("it was just made");
+        let found = client.select(plan, None, &[model.into(), user.into(), provider.into()])?;
+        found.map(|row| Columns::read(&row)).collect()
+    });
+    rows.map_err(|_| Error::Internal)?.into_iter().map(|row| row.into_route(user)).collect()
+}
+
+/// Who may serve a request, best first: the wanted model at every provider of the user, or, where
+/// the request names models to fall back on, the best route of each.
+pub fn candidates(
+    client: &SpiClient,
+    installed: &Installed,
+    prepared: &Prepared,
+    user: &str,
+    provider: Option<&str>,
+) -> Result<Vec<Candidate>, Error> {
+    let mut found: Vec<Candidate> = Vec::new();
+    for model in prepared.models() {
+        let routes = routes(client, installed, model, user, provider)?;
+        for route in routes {
+            // At one provider, one's own key does not fall back on the platform's.
+            let is_new = found.iter().all(|other| {
+                other.provider.id != route.candidate.provider.id
+                    || (!prepared.fallbacks.is_empty()
+                        && other.model_id != route.candidate.model_id)
+            });
+            if is_new {
+                found.push(route.candidate);
+                if !prepared.fallbacks.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(no_route(client, installed, &prepared.model, provider));
+    }
+    Ok(found)
+}
+
+struct Columns {
+    provider_id: Uuid,
+    provider_name: String,
+    provider_type: String,
+    api_standard: String,
+    base_url: String,
+    headers: String,
+    model_id: String,
+    user_provider_id: Uuid,
+    is_platform_key: bool,
+    envelope: Vec<u8>,
+    pricing: Option<String>,
+    context_window: Option<i32>,
+    max_output_tokens: Option<i32>,
+    can_stream: bool,
+}
+
+impl Columns {
+    fn read(row: &SpiHeapTupleData) -> spi::Result<Self> {
+        Ok(Self {
+            provider_id: uuid(row.get(1)?),
+            provider_name: row.get(2)?.unwrap_or_default(),
+            provider_type: row.get(3)?.unwrap_or_default(),
+            api_standard: row.get(4)?.unwrap_or_default(),
+            base_url: row.get(5)?.unwrap_or_default(),
+            headers: row.get(6)?.unwrap_or_default(),
+            model_id: row.get(7)?.unwrap_or_default(),
+            user_provider_id: uuid(row.get(8)?),
+            is_platform_key: row.get(9)?.unwrap_or_default(),
+            envelope: row.get(10)?.unwrap_or_default(),
+            pricing: row.get(11)?,
+            context_window: row.get(12)?,
+            max_output_tokens: row.get(13)?,
+            can_stream: row.get(14)?.unwrap_or_default(),
+        })
+    }
+
+    fn into_route(self, user: &str) -> Result<Route, Error> {
+        let owner = (!self.is_platform_key).then(|| user.to_owned());
+        let binding = Binding::new(owner, self.provider_id, &self.base_url)
+            .map_err(|error| Error::from_secret(error, &self.provider_name))?;
+        Ok(Route {
+            provider_type: self.provider_type,
+            is_platform_key: self.is_platform_key,
+            candidate: Candidate {
+                provider: provider(
+                    self.provider_id,
+                    self.provider_name,
+                    &self.api_standard,
+                    self.base_url,
+                    &self.headers,
+                )?,
+                model_id: self.model_id,
+                user_provider_id: self.user_provider_id,
+                key: SealedKey { binding, envelope: self.envelope },
+                pricing: self.pricing,
+                context_window: self.context_window,
+                max_output_tokens: self.max_output_tokens,
+                can_stream: self.can_stream,
+            },
+            api_standard: self.api_standard,
+        })
+    }
+}
+
+/// A provider from the texts of its row.
+pub fn provider(
+    id: Uuid,
+    name: String,
+    standard: &str,
+    base_url: String,
+    headers: &str,
+) -> Result<Provider, Error> {
+    let headers: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(headers).unwrap_or_default();
+    Ok(Provider {
+        id,
+        name,
+        standard: Standard::parse(standard)?,
+        base_url,
+        headers: headers
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
+            .collect(),
+    })
+}
+
+/// Why there is no route: no such provider, no such model, or no key for it.
+fn no_route(
+    client: &SpiClient,
+    installed: &Installed,
+    model: &str,
+    provider: Option<&str>,
+) -> Error {
+    explain(client, installed, model, provider).unwrap_or(Error::Internal)
+}
+
+fn explain(
+    client: &SpiClient,
+    installed: &Installed,
+    model: &str,
+    provider: Option<&str>,
+) -> spi::Result<Error> {
+    let named = |wanted: &str| -> spi::Result<Option<String>> {
+        let sql = installed.sql(
+            "SELECT p.name FROM @extschema@.api_providers AS p
+             WHERE p.is_active AND p.id = @extschema@.aggregator_provider_id($1)",
+        );
+        let row = client.select(sql.as_str(), Some(1), &[wanted.into()])?;
+        Ok(row.map(|row| row.get::<String>(1)).next().transpose()?.flatten())
+    };
+    if let Some(wanted) = provider {
+        let wanted = wanted.trim();
+        if wanted.is_empty() {
+            let hint = "Give its name or its id.";
+            return Ok(Error::bad_request_hint("a provider is needed", hint));
+        }
+        return Ok(match named(wanted)? {
+            Some(provider) => Error::NoKey { provider },
+            None => Error::UnknownProvider { provider: wanted.to_owned() },
+        });
+    }
+    if let Some((prefix, _)) = model.split_once(':')
+        && named(prefix)?.as_deref() == Some(prefix)
+    {
+        return Ok(Error::NoKey { provider: prefix.to_owned() });
+    }
+    let sql = installed.sql(
+        "SELECT p.name, m.model_id, m.model_id = $1 OR m.model_name = $1
+         FROM @extschema@.aggregator_models AS m
+         JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+         WHERE m.is_available AND p.is_active
+         ORDER BY 3 DESC, p.name, m.model_id
+         LIMIT 20000",
+    );
+    let rows = client
+        .select(sql.as_str(), None, &[model.into()])?
+        .map(|row| {
+            Ok((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+                row.get::<bool>(3)?.unwrap_or_default(),
+            ))
+        })
+        .collect::<spi::Result<Vec<_>>>()?;
+    let mut providers: Vec<String> =
+        rows.iter().filter(|(.., matches)| *matches).map(|(name, ..)| name.clone()).collect();
+    providers.dedup();
+    if !providers.is_empty() {
+        return Ok(Error::NoKeyForModel { model: model.to_owned(), providers });
+    }
+    let similar = similar(model, rows.iter().map(|(_, id, _)| id.as_str()));
+    Ok(Error::UnknownModel { model: model.to_owned(), similar })
+}
+
+/// The two model ids that are most like a name, if any is.
+fn similar<'a>(model: &str, ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut scored: Vec<(f64, &str)> = ids
+        .map(|id| {
+            let name = id.rsplit('/').next().unwrap_or(id);
+            (strsim::jaro_winkler(name, model).max(strsim::jaro_winkler(id, model)), id)
+        })
+        .filter(|(score, _)| *score > 0.85)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut similar: Vec<String> = scored.into_iter().map(|(_, id)| id.to_owned()).collect();
+    similar.dedup();
+    similar.truncate(2);
+    similar
+}
+
+/// PostgreSQL's uuid as ours.
+pub fn uuid(id: Option<pgrx::Uuid>) -> Uuid {
+    id.map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default()
+}
+
+/// Our uuid as PostgreSQL's.
+pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*id.as_bytes())
+}

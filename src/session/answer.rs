@@ -1,0 +1,77 @@
+//! What a finished call looks like in SQL.
+
+use crate::error::Error;
+use crate::protocol::ChatReply;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// A finished call.
+pub struct Answer {
+    /// The answer in OpenAI's format with our object `aggregator`, or an error.
+    pub outcome: Result<String, Error>,
+    /// What is known of the call either way, as JSON.
+    pub about: serde_json::Value,
+    /// USD, as `numeric` prints it.
+    pub cost: Option<String>,
+    pub latency_ms: Option<u64>,
+}
+
+impl Answer {
+    pub fn of(call_id: Uuid, reply: ChatReply) -> Self {
+        let mut about = json!({
+            "usage_log_id": call_id,
+            "attempts": reply.attempts,
+            "latency_ms": reply.latency_ms,
+        });
+        let mut cost = None;
+        let outcome = reply.outcome.map(|answer| {
+            about["provider"] = answer.provider.into();
+            about["served_model"] = answer.served_model.into();
+            about["cost_source"] = answer.settled.cost_source.into();
+            cost = answer.settled.cost;
+            with_member(&answer.response, &about, cost.as_deref())
+        });
+        if let Err(error) = &outcome {
+            about["provider"] = error.target().map(|target| target.provider.as_str()).into();
+        }
+        Self { outcome, about, cost, latency_ms: Some(reply.latency_ms) }
+    }
+
+    /// A call that never was.
+    pub fn refused(error: Error) -> Self {
+        Self { outcome: Err(error), about: json!({}), cost: None, latency_ms: None }
+    }
+
+    /// The answer; with `throws` errors stay errors, else they become JSON values.
+    pub fn into_json(self, throws: bool) -> Result<String, Error> {
+        match self.outcome {
+            Err(error) if !throws && !matches!(error, Error::ClientGone) => {
+                Ok(json!({"error": error.to_json(), "aggregator": self.about}).to_string())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// The answer with our object as its last member. The cost is spliced in as text: a number that
+/// never was a float.
+fn with_member(response: &str, about: &serde_json::Value, cost: Option<&str>) -> String {
+    let about = about.to_string();
+    let cost = cost.unwrap_or("null");
+    let end = response.rfind('}').unwrap_or(response.len());
+    let about = about.trim_end_matches('}');
+    format!("{},\"aggregator\":{about},\"cost\":{cost}}}}}", &response[..end])
+}
+
+/// The `usage` member of an answer, as it came.
+pub fn usage_of(answer: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Usage<'a> {
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+    }
+    let usage = serde_json::from_str::<Usage>(answer).ok()?.usage?.get();
+    (usage != "null").then(|| usage.to_owned())
+}

@@ -1,0 +1,57 @@
+//! From a checked request to a call for the gateway: who pays, who may serve it, how long it may
+//! take.
+
+use crate::core::options::Prepared;
+use crate::error::{Error, Target};
+use crate::protocol::{Candidate, ChatCall};
+use crate::session::owner::installed;
+use crate::session::{deadline, identity, route};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A call, resolved under the caller's transaction.
+pub struct Resolved {
+    pub user: String,
+    pub candidates: Arc<[Candidate]>,
+}
+
+impl Resolved {
+    pub fn find(
+        prepared: &Prepared,
+        provider: Option<&str>,
+        p_user_id: Option<&str>,
+    ) -> Result<Self, Error> {
+        let user = identity::acting_user(p_user_id, "chat")?;
+        let candidates = route::candidates(&installed()?, prepared, &user, provider)?;
+        Ok(Self { user, candidates: candidates.into() })
+    }
+
+    /// Whom the call would ask first, for messages.
+    pub fn target(&self) -> Target {
+        self.candidates[0].target()
+    }
+
+    pub fn call(&self, prepared: &Prepared, deadline_ms: u64) -> ChatCall {
+        ChatCall {
+            call_id: Uuid::now_v7(),
+            user_id: self.user.clone(),
+            candidates: self.candidates.clone(),
+            body: prepared.body(),
+            max_retries: prepared.max_retries,
+            deadline_ms,
+            stream_upstream: prepared.stream_upstream,
+            earlier_attempts: 0,
+        }
+    }
+}
+
+/// Milliseconds that the statement can wait and still give its caller an answer or a clear error.
+/// `None`: as long as it takes.
+pub fn usable_ms() -> Option<u64> {
+    deadline::left_ms().map(|left| left.saturating_sub(deadline::margin_ms(left)))
+}
+
+/// The statement's time does not suffice for anything.
+pub fn no_time(target: Target) -> Error {
+    Error::NoTime { target, left_ms: deadline::left_ms().unwrap_or(0) }
+}

@@ -1,0 +1,469 @@
+//! Carrying out the gateway's tasks: the ledger by group commit, the rest in transactions of its
+//! own.
+
+use crate::core::health::{Health, Place};
+use crate::core::usage::Parts;
+use crate::error::Error;
+use crate::gateway::Handle;
+use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
+use crate::installed::Installed;
+use crate::protocol::{CatalogueFetch, Fetched, Settled};
+use crate::routing::pg_uuid;
+use crate::time::timestamp;
+use crate::worker::cooling;
+use crate::worker::jobs::{self, Finished, Jobs};
+use crate::worker::process::{self, Failure};
+use crate::worker::statements::Statements;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::{self, Spi, SpiClient};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// Rows of one commit: enough to share a flush, few enough that nobody waits long.
+const BATCH: usize = 256;
+const RETRY: Duration = Duration::from_millis(500);
+/// How often `last_used_at` is noted, and the low-water mark moved.
+const NOTE: Duration = Duration::from_secs(10);
+
+/// The main thread's desk.
+pub struct Desk {
+    installed: Installed,
+    /// This life of the worker: microseconds since 1970 at its start.
+    epoch: i64,
+    statements: Statements,
+    /// Rows that were begun and not settled, and when they were created.
+    open: HashMap<RowKey, i64>,
+    /// Settlements that could not be written yet.
+    stuck: Vec<(Box<Settle>, Option<oneshot::Sender<Settled>>)>,
+    stuck_since: Instant,
+    used: HashSet<Uuid>,
+    /// What has cooled down or is well again, not yet written.
+    health: HashMap<Place, HealthNote>,
+    noted_at: Instant,
+    has_left: bool,
+    pub jobs: Jobs,
+}
+
+/// A row to write, and whom to tell.
+enum Row {
+    Begin(Begin, oneshot::Sender<Result<(), String>>),
+    Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
+    JobEnd(Box<JobEnd>),
+}
+
+/// What writing a row gave.
+enum Written {
+    Begun,
+    Settled(Option<Settled>, Option<Finished>),
+    JobEnded(Finished),
+}
+
+impl Desk {
+    /// Opens the desk: a new epoch, and what dead ones left pending becomes unknown.
+    pub fn open(installed: Installed) -> Result<Self, String> {
+        process::prepare();
+        let epoch =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as i64);
+        let statements = process::transaction(|installed| {
+            Spi::connect_mut(|client| {
+                let orphans = installed.sql(include_str!("../../sql/statements/orphans.sql"));
+                client.update(orphans.as_str(), None, &[epoch.into()])?;
+                let ended = installed
+                    .sql("DELETE FROM @extschema@.aggregator_worker_epochs WHERE epoch <> $1");
+                client.update(ended.as_str(), None, &[epoch.into()])?;
+                let begun = installed
+                    .sql("INSERT INTO @extschema@.aggregator_worker_epochs (epoch) VALUES ($1)");
+                client.update(begun.as_str(), None, &[epoch.into()])?;
+                Statements::prepare(client, installed)
+            })
+        })
+        .map_err(|failure| format!("it cannot open the ledger: {failure:?}"))?;
+        let mut jobs = Jobs::new(epoch);
+        jobs.take_over(&statements)
+            .map_err(|failure| format!("it cannot take over the jobs: {failure:?}"))?;
+        Ok(Self {
+            installed,
+            epoch,
+            statements,
+            jobs,
+            open: HashMap::new(),
+            stuck: Vec::new(),
+            stuck_since: Instant::now(),
+            used: HashSet::new(),
+            health: HashMap::new(),
+            noted_at: Instant::now(),
+            has_left: false,
+        })
+    }
+
+    /// Marks the epoch as ended well, if it did: nothing is pending any more.
+    pub fn close(&mut self) {
+        self.note();
+        self.note_health();
+        if self.has_left || !self.open.is_empty() || !self.stuck.is_empty() {
+            return;
+        }
+        let epoch = self.epoch;
+        let _ = process::transaction(|installed| {
+            let sql = installed.sql(
+                "UPDATE @extschema@.aggregator_worker_epochs SET ended_at = clock_timestamp() WHERE epoch = $1",
+            );
+            Spi::connect_mut(|client| {
+                client.update(sql.as_str(), None, &[epoch.into()]).map(|_| ())
+            })
+        });
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn is_empty(&self) -> bool {
+        self.stuck.is_empty() && self.open.is_empty()
+    }
+
+    /// Whether there is no reason to stay.
+    pub fn is_idle(&self) -> bool {
+        self.is_empty() && self.jobs.is_empty() && !self.jobs.any_unfinished(&self.statements)
+    }
+
+    /// This life of the worker.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// What is cool still, as the last worker left it.
+    pub fn health(&self) -> Health {
+        cooling::load(&self.statements)
+    }
+
+    /// Looks after the jobs. Says whether any was started.
+    pub fn run_jobs(&mut self, gateway: &Handle) -> bool {
+        self.jobs.work(&self.statements, gateway)
+    }
+
+    /// Oid of the extension that is served.
+    pub fn extension(&self) -> u32 {
+        self.installed.oid.into()
+    }
+
+    /// Whether it is known that the extension has been dropped.
+    pub fn has_left(&self) -> bool {
+        self.has_left
+    }
+
+    /// Whether the extension is still the one, of the version, that this worker was started for.
+    pub fn is_current(&mut self) -> bool {
+        let version = process::transaction(|installed| {
+            let version = Spi::connect(|client| {
+                let sql = "SELECT extversion FROM pg_catalog.pg_extension WHERE oid = $1";
+                client.select(sql, Some(1), &[installed.oid.into()])?.first().get_one::<String>()
+            })?;
+            Ok((installed.oid, version))
+        });
+        match version {
+            Ok((oid, version)) => {
+                oid == self.installed.oid && version.as_deref() == Some(env!("CARGO_PKG_VERSION"))
+            }
+            Err(Failure::NotInstalled) => {
+                self.has_left = true;
+                false
+            }
+            Err(Failure::Database(_)) => true,
+        }
+    }
+
+    /// Does what has arrived. Says whether that was anything.
+    pub fn work(&mut self, inbox: &Inbox) -> bool {
+        let mut did = false;
+        loop {
+            let mut rows = Vec::new();
+            while rows.len() < BATCH
+                && let Ok(task) = inbox.tasks.try_recv()
+            {
+                did = true;
+                match task {
+                    Task::Begin(begin, done) => rows.push(Row::Begin(begin, done)),
+                    Task::Settle(settle, done) => rows.push(Row::Settle(settle, done)),
+                    Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
+                    Task::JobsWritten => {
+                        self.jobs.written();
+                        inbox.wake.done();
+                    }
+                    Task::HandedOver(job, user) => {
+                        self.jobs.handed_over(job, user);
+                        inbox.wake.done();
+                    }
+                    Task::Health(note) => {
+                        self.health.insert(note.change.0.clone(), *note);
+                        inbox.wake.done();
+                    }
+                    Task::KeyUsed(key) => {
+                        self.used.insert(key);
+                        inbox.wake.done();
+                    }
+                    Task::Catalogue(fetch, fetched) => {
+                        self.store(&fetch, &fetched);
+                        inbox.wake.done();
+                    }
+                    Task::Outdated => {
+                        self.has_left = true;
+                        inbox.wake.done();
+                    }
+                    Task::Log(line) => {
+                        pgrx::log!("aggregator: {line}");
+                        inbox.wake.done();
+                    }
+                }
+            }
+            if rows.is_empty() {
+                break;
+            }
+            for _ in &rows {
+                inbox.wake.done();
+            }
+            self.write(rows);
+        }
+        if !self.stuck.is_empty() && self.stuck_since.elapsed() > RETRY {
+            let stuck = std::mem::take(&mut self.stuck);
+            self.stuck_since = Instant::now();
+            self.write(stuck.into_iter().map(|(settle, done)| Row::Settle(settle, done)).collect());
+        }
+        if self.noted_at.elapsed() > NOTE {
+            self.note();
+        }
+        self.note_health();
+        did
+    }
+
+    /// Writes rows in one commit; if that fails, each in its own, so that one bad row harms no
+    /// other.
+    fn write(&mut self, rows: Vec<Row>) {
+        let Self { statements, epoch, .. } = &*self;
+        let all = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                rows.iter()
+                    .map(|row| apply(client, statements, *epoch, row))
+                    .collect::<spi::Result<Vec<_>>>()
+            })
+        });
+        match all {
+            Ok(written) => {
+                for (row, written) in rows.into_iter().zip(written) {
+                    self.done(row, written);
+                }
+            }
+            Err(failure) if rows.len() == 1 => {
+                rows.into_iter().for_each(|row| self.failed(row, &failure));
+            }
+            Err(_) => rows.into_iter().for_each(|row| self.write(vec![row])),
+        }
+    }
+
+    fn done(&mut self, row: Row, written: Written) {
+        match (row, written) {
+            (Row::Begin(begin, done), _) => {
+                self.open.insert(begin.key, begin.key.created_at);
+                let _ = done.send(Ok(()));
+            }
+            (Row::Settle(settle, done), Written::Settled(settled, finished)) => {
+                let settled = settled.unwrap_or_default();
+                self.open.remove(&settle.begin.key);
+                if let (Some(answer), Some(finished)) = (settle.job, finished) {
+                    let job = settle.begin.key.call_id;
+                    let end = JobEnd { job, outcome: Ok((answer, settled.clone())) };
+                    self.jobs.over(end, finished);
+                }
+                if let Some(done) = done {
+                    let _ = done.send(settled);
+                }
+            }
+            (Row::JobEnd(end), Written::JobEnded(finished)) => self.jobs.over(*end, finished),
+            // What was written is of the kind of its row.
+            (Row::Settle(..) | Row::JobEnd(_), _) => {}
+        }
+    }
+
+    fn failed(&mut self, row: Row, failure: &Failure) {
+        let reason = match failure {
+            Failure::NotInstalled => "the extension was dropped".to_owned(),
+            Failure::Database(reason) => reason.clone(),
+        };
+        self.has_left |= *failure == Failure::NotInstalled;
+        match row {
+            Row::Begin(_, done) => {
+                let _ = done.send(Err(reason));
+            }
+            Row::JobEnd(end) => self.jobs.over(*end, Finished::NotYet),
+            // The usage goes before the result: should the result be what cannot be written, the
+            // job fails, and says so.
+            Row::Settle(mut settle, done) if settle.job.is_some() && !self.has_left => {
+                pgrx::warning!("aggregator: the result of a job is not written: {reason}");
+                settle.job = None;
+                let job = settle.begin.key.call_id;
+                self.write(vec![Row::Settle(settle, done)]);
+                let end = JobEnd { job, outcome: Err(Error::Internal) };
+                self.write(vec![Row::JobEnd(Box::new(end))]);
+            }
+            // The answer was paid for: keep it and try again, for as long as there is a ledger.
+            Row::Settle(settle, done) if !self.has_left => {
+                if self.stuck.is_empty() {
+                    self.stuck_since = Instant::now();
+                    pgrx::warning!("aggregator: a usage row is not written yet: {reason}");
+                }
+                self.stuck.push((settle, done));
+            }
+            Row::Settle(settle, _) => {
+                self.open.remove(&settle.begin.key);
+            }
+        }
+    }
+
+    /// Keeps what cools down for the next worker. At once: a session may be looking at it.
+    fn note_health(&mut self) {
+        if !self.health.is_empty() && cooling::keep(&self.statements, self.health.values()) {
+            self.health.clear();
+        }
+    }
+
+    /// What need not be at once, in transactions of its own: a tenant may hold a lock on a key.
+    fn note(&mut self) {
+        self.noted_at = Instant::now();
+        let (statements, epoch) = (&self.statements, self.epoch);
+        if !self.used.is_empty() {
+            let keys: Vec<pgrx::Uuid> = self.used.iter().map(|id| pg_uuid(*id)).collect();
+            let noted = process::transaction(|_| {
+                Spi::connect_mut(|client| {
+                    client.update(&statements.used, None, &[keys.into()]).map(|_| ())
+                })
+            });
+            if noted.is_ok() {
+                self.used.clear();
+            }
+        }
+        if !self.open.is_empty() {
+            let low = self.open.values().min().copied().unwrap_or(epoch);
+            let _ = process::transaction(|_| {
+                Spi::connect_mut(|client| {
+                    let arguments = [epoch.into(), timestamp(low).into()];
+                    client.update(&statements.low_water, None, &arguments).map(|_| ())
+                })
+            });
+        }
+    }
+
+    fn store(&self, fetch: &CatalogueFetch, fetched: &Fetched) {
+        let stored = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                let arguments = [
+                    pg_uuid(fetch.provider.id).into(),
+                    fetched.models.as_str().into(),
+                    fetched.is_inferred.into(),
+                ];
+                client.update(&self.statements.store, None, &arguments).map(|_| ())
+            })
+        });
+        if let Err(failure) = stored {
+            pgrx::warning!(
+                "aggregator: models of '{}' not stored: {failure:?}",
+                fetch.provider.name
+            );
+        }
+    }
+}
+
+fn apply(
+    client: &mut SpiClient,
+    statements: &Statements,
+    epoch: i64,
+    row: &Row,
+) -> spi::Result<Written> {
+    match row {
+        Row::Begin(begin, _) => insert(client, statements, epoch, begin).map(|()| Written::Begun),
+        Row::Settle(settle, _) => {
+            let mut settled = update(client, statements, settle)?;
+            if settled.is_none() {
+                // The pending row never made it (ledger_sync = off): write it now. If it is there
+                // and settled already, neither statement changes anything.
+                insert(client, statements, epoch, &settle.begin)?;
+                settled = update(client, statements, settle)?;
+            }
+            let finished = match &settle.job {
+                None => None,
+                Some(answer) => {
+                    let job = settle.begin.key.call_id;
+                    let costs = settled.clone().unwrap_or_default();
+                    Some(jobs::succeeded(client, statements, job, answer, &costs)?)
+                }
+            };
+            Ok(Written::Settled(settled, finished))
+        }
+        Row::JobEnd(end) => match &end.outcome {
+            Ok((answer, settled)) => jobs::succeeded(client, statements, end.job, answer, settled),
+            Err(error) => jobs::failed(client, statements, end.job, error),
+        }
+        .map(Written::JobEnded),
+    }
+}
+
+fn insert(
+    client: &mut SpiClient,
+    statements: &Statements,
+    epoch: i64,
+    begin: &Begin,
+) -> spi::Result<()> {
+    let arguments = [
+        pg_uuid(begin.key.call_id).into(),
+        begin.key.attempt.into(),
+        timestamp(begin.key.created_at).into(),
+        begin.user_id.as_str().into(),
+        pg_uuid(begin.provider_id).into(),
+        pg_uuid(begin.user_provider_id).into(),
+        begin.model_id.as_str().into(),
+        epoch.into(),
+    ];
+    client.update(&statements.begin, None, &arguments).map(|_| ())
+}
+
+fn update(
+    client: &mut SpiClient,
+    statements: &Statements,
+    settle: &Settle,
+) -> spi::Result<Option<Settled>> {
+    let begin = &settle.begin;
+    let parts = settle.usage.parts;
+    let parts_json = parts.and_then(|parts| serde_json::to_string(&parts).ok());
+    let part = |part: fn(&Parts) -> i32| DatumWithOid::from(parts.as_ref().map(part));
+    let arguments: [DatumWithOid<'_>; 25] = [
+        pg_uuid(begin.key.call_id).into(),
+        begin.key.attempt.into(),
+        timestamp(begin.key.created_at).into(),
+        pg_uuid(begin.provider_id).into(),
+        settle.served_model.as_deref().into(),
+        settle.pricing.as_deref().into(),
+        parts_json.as_deref().into(),
+        settle.usage.reported_cost.as_deref().into(),
+        settle.is_free_of_charge.into(),
+        settle.outcome.as_str().into(),
+        part(Parts::prompt),
+        part(Parts::completion),
+        settle.latency_ms.into(),
+        settle.http_status.into(),
+        settle.error_code.as_deref().into(),
+        settle.request_id.as_deref().into(),
+        settle.finish_reason.as_deref().into(),
+        part(|parts| parts.cache_read),
+        part(|parts| parts.cache_write),
+        part(|parts| parts.cache_write_1h),
+        part(|parts| parts.audio_input),
+        part(|parts| parts.reasoning),
+        part(|parts| parts.audio_output),
+        settle.is_estimate.into(),
+        settle.time_to_first_token_ms.into(),
+    ];
+    let rows = client.update(&statements.settle, Some(1), &arguments)?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let (cost, cost_source) = rows.first().get_two::<String, String>()?;
+    Ok(Some(Settled { cost, cost_source }))
+}

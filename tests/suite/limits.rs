@@ -1,0 +1,166 @@
+//! Limits in flight: calls past them wait and do not fail, and nobody waits behind another's queue.
+
+use crate::bed::{self, Cluster, Database, failure, rows, value};
+use crate::chat::{add_provider, chat_sql, save_key};
+use crate::upstream::{Answer, Upstream};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// A cluster with this setting, and an upstream that takes a while.
+async fn limited(name: &str, setting: &str, ms: u64) -> (Cluster, Upstream) {
+    let cluster = Cluster::start(name, setting);
+    cluster.supabase_roles().await;
+    let upstream = Upstream::start(move |_| Answer::late(ms, Answer::hello())).await;
+    (cluster, upstream)
+}
+
+async fn with_provider<'a>(cluster: &'a Cluster, upstream: &Upstream) -> Database<'a> {
+    let database = cluster.database().await;
+    add_provider(&database.root().await, upstream).await;
+    database
+}
+
+/// Sessions of a user that each make one call, begun at once.
+async fn calls(database: &Database<'_>, user: &str, count: usize) -> JoinSet<Instant> {
+    let mut clients = vec![];
+    for _ in 0..count {
+        clients.push(database.rest("authenticated", Some(user)).await);
+    }
+    let mut tasks = JoinSet::new();
+    for client in clients {
+        tasks.spawn(async move {
+            value(&client, &chat_sql("{}")).await.unwrap();
+            Instant::now()
+        });
+    }
+    tasks
+}
+
+async fn key_for(database: &Database<'_>, user: &str) {
+    let client = database.rest("authenticated", Some(user)).await;
+    save_key(&client, "standin", &format!("sk-good-{user}-0123456789")).await;
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_in_flight() {
+    let (cluster, upstream) =
+        limited("per_user", "aggregator.max_in_flight_per_user = 2", 250).await;
+    let database = with_provider(&cluster, &upstream).await;
+    key_for(&database, "u-a").await;
+    key_for(&database, "u-b").await;
+    let done = calls(&database, "u-a", 10).await.join_all().await;
+    assert_eq!(done.len(), 10);
+    assert_eq!(upstream.most_at_once(), 2);
+    // The limit is each user's own.
+    let (a, b) = (calls(&database, "u-a", 6).await, calls(&database, "u-b", 6).await);
+    tokio::join!(a.join_all(), b.join_all());
+    assert_eq!(upstream.most_at_once(), 4);
+    let root = database.root().await;
+    let log = "SELECT status, count(*) FROM aggregator_usage_logs GROUP BY 1";
+    assert_eq!(rows(&root, log).await, ["success|22"]);
+}
+
+#[tokio::test]
+async fn a_key_has_so_many_in_flight() {
+    let (cluster, upstream) = limited("per_key", "aggregator.max_in_flight_per_key = 3", 250).await;
+    let database = with_provider(&cluster, &upstream).await;
+    let root = database.root().await;
+    value(&root, "SELECT save_platform_key('standin', 'sk-good-platform')").await.unwrap();
+    let mut tasks = vec![];
+    for user in ["u-a", "u-b", "u-c", "u-d"] {
+        tasks.push(calls(&database, user, 4).await);
+    }
+    for tasks in tasks {
+        assert_eq!(tasks.join_all().await.len(), 4);
+    }
+    assert_eq!(upstream.most_at_once(), 3);
+    // Another key has its own.
+    key_for(&database, "u-a").await;
+    let (a, b) = (calls(&database, "u-a", 8).await, calls(&database, "u-b", 8).await);
+    tokio::join!(a.join_all(), b.join_all());
+    assert_eq!(upstream.most_at_once(), 6);
+}
+
+#[tokio::test]
+async fn all_together_have_so_many_in_flight() {
+    let (cluster, upstream) = limited("in_flight", "aggregator.max_in_flight = 3", 100).await;
+    let database = with_provider(&cluster, &upstream).await;
+    key_for(&database, "u-a").await;
+    key_for(&database, "u-b").await;
+    let (a, b) = (calls(&database, "u-a", 6).await, calls(&database, "u-b", 6).await);
+    let (a, b) = tokio::join!(a.join_all(), b.join_all());
+    assert_eq!(a.len() + b.len(), 12);
+    assert_eq!(upstream.most_at_once(), 3);
+}
+
+#[tokio::test]
+async fn nobody_waits_behind_anothers_queue() {
+    let (cluster, upstream) = limited("turns", "aggregator.max_in_flight = 2", 100).await;
+    let database = with_provider(&cluster, &upstream).await;
+    key_for(&database, "u-a").await;
+    key_for(&database, "u-b").await;
+    let bob = database.rest("authenticated", Some("u-b")).await;
+    value(&bob, "SELECT aggregator_user_id()").await;
+    // Two seconds' worth of calls.
+    let alice = calls(&database, "u-a", 40).await;
+    upstream.wait_for_chats(4).await;
+    let began = Instant::now();
+    value(&bob, &chat_sql("{}")).await.unwrap();
+    let (took, at) = (began.elapsed(), Instant::now());
+    assert!(took < Duration::from_millis(800), "{took:?}");
+    let after = alice.join_all().await.into_iter().filter(|done| *done > at).count();
+    assert!(after >= 10, "only {after} of the first user's calls ended after the second's");
+    assert_eq!(upstream.most_at_once(), 2);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_can_give_up() {
+    let (cluster, upstream) = limited("giveup", "aggregator.max_in_flight = 1", 3000).await;
+    let database = with_provider(&cluster, &upstream).await;
+    key_for(&database, "u-a").await;
+    let mut first = calls(&database, "u-a", 1).await;
+    upstream.wait_for_chats(1).await;
+    let waiting = database.rest("authenticated", Some("u-a")).await;
+    let began = Instant::now();
+    let (code, message) =
+        failure(&waiting, &chat_sql(r#"{"timeout_ms": 300, "max_retries": 0}"#)).await;
+    assert_eq!(code, "PT504", "{message}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let cancel = waiting.cancel_token();
+    let sql = chat_sql("{}");
+    let canceller = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    };
+    let ((code, _), ()) = tokio::join!(failure(&waiting, &sql), canceller);
+    assert_eq!(code, "57014");
+    first.join_next().await.unwrap().unwrap();
+    assert_eq!(upstream.chat_count(), 1, "what never got its turn was never sent");
+    // Nor did it leave its turn taken.
+    value(&waiting, &chat_sql("{}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_limits_are_settings_of_the_server() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    value(&root, "SELECT aggregator_user_id()").await;
+    let settings = rows(
+        &root,
+        "SELECT name, boot_val, unit, context FROM pg_settings
+         WHERE name ~ '^aggregator\\.(job_|max_in_flight)' ORDER BY name",
+    )
+    .await;
+    assert_eq!(
+        settings,
+        [
+            "aggregator.job_max_attempts|5|∅|sighup",
+            "aggregator.job_retention|604800|s|sighup",
+            "aggregator.max_in_flight|1000|∅|sighup",
+            "aggregator.max_in_flight_per_key|256|∅|sighup",
+            "aggregator.max_in_flight_per_user|256|∅|sighup",
+        ]
+    );
+    // No session can lift them for itself.
+    assert_eq!(failure(&root, "SET aggregator.max_in_flight_per_user = 1000").await.0, "55P02");
+}
