@@ -212,6 +212,8 @@ impl Attempts<'_> {
             let idle = Instant::now() + settings.stream_idle_timeout;
             let bytes = match timeout_at(idle.min(self.deadline), incoming.chunk()).await {
                 Ok(Ok(bytes)) => bytes,
+                // All has been said; the rest of a careless ending is not waited for.
+                Ok(Err(_)) | Err(_) if exchange.is_finished() => None,
                 Ok(Err(error)) => return Err(self.interrupted(exchange, error).await),
                 Err(_) if idle < self.deadline => {
                     let idle_ms = settings.stream_idle_timeout.as_millis() as u64;
@@ -281,8 +283,7 @@ impl Attempts<'_> {
                 break String::new();
             }
         };
-        let stream = exchange.row.stream.as_ref();
-        if what.is_empty() && stream.is_some_and(Assembler::is_finished) {
+        if what.is_empty() && exchange.is_finished() {
             return self.finish_stream(exchange, status, request_id).await;
         }
         let what = if what.is_empty() { "a stream that ends too early".to_owned() } else { what };
@@ -380,6 +381,10 @@ struct Exchange<'a, 'l> {
 impl Exchange<'_, '_> {
     fn has_output(&self) -> bool {
         self.row.stream.as_ref().is_some_and(Assembler::has_output)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.row.stream.as_ref().is_some_and(Assembler::is_finished)
     }
 
     /// Settles a failure of the connection.

@@ -146,13 +146,20 @@ impl<'a> OpenRow<'a> {
     /// never came. Never nothing: the prompt went in.
     pub fn usage_of(&self, stream: &Assembler) -> (Usage, bool) {
         let usage = stream.usage().map(Usage::parse).unwrap_or_default();
-        if usage.parts.is_some() {
-            return (usage, false);
-        }
-        let parts = Parts {
-            input: estimate::prompt_tokens(std::str::from_utf8(&self.sent).unwrap_or_default()),
-            output: stream.output_estimate(),
-            ..Parts::default()
+        let parts = match usage.parts {
+            Some(_) if stream.is_finished() => return (usage, false),
+            // Counts on the way: the prompt's hold, the output's are behind what has come.
+            Some(parts) => Parts {
+                output: parts.output.max(
+                    stream.output_estimate().saturating_sub(parts.reasoning + parts.audio_output),
+                ),
+                ..parts
+            },
+            None => Parts {
+                input: estimate::prompt_tokens(std::str::from_utf8(&self.sent).unwrap_or_default()),
+                output: stream.output_estimate(),
+                ..Parts::default()
+            },
         };
         (Usage { parts: Some(parts), ..usage }, true)
     }

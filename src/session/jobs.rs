@@ -231,8 +231,12 @@ fn status_of(job: pgrx::Uuid) -> Result<(String, bool), Error> {
 
 fn cancel(job: Option<pgrx::Uuid>) -> Result<bool, Error> {
     let job = job.ok_or_else(|| Error::bad_request("p_job_id must not be NULL"))?;
-    let user = identity::acting_user(None, "cancel a job")?;
     let installed = installed()?;
+    let is_admin = identity::is_admin(&installed);
+    let user = identity::current_user_id();
+    if user.is_none() && !is_admin {
+        return Err(Error::Anonymous { action: "cancel a job".to_owned() });
+    }
     let sql = installed.sql(
         "UPDATE @extschema@.aggregator_jobs AS job
          SET status = 'cancelled', finished_at = clock_timestamp()
@@ -241,8 +245,7 @@ fn cancel(job: Option<pgrx::Uuid>) -> Result<bool, Error> {
            AND (job.user_id = $2 OR $3)
          RETURNING pg_catalog.pg_notify('aggregator_jobs', job.id::text)",
     );
-    let arguments: [DatumWithOid<'_>; 3] =
-        [job.into(), user.as_str().into(), identity::is_admin(&installed).into()];
+    let arguments: [DatumWithOid<'_>; 3] = [job.into(), user.as_deref().into(), is_admin.into()];
     let is_cancelled = as_owner(&installed, || {
         Spi::connect_mut(|client| {
             client.update(sql.as_str(), None, &arguments).map(|rows| !rows.is_empty())

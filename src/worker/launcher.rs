@@ -55,11 +55,12 @@ pub extern "C-unwind" fn aggregator_launcher_main(_argument: pg_sys::Datum) {
         // A worker that ends wakes the launcher; it is not started again before the pause is over,
         // or a database would be looked for that is just being dropped.
         let next = Instant::now() + PAUSE;
-        while !BackgroundWorker::sigterm_received() && Instant::now() < next {
+        while Instant::now() < next {
             events.wait(next.saturating_duration_since(Instant::now()));
-        }
-        if BackgroundWorker::sigterm_received() {
-            return;
+            // Asking takes the answer away: it is asked in this one place.
+            if BackgroundWorker::sigterm_received() {
+                return;
+            }
         }
         if BackgroundWorker::sighup_received() {
             // SAFETY: between transactions, as every process does after SIGHUP.

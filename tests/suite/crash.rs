@@ -243,8 +243,8 @@ async fn ten_random_kills_lose_nothing_and_hide_nothing() {
     assert_eq!(seen.len(), 500);
     let logged = rows(
         &root,
-        "SELECT j.options ->> 'user', count(u.call_id), count(DISTINCT u.attempt), count(*) FILTER (WHERE u.status = 'success'), j.attempts
-         FROM aggregator_jobs AS j LEFT JOIN aggregator_usage_logs AS u ON u.call_id = j.id GROUP BY j.id, j.options, j.attempts",
+        "SELECT j.request ->> 'user', count(u.call_id), count(DISTINCT u.attempt), count(*) FILTER (WHERE u.status = 'success'), j.attempts
+         FROM aggregator_jobs AS j LEFT JOIN aggregator_usage_logs AS u ON u.call_id = j.id GROUP BY j.id, j.request, j.attempts",
     )
     .await;
     let mut again = 0;

@@ -65,7 +65,7 @@ async fn user_data_survives_dump_and_restore() {
         "SELECT * FROM user_api_providers ORDER BY id",
         "SELECT id, model_id, pricing FROM aggregator_models ORDER BY id",
         "SELECT * FROM aggregator_usage_logs ORDER BY call_id",
-        "SELECT id, user_id, status, model, messages, options, idempotency_key, run_after, response, cost FROM aggregator_jobs ORDER BY id",
+        "SELECT id, user_id, status, model, request, idempotency_key, run_after, response, cost FROM aggregator_jobs ORDER BY id",
         "SELECT has_type_privilege('bob', 'aggregator_admin', 'USAGE'), has_function_privilege('alice', 'chat(text, text, jsonb)', 'EXECUTE'),
             has_type_privilege('alice', 'aggregator_admin', 'USAGE'), has_table_privilege('anon', 'api_providers', 'SELECT')",
     ];

@@ -61,7 +61,7 @@ async fn nobody_writes_jobs_but_through_the_functions() {
     let id = submit(&a, "{}", "").await;
     assert_eq!(ended(&a, &id).await, "succeeded|hello|1");
     let forbidden = [
-        "INSERT INTO aggregator_jobs (user_id, model, messages) VALUES ('u-a', 'm', '[]')",
+        "INSERT INTO aggregator_jobs (user_id, model, request) VALUES ('u-a', 'm', '{}')",
         "UPDATE aggregator_jobs SET status = 'queued'",
         "UPDATE aggregator_jobs SET user_id = 'u-b'",
         "DELETE FROM aggregator_jobs",
@@ -74,7 +74,7 @@ async fn nobody_writes_jobs_but_through_the_functions() {
     root.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO authenticated, anon")
         .await
         .unwrap();
-    assert_eq!(failure(&a, "INSERT INTO aggregator_jobs (user_id, model, messages, status) VALUES ('u-a', 'm', '[]', 'queued')").await.0, "42501");
+    assert_eq!(failure(&a, "INSERT INTO aggregator_jobs (user_id, model, request, status) VALUES ('u-a', 'm', '{}', 'queued')").await.0, "42501");
     for sql in &forbidden[1..4] {
         assert_eq!(a.execute(*sql, &[]).await.unwrap(), 0, "{sql}");
     }

@@ -52,7 +52,7 @@ async fn a_job_runs_at_commit_and_not_before() {
             &root,
             &format!(
                 "SELECT j.user_id, j.status, j.model, j.provider_name, j.served_model, j.cost = 0.00007, j.cost_source, j.error,
-                    j.created_at <= j.started_at, j.started_at <= j.finished_at, j.options ->> 'temperature', j.messages -> 0 ->> 'content'
+                    j.created_at <= j.started_at, j.started_at <= j.finished_at, j.request ->> 'temperature', j.request -> 'messages' -> 0 ->> 'content'
                  FROM aggregator_jobs AS j WHERE id = '{id}'"
             )
         )

@@ -194,7 +194,7 @@ async fn statement_timeout_gives_our_error_before_the_kill() {
     assert_eq!(
         rows(&root, "SELECT status, cost_source, cost_estimate > 0 FROM aggregator_usage_logs")
             .await,
-        ["error|incomplete|t"]
+        ["cancelled|incomplete|t"]
     );
 }
 

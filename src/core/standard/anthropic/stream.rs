@@ -150,7 +150,16 @@ impl AnthropicChunks {
         self.id = message.id;
         self.model = message.model;
         self.usage = message.usage.unwrap_or_default();
-        self.chunk(Delta { role: Some("assistant"), ..Delta::default() })
+        // What went in is known from here on, should the stream be left; the output's count is a
+        // placeholder, which an unfinished stream's count is anyway.
+        let merged = to_raw_value(&self.usage).ok()?;
+        let (usage, service_tier) = match self.usage.is_empty() {
+            true => Default::default(),
+            false => openai_usage(&merged),
+        };
+        let delta = Delta { role: Some("assistant"), ..Delta::default() };
+        let choice = Choice { delta, ..Choice::default() };
+        step(&Chunk { usage, service_tier, ..self.frame(choice) })
     }
 
     fn block_start(&mut self, data: &str) -> Option<Step> {

@@ -265,12 +265,12 @@ fn an_input_given_at_once_is_streamed_at_once() {
 }
 
 #[test]
-fn usage_comes_with_the_last_delta_only() {
+fn usage_comes_at_the_start_and_again_with_the_last_delta() {
     let mut reader = Anthropic.stream();
     let start =
         r#"{"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":1}}}"#;
     let Step::Chunk(first) = reader.read(&event(start), None) else { panic!() };
-    assert!(parse(&first).get("usage").is_none());
+    assert_eq!(parse(&first)["usage"]["prompt_tokens"], 5);
     let bare = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#;
     let Step::Chunk(bare) = reader.read(&event(bare), None) else { panic!() };
     assert!(parse(&bare).get("usage").is_none());
