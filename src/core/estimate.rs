@@ -44,13 +44,6 @@ impl Counter {
     }
 }
 
-/// About how many tokens a text has; at least 1 unless it is empty.
-pub fn tokens(text: &str) -> i32 {
-    let mut counter = Counter::default();
-    counter.add(text);
-    counter.tokens()
-}
-
 /// About how many tokens the `messages` of a request in OpenAI's form have, and its `tools`.
 /// Images, audio and files are left out: their base64 has nothing to do with their tokens. 0 for
 /// what is no request.
@@ -97,6 +90,12 @@ fn to_i32(count: usize) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tokens(text: &str) -> i32 {
+        let mut counter = Counter::default();
+        counter.add(text);
+        counter.tokens()
+    }
 
     #[test]
     fn four_ascii_bytes_or_one_other_character_a_token() {

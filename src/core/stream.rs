@@ -130,11 +130,6 @@ impl Assembler {
         !self.choices.is_empty() && choices.all(|choice| choice.finish_reason.is_some())
     }
 
-    /// A chunk with `usage` has come.
-    pub fn has_usage(&self) -> bool {
-        self.usage.is_some()
-    }
-
     /// Anything at all has been generated.
     pub fn has_output(&self) -> bool {
         self.tally.has_output
@@ -211,8 +206,11 @@ impl Choice {
         for (key, value) in delta {
             let mut tally = Tally::default();
             add_member(&mut self.message, &key, value, 0, &mut tally);
-            // Some upstreams send the same reasoning under two or three names.
-            if key.starts_with("reasoning") && tally.has_output {
+            // Some upstreams send the same reasoning under two or three names, and Anthropic's
+            // thinking comes once more as a whole.
+            if key == "thinking_blocks" {
+                tally.output = estimate::Counter::default();
+            } else if key.starts_with("reasoning") && tally.has_output {
                 if has_reasoning {
                     tally.output = estimate::Counter::default();
                 }

@@ -255,6 +255,12 @@ impl Attempts<'_> {
                             Ok(added) => added,
                             Err(what) => break 'reading what.to_owned(),
                         };
+                        // Many small values take more room than they came in.
+                        if stream.size() > settings.max_response_size {
+                            let limit = settings.max_response_size as u64;
+                            let error = Error::AnswerTooLarge { target: candidate.target(), limit };
+                            return Err(exchange.given_up(error).await);
+                        }
                         if added.has_output {
                             exchange.row.note_first_token();
                         }

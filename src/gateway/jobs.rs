@@ -91,9 +91,7 @@ pub fn start(shared: &Arc<Shared>, calls: Vec<ChatCall>) {
         let shared_by_call = shared.clone();
         watch(shared, job, in_flight, async move {
             let mut lease = shared_by_call.memory.lease();
-            if let Err(error) = lease.grow(call.body.len()) {
-                return Err(error);
-            }
+            lease.grow(call.body.len())?;
             let reply = call::run(&shared_by_call, &call, Delivery::Job, &mut lease).await;
             // An answer was written with the settling of its attempt.
             reply.outcome.map(|_| None)

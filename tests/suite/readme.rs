@@ -1,11 +1,15 @@
 //! Every SQL in the README is executed, in order, on a server of its own.
 
-use crate::bed::{Cluster, shown, value};
+use crate::bed::{Cluster, quoted, shown, value};
 use crate::upstream::{Answer, Upstream};
+use tokio_postgres::SimpleQueryMessage;
 
 const MODELS: &str = r#"{"data":[{"id":"openai/gpt-4o-mini","name":"GPT-4o mini","context_length":128000,
     "architecture":{"input_modalities":["text"],"output_modalities":["text"]},
     "pricing":{"prompt":"0.00000015","completion":"0.0000006"},"supported_parameters":["tools"]}]}"#;
+
+/// psql's way to keep the columns of a row as variables.
+const GSET: &str = "\\gset";
 
 /// The statements of the fenced blocks of SQL.
 fn statements(readme: &str) -> Vec<String> {
@@ -22,7 +26,7 @@ fn statements(readme: &str) -> Vec<String> {
             let line = line.split(" --").next().unwrap_or(line);
             statement.push_str(line);
             statement.push('\n');
-            if line.trim_end().ends_with(';') {
+            if line.trim_end().ends_with(';') || line.trim_end().ends_with(GSET) {
                 found.push(std::mem::take(&mut statement));
             }
         }
@@ -49,9 +53,23 @@ async fn every_statement_of_the_readme_runs() {
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let statements = statements(&readme);
     assert!(statements.len() > 20, "{}", statements.len());
+    let mut variables: Vec<(String, String)> = vec![];
     for statement in &statements {
-        if let Err(error) = root.simple_query(statement).await {
-            panic!("{statement}{}", shown(&error));
+        let mut sql = statement.replace(GSET, "");
+        for (name, value) in &variables {
+            sql = sql.replace(&format!(":'{name}'"), &quoted(value));
+        }
+        let messages = match root.simple_query(&sql).await {
+            Ok(messages) => messages,
+            Err(error) => panic!("{statement}{}", shown(&error)),
+        };
+        for message in messages {
+            if let SimpleQueryMessage::Row(row) = message
+                && statement.contains(GSET)
+            {
+                let value = row.get(0).expect("it is not NULL").to_owned();
+                variables.push((row.columns()[0].name().to_owned(), value));
+            }
         }
         if statement.contains("CREATE EXTENSION") {
             let base = upstream.base_url();
@@ -67,6 +85,11 @@ async fn every_statement_of_the_readme_runs() {
         value(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'")
             .await
             .unwrap(),
-        "2"
+        // chat, chat_complete, chat_stream, chat_many's, and a job.
+        (3 + 200 + 1).to_string()
+    );
+    assert_eq!(
+        value(&root, "SELECT count(*) FROM articles WHERE summary = 'hello'").await.unwrap(),
+        "200"
     );
 }

@@ -33,10 +33,12 @@ impl Wire for OpenAi {
         let yes = RawValue::from_string("true".to_owned()).map_err(|_| Error::Internal)?;
         let usage = RawValue::from_string(r#"{"include_usage":true}"#.to_owned())
             .map_err(|_| Error::Internal)?;
+        // OpenAI refuses the options of a stream without one, and sends no usage with a stream
+        // unless it is told to.
+        fields.remove("stream_options");
         if sending.streams {
             fields.insert("stream", &yes);
-            // Without it OpenAI sends no usage at all with a stream.
-            fields.entry("stream_options").or_insert(&usage);
+            fields.insert("stream_options", &usage);
         }
         serde_json::to_string(&fields).map_err(|_| Error::Internal)
     }
@@ -90,7 +92,10 @@ mod tests {
         let sending = Sending { model_id: "v/m", max_output_tokens: None, streams: false };
         let body = OpenAi.request(r#"{"seed":12345678901234567890123}"#, &sending).unwrap();
         assert_eq!(body, r#"{"model":"v/m","seed":12345678901234567890123}"#);
-        let body = OpenAi.request("{}", &Sending { streams: true, ..sending }).unwrap();
+        let unheard = r#"{"stream_options":{"include_usage":false}}"#;
+        let body = OpenAi.request(unheard, &sending).unwrap();
+        assert_eq!(body, r#"{"model":"v/m"}"#);
+        let body = OpenAi.request(unheard, &Sending { streams: true, ..sending }).unwrap();
         assert_eq!(
             body,
             r#"{"model":"v/m","stream":true,"stream_options":{"include_usage":true}}"#

@@ -37,7 +37,7 @@ fn a_text_and_its_usage() {
         "service_tier":null,"choices":[{"index":0,"finish_reason":null,"logprobs":null,
         "delta":{"role":"assistant","content":"","refusal":null}}]}"#;
     assert_eq!(stream.add(first).unwrap(), Added::default());
-    assert!(!stream.has_output() && !stream.is_finished() && !stream.has_usage());
+    assert!(!stream.has_output() && !stream.is_finished() && stream.usage().is_none());
     for text in ["Hé", "llo\\n", "\\\"w\\\""] {
         let added = stream.add(&delta(&format!(r#"{{"content":"{text}"}}"#))).unwrap();
         assert!(added.has_output && !added.text.is_empty());
@@ -45,7 +45,7 @@ fn a_text_and_its_usage() {
     let last = r#"{"id":"c-2","model":"","service_tier":"flex","choices":[{"index":0,
         "delta":{},"finish_reason":"stop"}]}"#;
     stream.add(last).unwrap();
-    assert!(stream.has_output() && stream.is_finished() && !stream.has_usage());
+    assert!(stream.has_output() && stream.is_finished() && stream.usage().is_none());
     stream.add(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#).unwrap();
     stream.add(r#"{"choices":[],"usage":{"prompt_tokens":2}}"#).unwrap();
     stream.add(r#"{"choices":[],"usage":null}"#).unwrap();
@@ -284,7 +284,9 @@ proptest! {
             texts.push_str(&stream.add(&chunk.to_string()).unwrap().text);
         }
         prop_assert_eq!(&texts, &pieces.concat());
-        prop_assert_eq!(stream.output_estimate(), estimate::tokens(&texts));
+        let mut counter = estimate::Counter::default();
+        counter.add(&texts);
+        prop_assert_eq!(stream.output_estimate(), counter.tokens());
         if !pieces.is_empty() {
             prop_assert_eq!(&answer(stream)["choices"][0]["message"]["content"], &json!(texts));
         }

@@ -1,0 +1,113 @@
+//! When the rows of chat_stream reach a client, next to the chunks of the same upstream read
+//! directly.
+
+#[path = "../suite/bed.rs"]
+#[allow(dead_code)]
+mod bed;
+#[allow(dead_code)]
+mod common;
+#[allow(dead_code)]
+mod standin;
+#[path = "../suite/wire.rs"]
+#[allow(dead_code)]
+mod wire;
+
+use bed::Cluster;
+use common::{Direct, HELLO, Times};
+use standin::{Manner, Standin, Told};
+use std::time::{Duration, Instant};
+use wire::Wire;
+
+const STREAMS: usize = 40;
+const CHUNKS: usize = 40;
+const PAUSE: Duration = Duration::from_millis(10);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let cluster = Cluster::start("bench_stream", "");
+    let mut upstream = Standin::start(Manner::Drip(CHUNKS, PAUSE));
+    let database = cluster.database().await;
+    let _root = common::prepare(&database, &upstream.base_url()).await;
+    let direct = Direct::to(&upstream.base_url());
+    let mut client = Wire::connect(&database).await;
+
+    let (mut directly, mut rows) = (Seen::default(), Seen::default());
+    // The first streams start the worker and open connections.
+    for i in 0..=STREAMS {
+        let (began, arrived) = read(&direct).await;
+        directly.add(i > 0, began, &upstream.so_far(), &arrived);
+        let (began, arrived) = select(&mut client).await;
+        rows.add(i > 0, began, &upstream.so_far(), &arrived);
+    }
+
+    println!("chat_stream: {STREAMS} streams of {CHUNKS} chunks, {} ms apart", PAUSE.as_millis());
+    println!(
+        "{:<32} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
+        "", "direct50", "direct99", "row50", "row99", "added50", "added99"
+    );
+    for (what, direct, row) in [
+        ("first, from asking", directly.first, rows.first),
+        ("each, from the upstream's sending", directly.each, rows.each),
+        ("gap between two", directly.gaps, rows.gaps),
+    ] {
+        let (direct, row) = (Times::new(direct), Times::new(row));
+        println!(
+            "{what:<33} | {:>8.3} {:>9.3} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3}",
+            direct.at(50),
+            direct.at(99),
+            row.at(50),
+            row.at(99),
+            row.at(50) - direct.at(50),
+            row.at(99) - direct.at(99),
+        );
+    }
+    println!("times in milliseconds; aim: added50 under 2");
+}
+
+/// What was seen of some streams.
+#[derive(Default)]
+struct Seen {
+    first: Vec<Duration>,
+    each: Vec<Duration>,
+    gaps: Vec<Duration>,
+}
+
+impl Seen {
+    fn add(&mut self, counts: bool, began: Instant, told: &[Told], arrived: &[Instant]) {
+        let sent = told.iter().filter_map(|told| match told {
+            Told::Sent(at) => Some(*at),
+            _ => None,
+        });
+        let sent: Vec<_> = sent.collect();
+        assert_eq!((sent.len(), arrived.len()), (CHUNKS, CHUNKS));
+        if counts {
+            self.first.push(arrived[0] - began);
+            self.each.extend(arrived.iter().zip(&sent).map(|(arrived, sent)| *arrived - *sent));
+            self.gaps.extend(arrived.windows(2).map(|pair| pair[1] - pair[0]));
+        }
+    }
+}
+
+/// When the texts arrive that are asked for directly.
+async fn read(direct: &Direct) -> (Instant, Vec<Instant>) {
+    let began = Instant::now();
+    let mut answer = direct.ask(true).await;
+    let mut arrived = vec![];
+    while let Some(chunk) = answer.chunk().await.expect("the stream goes on") {
+        let now = Instant::now();
+        // Two may have come together.
+        let events = String::from_utf8_lossy(&chunk).matches("\"content\"").count();
+        arrived.extend(std::iter::repeat_n(now, events));
+    }
+    (began, arrived)
+}
+
+/// When the rows arrive.
+async fn select(client: &mut Wire) -> (Instant, Vec<Instant>) {
+    let sql = format!("SELECT (t).delta FROM (SELECT chat_stream('m', '{HELLO}') AS t) s");
+    let heard = client.run(&sql).await;
+    assert!(heard.failure.is_none(), "{:?}", heard.failure);
+    // The last row has no text.
+    let texts = heard.rows.iter().filter(|(_, row)| row[0].is_some());
+    (heard.began, texts.map(|(at, _)| *at).collect())
+}
