@@ -2,13 +2,9 @@
 # Figures, next to what they are a ratio to in the same run. Arguments: the benches to run, by name.
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
-names=("$@")
-[ $# = 0 ] && names=(overhead many stream jobs cancel)
+[ $# = 0 ] && set -- overhead many stream jobs cancel
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
 source "$TREE/tools/clusters.sh"
 say "$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
-for name in "${names[@]}"; do
-    say "$name"
-    cargo bench --quiet --bench "$name" --no-default-features --features "pg$PG"
-done
+cargo bench --quiet "${@/#/--bench=}" --no-default-features --features "pg$PG"

@@ -21,7 +21,7 @@ pub enum Manner {
 
 #[derive(Debug)]
 pub enum Told {
-    Arrived,
+    Arrived(Instant),
     /// A chunk of a stream is about to be sent.
     Sent(Instant),
     /// The other side went away without an answer.
@@ -92,7 +92,7 @@ async fn serve(
         }
         // Nobody may be listening.
         let tell = |told| drop(tell.send(told));
-        tell(Told::Arrived);
+        tell(Told::Arrived(Instant::now()));
         match manner {
             Manner::Late(pause) => {
                 sleep(pause).await;

@@ -18,48 +18,51 @@ use standin::{Manner, Standin, Told};
 use std::time::{Duration, Instant};
 use wire::Wire;
 
-const STREAMS: usize = 40;
+const STREAMS: usize = 30;
 const CHUNKS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(10);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let cluster = Cluster::start("bench_stream", "");
-    let mut upstream = Standin::start(Manner::Drip(CHUNKS, PAUSE));
-    let database = cluster.database().await;
-    let _root = common::prepare(&database, &upstream.base_url()).await;
-    let direct = Direct::to(&upstream.base_url());
-    let mut client = Wire::connect(&database).await;
-
-    let (mut directly, mut rows) = (Seen::default(), Seen::default());
-    // The first streams start the worker and open connections.
-    for i in 0..=STREAMS {
-        let (began, arrived) = read(&direct).await;
-        directly.add(i > 0, began, &upstream.so_far(), &arrived);
-        let (began, arrived) = select(&mut client).await;
-        rows.add(i > 0, began, &upstream.so_far(), &arrived);
-    }
-
     println!("chat_stream: {STREAMS} streams of {CHUNKS} chunks, {} ms apart", PAUSE.as_millis());
     println!(
-        "{:<32} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
-        "", "direct50", "direct99", "row50", "row99", "added50", "added99"
+        "{:<6} {:<26} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
+        "ledger", "", "direct50", "direct99", "rows50", "rows99", "added50", "added99"
     );
-    for (what, direct, row) in [
-        ("first, from asking", directly.first, rows.first),
-        ("each, from the upstream's sending", directly.each, rows.each),
-        ("gap between two", directly.gaps, rows.gaps),
-    ] {
-        let (direct, row) = (Times::new(direct), Times::new(row));
-        println!(
-            "{what:<33} | {:>8.3} {:>9.3} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3}",
-            direct.at(50),
-            direct.at(99),
-            row.at(50),
-            row.at(99),
-            row.at(50) - direct.at(50),
-            row.at(99) - direct.at(99),
-        );
+    for sync in ["on", "off"] {
+        let settings = format!("aggregator.ledger_sync = {sync}");
+        let cluster = Cluster::start(&format!("bench_stream_{sync}"), &settings);
+        let mut upstream = Standin::start(Manner::Drip(CHUNKS, PAUSE));
+        let database = cluster.database().await;
+        let _root = common::prepare(&database, &upstream.base_url()).await;
+        let direct = Direct::to(&upstream.base_url());
+        let mut client = Wire::connect(&database).await;
+
+        let (mut directly, mut rows) = (Seen::default(), Seen::default());
+        // The first streams start the worker and open connections.
+        for i in 0..=STREAMS {
+            let (began, arrived) = read(&direct).await;
+            directly.add(i > 0, began, &upstream.so_far(), &arrived);
+            let (began, arrived) = select(&mut client).await;
+            rows.add(i > 0, began, &upstream.so_far(), &arrived);
+        }
+        for (what, direct, row) in [
+            ("asking to first text", directly.first, rows.first),
+            ("  of this, until upstream", directly.asked, rows.asked),
+            ("sending to arrival, each", directly.each, rows.each),
+            ("gap between two", directly.gaps, rows.gaps),
+        ] {
+            let (direct, row) = (Times::new(direct), Times::new(row));
+            println!(
+                "{sync:<6} {what:<26} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3}",
+                direct.at(50),
+                direct.at(99),
+                row.at(50),
+                row.at(99),
+                row.at(50) - direct.at(50),
+                row.at(99) - direct.at(99),
+            );
+        }
     }
     println!("times in milliseconds; aim: added50 under 2");
 }
@@ -68,20 +71,25 @@ async fn main() {
 #[derive(Default)]
 struct Seen {
     first: Vec<Duration>,
+    asked: Vec<Duration>,
     each: Vec<Duration>,
     gaps: Vec<Duration>,
 }
 
 impl Seen {
     fn add(&mut self, counts: bool, began: Instant, told: &[Told], arrived: &[Instant]) {
-        let sent = told.iter().filter_map(|told| match told {
-            Told::Sent(at) => Some(*at),
-            _ => None,
-        });
-        let sent: Vec<_> = sent.collect();
+        let (mut asked, mut sent) = (None, vec![]);
+        for told in told {
+            match told {
+                Told::Arrived(at) => asked = Some(*at),
+                Told::Sent(at) => sent.push(*at),
+                Told::Gone(_) => panic!("nobody goes away"),
+            }
+        }
         assert_eq!((sent.len(), arrived.len()), (CHUNKS, CHUNKS));
         if counts {
             self.first.push(arrived[0] - began);
+            self.asked.extend(asked.map(|at| at - began));
             self.each.extend(arrived.iter().zip(&sent).map(|(arrived, sent)| *arrived - *sent));
             self.gaps.extend(arrived.windows(2).map(|pair| pair[1] - pair[0]));
         }
