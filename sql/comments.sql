@@ -131,6 +131,46 @@ COMMENT ON COLUMN aggregator_provider_health.cooling_until IS 'Until when others
 COMMENT ON COLUMN aggregator_provider_health.last_error IS 'Error code of the last attempt that failed.';
 COMMENT ON COLUMN aggregator_provider_health.last_error_at IS 'When that was.';
 
+COMMENT ON COLUMN aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; NULL: no budget applied, or there is no bound.';
+COMMENT ON COLUMN aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; NULL: no budget applied.';
+
+COMMENT ON TABLE aggregator_budgets IS 'What may be spent per period; see set_budget.';
+COMMENT ON COLUMN aggregator_budgets.id IS 'Id of the budget.';
+COMMENT ON COLUMN aggregator_budgets.user_id IS 'The one user whom it is about.';
+COMMENT ON COLUMN aggregator_budgets.each_user IS 'Each user has a count of their own; else, without user_id, all together.';
+COMMENT ON COLUMN aggregator_budgets.provider_id IS 'The one provider that it is about. Not a foreign key.';
+COMMENT ON COLUMN aggregator_budgets.model_id IS 'The one model, by its id or the last part of it.';
+COMMENT ON COLUMN aggregator_budgets.period IS 'hour, day, week (from Monday), month or total, in UTC.';
+COMMENT ON COLUMN aggregator_budgets.limit_usd IS 'USD.';
+COMMENT ON COLUMN aggregator_budgets.limit_tokens IS 'Tokens, in and out.';
+COMMENT ON COLUMN aggregator_budgets.limit_requests IS 'Requests that left, retries included.';
+COMMENT ON COLUMN aggregator_budgets.action IS 'block: what does not fit is refused; warn: it is only told.';
+COMMENT ON COLUMN aggregator_budgets.created_at IS 'When it was set first.';
+COMMENT ON COLUMN aggregator_budgets.updated_at IS 'When it was set last.';
+
+COMMENT ON TABLE aggregator_rate_limits IS 'Requests and tokens per minute; see set_rate_limit.';
+COMMENT ON COLUMN aggregator_rate_limits.id IS 'Id of the limit.';
+COMMENT ON COLUMN aggregator_rate_limits.user_id IS 'The one user whom it is about.';
+COMMENT ON COLUMN aggregator_rate_limits.each_user IS 'Each user has a count of their own; else, without user_id, all together.';
+COMMENT ON COLUMN aggregator_rate_limits.provider_id IS 'The one provider that it is about. Not a foreign key.';
+COMMENT ON COLUMN aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it.';
+COMMENT ON COLUMN aggregator_rate_limits.requests_per_minute IS 'Requests per minute, retries included.';
+COMMENT ON COLUMN aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: the prompt by an estimate when it is sent, put right by the usage.';
+COMMENT ON COLUMN aggregator_rate_limits.created_at IS 'When it was set first.';
+COMMENT ON COLUMN aggregator_rate_limits.updated_at IS 'When it was set last.';
+
+COMMENT ON TABLE aggregator_budget_warnings IS 'When a budget was spent to 80 and to 100 percent, once per budget, user and period.';
+COMMENT ON COLUMN aggregator_budget_warnings.budget_id IS 'The budget. Not a foreign key.';
+COMMENT ON COLUMN aggregator_budget_warnings.user_id IS 'Whose count it is; NULL: that of all.';
+COMMENT ON COLUMN aggregator_budget_warnings.period_start IS 'When the period began.';
+COMMENT ON COLUMN aggregator_budget_warnings.percent IS '80 or 100.';
+COMMENT ON COLUMN aggregator_budget_warnings.spent_usd IS 'USD that were spent by then.';
+COMMENT ON COLUMN aggregator_budget_warnings.spent_tokens IS 'Tokens by then.';
+COMMENT ON COLUMN aggregator_budget_warnings.spent_requests IS 'Requests by then.';
+COMMENT ON COLUMN aggregator_budget_warnings.created_at IS 'When it was noticed.';
+
+COMMENT ON VIEW aggregator_budget_status IS 'Every budget with what is spent, set aside and left in its present period; users see what is about them.';
+
 COMMENT ON TABLE aggregator_worker_epochs IS 'Lives of the worker, to find what a dead one left pending.';
 COMMENT ON COLUMN aggregator_worker_epochs.epoch IS 'Microseconds since 1970 at its start.';
 COMMENT ON COLUMN aggregator_worker_epochs.started_at IS 'When it started.';

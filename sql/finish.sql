@@ -41,6 +41,9 @@ ALTER TABLE aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_jobs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_cooling ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_budgets ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in.
@@ -79,6 +82,23 @@ CREATE POLICY admin ON aggregator_jobs FOR SELECT
 CREATE POLICY own ON aggregator_cooling FOR SELECT
     USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()));
 CREATE POLICY admin ON aggregator_cooling FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+
+-- A rule that is about oneself, or about each user. What all together may spend is told to nobody
+-- but administrators.
+CREATE POLICY own ON aggregator_budgets FOR SELECT
+    USING (each_user OR user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_budgets
+    USING ((SELECT aggregator_is_admin()))
+    WITH CHECK ((SELECT aggregator_is_admin()));
+CREATE POLICY own ON aggregator_rate_limits FOR SELECT
+    USING (each_user OR user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_rate_limits
+    USING ((SELECT aggregator_is_admin()))
+    WITH CHECK ((SELECT aggregator_is_admin()));
+CREATE POLICY own ON aggregator_budget_warnings FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_budget_warnings FOR SELECT
     USING ((SELECT aggregator_is_admin()));
 
 -- Who somebody is, everybody may ask; policies need the answer.
@@ -145,6 +165,21 @@ COMMENT ON FUNCTION chat_wait(uuid, integer) IS
     'Waits until a job has ended, or p_timeout_ms milliseconds (30000), and returns it as chat_result does. PT400: it was submitted by this very transaction, or the transaction cannot see others'' commits; PT404.';
 COMMENT ON FUNCTION chat_cancel(uuid) IS
     'Cancels a job with the caller''s transaction; a request in flight is aborted. False: it has ended already, or there is no such job of the caller. PT403.';
+COMMENT ON FUNCTION set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text) IS
+    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION remove_budget(uuid) IS 'Removes a budget; false if there was none. Administrators. PT403.';
+COMMENT ON FUNCTION set_rate_limit(bigint, bigint, text, boolean, text, text) IS
+    'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
+COMMENT ON FUNCTION aggregator_rules(text) IS 'The budgets and rate limits that may concern a user. Internal.';
+COMMENT ON FUNCTION aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others.';
+COMMENT ON FUNCTION aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
+COMMENT ON FUNCTION aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
+COMMENT ON FUNCTION aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
+COMMENT ON FUNCTION aggregator_is_model(text, text) IS 'Whether a rule about a model means this one.';
+COMMENT ON FUNCTION aggregator_counted(aggregator_usage_logs) IS 'What a row of the usage log counts against budgets: what it cost where that is certain, else what was set aside.';
+COMMENT ON FUNCTION aggregator_spent(text, uuid, text, timestamptz) IS 'What was spent in a scope since a moment, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION aggregator_counted_users(aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
 COMMENT ON FUNCTION aggregator_await_job(uuid, integer) IS
     'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';
 COMMENT ON FUNCTION aggregator_job_response(aggregator_jobs) IS

@@ -13,6 +13,8 @@ BEGIN
     EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.user_api_providers,
         @extschema@.aggregator_models, @extschema@.aggregator_usage_logs, @extschema@.aggregator_jobs,
         @extschema@.aggregator_cooling, @extschema@.aggregator_provider_health TO %s', p_role);
+    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits,
+        @extschema@.aggregator_budget_warnings, @extschema@.aggregator_budget_status TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -37,6 +39,12 @@ BEGIN
         'aggregator_spendable_providers(text)',
         'aggregator_provider_id(text)',
         'aggregator_usage(jsonb)',
+        'aggregator_period_start(text, timestamptz)',
+        'aggregator_period_end(text, timestamptz)',
+        'aggregator_is_model(text, text)',
+        'aggregator_counted(@extschema@.aggregator_usage_logs)',
+        'aggregator_spent(text, uuid, text, timestamptz)',
+        'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
         'aggregator_await_job(uuid, integer)',
         'aggregator_job_response(@extschema@.aggregator_jobs)',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
@@ -50,12 +58,19 @@ BEGIN
     END IF;
     EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_admin TO %s', p_role);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE
-        ON @extschema@.api_providers, @extschema@.aggregator_models TO %s', p_role);
+        ON @extschema@.api_providers, @extschema@.aggregator_models,
+        @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
         'aggregator_grant(regrole, text)',
         'aggregator_is_pricing(jsonb)',
         'aggregator_status()',
         'aggregator_check_provider_urls(text, text, text)',
+        'aggregator_require_admin(text)',
+        'aggregator_rule_provider(text)',
+        'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text)',
+        'remove_budget(uuid)',
+        'set_rate_limit(bigint, bigint, text, boolean, text, text)',
+        'remove_rate_limit(uuid)',
         'save_platform_key(text, text)',
         'remove_platform_key(text)',
         'sync_models(text)',

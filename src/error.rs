@@ -81,6 +81,24 @@ pub enum Error {
     AnswerTooLarge { target: Target, limit: u64 },
     #[error("the gateway's memory limit of {limit} bytes is reached")]
     OutOfMemory { limit: u64 },
+    #[error(
+        "the {period} budget{whose} does not suffice for {target}: {needed} {unit} may be needed, {left} are left"
+    )]
+    BudgetExceeded {
+        target: Target,
+        period: String,
+        /// " of user 'x'", or nothing.
+        whose: String,
+        unit: String,
+        needed: String,
+        left: String,
+        /// It would suffice if the calls in flight cost nothing.
+        is_set_aside: bool,
+    },
+    #[error("a budget is set, and what {target} may cost has no bound: {what}")]
+    NoCostBound { target: Target, what: String },
+    #[error("the limit of {limit} per minute is reached for {target}")]
+    RateLimited { target: Target, limit: String, wait_ms: u64 },
     #[error("the usage log cannot be written, so nothing was sent: {reason}")]
     Ledger { reason: String },
     #[error("provider '{provider}' refuses the key")]
@@ -143,6 +161,8 @@ impl Error {
             | Self::NoKey { .. }
             | Self::UnknownJob { .. } => "PT404",
             Self::KeyReused { .. } => "PT409",
+            Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
+            Self::RateLimited { .. } => "PT429",
             Self::Unsupported { .. } => "PT501",
             Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
             Self::Deadline { .. } | Self::NoTime { .. } | Self::Stalled { .. } => "PT504",
@@ -178,6 +198,9 @@ impl Error {
             Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
             Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
             Self::Stalled { .. } => "stalled",
+            Self::BudgetExceeded { .. } => "budget_exceeded",
+            Self::NoCostBound { .. } => "no_cost_bound",
+            Self::RateLimited { .. } => "rate_limited",
             Self::UnknownJob { .. } => "unknown_job",
             Self::KeyReused { .. } => "idempotency_key_reused",
             Self::Unreachable { .. } => UNREACHABLE,
@@ -238,6 +261,20 @@ impl Error {
                 "What had arrived is in aggregator_usage_logs. A superuser sets \
                  aggregator.stream_idle_timeout."
             }
+            Self::BudgetExceeded { is_set_aside: true, .. } => {
+                "Calls in flight have set the rest aside; what they do not use comes back when they \
+                 end."
+            }
+            Self::BudgetExceeded { .. } => {
+                "See aggregator_budget_status. A lower max_tokens needs less."
+            }
+            Self::NoCostBound { .. } => {
+                "Leave that out, or choose a model with known prices (an administrator sets one \
+                 with set_model_price)."
+            }
+            Self::RateLimited { wait_ms, .. } => {
+                return Some(format!("Retry after {} seconds.", wait_ms.div_ceil(1000)));
+            }
             Self::UnknownJob { .. } => "Jobs are seen by their user, once they are committed.",
             Self::KeyReused { .. } => "Use a fresh key for each request.",
             Self::NoTime { .. } => "Raise statement_timeout for this statement.",
@@ -288,7 +325,10 @@ impl Error {
             | Self::Unreachable { target, .. }
             | Self::Disconnected { target, .. }
             | Self::BrokenAnswer { target, .. }
-            | Self::AnswerTooLarge { target, .. } => Some(target),
+            | Self::AnswerTooLarge { target, .. }
+            | Self::BudgetExceeded { target, .. }
+            | Self::NoCostBound { target, .. }
+            | Self::RateLimited { target, .. } => Some(target),
             _ => None,
         }
     }
@@ -314,6 +354,15 @@ impl Error {
             | Self::Stalled { .. }
             | Self::OutOfMemory { .. }
             | Self::Ledger { .. } => Some(None),
+            _ => self.turn_in().map(Some),
+        }
+    }
+
+    /// The request was not sent, because its turn comes later: after how long.
+    pub fn turn_in(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { wait_ms, .. } => Some(Duration::from_millis(*wait_ms)),
+            Self::BudgetExceeded { is_set_aside: true, .. } => Some(Duration::from_secs(2)),
             _ => None,
         }
     }

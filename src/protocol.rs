@@ -7,6 +7,7 @@
 //! [`Request::Outbox`] is different: after it the session sends one bare byte, when its
 //! transaction ends, because nothing more can be done in a commit callback.
 
+use crate::core::budget::Rules;
 use crate::core::catalogue::Dialect;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A frame's header: the length of what follows.
 pub const HEADER_LEN: usize = 4;
@@ -86,6 +87,8 @@ pub struct ChatCall {
     /// Ask the upstream for a stream even if the caller wants the answer whole. `None`: as
     /// `aggregator.stream_upstream` says.
     pub stream_upstream: Option<bool>,
+    /// Budgets and rate limits, as the caller's transaction saw them.
+    pub rules: Arc<Rules>,
     /// Attempts that the ledger has of this call already, from earlier runs of a job.
     pub earlier_attempts: u16,
 }

@@ -1,6 +1,7 @@
 //! From a model's name to the providers, models and keys that can serve a call. Sessions ask as the
 //! extension's owner, with the user named; so does the worker for jobs.
 
+use crate::core::budget::{Budget, Period, RateLimit, Rules, Scope};
 use crate::core::options::Prepared;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
@@ -11,6 +12,8 @@ use pgrx::PgOid;
 use pgrx::pg_sys::{Oid, TEXTOID};
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 use uuid::Uuid;
 
 /// One row of `aggregator_routes`.
@@ -28,9 +31,35 @@ const ROUTES: &str = "
     FROM @extschema@.aggregator_routes($1, $2, $3) AS r
     LIMIT 64";
 
+const RULES: &str = "
+    SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, r.period, r.limit_usd,
+        r.limit_tokens, r.limit_requests, r.blocks, r.requests_per_minute, r.tokens_per_minute
+    FROM @extschema@.aggregator_rules($1) AS r";
+
+/// Plans of the statements above, for the installation that they were made for.
+type Plans = HashMap<(Oid, &'static str), Rc<OwnedPreparedStatement>>;
+
 thread_local! {
-    /// The plan of ROUTES, for the installation that it was made for.
-    static PLAN: RefCell<Option<(Oid, OwnedPreparedStatement)>> = const { RefCell::new(None) };
+    static PLANS: RefCell<Plans> = RefCell::default();
+}
+
+/// The plan of a statement whose `arguments` are texts.
+fn plan(
+    client: &SpiClient,
+    installed: &Installed,
+    sql: &'static str,
+    arguments: usize,
+) -> spi::Result<Rc<OwnedPreparedStatement>> {
+    PLANS.with_borrow_mut(|plans| {
+        plans.retain(|(oid, _), _| *oid == installed.oid);
+        if let Some(plan) = plans.get(&(installed.oid, sql)) {
+            return Ok(plan.clone());
+        }
+        let text = vec![PgOid::from(TEXTOID); arguments];
+        let plan = Rc::new(client.prepare(installed.sql(sql).as_str(), &text)?.keep());
+        plans.insert((installed.oid, sql), plan.clone());
+        Ok(plan)
+    })
 }
 
 /// Every route of a user for a model, best first.
@@ -41,17 +70,49 @@ pub fn routes(
     user: &str,
     provider: Option<&str>,
 ) -> Result<Vec<Route>, Error> {
-    let rows = PLAN.with_borrow_mut(|plan| -> spi::Result<Vec<_>> {
-        if plan.as_ref().is_none_or(|(oid, _)| *oid != installed.oid) {
-            let text = [PgOid::from(TEXTOID); 3];
-            let fresh = client.prepare(installed.sql(ROUTES).as_str(), &text)?.keep();
-            *plan = Some((installed.oid, fresh));
-        }
-        let (_, plan) = plan.as_ref().expect("it was just made");
-        let found = client.select(plan, None, &[model.into(), user.into(), provider.into()])?;
+    let rows = || -> spi::Result<Vec<_>> {
+        let plan = plan(client, installed, ROUTES, 3)?;
+        let found = client.select(&*plan, None, &[model.into(), user.into(), provider.into()])?;
         found.map(|row| Columns::read(&row)).collect()
-    });
-    rows.map_err(|_| Error::Internal)?.into_iter().map(|row| row.into_route(user)).collect()
+    };
+    rows().map_err(|_| Error::Internal)?.into_iter().map(|row| row.into_route(user)).collect()
+}
+
+/// The budgets and rate limits that may concern a user.
+pub fn rules(client: &SpiClient, installed: &Installed, user: &str) -> Result<Rules, Error> {
+    read_rules(client, installed, user).map_err(|_| Error::Internal)
+}
+
+fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Result<Rules> {
+    let mut rules = Rules::default();
+    let plan = plan(client, installed, RULES, 1)?;
+    for row in client.select(&*plan, None, &[user.into()])? {
+        let id = uuid(row.get(1)?);
+        let scope = Scope {
+            user_id: row.get(2)?,
+            is_each_user: row.get(3)?.unwrap_or_default(),
+            provider_id: row.get::<pgrx::Uuid>(4)?.map(|id| uuid(Some(id))),
+            model: row.get(5)?,
+        };
+        match row.get::<String>(6)?.as_deref().and_then(Period::parse) {
+            Some(period) => rules.budgets.push(Budget {
+                id,
+                scope,
+                period,
+                limit_usd: row.get(7)?,
+                limit_tokens: row.get(8)?,
+                limit_requests: row.get(9)?,
+                blocks: row.get(10)?.unwrap_or(true),
+            }),
+            None => rules.rate_limits.push(RateLimit {
+                id,
+                scope,
+                requests_per_minute: row.get(11)?,
+                tokens_per_minute: row.get(12)?,
+            }),
+        }
+    }
+    Ok(rules)
 }
 
 /// Who may serve a request, best first: the wanted model at every provider of the user, or, where

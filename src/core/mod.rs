@@ -1,6 +1,8 @@
 //! Pure rules: no PostgreSQL, no I/O, no clock. Everything here can be tested with plain values.
 
 pub mod address;
+pub mod bound;
+pub mod budget;
 pub mod catalogue;
 pub mod estimate;
 pub mod fair;
@@ -9,6 +11,7 @@ pub mod identity;
 pub mod json;
 pub mod options;
 pub mod price;
+pub mod rate;
 pub mod reply;
 pub mod retry;
 pub mod secret;

@@ -1,19 +1,21 @@
 //! One request to one candidate: admission, the pending row, the exchange, and what it came to.
 
+use crate::core::budget::Rules;
 use crate::core::health::{Fault, Subject};
-use crate::core::json;
 use crate::core::reply::{self, Completion, Reading};
 use crate::core::retry::{self, Again};
 use crate::core::sse::{Event, Parser};
-use crate::core::standard::{Sending, Step};
+use crate::core::standard::{Cap, Sending, Step};
 use crate::core::stream::Assembler;
+use crate::core::{bound, estimate, json};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::budget::Lease;
-use crate::gateway::http::{Answer, Failure, Incoming, Outgoing};
+use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Task};
 use crate::gateway::row::{End, OpenRow};
 use crate::gateway::server::Shared;
+use crate::gateway::spending::{Asking, Hold};
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
 use bytes::Bytes;
 use std::time::Duration;
@@ -50,7 +52,7 @@ impl Failed {
     /// Something of our own makes the candidate useless; another one may do.
     fn elsewhere(error: Error) -> Self {
         let again = match error {
-            Error::BadRequest { .. } | Error::Internal => Again::Never,
+            Error::BadRequest { .. } | Error::Internal | Error::Ledger { .. } => Again::Never,
             _ => Again::Elsewhere,
         };
         Self { error, again, fault: None }
@@ -83,39 +85,33 @@ impl Attempts<'_> {
             .keys
             .open(&settings.keyring_file, &provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
-        let streams = self.streams(candidate, &settings);
-        let sending = Sending {
-            model_id: &candidate.model_id,
-            max_output_tokens: candidate.max_output_tokens,
-            streams,
-        };
-        let body = provider.standard.wire().request(&call.body, &sending);
-        let body = Bytes::from(body.map_err(Failed::elsewhere)?);
-        let request = shared
-            .clients(&settings)
-            .and_then(|clients| {
-                clients.prepare(Outgoing {
-                    provider,
-                    target: candidate.target(),
-                    url: &provider.standard.chat_url(&provider.base_url),
-                    key: Some(&key),
-                    body: Some(body.clone()),
-                })
-            })
-            .map_err(Failed::elsewhere)?;
-
         let entering = shared.admission.enter(&call.user_id, candidate.user_provider_id);
         let _permit = match timeout_at(self.deadline, entering).await {
             Ok(Some(permit)) => permit,
             Ok(None) => return Err(Failed::finally(Error::Internal)),
             Err(_) => return Err(Failed::finally(self.too_late(candidate))),
         };
+        let hold = self.hold(candidate).await.map_err(Failed::elsewhere)?;
+        let (request, body) = match self.prepare(candidate, &key, &settings, hold.cap()) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                hold.release();
+                return Err(Failed::elsewhere(error));
+            }
+        };
         self.made += 1;
         let number = call.earlier_attempts.saturating_add(self.made);
-        let row =
-            OpenRow::open(&shared.ledger, call, candidate, number, body, settings.ledger_sync)
-                .await
-                .map_err(Failed::finally)?;
+        let row = OpenRow::open(
+            &shared.ledger,
+            call,
+            candidate,
+            number,
+            body,
+            hold,
+            settings.ledger_sync,
+        )
+        .await
+        .map_err(Failed::finally)?;
         let exchange = Exchange { candidate, key: &key, settings: &settings, row, lease };
         match timeout_at(self.deadline, request.send(Some(&key))).await {
             Ok(Ok(incoming)) if incoming.status.is_success() && incoming.is_event_stream => {
@@ -132,6 +128,51 @@ impl Attempts<'_> {
             Ok(Err(failure)) => Err(exchange.failed(failure).await),
             Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
         }
+    }
+
+    /// Sets aside what the attempt may cost, and takes its share of the rate limits.
+    async fn hold(&self, candidate: &Candidate) -> Result<Hold, Error> {
+        let call = self.call;
+        let standard = candidate.provider.standard.wire();
+        let limit = candidate.max_output_tokens.or(standard.default_output_tokens());
+        let has_rules = *call.rules != Rules::default();
+        let (size, estimate) = if has_rules {
+            let size = bound::size(&call.body, &candidate.model_id, limit);
+            let prompt = i64::from(estimate::prompt_tokens(&call.body));
+            (size, prompt)
+        } else {
+            (bound::Size::default(), 0)
+        };
+        let asking =
+            Asking { user: &call.user_id, candidate, rules: &call.rules, size: &size, estimate };
+        self.shared.spending.hold(&self.shared.ledger, asking).await
+    }
+
+    /// The request, ready to leave, and its body.
+    fn prepare(
+        &self,
+        candidate: &Candidate,
+        key: &str,
+        settings: &Settings,
+        cap: Option<i32>,
+    ) -> Result<(Prepared, Bytes), Error> {
+        let provider = &candidate.provider;
+        let is_openai_itself = provider.base_url.starts_with("https://api.openai.com/");
+        let sending = Sending {
+            model_id: &candidate.model_id,
+            max_output_tokens: candidate.max_output_tokens,
+            streams: self.streams(candidate, settings),
+            cap: cap.map(|tokens| Cap { tokens, is_openai_itself }),
+        };
+        let body = Bytes::from(provider.standard.wire().request(&self.call.body, &sending)?);
+        let request = self.shared.clients(settings)?.prepare(Outgoing {
+            provider,
+            target: candidate.target(),
+            url: &provider.standard.chat_url(&provider.base_url),
+            key: Some(key),
+            body: Some(body.clone()),
+        })?;
+        Ok((request, body))
     }
 
     fn streams(&self, candidate: &Candidate, settings: &Settings) -> bool {

@@ -1,5 +1,6 @@
 //! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
 
+use crate::core::budget::{Amount, Scope};
 use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
 use crate::error::Error;
@@ -30,6 +31,16 @@ pub struct Begin {
     pub provider_id: Uuid,
     pub user_provider_id: Uuid,
     pub model_id: String,
+    /// `None`: nothing limits what the attempt may cost.
+    pub reserved: Option<Reserved>,
+}
+
+/// The most that an attempt can cost and use, which counts against budgets while it is on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// USD, decimal. `None`: it cannot be bounded.
+    pub cost: Option<String>,
+    pub tokens: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,10 +116,42 @@ pub enum Task {
     JobEnded(Box<JobEnd>),
     /// A call goes on as the job of this id, for this user.
     HandedOver(Uuid, String),
+    /// What the ledger says was spent.
+    Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
+    /// So much of a budget is spent that somebody is told.
+    BudgetWarning(Box<BudgetWarning>),
     /// A session came for another installation of the extension.
     Outdated,
     /// A line for the server log.
     Log(String),
+}
+
+/// A question to the ledger. `user`: only that user's rows, beyond the scope.
+#[derive(Debug, Clone)]
+pub enum SpendingQuery {
+    /// What counts against a budget since then (microseconds since 1970).
+    Budget { scope: Scope, user: Option<String>, since: i64 },
+    /// The requests since then.
+    LastMinute { scope: Scope, user: Option<String>, since: i64 },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Spending {
+    pub amount: Amount,
+    /// When requests were made, oldest first, and their tokens.
+    pub calls: Vec<(i64, i64)>,
+}
+
+/// A budget of which so much is spent.
+#[derive(Debug, Clone)]
+pub struct BudgetWarning {
+    pub budget: Uuid,
+    pub user: Option<String>,
+    /// Microseconds since 1970.
+    pub period_start: i64,
+    /// 80 or 100 percent.
+    pub level: i16,
+    pub spent: Amount,
 }
 
 /// A change of health, and whose key it is about (`None`: the platform's, or no key's).

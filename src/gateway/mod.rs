@@ -15,6 +15,7 @@ pub mod ledger;
 mod resolver;
 mod row;
 mod server;
+mod spending;
 
 pub use server::{Gateway, Handle};
 

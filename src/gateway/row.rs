@@ -1,11 +1,13 @@
 //! The usage row of one attempt: written before the request leaves, settled exactly once after.
 
+use crate::core::budget::Spent;
 use crate::core::estimate;
 use crate::core::reply::clean_word;
 use crate::core::stream::Assembler;
 use crate::core::usage::{Parts, Usage};
-use crate::error::Error;
+use crate::error::{Error, UNREACHABLE};
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
+use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
 use bytes::Bytes;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,6 +52,8 @@ pub struct OpenRow<'a> {
     pricing: Option<&'a str>,
     started: Instant,
     first_token: Option<Instant>,
+    /// What the attempt has set aside in budgets.
+    hold: Option<Hold>,
     /// The request as it was sent, for an estimate of what went in.
     sent: Bytes,
     /// What has come of a streamed answer, once it has begun.
@@ -65,18 +69,21 @@ impl<'a> OpenRow<'a> {
         candidate: &'a Candidate,
         attempt: u16,
         sent: Bytes,
+        hold: Hold,
         sync: bool,
     ) -> Result<Self, Error> {
         let begin = Begin {
             key: RowKey {
                 call_id: call.call_id,
                 attempt: i16::try_from(attempt).unwrap_or(i16::MAX),
-                created_at: unix_micros(),
+                // The moment whose period's budget was asked.
+                created_at: hold.began(),
             },
             user_id: call.user_id.clone(),
             provider_id: candidate.provider.id,
             user_provider_id: candidate.user_provider_id,
             model_id: candidate.model_id.clone(),
+            reserved: hold.reserved(),
         };
         let (done, written) = oneshot::channel();
         ledger.send(Task::Begin(begin.clone(), done));
@@ -87,6 +94,7 @@ impl<'a> OpenRow<'a> {
             pricing: candidate.pricing.as_deref(),
             started: Instant::now(),
             first_token: None,
+            hold: Some(hold),
             sent,
             stream: None,
         };
@@ -94,6 +102,9 @@ impl<'a> OpenRow<'a> {
             let written = written.await.unwrap_or_else(|_| Err("the worker is stopping".into()));
             if let Err(reason) = written {
                 row.begin = None;
+                if let Some(hold) = row.hold.take() {
+                    hold.release();
+                }
                 return Err(Error::Ledger { reason });
             }
         }
@@ -109,18 +120,38 @@ impl<'a> OpenRow<'a> {
     /// counts, by the upstream's own numbers or else by an estimate.
     pub async fn settle(mut self, end: End) -> Settled {
         let (done, settled) = oneshot::channel();
-        self.send(end, Some(done));
-        match timeout(SETTLE_PATIENCE, settled).await {
+        let (sent, spent) = self.send(end, Some(done));
+        let settled = match timeout(SETTLE_PATIENCE, settled).await {
             Ok(Ok(settled)) => settled,
             _ => Settled::default(),
+        };
+        if let Some(hold) = self.hold.take() {
+            let cost = settled.cost.as_deref();
+            let cost_source = settled.cost_source.as_deref();
+            hold.settle(sent, Spent { cost, cost_source, ..spent });
         }
+        settled
     }
 
-    fn send(&mut self, mut end: End, done: Option<oneshot::Sender<Settled>>) {
-        let Some(begin) = self.begin.take() else { return };
+    /// Sends the settlement, and says which one it was and what is known of the use by then.
+    fn send(
+        &mut self,
+        mut end: End,
+        done: Option<oneshot::Sender<Settled>>,
+    ) -> (u64, Spent<'static>) {
+        let Some(begin) = self.begin.take() else { return Default::default() };
         if let Some(stream) = self.stream.take() {
             self.count_stream(&stream, &mut end);
         }
+        let parts = end.usage.parts;
+        let spent = Spent {
+            is_free_of_charge: end.is_free_of_charge,
+            is_unsent: end.error_code.as_deref() == Some(UNREACHABLE),
+            tokens: parts.map(|p| i64::from(p.prompt()) + i64::from(p.completion())),
+            is_estimate: end.is_estimate,
+            ..Spent::default()
+        };
+        let sent = self.hold.as_ref().map(Hold::note_sent).unwrap_or_default();
         let settle = Settle {
             begin,
             outcome: end.outcome,
@@ -140,6 +171,7 @@ impl<'a> OpenRow<'a> {
             job: end.job,
         };
         self.ledger.send(Task::Settle(Box::new(settle), done));
+        (sent, spent)
     }
 
     /// What a stream has used, and whether that is an estimate because the upstream's own numbers

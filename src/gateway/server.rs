@@ -10,6 +10,7 @@ use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{Ledger, Task};
+use crate::gateway::spending::Spending;
 use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, jobs, row};
 use crate::protocol::{
     self, Addressed, CatalogueFetch, ChatCall, HEADER_LEN, Reply, Request, Status,
@@ -35,6 +36,7 @@ pub struct Shared {
     pub ledger: Ledger,
     pub admission: Arc<Admission>,
     pub health: SharedHealth,
+    pub spending: Arc<Spending>,
     pub jobs: Jobs,
     pub memory: Arc<Memory>,
     pub stats: Arc<Stats>,
@@ -124,6 +126,7 @@ impl Gateway {
             memory: Memory::new(self.settings.max_memory),
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
+            spending: Arc::default(),
             jobs: Jobs::default(),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),

@@ -82,6 +82,12 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
     let installed = installed()?;
     let keys = installed.sql("DELETE FROM @extschema@.user_api_providers WHERE user_id = $1");
     let jobs = installed.sql("DELETE FROM @extschema@.aggregator_jobs WHERE user_id = $1");
+    let rules = [
+        "DELETE FROM @extschema@.aggregator_budgets WHERE user_id = $1",
+        "DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = $1",
+        "DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = $1",
+    ]
+    .map(|sql| installed.sql(sql));
     let logs = installed.sql(
         "UPDATE @extschema@.aggregator_usage_logs
          SET user_id = 'forgotten:' || $2
@@ -93,6 +99,9 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
         Spi::connect_mut(|client| {
             client.update(keys.as_str(), None, &[user.into()])?;
             client.update(jobs.as_str(), None, &[user.into()])?;
+            for rule in &rules {
+                client.update(rule.as_str(), None, &[user.into()])?;
+            }
             let rows =
                 client.update(logs.as_str(), None, &[user.into(), anonymous.as_str().into()])?;
             Ok::<_, spi::Error>(rows.len() as i64)

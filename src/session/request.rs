@@ -1,6 +1,7 @@
 //! From a checked request to a call for the gateway: who pays, who may serve it, how long it may
 //! take.
 
+use crate::core::budget::Rules;
 use crate::core::options::Prepared;
 use crate::error::{Error, Target};
 use crate::protocol::{Candidate, ChatCall};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 pub struct Resolved {
     pub user: String,
     pub candidates: Arc<[Candidate]>,
+    rules: Arc<Rules>,
 }
 
 impl Resolved {
@@ -22,8 +24,8 @@ impl Resolved {
         p_user_id: Option<&str>,
     ) -> Result<Self, Error> {
         let user = identity::acting_user(p_user_id, "chat")?;
-        let candidates = route::candidates(&installed()?, prepared, &user, provider)?;
-        Ok(Self { user, candidates: candidates.into() })
+        let (candidates, rules) = route::candidates(&installed()?, prepared, &user, provider)?;
+        Ok(Self { user, candidates: candidates.into(), rules: Arc::new(rules) })
     }
 
     /// Whom the call would ask first, for messages.
@@ -40,6 +42,7 @@ impl Resolved {
             max_retries: prepared.max_retries,
             deadline_ms,
             stream_upstream: prepared.stream_upstream,
+            rules: self.rules.clone(),
             earlier_attempts: 0,
         }
     }

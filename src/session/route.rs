@@ -1,5 +1,6 @@
 //! Which provider, model and key a call takes.
 
+use crate::core::budget::Rules;
 use crate::core::options::Prepared;
 use crate::error::Error;
 use crate::installed::Installed;
@@ -64,14 +65,17 @@ fn first_route(installed: &Installed, model: &str, user: &str) -> Result<Option<
     .map(|routes| routes.into_iter().next())
 }
 
-/// Who may serve a request, best first.
+/// Who may serve a request, best first, and the rules that it has to keep.
 pub fn candidates(
     installed: &Installed,
     prepared: &Prepared,
     user: &str,
     provider: Option<&str>,
-) -> Result<Vec<Candidate>, Error> {
+) -> Result<(Vec<Candidate>, Rules), Error> {
     as_owner(installed, || {
-        Spi::connect(|client| routing::candidates(client, installed, prepared, user, provider))
+        Spi::connect(|client| {
+            let found = routing::candidates(client, installed, prepared, user, provider)?;
+            Ok((found, routing::rules(client, installed, user)?))
+        })
     })
 }

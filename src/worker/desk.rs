@@ -13,6 +13,7 @@ use crate::time::timestamp;
 use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
+use crate::worker::spending;
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
@@ -193,6 +194,16 @@ impl Desk {
                         self.jobs.handed_over(job, user);
                         inbox.wake.done();
                     }
+                    Task::Spending(query, reply) => {
+                        // What was sent before must be in the ledger before it is read.
+                        self.write_counted(std::mem::take(&mut rows), inbox);
+                        let _ = reply.send(spending::find(&self.statements, &query));
+                        inbox.wake.done();
+                    }
+                    Task::BudgetWarning(warning) => {
+                        spending::warn(&self.statements, &warning);
+                        inbox.wake.done();
+                    }
                     Task::Health(note) => {
                         self.health.insert(note.change.0.clone(), *note);
                         inbox.wake.done();
@@ -218,10 +229,7 @@ impl Desk {
             if rows.is_empty() {
                 break;
             }
-            for _ in &rows {
-                inbox.wake.done();
-            }
-            self.write(rows);
+            self.write_counted(rows, inbox);
         }
         if !self.stuck.is_empty() && self.stuck_since.elapsed() > RETRY {
             let stuck = std::mem::take(&mut self.stuck);
@@ -233,6 +241,15 @@ impl Desk {
         }
         self.note_health();
         did
+    }
+
+    fn write_counted(&mut self, rows: Vec<Row>, inbox: &Inbox) {
+        for _ in &rows {
+            inbox.wake.done();
+        }
+        if !rows.is_empty() {
+            self.write(rows);
+        }
     }
 
     /// Writes rows in one commit; if that fails, each in its own, so that one bad row harms no
@@ -420,6 +437,8 @@ fn insert(
         pg_uuid(begin.user_provider_id).into(),
         begin.model_id.as_str().into(),
         epoch.into(),
+        begin.reserved.as_ref().and_then(|reserved| reserved.cost.as_deref()).into(),
+        begin.reserved.as_ref().map(|reserved| reserved.tokens).into(),
     ];
     client.update(&statements.begin, None, &arguments).map(|_| ())
 }

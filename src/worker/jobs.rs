@@ -3,6 +3,7 @@
 //! A job is leased to a life of the worker, its epoch. One worker serves a database, so the leases
 //! of every other epoch are over.
 
+use crate::core::budget::Rules;
 use crate::core::fair;
 use crate::core::options::Prepared;
 use crate::error::Error;
@@ -339,6 +340,7 @@ fn prepare(
     // Jobs of one batch mostly take the same route.
     let mut known: HashMap<(String, Vec<String>, Option<String>), Arc<[Candidate]>> =
         HashMap::new();
+    let mut rules: HashMap<String, Arc<Rules>> = HashMap::new();
     claimed
         .into_iter()
         .map(|job| {
@@ -357,6 +359,14 @@ fn prepare(
                         found
                     }
                 };
+                let rules = match rules.get(&job.user) {
+                    Some(rules) => rules.clone(),
+                    None => {
+                        let found = Arc::new(routing::rules(client, installed, &job.user)?);
+                        rules.insert(job.user.clone(), found.clone());
+                        found
+                    }
+                };
                 Ok(ChatCall {
                     call_id: job.id,
                     user_id: job.user.clone(),
@@ -365,6 +375,7 @@ fn prepare(
                     max_retries: prepared.max_retries,
                     deadline_ms: prepared.timeout_ms,
                     stream_upstream: prepared.stream_upstream,
+                    rules,
                     earlier_attempts: job.earlier_attempts,
                 })
             });
@@ -393,7 +404,7 @@ pub fn succeeded(
     answer: &JobAnswer,
     settled: &Settled,
 ) -> spi::Result<Finished> {
-    let arguments: [DatumWithOid<'_>; 10] = [
+    let arguments: [DatumWithOid<'_>; 11] = [
         pg_uuid(job).into(),
         "succeeded".into(),
         answer.response.as_str().into(),
@@ -404,6 +415,7 @@ pub fn succeeded(
         settled.cost_source.as_deref().into(),
         None::<i64>.into(),
         settings::job_max_attempts().into(),
+        false.into(),
     ];
     finish(client, statements, job, &arguments)
 }
@@ -418,8 +430,10 @@ pub fn failed(
     let again_after_ms = error
         .may_pass()
         .map(|asked| asked.map_or(0, |pause| i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)));
+    // What was not sent because its turn comes later has not been run.
+    let is_early = error.turn_in().is_some();
     let error = error.to_json().to_string();
-    let arguments: [DatumWithOid<'_>; 10] = [
+    let arguments: [DatumWithOid<'_>; 11] = [
         pg_uuid(job).into(),
         "failed".into(),
         None::<&str>.into(),
@@ -430,6 +444,7 @@ pub fn failed(
         None::<&str>.into(),
         again_after_ms.into(),
         settings::job_max_attempts().into(),
+        is_early.into(),
     ];
     finish(client, statements, job, &arguments)
 }

@@ -25,6 +25,9 @@ pub struct Statements {
     pub cooling: OwnedPreparedStatement,
     pub cool: OwnedPreparedStatement,
     pub warm: OwnedPreparedStatement,
+    pub spent: OwnedPreparedStatement,
+    pub last_minute: OwnedPreparedStatement,
+    pub budget_warning: OwnedPreparedStatement,
 }
 
 const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
@@ -53,7 +56,18 @@ impl Statements {
         Ok(Self {
             begin: prepare(
                 include_str!("../../sql/statements/begin.sql"),
-                &[UUIDOID, INT2OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, UUIDOID, TEXTOID, INT8OID],
+                &[
+                    UUIDOID,
+                    INT2OID,
+                    TIMESTAMPTZOID,
+                    TEXTOID,
+                    UUIDOID,
+                    UUIDOID,
+                    TEXTOID,
+                    INT8OID,
+                    TEXTOID,
+                    INT8OID,
+                ],
             )?,
             settle: prepare(
                 include_str!("../../sql/statements/settle.sql"),
@@ -101,7 +115,7 @@ impl Statements {
                 include_str!("../../sql/statements/finish_job.sql"),
                 &[
                     UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-                    INT8OID, INT4OID,
+                    INT8OID, INT4OID, BOOLOID,
                 ],
             )?,
             job_status: prepare(JOB_STATUS, &[UUIDOID])?,
@@ -116,6 +130,18 @@ impl Statements {
             cool: prepare(
                 include_str!("../../sql/statements/cool.sql"),
                 &[UUIDOID, UUIDOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT8OID, INT4OID, TEXTOID],
+            )?,
+            spent: prepare(
+                include_str!("../../sql/statements/spent.sql"),
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID],
+            )?,
+            last_minute: prepare(
+                include_str!("../../sql/statements/last_minute.sql"),
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID],
+            )?,
+            budget_warning: prepare(
+                include_str!("../../sql/statements/budget_warning.sql"),
+                &[UUIDOID, TEXTOID, TIMESTAMPTZOID, INT2OID, TEXTOID, INT8OID, INT8OID],
             )?,
             warm: prepare(WARM, &[UUIDOID, UUIDOID, TEXTOID])?,
         })

@@ -3,6 +3,7 @@
 mod anthropic;
 mod bad_input;
 mod bed;
+mod budgets;
 mod catalogue;
 mod chat;
 mod cost;

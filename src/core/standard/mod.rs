@@ -61,6 +61,9 @@ pub trait Wire: Sync {
     /// The body to send, from a request in OpenAI's form that names no model.
     fn request(&self, body: &str, sending: &Sending<'_>) -> Result<String, Error>;
 
+    /// Most tokens of an answer where neither the request nor the model says.
+    fn default_output_tokens(&self) -> Option<i32>;
+
     /// A whole answer in OpenAI's form. What is no answer of this standard stays as it is.
     fn answer<'a>(&self, body: &'a str) -> Cow<'a, str>;
 
@@ -76,6 +79,16 @@ pub struct Sending<'a> {
     pub max_output_tokens: Option<i32>,
     /// Ask for a stream of events, usage included.
     pub streams: bool,
+    /// The most tokens that a budget allows for the answer, where the request says nothing.
+    pub cap: Option<Cap>,
+}
+
+/// A limit of the answer's tokens that a budget sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    pub tokens: i32,
+    /// OpenAI's own models refuse the older name of the parameter; most others know only that.
+    pub is_openai_itself: bool,
 }
 
 /// Turns the events of one stream into chunks of OpenAI's form (`chat.completion.chunk`).

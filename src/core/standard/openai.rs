@@ -5,7 +5,7 @@ use crate::core::reply;
 use crate::core::sse::Event;
 use crate::error::Error;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -27,12 +27,18 @@ impl Wire for OpenAi {
     fn request(&self, body: &str, sending: &Sending<'_>) -> Result<String, Error> {
         let mut fields: BTreeMap<&str, &RawValue> =
             serde_json::from_str(body).map_err(|_| Error::Internal)?;
-        let model =
-            serde_json::value::to_raw_value(sending.model_id).map_err(|_| Error::Internal)?;
+        let model = to_raw_value(sending.model_id).map_err(|_| Error::Internal)?;
         fields.insert("model", &model);
         let yes = RawValue::from_string("true".to_owned()).map_err(|_| Error::Internal)?;
         let usage = RawValue::from_string(r#"{"include_usage":true}"#.to_owned())
             .map_err(|_| Error::Internal)?;
+        let cap = sending.cap.map(|cap| {
+            let name = if cap.is_openai_itself { "max_completion_tokens" } else { "max_tokens" };
+            (name, to_raw_value(&cap.tokens))
+        });
+        if let Some((name, Ok(tokens))) = &cap {
+            fields.insert(name, tokens);
+        }
         // OpenAI refuses the options of a stream without one, and sends no usage with a stream
         // unless it is told to.
         fields.remove("stream_options");
@@ -41,6 +47,10 @@ impl Wire for OpenAi {
             fields.insert("stream_options", &usage);
         }
         serde_json::to_string(&fields).map_err(|_| Error::Internal)
+    }
+
+    fn default_output_tokens(&self) -> Option<i32> {
+        None
     }
 
     fn answer<'a>(&self, body: &'a str) -> Cow<'a, str> {
@@ -81,6 +91,7 @@ impl Chunks for OpenAiChunks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cap;
     use super::*;
 
     fn event(data: &str) -> Event {
@@ -89,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_request_gets_its_model_and_keeps_its_digits() {
-        let sending = Sending { model_id: "v/m", max_output_tokens: None, streams: false };
+        let sending =
+            Sending { model_id: "v/m", max_output_tokens: None, streams: false, cap: None };
         let body = OpenAi.request(r#"{"seed":12345678901234567890123}"#, &sending).unwrap();
         assert_eq!(body, r#"{"model":"v/m","seed":12345678901234567890123}"#);
         let unheard = r#"{"stream_options":{"include_usage":false}}"#;
@@ -100,6 +112,16 @@ mod tests {
             body,
             r#"{"model":"v/m","stream":true,"stream_options":{"include_usage":true}}"#
         );
+    }
+
+    #[test]
+    fn a_budget_limits_the_answer() {
+        for (is_openai_itself, name) in [(true, "max_completion_tokens"), (false, "max_tokens")] {
+            let cap = Some(Cap { tokens: 9, is_openai_itself });
+            let sending = Sending { model_id: "m", max_output_tokens: None, streams: false, cap };
+            let body = OpenAi.request("{}", &sending).unwrap();
+            assert!(body.contains(&format!(r#""{name}":9"#)), "{body}");
+        }
     }
 
     #[test]

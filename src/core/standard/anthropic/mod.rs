@@ -33,6 +33,10 @@ impl Wire for Anthropic {
         request::translate(body, sending)
     }
 
+    fn default_output_tokens(&self) -> Option<i32> {
+        Some(request::DEFAULT_MAX_TOKENS)
+    }
+
     fn answer<'a>(&self, body: &'a str) -> Cow<'a, str> {
         answer::translate(body).map_or(Cow::Borrowed(body), Cow::Owned)
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// `max_tokens`, which Anthropic requires, where neither the caller nor the catalogue names it:
 /// every model can write as much.
-const DEFAULT_MAX_TOKENS: i32 = 4096;
+pub(super) const DEFAULT_MAX_TOKENS: i32 = 4096;
 
 /// What `response_format = json_object` asks for; Anthropic has no such mode.
 const JSON_ONLY: &str =

@@ -15,7 +15,7 @@ macro_rules! goldens {
 }
 
 const SENDING: Sending<'static> =
-    Sending { model_id: "claude-x", max_output_tokens: None, streams: false };
+    Sending { model_id: "claude-x", max_output_tokens: None, streams: false, cap: None };
 const HELLO: &str = r#"[{"role":"user","content":"Hello"}]"#;
 
 fn parse(text: &str) -> Value {

@@ -1,0 +1,366 @@
+-- Budgets and rate limits: rules that administrators set and the gateway keeps, at the moment of
+-- sending. The functions that set them run as their caller: row-level security decides.
+
+CREATE TABLE aggregator_budgets (
+    id             uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id        text        CHECK (user_id <> ''),
+    each_user      boolean     NOT NULL DEFAULT false,
+    provider_id    uuid,
+    model_id       text        CHECK (model_id <> ''),
+    period         text        NOT NULL CHECK (period IN ('hour', 'day', 'week', 'month', 'total')),
+    limit_usd      numeric(22, 10) CHECK (limit_usd >= 0),
+    limit_tokens   bigint      CHECK (limit_tokens >= 0),
+    limit_requests bigint      CHECK (limit_requests >= 0),
+    action         text        NOT NULL DEFAULT 'block' CHECK (action IN ('block', 'warn')),
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    updated_at     timestamptz NOT NULL DEFAULT now(),
+    CHECK (num_nonnulls(limit_usd, limit_tokens, limit_requests) > 0),
+    CHECK (NOT (each_user AND user_id IS NOT NULL)),
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action)
+);
+
+CREATE TABLE aggregator_rate_limits (
+    id                  uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id             text        CHECK (user_id <> ''),
+    each_user           boolean     NOT NULL DEFAULT false,
+    provider_id         uuid,
+    model_id            text        CHECK (model_id <> ''),
+    requests_per_minute bigint      CHECK (requests_per_minute > 0),
+    tokens_per_minute   bigint      CHECK (tokens_per_minute > 0),
+    created_at          timestamptz NOT NULL DEFAULT now(),
+    updated_at          timestamptz NOT NULL DEFAULT now(),
+    CHECK (num_nonnulls(requests_per_minute, tokens_per_minute) > 0),
+    CHECK (NOT (each_user AND user_id IS NOT NULL)),
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id)
+);
+
+CREATE TABLE aggregator_budget_warnings (
+    budget_id      uuid        NOT NULL,
+    user_id        text,
+    period_start   timestamptz NOT NULL,
+    percent        smallint    NOT NULL,
+    spent_usd      numeric     NOT NULL,
+    spent_tokens   bigint      NOT NULL,
+    spent_requests bigint      NOT NULL,
+    created_at     timestamptz NOT NULL DEFAULT now(),
+    UNIQUE NULLS NOT DISTINCT (budget_id, user_id, period_start, percent)
+);
+
+SELECT pg_catalog.pg_extension_config_dump('aggregator_budgets', '');
+SELECT pg_catalog.pg_extension_config_dump('aggregator_rate_limits', '');
+SELECT pg_catalog.pg_extension_config_dump('aggregator_budget_warnings', '');
+
+-- When the period began in which a moment lies, in UTC; weeks begin on Mondays.
+CREATE FUNCTION aggregator_period_start(p_period text, p_at timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_period = 'total' THEN
+        RETURN 'epoch';
+    END IF;
+    RETURN date_trunc(p_period, p_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
+END
+$$;
+
+-- When it ends; NULL: never.
+CREATE FUNCTION aggregator_period_end(p_period text, p_at timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_period = 'total' THEN
+        RETURN NULL;
+    END IF;
+    RETURN (date_trunc(p_period, p_at AT TIME ZONE 'UTC') + ('1 ' || p_period)::interval) AT TIME ZONE 'UTC';
+END
+$$;
+
+-- Whether a rule about a model means this one: by its id, or by the last part of it.
+CREATE FUNCTION aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN p_rule IS NULL OR p_rule = p_model_id OR p_rule = regexp_replace(p_model_id, '^.*/', '');
+END
+$$;
+
+-- The rules that may concern a user. Runs as the owner; the functions in front of it settle who
+-- the user is.
+CREATE FUNCTION aggregator_rules(p_user_id text)
+RETURNS TABLE (
+    id                  uuid,
+    user_id             text,
+    each_user           boolean,
+    provider_id         uuid,
+    model_id            text,
+    period              text,
+    limit_usd           text,
+    limit_tokens        bigint,
+    limit_requests      bigint,
+    blocks              boolean,
+    requests_per_minute bigint,
+    tokens_per_minute   bigint
+)
+LANGUAGE plpgsql STABLE ROWS 4
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT b.id, b.user_id, b.each_user, b.provider_id, b.model_id, b.period, b.limit_usd::text,
+        b.limit_tokens, b.limit_requests, b.action = 'block', NULL::bigint, NULL::bigint
+    FROM @extschema@.aggregator_budgets AS b
+    WHERE b.user_id IS NULL OR b.user_id = p_user_id
+    UNION ALL
+    SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, NULL, NULL,
+        NULL, NULL, NULL, r.requests_per_minute, r.tokens_per_minute
+    FROM @extschema@.aggregator_rate_limits AS r
+    WHERE r.user_id IS NULL OR r.user_id = p_user_id;
+END
+$$;
+
+CREATE FUNCTION aggregator_require_admin(p_action text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT @extschema@.aggregator_is_admin() THEN
+        RAISE EXCEPTION 'role ''%'' may not %', current_user, p_action
+            USING ERRCODE = 'PT403', HINT = 'An administrator can run: SELECT aggregator_grant(''role'', ''admin'').';
+    END IF;
+END
+$$;
+
+-- The id of the provider that a rule is about; NULL for every provider.
+CREATE FUNCTION aggregator_rule_provider(p_provider text) RETURNS uuid
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
+BEGIN
+    IF p_provider IS NOT NULL AND v_provider IS NULL THEN
+        RAISE EXCEPTION 'provider ''%'' does not exist', p_provider
+            USING ERRCODE = 'PT404', HINT = 'SELECT name FROM api_providers;';
+    END IF;
+    RETURN v_provider;
+END
+$$;
+
+CREATE FUNCTION set_budget(
+    p_limit_usd      numeric DEFAULT NULL,
+    p_limit_tokens   bigint  DEFAULT NULL,
+    p_limit_requests bigint  DEFAULT NULL,
+    p_period         text    DEFAULT 'month',
+    p_user_id        text    DEFAULT NULL,
+    p_each_user      boolean DEFAULT false,
+    p_provider       text    DEFAULT NULL,
+    p_model          text    DEFAULT NULL,
+    p_action         text    DEFAULT 'block'
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('set budgets');
+    IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
+        RAISE EXCEPTION 'a budget needs a limit'
+            USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
+    ELSIF p_limit_usd < 0 OR p_limit_tokens < 0 OR p_limit_requests < 0
+        OR p_limit_usd IN ('NaN', 'Infinity') OR p_limit_usd >= 1e12 THEN
+        RAISE EXCEPTION 'a limit must be a number from 0 up' USING ERRCODE = 'PT400';
+    ELSIF p_period IS NULL OR p_period NOT IN ('hour', 'day', 'week', 'month', 'total') THEN
+        RAISE EXCEPTION 'p_period must be hour, day, week, month or total' USING ERRCODE = 'PT400';
+    ELSIF p_action IS NULL OR p_action NOT IN ('block', 'warn') THEN
+        RAISE EXCEPTION 'p_action must be block or warn' USING ERRCODE = 'PT400';
+    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+        RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR p_model = '' THEN
+        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    INSERT INTO @extschema@.aggregator_budgets AS b
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action)
+    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
+        p_period, p_limit_usd, p_limit_tokens, p_limit_requests, p_action)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action) DO UPDATE
+    SET limit_usd = excluded.limit_usd,
+        limit_tokens = excluded.limit_tokens,
+        limit_requests = excluded.limit_requests,
+        updated_at = now()
+    RETURNING b.id INTO v_id;
+    RETURN v_id;
+END
+$$;
+
+CREATE FUNCTION remove_budget(p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('remove budgets');
+    DELETE FROM @extschema@.aggregator_budgets WHERE id = p_id;
+    RETURN FOUND;
+END
+$$;
+
+CREATE FUNCTION set_rate_limit(
+    p_requests_per_minute bigint  DEFAULT NULL,
+    p_tokens_per_minute   bigint  DEFAULT NULL,
+    p_user_id             text    DEFAULT NULL,
+    p_each_user           boolean DEFAULT false,
+    p_provider            text    DEFAULT NULL,
+    p_model               text    DEFAULT NULL
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('set rate limits');
+    IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
+        RAISE EXCEPTION 'a rate limit needs a limit'
+            USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
+    ELSIF p_requests_per_minute < 1 OR p_tokens_per_minute < 1 THEN
+        RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
+    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+        RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR p_model = '' THEN
+        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    INSERT INTO @extschema@.aggregator_rate_limits AS r
+        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
+    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
+        p_requests_per_minute, p_tokens_per_minute)
+    ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
+    SET requests_per_minute = excluded.requests_per_minute,
+        tokens_per_minute = excluded.tokens_per_minute,
+        updated_at = now()
+    RETURNING r.id INTO v_id;
+    RETURN v_id;
+END
+$$;
+
+CREATE FUNCTION remove_rate_limit(p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('remove rate limits');
+    DELETE FROM @extschema@.aggregator_rate_limits WHERE id = p_id;
+    RETURN FOUND;
+END
+$$;
+-- What a row counts against a budget, pending or settled: what it cost where that is certain, else
+-- the upper bound that was reserved for it, or what is known if that is more.
+CREATE FUNCTION aggregator_counted(
+    p_log        aggregator_usage_logs,
+    OUT cost     numeric,
+    OUT tokens   bigint,
+    OUT requests integer
+)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    cost := CASE
+        WHEN p_log.cost_source IN ('upstream', 'computed') THEN p_log.cost_estimate
+        ELSE coalesce(greatest(p_log.reserved_cost, p_log.cost_estimate), 0)
+    END;
+    tokens := CASE
+        WHEN p_log.total_tokens IS NOT NULL AND p_log.metadata -> 'estimated' IS NULL THEN p_log.total_tokens
+        -- Priced without usage: it was refused, or nothing was sent, and it is free.
+        WHEN p_log.total_tokens IS NULL AND p_log.cost_source = 'computed' THEN 0
+        ELSE coalesce(greatest(p_log.reserved_tokens, p_log.total_tokens), 0)
+    END;
+    requests := CASE WHEN p_log.error_code = 'unreachable' THEN 0 ELSE 1 END;
+END
+$$;
+
+-- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
+-- on their way; as far as the caller sees the usage log.
+CREATE FUNCTION aggregator_spent(
+    p_user_id           text,
+    p_provider_id       uuid,
+    p_model_id          text,
+    p_since             timestamptz,
+    OUT usd             numeric,
+    OUT tokens          bigint,
+    OUT requests        bigint,
+    OUT reserved_usd    numeric,
+    OUT reserved_tokens bigint,
+    OUT reserved_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT coalesce(sum(counted.cost) FILTER (WHERE log.status <> 'pending'), 0),
+        coalesce(sum(counted.tokens) FILTER (WHERE log.status <> 'pending'), 0),
+        coalesce(sum(counted.requests) FILTER (WHERE log.status <> 'pending'), 0),
+        coalesce(sum(counted.cost) FILTER (WHERE log.status = 'pending'), 0),
+        coalesce(sum(counted.tokens) FILTER (WHERE log.status = 'pending'), 0),
+        coalesce(sum(counted.requests) FILTER (WHERE log.status = 'pending'), 0)
+    INTO usd, tokens, requests, reserved_usd, reserved_tokens, reserved_requests
+    FROM @extschema@.aggregator_usage_logs AS log
+    CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+    WHERE log.created_at >= p_since
+      AND (p_user_id IS NULL OR log.user_id = p_user_id)
+      AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
+      AND @extschema@.aggregator_is_model(p_model_id, log.model_id);
+END
+$$;
+
+-- Whose counts a budget has: one for all, one for its user, or one for each user who has spent
+-- something in the period, and the caller's own.
+CREATE FUNCTION aggregator_counted_users(p_budget aggregator_budgets, p_since timestamptz) RETURNS SETOF text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT p_budget.each_user THEN
+        RETURN NEXT p_budget.user_id;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT DISTINCT log.user_id
+    FROM @extschema@.aggregator_usage_logs AS log
+    WHERE log.created_at >= p_since
+    UNION
+    SELECT @extschema@.aggregator_user_id()
+    WHERE @extschema@.aggregator_user_id() IS NOT NULL;
+END
+$$;
+
+CREATE VIEW aggregator_budget_status WITH (security_invoker = true) AS
+SELECT b.id AS budget_id,
+    whose.user_id,
+    b.each_user,
+    p.name AS provider_name,
+    b.model_id,
+    b.period,
+    b.action,
+    since.start AS period_start,
+    aggregator_period_end(b.period, now()) AS resets_at,
+    b.limit_usd,
+    spent.usd AS spent_usd,
+    spent.reserved_usd,
+    greatest(b.limit_usd - spent.usd - spent.reserved_usd, 0) AS left_usd,
+    b.limit_tokens,
+    spent.tokens AS spent_tokens,
+    spent.reserved_tokens,
+    greatest(b.limit_tokens - spent.tokens - spent.reserved_tokens, 0) AS left_tokens,
+    b.limit_requests,
+    spent.requests AS spent_requests,
+    spent.reserved_requests,
+    greatest(b.limit_requests - spent.requests - spent.reserved_requests, 0) AS left_requests
+FROM aggregator_budgets AS b
+CROSS JOIN LATERAL (SELECT aggregator_period_start(b.period, now()) AS start) AS since
+CROSS JOIN LATERAL aggregator_counted_users(b, since.start) AS whose (user_id)
+CROSS JOIN LATERAL aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start) AS spent
+LEFT JOIN api_providers AS p ON p.id = b.provider_id;

@@ -1,0 +1,91 @@
+//! What the ledger says about budgets and rate limits.
+
+use crate::core::budget::{Amount, Scope};
+use crate::core::usage::decimal;
+use crate::gateway::ledger::{BudgetWarning, Spending, SpendingQuery};
+use crate::routing::pg_uuid;
+use crate::time::timestamp;
+use crate::worker::process::{self, Failure};
+use crate::worker::statements::Statements;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::{self, Spi, SpiClient};
+
+/// Answers a question of the gateway.
+pub fn find(statements: &Statements, query: &SpendingQuery) -> Result<Spending, String> {
+    let found = process::transaction(|_| {
+        Spi::connect(|client| match query {
+            SpendingQuery::Budget { scope, user, since } => {
+                budget(client, statements, &arguments(scope, user.as_deref(), *since))
+            }
+            SpendingQuery::LastMinute { scope, user, since } => {
+                last_minute(client, statements, &arguments(scope, user.as_deref(), *since))
+            }
+        })
+    });
+    match found {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err("what was spent cannot be read".to_owned()),
+        Err(Failure::NotInstalled) => Err("the extension was dropped".to_owned()),
+        Err(Failure::Database(reason)) => Err(reason),
+    }
+}
+
+fn arguments<'a>(scope: &'a Scope, user: Option<&'a str>, since: i64) -> [DatumWithOid<'a>; 4] {
+    [
+        timestamp(since).into(),
+        user.or(scope.user_id.as_deref()).into(),
+        scope.provider_id.map(pg_uuid).into(),
+        scope.model.as_deref().into(),
+    ]
+}
+
+fn budget(
+    client: &SpiClient,
+    statements: &Statements,
+    arguments: &[DatumWithOid<'_>],
+) -> spi::Result<Option<Spending>> {
+    let row = client.select(&statements.spent, Some(1), arguments)?.first();
+    let (usd, tokens, requests) = row.get_three::<String, i64, i64>()?;
+    Ok(usd.as_deref().and_then(decimal).map(|usd| Spending {
+        amount: Amount {
+            usd,
+            tokens: tokens.unwrap_or_default(),
+            requests: requests.unwrap_or_default(),
+        },
+        calls: Vec::new(),
+    }))
+}
+
+fn last_minute(
+    client: &SpiClient,
+    statements: &Statements,
+    arguments: &[DatumWithOid<'_>],
+) -> spi::Result<Option<Spending>> {
+    let calls = client
+        .select(&statements.last_minute, None, arguments)?
+        .map(|row| Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default())))
+        .collect::<spi::Result<Vec<_>>>()?;
+    Ok(Some(Spending { amount: Amount::default(), calls }))
+}
+
+/// Notes that so much of a budget is spent.
+pub fn warn(statements: &Statements, warning: &BudgetWarning) {
+    let noted = process::transaction(|_| {
+        Spi::connect_mut(|client| {
+            let usd = warning.spent.usd.to_string();
+            let arguments: [DatumWithOid<'_>; 7] = [
+                pg_uuid(warning.budget).into(),
+                warning.user.as_deref().into(),
+                timestamp(warning.period_start).into(),
+                warning.level.into(),
+                usd.as_str().into(),
+                warning.spent.tokens.into(),
+                warning.spent.requests.into(),
+            ];
+            client.update(&statements.budget_warning, None, &arguments).map(|_| ())
+        })
+    });
+    if let Err(failure) = noted {
+        pgrx::warning!("aggregator: a budget's warning is not noted: {failure:?}");
+    }
+}
