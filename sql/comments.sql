@@ -93,6 +93,7 @@ COMMENT ON COLUMN aggregator_jobs.status IS 'queued: waits; running: leased to t
 COMMENT ON COLUMN aggregator_jobs.model IS 'The model that was asked for.';
 COMMENT ON COLUMN aggregator_jobs.provider IS 'The provider that was named, if one was.';
 COMMENT ON COLUMN aggregator_jobs.request IS 'The request body in OpenAI''s form, with our options.';
+COMMENT ON COLUMN aggregator_jobs.request_bytes IS 'Size of the request as text, by which the worker takes no more at once than it can hold.';
 COMMENT ON COLUMN aggregator_jobs.idempotency_key IS 'A second chat_submit of the same user with this key gives the same job.';
 COMMENT ON COLUMN aggregator_jobs.run_after IS 'Not before this moment; moved on when a failure may pass.';
 COMMENT ON COLUMN aggregator_jobs.attempts IS 'Times that it was run; see aggregator.job_max_attempts.';

@@ -35,6 +35,11 @@ cooling AS (
         max(cold.noted_at) AS noted_at
     FROM aggregator_cooling AS cold
     WHERE cold.cooling_until > now()
+      -- A key that was saved again since is another key.
+      AND NOT EXISTS (
+          SELECT FROM user_api_providers AS k
+          WHERE k.id = cold.user_provider_id AND k.updated_at > cold.noted_at AND cold.cooling_until = 'infinity'
+      )
     GROUP BY cold.provider_id, cold.model_id
 )
 SELECT p.id AS provider_id,

@@ -1,6 +1,6 @@
 -- Durable jobs: a transactional outbox. A row exists if and only if its transaction committed; the
--- worker claims it, commits that, and only then sends the request. Tenants may read their rows and
--- nothing else, so none of them can hold a lock that the worker waits for.
+-- worker claims it, commits that, and only then sends the request. Tenants may read their rows, and
+-- lock one by chat_cancel; the worker passes over locked rows and comes back to them.
 CREATE TABLE aggregator_jobs (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id         text        NOT NULL CHECK (user_id <> ''),
@@ -9,6 +9,7 @@ CREATE TABLE aggregator_jobs (
     model           text        NOT NULL,
     provider        text,
     request         jsonb       NOT NULL CHECK (jsonb_typeof(request) = 'object'),
+    request_bytes   integer     NOT NULL DEFAULT 0,
     idempotency_key text,
     run_after       timestamptz NOT NULL DEFAULT now(),
     attempts        integer     NOT NULL DEFAULT 0,

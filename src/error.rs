@@ -67,6 +67,12 @@ pub enum Error {
     UnknownJob { id: String },
     #[error("the idempotency key '{key}' belongs to a job with another request")]
     KeyReused { key: String },
+    #[error("{target} was not asked: a limit in flight left no turn within {waited_ms} ms")]
+    NoTurn { target: Target, waited_ms: u64 },
+    #[error("a request of {size} bytes is too large for a job")]
+    RequestTooLarge { size: usize, limit: usize },
+    #[error("no provider can serve model '{model}' for this user any more")]
+    NoRoute { model: String },
     #[error("statement_timeout leaves {left_ms} ms, too little for a call to {target}")]
     NoTime { target: Target, left_ms: u64 },
     #[error("{target} could not be reached: {reason}")]
@@ -159,13 +165,18 @@ impl Error {
             | Self::UnknownModel { .. }
             | Self::NoKeyForModel { .. }
             | Self::NoKey { .. }
+            | Self::NoRoute { .. }
             | Self::UnknownJob { .. } => "PT404",
+            Self::RequestTooLarge { .. } => "PT413",
             Self::KeyReused { .. } => "PT409",
             Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
             Self::RateLimited { .. } => "PT429",
             Self::Unsupported { .. } => "PT501",
             Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
-            Self::Deadline { .. } | Self::NoTime { .. } | Self::Stalled { .. } => "PT504",
+            Self::Deadline { .. }
+            | Self::NoTime { .. }
+            | Self::Stalled { .. }
+            | Self::NoTurn { .. } => "PT504",
             Self::KeyRefused { .. } => "PT401",
             Self::KeyUnreadable { .. } => "PT409",
             Self::AddressRefused { .. } => "PT403",
@@ -198,6 +209,9 @@ impl Error {
             Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
             Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
             Self::Stalled { .. } => "stalled",
+            Self::NoTurn { .. } => "no_turn",
+            Self::RequestTooLarge { .. } => "request_too_large",
+            Self::NoRoute { .. } => "no_route",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::NoCostBound { .. } => "no_cost_bound",
             Self::RateLimited { .. } => "rate_limited",
@@ -275,6 +289,13 @@ impl Error {
             Self::RateLimited { wait_ms, .. } => {
                 return Some(format!("Retry after {} seconds.", wait_ms.div_ceil(1000)));
             }
+            Self::NoTurn { .. } => {
+                "Nothing was sent. Try again, or see aggregator.max_in_flight and its like."
+            }
+            Self::RequestTooLarge { limit, .. } => {
+                return Some(format!("A job takes {limit} bytes; chat_complete takes more."));
+            }
+            Self::NoRoute { .. } => "Check the user's keys and the model's availability.",
             Self::UnknownJob { .. } => "Jobs are seen by their user, once they are committed.",
             Self::KeyReused { .. } => "Use a fresh key for each request.",
             Self::NoTime { .. } => "Raise statement_timeout for this statement.",
@@ -322,6 +343,7 @@ impl Error {
             | Self::Deadline { target, .. }
             | Self::Stalled { target, .. }
             | Self::NoTime { target, .. }
+            | Self::NoTurn { target, .. }
             | Self::Unreachable { target, .. }
             | Self::Disconnected { target, .. }
             | Self::BrokenAnswer { target, .. }

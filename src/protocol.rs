@@ -21,6 +21,10 @@ use uuid::Uuid;
 /// Raise it with every change of the types below.
 pub const VERSION: u32 = 3;
 
+/// After [`Request::Outbox`], at the end of the transaction.
+pub const COMMITTED: u8 = b'+';
+pub const ROLLED_BACK: u8 = b'-';
+
 /// A frame's header: the length of what follows.
 pub const HEADER_LEN: usize = 4;
 

@@ -116,7 +116,7 @@ fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Res
 }
 
 /// Who may serve a request, best first: the wanted model at every provider of the user, or, where
-/// the request names models to fall back on, the best route of each.
+/// the request names models to fall back on, the best route of each. Empty: nobody may.
 pub fn candidates(
     client: &SpiClient,
     installed: &Installed,
@@ -141,9 +141,6 @@ pub fn candidates(
                 }
             }
         }
-    }
-    if found.is_empty() {
-        return Err(no_route(client, installed, &prepared.model, provider));
     }
     Ok(found)
 }
@@ -235,8 +232,9 @@ pub fn provider(
     })
 }
 
-/// Why there is no route: no such provider, no such model, or no key for it.
-fn no_route(
+/// Why there is no route: no such provider, no such model, or no key for it. Not cheap: it looks
+/// for models of similar names.
+pub fn no_route(
     client: &SpiClient,
     installed: &Installed,
     model: &str,

@@ -124,6 +124,8 @@ export PGRX_PG_CONFIG_PATH=$PG_CONFIG
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 export PGRX_HOME=$BUILD/pgrx
 mkdir -p "$PGRX_HOME"
+# While the file is missing, cargo takes it for changed, and builds pgrx anew each time.
+[ -e "$PGRX_HOME/config.toml" ] || echo '[configs]' > "$PGRX_HOME/config.toml"
 CARGO_PGRX=$BUILD/tools/bin/cargo-pgrx
 if ! "$CARGO_PGRX" pgrx --version 2>/dev/null | grep -qF "$PGRX_VERSION"; then
     say "building cargo-pgrx $PGRX_VERSION (some minutes, once)"

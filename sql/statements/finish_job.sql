@@ -16,8 +16,18 @@ SET status = free.status,
     provider_name = $4,
     served_model = $5,
     error = $6::jsonb,
-    cost = $7::numeric,
-    cost_source = $8,
+    -- Where a result is written late, the ledger knows what it cost.
+    (cost, cost_source) = (
+        SELECT coalesce($7::numeric, log.cost_estimate), coalesce($8, log.cost_source)
+        FROM (SELECT) AS one
+        LEFT JOIN LATERAL (
+            SELECT log.cost_estimate, log.cost_source
+            FROM @extschema@.aggregator_usage_logs AS log
+            WHERE $3 IS NOT NULL AND $8 IS NULL AND log.call_id = job.id AND log.status = 'success'
+            ORDER BY log.attempt DESC
+            LIMIT 1
+        ) AS log ON true
+    ),
     run_after = CASE
         -- Spread out, or those that wait for the same thing would all come back at once.
         WHEN free.status = 'queued' AND $11 THEN clock_timestamp() + interval '1 millisecond' * $9 * (1 + random())
@@ -29,5 +39,4 @@ SET status = free.status,
     finished_at = CASE WHEN free.status <> 'queued' THEN clock_timestamp() END
 FROM free
 WHERE job.id = free.id
-RETURNING job.status,
-    CASE WHEN job.status <> 'queued' THEN pg_catalog.pg_notify('aggregator_jobs', job.id::text) END
+RETURNING job.status

@@ -3,9 +3,11 @@ DELETE FROM @extschema@.aggregator_jobs AS job
 USING (
     SELECT old.id
     FROM @extschema@.aggregator_jobs AS old
-    WHERE old.finished_at < now() - interval '1 second' * $1
+    WHERE old.status IN ('succeeded', 'failed', 'cancelled')
+      AND old.finished_at < now() - interval '1 second' * $1
     ORDER BY old.finished_at
     LIMIT 2000
     FOR UPDATE SKIP LOCKED
 ) AS old
 WHERE job.id = old.id
+RETURNING 1

@@ -9,6 +9,9 @@ use uuid::Uuid;
 /// The first pause after a failure that may pass; each further one doubles it.
 const FIRST_PAUSE_S: u64 = 1;
 const LONGEST_PAUSE_S: u64 = 300;
+/// Places past which those that have been well for a while are forgotten.
+const MANY: usize = 1000;
+const FORGOTTEN_AFTER: i64 = 600_000_000;
 /// Out of credit: somebody may be topping it up.
 const CREDIT_PAUSE: Duration = Duration::from_secs(60);
 
@@ -105,6 +108,10 @@ impl Health {
                 refusal.code.clone().unwrap_or_else(|| format!("http_{}", refusal.status))
             }
         };
+        if self.cold.len() >= MANY {
+            let old = now - FORGOTTEN_AFTER;
+            self.cold.retain(|_, cold| cold.until.is_none_or(|until| until > old));
+        }
         let cold = Cold { until, key_print, failures, reason };
         self.cold.insert(place.clone(), cold.clone());
         Some((place, Some(cold)))

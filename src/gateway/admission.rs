@@ -22,6 +22,8 @@ struct State {
     keys: HashMap<Uuid, usize>,
     /// Users with a queue, the next one to be served in front.
     turns: VecDeque<String>,
+    /// Calls that have queued so far.
+    queued: u64,
 }
 
 #[derive(Default)]
@@ -31,6 +33,8 @@ struct User {
 }
 
 struct Waiter {
+    /// Later ones have larger numbers.
+    number: u64,
     key: Uuid,
     enter: oneshot::Sender<Permit>,
 }
@@ -40,6 +44,14 @@ pub struct Permit {
     admission: Arc<Admission>,
     user: String,
     key: Uuid,
+    is_held: bool,
+}
+
+/// A place in a queue, given up when it is dropped.
+struct Place<'a> {
+    admission: &'a Admission,
+    user: &'a str,
+    number: u64,
 }
 
 impl Admission {
@@ -51,6 +63,7 @@ impl Admission {
                 users: HashMap::new(),
                 keys: HashMap::new(),
                 turns: VecDeque::new(),
+                queued: 0,
             }),
         })
     }
@@ -65,15 +78,20 @@ impl Admission {
     /// Waits for its turn. Dropping the future gives the place up.
     pub async fn enter(self: &Arc<Self>, user: &str, key: Uuid) -> Option<Permit> {
         let (enter, entered) = oneshot::channel();
-        {
+        let number = {
             let mut state = self.lock();
+            state.queued += 1;
+            let number = state.queued;
             let queue = &mut state.users.entry(user.to_owned()).or_default().queue;
-            queue.push_back(Waiter { key, enter });
+            queue.push_back(Waiter { number, key, enter });
             if queue.len() == 1 {
                 state.turns.push_back(user.to_owned());
             }
             self.let_in(state);
-        }
+            number
+        };
+        // Dropped before `entered`: nobody is let in who has gone away.
+        let _place = Place { admission: self, user, number };
         entered.await.ok()
     }
 
@@ -86,10 +104,8 @@ impl Admission {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Lets in whoever may enter. A permit whose call has gone away meanwhile comes back only once
-    /// the lock is free, because it takes the lock itself.
+    /// Lets in whoever may enter.
     fn let_in(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        let mut refused = Vec::new();
         let mut passed_over = 0;
         while passed_over < state.turns.len() && state.in_flight < state.limits.all {
             let Some(name) = state.turns.pop_front() else { break };
@@ -97,9 +113,18 @@ impl Admission {
                 Some(waiter) => {
                     passed_over = 0;
                     state.count_in(&name, waiter.key);
-                    let permit =
-                        Permit { admission: self.clone(), user: name.clone(), key: waiter.key };
-                    refused.extend(waiter.enter.send(permit).err());
+                    let permit = Permit {
+                        admission: self.clone(),
+                        user: name.clone(),
+                        key: waiter.key,
+                        is_held: true,
+                    };
+                    // Its call has gone away: the permit must not come back by itself, because
+                    // that would take the lock that is held here.
+                    if let Err(mut permit) = waiter.enter.send(permit) {
+                        permit.is_held = false;
+                        state.count_out(&name, waiter.key);
+                    }
                 }
                 None => passed_over += 1,
             }
@@ -107,25 +132,11 @@ impl Admission {
                 state.turns.push_back(name);
             }
         }
-        drop(state);
-        drop(refused);
     }
 
     fn leave(self: &Arc<Self>, user: &str, key: Uuid) {
         let mut state = self.lock();
-        state.in_flight -= 1;
-        if let Some(count) = state.keys.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                state.keys.remove(&key);
-            }
-        }
-        if let Some(entry) = state.users.get_mut(user) {
-            entry.in_flight -= 1;
-            if entry.in_flight == 0 && entry.queue.is_empty() {
-                state.users.remove(user);
-            }
-        }
+        state.count_out(user, key);
         self.let_in(state);
     }
 }
@@ -154,11 +165,50 @@ impl State {
             user.in_flight += 1;
         }
     }
+
+    fn count_out(&mut self, name: &str, key: Uuid) {
+        self.in_flight -= 1;
+        if let Some(count) = self.keys.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.keys.remove(&key);
+            }
+        }
+        if let Some(user) = self.users.get_mut(name) {
+            user.in_flight -= 1;
+        }
+        self.forget_if_idle(name);
+    }
+
+    fn forget_if_idle(&mut self, name: &str) {
+        let is_idle = |user: &User| user.in_flight == 0 && user.queue.is_empty();
+        if self.users.get(name).is_some_and(is_idle) {
+            self.users.remove(name);
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.leave(&self.user, self.key);
+        if self.is_held {
+            self.admission.leave(&self.user, self.key);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.admission.lock();
+        let Some(user) = state.users.get_mut(self.user) else { return };
+        let Ok(index) = user.queue.binary_search_by_key(&self.number, |waiter| waiter.number)
+        else {
+            return;
+        };
+        user.queue.remove(index);
+        if user.queue.is_empty() {
+            state.turns.retain(|name| name != self.user);
+            state.forget_if_idle(self.user);
+        }
     }
 }
 
@@ -236,6 +286,17 @@ mod tests {
         assert_eq!(gate.waiting(), 0);
         drop(permit);
         assert!(gate.lock().users.is_empty() && gate.lock().keys.is_empty());
+        // However many they are.
+        let mut holder = Box::pin(gate.enter("eve", A));
+        let held = poll(&mut holder).flatten().unwrap();
+        let mut many: Vec<_> = (0..100_000).map(|_| Box::pin(gate.enter("eve", A))).collect();
+        assert!(many.iter_mut().all(|call| poll(call).is_none()));
+        many.truncate(1);
+        assert_eq!(gate.waiting(), 1);
+        drop(held);
+        assert!(poll(&mut many[0]).is_some());
+        drop(many);
+        assert!(gate.lock().users.is_empty() && gate.lock().turns.is_empty());
         // A raised limit lets in who waits.
         gate.set_limits(Limits { all: 0, per_user: 1, per_key: 1 });
         let mut waits = Box::pin(gate.enter("dora", A));

@@ -10,6 +10,7 @@ use crate::core::stream::Assembler;
 use crate::core::{bound, estimate, json};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
+use crate::gateway::admission::Permit;
 use crate::gateway::budget::Lease;
 use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Task};
@@ -85,12 +86,7 @@ impl Attempts<'_> {
             .keys
             .open(&settings.keyring_file, &provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
-        let entering = shared.admission.enter(&call.user_id, candidate.user_provider_id);
-        let _permit = match timeout_at(self.deadline, entering).await {
-            Ok(Some(permit)) => permit,
-            Ok(None) => return Err(Failed::finally(Error::Internal)),
-            Err(_) => return Err(Failed::finally(self.too_late(candidate))),
-        };
+        let _permit = self.enter(candidate).await.map_err(Failed::finally)?;
         let hold = self.hold(candidate).await.map_err(Failed::elsewhere)?;
         let (request, body) = match self.prepare(candidate, &key, &settings, hold.cap()) {
             Ok(prepared) => prepared,
@@ -128,6 +124,23 @@ impl Attempts<'_> {
             Ok(Err(failure)) => Err(exchange.failed(failure).await),
             Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
         }
+    }
+
+    /// Waits for its turn. A job has all the time for that: its own begins when it is sent.
+    async fn enter(&mut self, candidate: &Candidate) -> Result<Permit, Error> {
+        let waiting_since = Instant::now();
+        let entering = self.shared.admission.enter(&self.call.user_id, candidate.user_provider_id);
+        let permit = if matches!(self.delivery, Delivery::Job) {
+            let permit = entering.await;
+            self.deadline += waiting_since.elapsed();
+            permit
+        } else {
+            timeout_at(self.deadline, entering).await.map_err(|_| Error::NoTurn {
+                target: candidate.target(),
+                waited_ms: waiting_since.elapsed().as_millis() as u64,
+            })?
+        };
+        permit.ok_or(Error::Internal)
     }
 
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.
@@ -210,7 +223,8 @@ impl Attempts<'_> {
                 Ok(response) => {
                     if let Delivery::Deltas(sink) = self.delivery {
                         let text = reply::content(&response).unwrap_or_default();
-                        self.deliver(sink, text).await;
+                        // One that is not taken in time is part of the whole all the same.
+                        let _ = self.deliver(sink, text).await;
                     }
                     let response = response.into_owned();
                     let request_id = answer.request_id;
@@ -246,6 +260,8 @@ impl Attempts<'_> {
         let mut parser = Parser::new(settings.max_response_size);
         let mut chunks = candidate.provider.standard.wire().stream();
         let mut events: Vec<Event> = Vec::new();
+        // The stream has said that it is complete.
+        let mut is_done = false;
         // What has arrived, because a standard may hold back more than it hands on.
         let mut received = 0;
         exchange.row.stream = Some(Assembler::default());
@@ -305,12 +321,16 @@ impl Attempts<'_> {
                         if added.has_output {
                             exchange.row.note_first_token();
                         }
-                        if let Delivery::Deltas(sink) = self.delivery {
-                            self.deliver(sink, added.text).await;
+                        if let Delivery::Deltas(sink) = self.delivery
+                            && self.deliver(sink, added.text).await.is_err()
+                        {
+                            let error = self.too_late(candidate);
+                            return Err(exchange.given_up(error).await);
                         }
                     }
                     Step::Nothing => {}
                     Step::Done => {
+                        is_done = true;
                         tokio::spawn(drain(incoming));
                         break 'reading String::new();
                     }
@@ -330,8 +350,14 @@ impl Attempts<'_> {
                 break String::new();
             }
         };
-        if what.is_empty() && exchange.is_finished() {
+        is_done &= exchange.has_output();
+        if what.is_empty() && (is_done || exchange.is_finished()) {
             return self.finish_stream(exchange, status, request_id).await;
+        }
+        if what.is_empty() && !exchange.has_output() {
+            let reason = "the stream ended before it began".to_owned();
+            let error = Error::Disconnected { target: candidate.target(), reason };
+            return Err(self.interrupted(exchange, error).await);
         }
         let what = if what.is_empty() { "a stream that ends too early".to_owned() } else { what };
         Err(broken(exchange.row, candidate, status, what, request_id).await)
@@ -345,7 +371,7 @@ impl Attempts<'_> {
     ) -> Result<ChatAnswer, Failed> {
         let candidate = exchange.candidate;
         let stream = exchange.row.stream.take().unwrap_or_default();
-        let (usage, is_estimate) = exchange.row.usage_of(&stream);
+        let (usage, is_estimate) = exchange.row.usage_of(&stream, true);
         let response = stream.finish();
         let reading = reply::read(&response, Some(exchange.key));
         let what = match (reading, json::fit_for_jsonb(&response)) {
@@ -362,12 +388,18 @@ impl Attempts<'_> {
     }
 
     /// Hands on what the answer gains. Waits while the caller does not take it, and with that the
-    /// upstream.
-    async fn deliver(&mut self, sink: &mpsc::Sender<Reply>, text: String) {
+    /// upstream, but not beyond the deadline: an idle cursor would hold its place for ever.
+    async fn deliver(
+        &mut self,
+        sink: &mpsc::Sender<Reply>,
+        text: String,
+    ) -> Result<(), tokio::time::error::Elapsed> {
         if !text.is_empty() {
             self.has_delivered = true;
-            let _ = sink.send(Reply::Delta(text.replace('\0', "\u{fffd}"))).await;
+            let delta = Reply::Delta(text.replace('\0', "\u{fffd}"));
+            let _ = timeout_at(self.deadline, sink.send(delta)).await?;
         }
+        Ok(())
     }
 
     /// A stream that broke or stalled. Before it said anything, another may say it.

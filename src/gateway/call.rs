@@ -42,9 +42,8 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
     let mut round = 0;
     loop {
         let mut last = None;
-        // Who may be asked again, and the shortest time that one of them asks for.
-        let mut hopeful = Vec::new();
-        let mut asked_for: Option<Duration> = None;
+        // Who may be asked again, and after how long.
+        let mut hopeful: Vec<(usize, Duration)> = Vec::new();
         let mut too_short: Option<i32> = None;
         for &index in &order {
             let candidate = &candidates[index];
@@ -65,13 +64,7 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
                 return Err(failed);
             }
             match failed.again {
-                Again::Anywhere(after) => {
-                    hopeful.push(index);
-                    asked_for = match (asked_for, after) {
-                        (Some(a), Some(b)) => Some(a.min(b)),
-                        (a, b) => a.or(b),
-                    };
-                }
+                Again::Anywhere(after) => hopeful.push((index, after.unwrap_or_default())),
                 Again::Longer => {
                     too_short = Some(candidate.context_window.unwrap_or(i32::MAX));
                 }
@@ -85,12 +78,19 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             return Err(failed);
         }
         round += 1;
+        let shortest = hopeful.iter().map(|(_, after)| *after).min();
+        let asked_for = shortest.filter(|after| !after.is_zero());
         let pause = retry::pause(round, asked_for, fastrand::f64());
         if Instant::now() + pause >= attempts.deadline {
             return Err(failed);
         }
         sleep(pause).await;
-        order = hopeful;
+        // Those that asked for more time than this have their turn later.
+        order = hopeful
+            .into_iter()
+            .filter(|(_, after)| *after <= pause)
+            .map(|(index, _)| index)
+            .collect();
     }
 }
 

@@ -15,6 +15,8 @@ use std::time::{Duration, SystemTime};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_CONNECTION: Duration = Duration::from_secs(90);
+/// A provider that asks for more time than this is not taken at its word.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// A provider's row may not set these: they belong to the gateway or to the connection.
 const FORBIDDEN_HEADERS: &[&str] = &[
     "authorization",
@@ -218,14 +220,18 @@ fn headers(provider: &Provider, key: Option<&str>) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-/// Seconds, or a date.
+/// Seconds, or a date; at most what is worth believing.
 fn retry_after(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+    let asked = match text.parse::<f64>() {
+        Ok(seconds) if seconds >= LONGEST_RETRY_AFTER.as_secs_f64() => LONGEST_RETRY_AFTER,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            date.duration_since(SystemTime::now()).unwrap_or_default()
+        }
+    };
+    Some(asked.min(LONGEST_RETRY_AFTER))
 }
 
 fn sending(error: reqwest::Error, target: &Target) -> Failure {

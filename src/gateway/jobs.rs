@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// Jobs whose end is remembered, for those who come a moment late to wait for it.
 const REMEMBERED: usize = 8192;
+/// Between looks whether there is memory for a job.
+const MEMORY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Jobs that run, and who waits for them.
 #[derive(Default)]
@@ -27,6 +29,8 @@ pub struct Jobs(Mutex<State>);
 struct State {
     running: HashMap<Uuid, AbortHandle>,
     waiting: HashMap<Uuid, Vec<oneshot::Sender<()>>>,
+    /// Calls that each session, by its process id, has handed over in its present transaction.
+    handed_over: HashMap<i32, Vec<Uuid>>,
     ended: HashSet<Uuid>,
     ended_in_order: VecDeque<Uuid>,
 }
@@ -44,6 +48,11 @@ impl Jobs {
                 task.abort();
             }
         }
+    }
+
+    /// The transaction of a session is over: what it had handed over.
+    pub fn settle_hand_overs(&self, session: i32) -> Vec<Uuid> {
+        self.lock().handed_over.remove(&session).unwrap_or_default()
     }
 
     /// The results of these jobs are committed.
@@ -91,7 +100,10 @@ pub fn start(shared: &Arc<Shared>, calls: Vec<ChatCall>) {
         let shared_by_call = shared.clone();
         watch(shared, job, in_flight, async move {
             let mut lease = shared_by_call.memory.lease();
-            lease.grow(call.body.len())?;
+            // The job waits for its turn, also for the memory's.
+            while lease.grow(call.body.len()).is_err() {
+                sleep(MEMORY_PAUSE).await;
+            }
             let reply = call::run(&shared_by_call, &call, Delivery::Job, &mut lease).await;
             // An answer was written with the settling of its attempt.
             reply.outcome.map(|_| None)
@@ -100,7 +112,16 @@ pub fn start(shared: &Arc<Shared>, calls: Vec<ChatCall>) {
 }
 
 /// A call that a session has begun goes on as a job.
-pub fn take_over(shared: &Arc<Shared>, job: Uuid, in_flight: InFlight, mut calls: JoinSet<Reply>) {
+pub fn take_over(
+    shared: &Arc<Shared>,
+    job: Uuid,
+    session: Option<i32>,
+    in_flight: InFlight,
+    mut calls: JoinSet<Reply>,
+) {
+    if let Some(session) = session {
+        shared.jobs.lock().handed_over.entry(session).or_default().push(job);
+    }
     watch(shared, job, in_flight, async move {
         match calls.join_next().await {
             Some(Ok(Reply::Chat(reply))) => reply.outcome.map(|answer| {

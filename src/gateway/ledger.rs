@@ -114,8 +114,10 @@ pub enum Task {
     /// A transaction that wrote jobs has ended.
     JobsWritten,
     JobEnded(Box<JobEnd>),
-    /// A call goes on as the job of this id, for this user.
-    HandedOver(Uuid, String),
+    /// A call goes on as the job of this id.
+    HandedOver(Uuid),
+    /// The transaction that should have made rows of these calls was rolled back.
+    HandOversUndone(Vec<Uuid>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.
@@ -124,6 +126,13 @@ pub enum Task {
     Outdated,
     /// A line for the server log.
     Log(String),
+}
+
+impl JobEnd {
+    /// About how many bytes it holds.
+    pub fn size(&self) -> usize {
+        self.outcome.as_ref().map_or(0, |(answer, _)| answer.response.len()) + size_of::<Self>()
+    }
 }
 
 /// A question to the ledger. `user`: only that user's rows, beyond the scope.

@@ -176,14 +176,17 @@ impl<'a> OpenRow<'a> {
 
     /// What a stream has used, and whether that is an estimate because the upstream's own numbers
     /// never came. Never nothing: the prompt went in.
-    pub fn usage_of(&self, stream: &Assembler) -> (Usage, bool) {
+    /// `is_over`: all has been said, so that usage that has come is the whole.
+    pub fn usage_of(&self, stream: &Assembler, is_over: bool) -> (Usage, bool) {
         let usage = stream.usage().map(Usage::parse).unwrap_or_default();
         let parts = match usage.parts {
-            Some(_) if stream.is_finished() => return (usage, false),
+            Some(_) if is_over || stream.is_finished() => return (usage, false),
             // Counts on the way: the prompt's hold, the output's are behind what has come.
             Some(parts) => Parts {
                 output: parts.output.max(
-                    stream.output_estimate().saturating_sub(parts.reasoning + parts.audio_output),
+                    stream
+                        .output_estimate()
+                        .saturating_sub(parts.reasoning.saturating_add(parts.audio_output)),
                 ),
                 ..parts
             },
@@ -198,7 +201,7 @@ impl<'a> OpenRow<'a> {
 
     /// Puts what is known of an interrupted stream into its end.
     fn count_stream(&self, stream: &Assembler, end: &mut End) {
-        (end.usage, end.is_estimate) = self.usage_of(stream);
+        (end.usage, end.is_estimate) = self.usage_of(stream, false);
         end.served_model = stream.served_model().map(clean_word);
         end.request_id = end.request_id.take().or_else(|| stream.id().map(clean_word));
         end.http_status = end.http_status.or(Some(200));

@@ -90,8 +90,9 @@ enum Command {
     Run(Vec<ChatCall>),
     Abort(Vec<Uuid>),
     Ended(Vec<Uuid>),
-    /// Stop if no request is in flight, and say whether that is so.
-    StopIfIdle(std::sync::mpsc::Sender<bool>),
+    /// Stop if no request is in flight and no more than this many were answered, and say whether
+    /// that is so.
+    StopIfIdle(u64, std::sync::mpsc::Sender<bool>),
     Stop,
 }
 
@@ -176,11 +177,12 @@ impl Handle {
         let _ = self.commands.send(Command::Ended(jobs));
     }
 
-    /// Stops the gateway if nothing is in flight. No request is lost: one that was not accepted
-    /// is sent again by its session.
-    pub fn stop_if_idle(&self) -> bool {
+    /// Stops the gateway if nothing is in flight, and nothing was answered since so many requests:
+    /// that may have been the commit of a job. No request is lost: one that was not accepted is
+    /// sent again by its session.
+    pub fn stop_if_idle(&self, served: u64) -> bool {
         let (answer, answered) = std::sync::mpsc::channel();
-        let _ = self.commands.send(Command::StopIfIdle(answer));
+        let _ = self.commands.send(Command::StopIfIdle(served, answer));
         answered.recv().unwrap_or(true)
     }
 
@@ -221,8 +223,9 @@ async fn accept(
                 Some(Command::Run(calls)) => jobs::start(shared, calls),
                 Some(Command::Abort(jobs)) => shared.jobs.abort(&jobs),
                 Some(Command::Ended(jobs)) => shared.jobs.ended(jobs),
-                Some(Command::StopIfIdle(answer)) => {
-                    let is_idle = shared.stats.in_flight.load(Ordering::Relaxed) == 0;
+                Some(Command::StopIfIdle(served, answer)) => {
+                    let is_idle = shared.stats.in_flight.load(Ordering::Relaxed) == 0
+                        && shared.stats.served.load(Ordering::Relaxed) == served;
                     let _ = answer.send(is_idle);
                     if is_idle {
                         return;
@@ -278,11 +281,25 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
 }
 
 /// Waits for the end of a transaction that writes jobs, of which one byte tells, or the end of its
-/// session.
+/// session. After a rollback the calls that the session has handed over belong to nobody.
 async fn until_committed(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
-    let read = stream.read(&mut [0; 1]).await;
+    let mut byte = [0; 1];
+    let read = stream.read(&mut byte).await;
+    let handed_over = match peer(stream) {
+        Some(session) => shared.jobs.settle_hand_overs(session),
+        None => Vec::new(),
+    };
+    if matches!(read, Ok(1)) && byte[0] == protocol::ROLLED_BACK && !handed_over.is_empty() {
+        shared.jobs.abort(&handed_over);
+        shared.ledger.send(Task::HandOversUndone(handed_over));
+    }
     shared.ledger.send(Task::JobsWritten);
     matches!(read, Ok(1)).then_some(())
+}
+
+/// The process on the other side.
+fn peer(stream: &UnixStream) -> Option<i32> {
+    stream.peer_cred().ok()?.pid()
 }
 
 /// Replies that wait for a session to read them. When it does not, the call waits too.
@@ -297,11 +314,9 @@ async fn converse(
     in_flight: InFlight,
 ) -> Option<()> {
     let hand_over = match &request {
-        Request::Chat { call, hand_over_after_ms: Some(after) } => Some((
-            Instant::now() + Duration::from_millis(*after),
-            call.call_id,
-            call.user_id.clone(),
-        )),
+        Request::Chat { call, hand_over_after_ms: Some(after) } => {
+            Some((Instant::now() + Duration::from_millis(*after), call.call_id))
+        }
         _ => None,
     };
     let (sink, mut replies) = mpsc::channel(REPLIES);
@@ -313,10 +328,10 @@ async fn converse(
             () = closed(stream) => return None,
             Some(reply) = replies.recv() => send(stream, &reply).await.ok()?,
             reply = finished(&mut calls) => break reply,
-            () = until(hand_over.as_ref().map(|(at, ..)| *at)) => {
-                let (_, job, user) = hand_over?;
-                shared.ledger.send(Task::HandedOver(job, user));
-                jobs::take_over(shared, job, in_flight, calls);
+            () = until(hand_over.map(|(at, _)| at)) => {
+                let (_, job) = hand_over?;
+                shared.ledger.send(Task::HandedOver(job));
+                jobs::take_over(shared, job, peer(stream), in_flight, calls);
                 return send(stream, &Reply::HandedOver { epoch: shared.epoch }).await.ok();
             }
         }

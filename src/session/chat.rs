@@ -97,6 +97,9 @@ fn complete(
     }
 }
 
+/// Kept back of the statement's time to write the job of a call that is handed over.
+const HAND_OVER_MS: u64 = 100;
+
 enum Outcome {
     Answer(Answer),
     /// It became a job.
@@ -109,8 +112,10 @@ fn call(
     p_user_id: Option<&str>,
 ) -> Result<Outcome, Error> {
     let resolved = Resolved::find(&prepared, provider, p_user_id)?;
-    let usable_ms = usable_ms();
     let may_queue = prepared.on_deadline == OnDeadline::Queue;
+    // Giving a call away takes a moment, too.
+    let kept_ms = if may_queue { HAND_OVER_MS } else { 0 };
+    let usable_ms = usable_ms().map(|usable| usable.saturating_sub(kept_ms));
     if usable_ms == Some(0) {
         if may_queue {
             let job = jobs::queue(&prepared, &resolved.user, provider)?;

@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 /// Between looks at a job: whoever waits is told when it ends, unless it was cancelled.
 const LOOK_MS: u64 = 1000;
+/// Bytes of a request that is kept for later: it is written, read and sent as a whole.
+const LARGEST_REQUEST: usize = 16 << 20;
 
 /// Writes a chat as a job that runs once the caller's transaction is committed.
 #[pg_extern]
@@ -80,13 +82,16 @@ fn submit(
     let installed = installed()?;
     let insert = installed.sql(
         "INSERT INTO @extschema@.aggregator_jobs
-             (id, user_id, model, provider, request, run_after, idempotency_key)
-         VALUES ($1, $2, $3, $4, $5::jsonb, coalesce($6, now()), $7)
+             (id, user_id, model, provider, request, request_bytes, run_after, idempotency_key)
+         VALUES ($1, $2, $3, $4, $5::jsonb, octet_length($5), coalesce($6, now()), $7)
          ON CONFLICT (user_id, idempotency_key) DO NOTHING
          RETURNING id",
     );
     let id = Uuid::now_v7();
     let request = job.prepared.to_request();
+    if request.len() > LARGEST_REQUEST {
+        return Err(Error::RequestTooLarge { size: request.len(), limit: LARGEST_REQUEST });
+    }
     let arguments: [DatumWithOid<'_>; 7] = [
         pg_uuid(id).into(),
         job.user.into(),
@@ -149,8 +154,8 @@ pub fn adopt(
     let installed = installed()?;
     let insert = installed.sql(
         "INSERT INTO @extschema@.aggregator_jobs
-             (id, user_id, model, provider, request, status, epoch, attempts, started_at)
-         VALUES ($1, $2, $3, $4, $5::jsonb, 'running', $6, 1, statement_timestamp())",
+             (id, user_id, model, provider, request, request_bytes, status, epoch, attempts, started_at)
+         VALUES ($1, $2, $3, $4, $5::jsonb, octet_length($5), 'running', $6, 1, statement_timestamp())",
     );
     let request = prepared.to_request();
     let arguments: [DatumWithOid<'_>; 6] = [

@@ -3,10 +3,11 @@
 //!
 //! In a commit callback nothing may fail, or the server goes down: so everything is made ready
 //! before, and all that is left is one send that does not block and whose errors do not matter.
-//! COMMIT PREPARED runs no callback, for which the worker looks by itself from time to time.
+//! COMMIT PREPARED runs no callback: the worker looks by itself from time to time, and stays for as
+//! long as there are prepared transactions.
 
 use crate::error::Error;
-use crate::protocol::Request;
+use crate::protocol::{COMMITTED, ROLLED_BACK, Request};
 use crate::session::link::{self, Link};
 use pgrx::pg_sys;
 use std::cell::Cell;
@@ -47,10 +48,11 @@ unsafe extern "C-unwind" fn at_end(
     }
     let descriptor = TO_TELL.swap(-1, Ordering::Relaxed);
     if descriptor >= 0 {
-        // SAFETY: one byte of static memory; the connection is kept open by CONNECTION.
+        let byte = if event == XACT_EVENT_ABORT { ROLLED_BACK } else { COMMITTED };
+        // SAFETY: one byte of this frame; the connection is kept open by CONNECTION.
         unsafe {
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            libc::send(descriptor, b"!".as_ptr().cast(), 1, flags);
+            libc::send(descriptor, (&raw const byte).cast(), 1, flags);
         }
     }
 }

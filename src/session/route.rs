@@ -75,6 +75,9 @@ pub fn candidates(
     as_owner(installed, || {
         Spi::connect(|client| {
             let found = routing::candidates(client, installed, prepared, user, provider)?;
+            if found.is_empty() {
+                return Err(routing::no_route(client, installed, &prepared.model, provider));
+            }
             Ok((found, routing::rules(client, installed, user)?))
         })
     })

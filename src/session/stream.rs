@@ -14,6 +14,7 @@ use crate::session::link::{self, Exchange};
 use crate::session::raise::{or_raise, raise};
 use crate::session::request::{Resolved, no_time, usable_ms};
 use pgrx::prelude::*;
+use std::time::Instant;
 use uuid::Uuid;
 
 /// A piece of text; or, in the last row, the whole answer, its usage and its cost.
@@ -60,6 +61,7 @@ struct Deltas {
     refused: Option<Error>,
     call_id: Uuid,
     target: Target,
+    began: Instant,
     throws: bool,
 }
 
@@ -80,13 +82,15 @@ impl Deltas {
         let mut exchange = Exchange::begin(&Request::Stream(Box::new(call)))?;
         exchange.flushes = true;
         let throws = prepared.throw_on_error;
-        Ok(Self { exchange: Some(exchange), refused: None, call_id, target, throws })
+        let began = Instant::now();
+        Ok(Self { exchange: Some(exchange), refused: None, call_id, target, began, throws })
     }
 
     fn failed(error: Error) -> Self {
         let target = Target { provider: String::new(), model: String::new() };
         let (call_id, throws) = (Uuid::nil(), false);
-        Self { exchange: None, refused: Some(error), call_id, target, throws }
+        let began = Instant::now();
+        Self { exchange: None, refused: Some(error), call_id, target, began, throws }
     }
 
     /// The next reply, or the last answer.
@@ -109,7 +113,7 @@ impl Deltas {
             Some(_) => Err(link::unexpected()),
             None => Err(Error::Deadline {
                 target: self.target.clone(),
-                waited_ms: patience_ms.unwrap_or_default(),
+                waited_ms: self.began.elapsed().as_millis() as u64,
             }),
         }
     }

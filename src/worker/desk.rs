@@ -3,7 +3,6 @@
 
 use crate::core::health::{Health, Place};
 use crate::core::usage::Parts;
-use crate::error::Error;
 use crate::gateway::Handle;
 use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
 use crate::installed::Installed;
@@ -42,6 +41,7 @@ pub struct Desk {
     used: HashSet<Uuid>,
     /// What has cooled down or is well again, not yet written.
     health: HashMap<Place, HealthNote>,
+    health_at: Instant,
     noted_at: Instant,
     has_left: bool,
     pub jobs: Jobs,
@@ -82,8 +82,10 @@ impl Desk {
         })
         .map_err(|failure| format!("it cannot open the ledger: {failure:?}"))?;
         let mut jobs = Jobs::new(epoch);
-        jobs.take_over(&statements)
-            .map_err(|failure| format!("it cannot take over the jobs: {failure:?}"))?;
+        // A lock on the table of jobs must not keep calls from being made; it is tried again.
+        if let Err(failure) = jobs.take_over(&statements, &[]) {
+            pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
+        }
         Ok(Self {
             installed,
             epoch,
@@ -94,6 +96,7 @@ impl Desk {
             stuck_since: Instant::now(),
             used: HashSet::new(),
             health: HashMap::new(),
+            health_at: Instant::now(),
             noted_at: Instant::now(),
             has_left: false,
         })
@@ -103,6 +106,9 @@ impl Desk {
     pub fn close(&mut self) {
         self.note();
         self.note_health();
+        if !self.has_left {
+            self.jobs.close(&self.statements);
+        }
         if self.has_left || !self.open.is_empty() || !self.stuck.is_empty() {
             return;
         }
@@ -169,68 +175,68 @@ impl Desk {
                 self.has_left = true;
                 false
             }
-            Err(Failure::Database(_)) => true,
+            Err(Failure::Database(_) | Failure::Data(_)) => true,
         }
     }
 
-    /// Does what has arrived. Says whether that was anything.
+    /// Does what has arrived, one batch of it: jobs are to be claimed between batches. Says whether
+    /// that was anything.
     pub fn work(&mut self, inbox: &Inbox) -> bool {
         let mut did = false;
-        loop {
-            let mut rows = Vec::new();
-            while rows.len() < BATCH
-                && let Ok(task) = inbox.tasks.try_recv()
-            {
-                did = true;
-                match task {
-                    Task::Begin(begin, done) => rows.push(Row::Begin(begin, done)),
-                    Task::Settle(settle, done) => rows.push(Row::Settle(settle, done)),
-                    Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
-                    Task::JobsWritten => {
-                        self.jobs.written();
-                        inbox.wake.done();
-                    }
-                    Task::HandedOver(job, user) => {
-                        self.jobs.handed_over(job, user);
-                        inbox.wake.done();
-                    }
-                    Task::Spending(query, reply) => {
-                        // What was sent before must be in the ledger before it is read.
-                        self.write_counted(std::mem::take(&mut rows), inbox);
-                        let _ = reply.send(spending::find(&self.statements, &query));
-                        inbox.wake.done();
-                    }
-                    Task::BudgetWarning(warning) => {
-                        spending::warn(&self.statements, &warning);
-                        inbox.wake.done();
-                    }
-                    Task::Health(note) => {
-                        self.health.insert(note.change.0.clone(), *note);
-                        inbox.wake.done();
-                    }
-                    Task::KeyUsed(key) => {
-                        self.used.insert(key);
-                        inbox.wake.done();
-                    }
-                    Task::Catalogue(fetch, fetched) => {
-                        self.store(&fetch, &fetched);
-                        inbox.wake.done();
-                    }
-                    Task::Outdated => {
-                        self.has_left = true;
-                        inbox.wake.done();
-                    }
-                    Task::Log(line) => {
-                        pgrx::log!("aggregator: {line}");
-                        inbox.wake.done();
-                    }
+        let mut rows = Vec::new();
+        while rows.len() < BATCH
+            && let Ok(task) = inbox.tasks.try_recv()
+        {
+            did = true;
+            match task {
+                Task::Begin(begin, done) => rows.push(Row::Begin(begin, done)),
+                Task::Settle(settle, done) => rows.push(Row::Settle(settle, done)),
+                Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
+                Task::JobsWritten => {
+                    self.jobs.written();
+                    inbox.wake.done();
+                }
+                Task::HandedOver(job) => {
+                    self.jobs.adopt(job);
+                    inbox.wake.done();
+                }
+                Task::HandOversUndone(jobs) => {
+                    self.jobs.forget(&jobs);
+                    inbox.wake.done();
+                }
+                Task::Spending(query, reply) => {
+                    // What was sent before must be in the ledger before it is read.
+                    self.write_counted(std::mem::take(&mut rows), inbox);
+                    let _ = reply.send(spending::find(&self.statements, &query));
+                    inbox.wake.done();
+                }
+                Task::BudgetWarning(warning) => {
+                    spending::warn(&self.statements, &warning);
+                    inbox.wake.done();
+                }
+                Task::Health(note) => {
+                    self.health.insert(note.change.0.clone(), *note);
+                    inbox.wake.done();
+                }
+                Task::KeyUsed(key) => {
+                    self.used.insert(key);
+                    inbox.wake.done();
+                }
+                Task::Catalogue(fetch, fetched) => {
+                    self.store(&fetch, &fetched);
+                    inbox.wake.done();
+                }
+                Task::Outdated => {
+                    self.has_left = true;
+                    inbox.wake.done();
+                }
+                Task::Log(line) => {
+                    pgrx::log!("aggregator: {line}");
+                    inbox.wake.done();
                 }
             }
-            if rows.is_empty() {
-                break;
-            }
-            self.write_counted(rows, inbox);
         }
+        self.write_counted(rows, inbox);
         if !self.stuck.is_empty() && self.stuck_since.elapsed() > RETRY {
             let stuck = std::mem::take(&mut self.stuck);
             self.stuck_since = Instant::now();
@@ -303,7 +309,7 @@ impl Desk {
     fn failed(&mut self, row: Row, failure: &Failure) {
         let reason = match failure {
             Failure::NotInstalled => "the extension was dropped".to_owned(),
-            Failure::Database(reason) => reason.clone(),
+            Failure::Database(reason) | Failure::Data(reason) => reason.clone(),
         };
         self.has_left |= *failure == Failure::NotInstalled;
         match row {
@@ -311,15 +317,16 @@ impl Desk {
                 let _ = done.send(Err(reason));
             }
             Row::JobEnd(end) => self.jobs.over(*end, Finished::NotYet),
-            // The usage goes before the result: should the result be what cannot be written, the
-            // job fails, and says so.
+            // The usage goes before the result, which is kept and tried again: it was paid for.
             Row::Settle(mut settle, done) if settle.job.is_some() && !self.has_left => {
-                pgrx::warning!("aggregator: the result of a job is not written: {reason}");
-                settle.job = None;
-                let job = settle.begin.key.call_id;
+                pgrx::warning!("aggregator: the result of a job is not written yet: {reason}");
+                let (job, answer) = (settle.begin.key.call_id, settle.job.take());
+                // Where the usage is, there is the cost.
                 self.write(vec![Row::Settle(settle, done)]);
-                let end = JobEnd { job, outcome: Err(Error::Internal) };
-                self.write(vec![Row::JobEnd(Box::new(end))]);
+                if let Some(answer) = answer {
+                    let outcome = Ok((answer, Settled::default()));
+                    self.jobs.over(JobEnd { job, outcome }, Finished::NotYet);
+                }
             }
             // The answer was paid for: keep it and try again, for as long as there is a ledger.
             Row::Settle(settle, done) if !self.has_left => {
@@ -337,8 +344,13 @@ impl Desk {
 
     /// Keeps what cools down for the next worker. At once: a session may be looking at it.
     fn note_health(&mut self) {
-        if !self.health.is_empty() && cooling::keep(&self.statements, self.health.values()) {
+        if self.health.is_empty() || self.health_at > Instant::now() {
+            return;
+        }
+        if cooling::keep(&self.statements, self.health.values()) {
             self.health.clear();
+        } else {
+            self.health_at = Instant::now() + RETRY;
         }
     }
 

@@ -13,11 +13,11 @@ use crate::installed::Installed;
 use crate::protocol::{Candidate, ChatCall, Settled};
 use crate::routing::{self, pg_uuid, uuid};
 use crate::settings;
-use crate::worker::process;
+use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -27,30 +27,41 @@ use uuid::Uuid;
 const LOOK: Duration = Duration::from_secs(1);
 /// Between rounds of housekeeping: lost jobs, old ones.
 const KEEP: Duration = Duration::from_secs(10);
-/// Users that one look considers, and jobs that it takes: bounded work between two ledger commits.
+/// Bounded work between two ledger commits: users that one look passes, those of them whose jobs it
+/// takes, jobs, and bytes of requests.
+const WALK: usize = 4096;
 const USERS: usize = 64;
 const CLAIMS: usize = 256;
+const CLAIMED_BYTES: i64 = 32 << 20;
+/// Jobs that one round of retention deletes; a full round is followed by another.
+const FORGOTTEN: usize = 2000;
 /// How long the result of a call waits for its job to be committed by the session that handed it
-/// over.
+/// over, and how much may wait so.
 const PATIENCE: Duration = Duration::from_secs(600);
+const PARKED_BYTES: usize = 64 << 20;
 
 /// The jobs of this worker.
 pub struct Jobs {
     epoch: i64,
     limits: Limits,
-    /// Jobs that run, and whose they are.
-    running: HashMap<Uuid, String>,
-    /// How many run of each user.
+    /// Jobs that were claimed and run, and whose they are.
+    claimed: HashMap<Uuid, String>,
+    /// How many of them run of each user.
     busy: HashMap<String, usize>,
-    /// Where the last look at the users ended.
+    /// Calls that their sessions have handed over: they take no room from others.
+    adopted: HashSet<Uuid>,
+    /// Ends that could not be written: a lock on the job, or it is not committed yet.
+    parked: HashMap<Uuid, (JobEnd, Instant)>,
+    /// Jobs that, by the table, this worker runs, and that it does not know. One that is found so
+    /// twice is lost; once, its hand-over may just be on its way.
+    suspects: HashSet<Uuid>,
+    /// The user who was served last.
     turn: String,
     /// There may be due jobs that were not taken.
     is_hungry: bool,
     look_at: Instant,
-    kept_at: Instant,
-    /// Ends that could not be written: a lock on the job, or it is not committed yet.
-    parked: Vec<(JobEnd, Instant)>,
-    /// Jobs that ended, to be told to those who wait.
+    keep_at: Instant,
+    /// Jobs that ended, to be told to those who wait and listen.
     ended: Vec<Uuid>,
 }
 
@@ -68,10 +79,20 @@ pub enum Finished {
 struct Claimed {
     id: Uuid,
     user: String,
-    model: String,
     provider: Option<String>,
     request: String,
     earlier_attempts: u16,
+}
+
+/// What a look at the queue gave.
+#[derive(Default)]
+struct Look {
+    ready: Vec<(String, ChatCall)>,
+    /// Jobs that cannot be run, and their ends are written.
+    failed: Vec<Uuid>,
+    turn: String,
+    /// Every user was passed.
+    is_whole: bool,
 }
 
 impl Jobs {
@@ -79,13 +100,15 @@ impl Jobs {
         Self {
             epoch,
             limits: settings::for_gateway().limits,
-            running: HashMap::new(),
+            claimed: HashMap::new(),
             busy: HashMap::new(),
+            adopted: HashSet::new(),
+            parked: HashMap::new(),
+            suspects: HashSet::new(),
             turn: String::new(),
             is_hungry: true,
             look_at: Instant::now(),
-            kept_at: Instant::now(),
-            parked: Vec::new(),
+            keep_at: Instant::now() + KEEP,
             ended: Vec::new(),
         }
     }
@@ -103,26 +126,39 @@ impl Jobs {
     }
 
     /// A session's call goes on as a job.
-    pub fn handed_over(&mut self, job: Uuid, user: String) {
-        *self.busy.entry(user.clone()).or_default() += 1;
-        self.running.insert(job, user);
+    pub fn adopt(&mut self, job: Uuid) {
+        self.adopted.insert(job);
+    }
+
+    /// The transaction that should have made rows of these calls was rolled back.
+    pub fn forget(&mut self, jobs: &[Uuid]) {
+        for job in jobs {
+            self.adopted.remove(job);
+            self.parked.remove(job);
+        }
     }
 
     /// The run of a job is over, and this became of its end.
     pub fn over(&mut self, end: JobEnd, finished: Finished) {
-        if finished == Finished::NotYet {
-            self.parked.push((end, Instant::now()));
-            return;
-        }
         self.release(end.job);
-        if finished == Finished::Final {
-            self.ended.push(end.job);
+        match finished {
+            Finished::NotYet => {
+                self.parked.insert(end.job, (end, Instant::now()));
+            }
+            Finished::Again => {
+                self.parked.remove(&end.job);
+            }
+            Finished::Final => {
+                self.parked.remove(&end.job);
+                self.ended.push(end.job);
+            }
         }
     }
 
     fn release(&mut self, job: Uuid) {
         self.is_hungry = true;
-        if let Some(user) = self.running.remove(&job)
+        self.adopted.remove(&job);
+        if let Some(user) = self.claimed.remove(&job)
             && let Some(count) = self.busy.get_mut(&user)
         {
             *count -= 1;
@@ -134,7 +170,7 @@ impl Jobs {
 
     /// Whether none runs or waits to be written.
     pub fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.parked.is_empty()
+        self.claimed.is_empty() && self.adopted.is_empty() && self.parked.is_empty()
     }
 
     /// Does what is due. Says whether jobs were started.
@@ -145,44 +181,45 @@ impl Jobs {
             self.cancel(statements, gateway);
             self.retry_parked(statements);
         }
-        if self.kept_at.elapsed() > KEEP {
+        if Instant::now() >= self.keep_at {
             self.keep_house(statements);
         }
         let has_claimed = (self.is_hungry || is_due) && self.claim(statements, gateway);
-        if !self.ended.is_empty() {
-            gateway.jobs_ended(std::mem::take(&mut self.ended));
-        }
+        self.tell(statements, gateway);
         has_claimed
+    }
+
+    /// Tells of jobs that ended. Their ends are committed: should nobody be told, for a queue of
+    /// notifications that somebody keeps full, nothing else is lost.
+    fn tell(&mut self, statements: &Statements, gateway: &Handle) {
+        if self.ended.is_empty() {
+            return;
+        }
+        let ended = std::mem::take(&mut self.ended);
+        let told = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                client.update(&statements.notify_jobs, None, &[ids(&ended).into()]).map(|_| ())
+            })
+        });
+        if let Err(failure) = told {
+            pgrx::warning!("aggregator: NOTIFY aggregator_jobs failed: {failure:?}");
+        }
+        gateway.jobs_ended(ended);
     }
 
     /// Leases due jobs, commits that, and hands them to the gateway.
     fn claim(&mut self, statements: &Statements, gateway: &Handle) -> bool {
-        let room = self.limits.all.saturating_sub(self.running.len()).min(CLAIMS);
+        // Some more than can be in flight, so that the next one is there when one has ended.
+        let most = self.limits.all + (self.limits.all / 4).min(CLAIMS);
+        let room = most.saturating_sub(self.claimed.len()).min(CLAIMS);
         if room == 0 {
             return false;
         }
-        let claimed = process::transaction(|installed| {
-            Spi::connect_mut(|client| {
-                let users = self.users(client, statements)?;
-                let most: Vec<usize> = users
-                    .iter()
-                    .map(|user| {
-                        let busy = self.busy.get(user).copied().unwrap_or(0);
-                        self.limits.per_user.saturating_sub(busy)
-                    })
-                    .collect();
-                let mut claimed = Vec::new();
-                for (user, share) in users.iter().zip(fair::shares(room, &most)) {
-                    if share > 0 {
-                        self.lease(client, statements, user, share, &mut claimed)?;
-                    }
-                }
-                let calls = prepare(client, installed, claimed);
-                Ok((calls, users.last().cloned().unwrap_or_default()))
-            })
+        let looked = process::transaction(|installed| {
+            Spi::connect_mut(|client| self.look(client, statements, installed, room))
         });
-        let (calls, turn) = match claimed {
-            Ok(claimed) => claimed,
+        let Look { ready, failed, turn, is_whole } = match looked {
+            Ok(look) => look,
             Err(failure) => {
                 pgrx::warning!("aggregator: jobs cannot be claimed: {failure:?}");
                 self.is_hungry = false;
@@ -190,43 +227,96 @@ impl Jobs {
             }
         };
         self.turn = turn;
-        // Until a look finds nothing.
-        self.is_hungry = !calls.is_empty();
-        let mut ready = Vec::new();
-        for (user, call) in calls {
-            match call {
-                Ok(call) => {
-                    self.handed_over(call.call_id, user);
-                    ready.push(call);
-                }
-                Err((job, error)) => {
-                    let end = JobEnd { job, outcome: Err(error) };
-                    let finished = finish_alone(statements, &end);
-                    self.over(end, finished);
-                }
-            }
+        // Until a look at everybody finds nothing.
+        self.is_hungry = !ready.is_empty() || !failed.is_empty() || !is_whole;
+        self.ended.extend(failed);
+        let mut calls = Vec::new();
+        for (user, call) in ready {
+            *self.busy.entry(user.clone()).or_default() += 1;
+            self.claimed.insert(call.call_id, user);
+            calls.push(call);
         }
-        let has_any = !ready.is_empty();
+        let has_any = !calls.is_empty();
         if has_any {
-            gateway.run_jobs(ready);
+            gateway.run_jobs(calls);
         }
         has_any
     }
 
-    /// Users with queued jobs, from where the last look ended and then from the start.
-    fn users(&self, client: &SpiClient, statements: &Statements) -> spi::Result<Vec<String>> {
-        let after = |turn: &str| -> spi::Result<Vec<String>> {
-            let arguments: [DatumWithOid<'_>; 2] = [turn.into(), (USERS as i32).into()];
-            let rows = client.select(&statements.claim_users, None, &arguments)?;
-            rows.map(|row| Ok(row.get::<String>(1)?.unwrap_or_default())).collect()
+    fn look(
+        &self,
+        client: &mut SpiClient,
+        statements: &Statements,
+        installed: &Installed,
+        room: usize,
+    ) -> spi::Result<Look> {
+        let spare = |user: &String| {
+            self.limits.per_user.saturating_sub(self.busy.get(user).copied().unwrap_or(0))
         };
-        let mut users = after(&self.turn)?;
-        if users.len() < USERS && !self.turn.is_empty() {
-            let first = after("")?;
-            users.extend(first.into_iter().take_while(|user| *user <= self.turn));
-            users.truncate(USERS);
+        let (users, reached, is_whole) = self.users(client, statements, |user| spare(user) > 0)?;
+        let most: Vec<usize> = users.iter().map(spare).collect();
+        let mut look = Look { turn: reached, is_whole, ..Look::default() };
+        let mut claimed = Vec::new();
+        for (user, share) in users.iter().zip(fair::shares(room, &most)) {
+            if share > 0 {
+                self.lease(client, statements, user, share, &mut claimed)?;
+                look.turn.clone_from(user);
+            }
         }
-        Ok(users)
+        for (user, job, call) in prepare(client, installed, claimed) {
+            match call {
+                Ok(call) => look.ready.push((user, call)),
+                Err(error) => {
+                    failed(client, statements, job, &error)?;
+                    look.failed.push(job);
+                }
+            }
+        }
+        Ok(look)
+    }
+
+    /// Users with due jobs whom this test lets pass, from the one after the last that was served
+    /// and then from the start; how far the walk came, and whether it passed everybody.
+    fn users(
+        &self,
+        client: &SpiClient,
+        statements: &Statements,
+        may_run: impl Fn(&String) -> bool,
+    ) -> spi::Result<(Vec<String>, String, bool)> {
+        let mut users = Vec::new();
+        let mut reached = self.turn.clone();
+        let mut walked = 0;
+        let mut is_whole = false;
+        // To the end, and from the start to where it began.
+        for from in [self.turn.as_str(), ""] {
+            let is_second = walked > 0 || from.is_empty();
+            let arguments: [DatumWithOid<'_>; 2] = [from.into(), ((WALK - walked) as i32).into()];
+            let mut last = 0;
+            for row in client.select(&statements.claim_users, None, &arguments)? {
+                let user = row.get::<String>(1)?.unwrap_or_default();
+                last = usize::try_from(row.get::<i32>(3)?.unwrap_or(0)).unwrap_or(0);
+                if is_second && !self.turn.is_empty() && user > self.turn {
+                    is_whole = true;
+                    break;
+                }
+                reached.clone_from(&user);
+                if row.get::<bool>(2)?.unwrap_or(false) && may_run(&user) {
+                    users.push(user);
+                    if users.len() == USERS {
+                        return Ok((users, reached, false));
+                    }
+                }
+            }
+            walked += last;
+            if walked >= WALK {
+                return Ok((users, reached, false));
+            }
+            if from.is_empty() {
+                is_whole = true;
+                break;
+            }
+        }
+        Ok((users, reached, is_whole))
     }
 
     fn lease(
@@ -237,29 +327,36 @@ impl Jobs {
         share: usize,
         claimed: &mut Vec<Claimed>,
     ) -> spi::Result<()> {
-        let arguments = [user.into(), self.epoch.into(), (share as i64).into()];
+        let taken: usize = claimed.iter().map(|job| job.request.len()).sum();
+        let left = CLAIMED_BYTES - i64::try_from(taken).unwrap_or(CLAIMED_BYTES);
+        if left <= 0 {
+            return Ok(());
+        }
+        let arguments = [user.into(), self.epoch.into(), (share as i64).into(), left.into()];
         for row in client.update(&statements.claim, None, &arguments)? {
             claimed.push(Claimed {
                 id: uuid(row.get(1)?),
                 user: user.to_owned(),
-                model: row.get(2)?.unwrap_or_default(),
-                provider: row.get(3)?,
-                request: row.get(4)?.unwrap_or_default(),
-                earlier_attempts: row.get::<i16>(5)?.unwrap_or(0).try_into().unwrap_or(0),
+                provider: row.get(2)?,
+                request: row.get(3)?.unwrap_or_default(),
+                earlier_attempts: row.get::<i16>(4)?.unwrap_or(0).try_into().unwrap_or(0),
             });
         }
         Ok(())
     }
 
-    /// Aborts what was cancelled meanwhile.
+    /// Aborts what was cancelled meanwhile, or is no more.
     fn cancel(&mut self, statements: &Statements, gateway: &Handle) {
-        if self.running.is_empty() {
+        if self.claimed.is_empty() && self.adopted.is_empty() {
             return;
         }
-        let running = self.ids();
+        let claimed: Vec<Uuid> = self.claimed.keys().copied().collect();
+        let adopted: Vec<Uuid> = self.adopted.iter().copied().collect();
         let cancelled = process::transaction(|_| {
             Spi::connect(|client| {
-                let rows = client.select(&statements.cancelled_jobs, None, &[running.into()])?;
+                // In here, because the type of an array is looked up in the catalog.
+                let arguments = [ids(&claimed).into(), ids(&adopted).into()];
+                let rows = client.select(&statements.cancelled_jobs, None, &arguments)?;
                 rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<Vec<_>>>()
             })
         });
@@ -268,55 +365,132 @@ impl Jobs {
             return;
         }
         gateway.abort_jobs(cancelled.clone());
-        self.parked.retain(|(end, _)| !cancelled.contains(&end.job));
         for job in cancelled {
             self.release(job);
             self.ended.push(job);
         }
     }
 
-    fn ids(&self) -> Vec<pgrx::Uuid> {
-        self.running.keys().map(|id| pg_uuid(*id)).collect()
+    /// Every job that this worker knows to run or to have run.
+    fn known(&self) -> Vec<Uuid> {
+        self.claimed.keys().chain(&self.adopted).chain(self.parked.keys()).copied().collect()
     }
 
+    /// Writes the ends whose jobs are there by now. One transaction finds out which those are.
     fn retry_parked(&mut self, statements: &Statements) {
-        for (end, since) in std::mem::take(&mut self.parked) {
+        if self.parked.is_empty() {
+            return;
+        }
+        let parked: Vec<Uuid> = self.parked.keys().copied().collect();
+        let there = process::transaction(|_| {
+            Spi::connect(|client| {
+                let rows = client.select(&statements.known_jobs, None, &[ids(&parked).into()])?;
+                rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<HashSet<_>>>()
+            })
+        });
+        let Ok(there) = there else { return };
+        for job in &there {
+            let Some((end, since)) = self.parked.remove(job) else { continue };
             match finish_alone(statements, &end) {
-                Finished::NotYet if since.elapsed() < PATIENCE => self.parked.push((end, since)),
-                // The transaction that should have made the job a row was rolled back.
-                Finished::NotYet => self.release(end.job),
-                finished => self.over(end, finished),
+                // Somebody holds a lock on it.
+                Ok(Finished::NotYet) => {
+                    self.parked.insert(*job, (end, since));
+                }
+                Ok(finished) => self.over(end, finished),
+                // The result itself cannot be written: the job fails, and says so.
+                Err(Failure::Data(reason)) => {
+                    pgrx::warning!("aggregator: the result of job {job} is not written: {reason}");
+                    let end = JobEnd { job: *job, outcome: Err(Error::Internal) };
+                    self.parked.insert(*job, (end, since));
+                }
+                Err(_) => {
+                    self.parked.insert(*job, (end, since));
+                    return;
+                }
+            }
+        }
+        // Nobody has committed the others: they were rolled back, or take too long.
+        self.parked.retain(|job, (_, since)| there.contains(job) || since.elapsed() < PATIENCE);
+        let mut bytes = 0;
+        let mut by_age: Vec<(Instant, Uuid, usize)> = self
+            .parked
+            .iter()
+            .filter(|(job, _)| !there.contains(*job))
+            .map(|(job, (end, since))| (*since, *job, end.size()))
+            .collect();
+        by_age.sort_by_key(|(since, ..)| std::cmp::Reverse(*since));
+        for (_, job, size) in by_age {
+            bytes += size;
+            if bytes > PARKED_BYTES {
+                self.parked.remove(&job);
             }
         }
     }
 
     fn keep_house(&mut self, statements: &Statements) {
-        self.kept_at = Instant::now();
-        if let Err(failure) = self.take_over(statements) {
+        self.keep_at = Instant::now() + KEEP;
+        let lost = self.lost(statements);
+        if let Err(failure) = self.take_over(statements, &lost) {
             pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
         }
-        if let Some(seconds) = settings::job_retention_s() {
-            let _ = process::transaction(|_| {
-                Spi::connect_mut(|client| {
-                    client.update(&statements.forget_jobs, None, &[seconds.into()]).map(|_| ())
-                })
-            });
+        let forgotten = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                client.update(&statements.forget_cooling, None, &[])?;
+                match settings::job_retention_s() {
+                    Some(seconds) => client
+                        .update(&statements.forget_jobs, None, &[seconds.into()])
+                        .map(|rows| rows.len()),
+                    None => Ok(0),
+                }
+            })
+        });
+        if forgotten.is_ok_and(|count| count >= FORGOTTEN) {
+            self.keep_at = Instant::now() + LOOK;
         }
     }
 
-    /// Queues the jobs that nobody runs any more.
-    pub fn take_over(&mut self, statements: &Statements) -> Result<(), process::Failure> {
-        let (epoch, most, running) = (self.epoch, settings::job_max_attempts(), self.ids());
+    /// Jobs that this worker has leased and does not know, this time and the last.
+    fn lost(&mut self, statements: &Statements) -> Vec<Uuid> {
+        let (epoch, known) = (self.epoch, self.known());
+        let found = process::transaction(|_| {
+            Spi::connect(|client| {
+                let arguments = [epoch.into(), ids(&known).into()];
+                let rows = client.select(&statements.lost_jobs, None, &arguments)?;
+                rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<HashSet<_>>>()
+            })
+        });
+        let found = found.unwrap_or_default();
+        let lost = found.intersection(&self.suspects).copied().collect();
+        self.suspects = found;
+        lost
+    }
+
+    /// Queues the jobs that nobody runs any more: those of dead workers, and `lost`.
+    pub fn take_over(&mut self, statements: &Statements, lost: &[Uuid]) -> Result<(), Failure> {
+        let (epoch, most) = (self.epoch, settings::job_max_attempts());
         let taken = process::transaction(|_| {
             Spi::connect_mut(|client| {
-                // In here, because the type of an array is looked up in the catalog.
-                let arguments = [epoch.into(), most.into(), running.into()];
-                let taken = client.update(&statements.take_over_jobs, Some(1), &arguments)?;
-                taken.first().get_one::<i64>()
+                let arguments = [epoch.into(), most.into(), ids(lost).into()];
+                let taken = client.update(&statements.take_over_jobs, None, &arguments)?;
+                taken
+                    .map(|row| Ok((uuid(row.get(1)?), row.get::<bool>(2)?.unwrap_or(false))))
+                    .collect::<spi::Result<Vec<_>>>()
             })
         })?;
-        self.is_hungry |= taken != Some(0);
+        self.is_hungry |= !taken.is_empty();
+        self.ended.extend(taken.into_iter().filter(|(_, is_over)| *is_over).map(|(job, _)| job));
         Ok(())
+    }
+
+    /// At an orderly end: what was written last, and jobs that were aborted.
+    pub fn close(&mut self, statements: &Statements) {
+        self.retry_parked(statements);
+        let epoch = self.epoch;
+        let _ = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                client.update(&statements.give_back_jobs, None, &[epoch.into()]).map(|_| ())
+            })
+        });
     }
 
     /// Whether jobs wait or run: then the worker stays.
@@ -330,70 +504,71 @@ impl Jobs {
     }
 }
 
+fn ids(jobs: &[Uuid]) -> Vec<pgrx::Uuid> {
+    jobs.iter().map(|job| pg_uuid(*job)).collect()
+}
+
 /// What the gateway needs to run each job, or why it cannot be run.
-#[allow(clippy::type_complexity)]
 fn prepare(
     client: &SpiClient,
     installed: &Installed,
     claimed: Vec<Claimed>,
-) -> Vec<(String, Result<ChatCall, (Uuid, Error)>)> {
-    // Jobs of one batch mostly take the same route.
-    let mut known: HashMap<(String, Vec<String>, Option<String>), Arc<[Candidate]>> =
-        HashMap::new();
+) -> Vec<(String, Uuid, Result<ChatCall, Error>)> {
+    type Route = (String, Vec<String>, Option<String>);
+    // Jobs of one batch mostly take the same route, and find the same lack of one.
+    let mut known: HashMap<Route, Result<Arc<[Candidate]>, Error>> = HashMap::new();
     let mut rules: HashMap<String, Arc<Rules>> = HashMap::new();
+    let mut prepare = |job: &Claimed| {
+        let prepared = Prepared::from_body(Some(&job.request))?;
+        let models = prepared.models().map(str::to_owned).collect();
+        let candidates = known
+            .entry((job.user.clone(), models, job.provider.clone()))
+            .or_insert_with(|| {
+                let provider = job.provider.as_deref();
+                let found = routing::candidates(client, installed, &prepared, &job.user, provider)?;
+                if found.is_empty() {
+                    return Err(Error::NoRoute { model: prepared.model.clone() });
+                }
+                Ok(found.into())
+            })
+            .clone()?;
+        let rules = match rules.get(&job.user) {
+            Some(rules) => rules.clone(),
+            None => {
+                let found = Arc::new(routing::rules(client, installed, &job.user)?);
+                rules.insert(job.user.clone(), found.clone());
+                found
+            }
+        };
+        Ok(ChatCall {
+            call_id: job.id,
+            user_id: job.user.clone(),
+            candidates,
+            body: prepared.body(),
+            max_retries: prepared.max_retries,
+            deadline_ms: prepared.timeout_ms,
+            stream_upstream: prepared.stream_upstream,
+            rules,
+            earlier_attempts: job.earlier_attempts,
+        })
+    };
     claimed
         .into_iter()
         .map(|job| {
-            let prepared = Prepared::from_body(Some(&job.request));
-            let call = prepared.and_then(|prepared| {
-                let models = prepared.models().map(str::to_owned).collect();
-                let route = (job.user.clone(), models, job.provider.clone());
-                let candidates = match known.get(&route) {
-                    Some(candidates) => candidates.clone(),
-                    None => {
-                        let provider = job.provider.as_deref();
-                        let found: Arc<[Candidate]> =
-                            routing::candidates(client, installed, &prepared, &job.user, provider)?
-                                .into();
-                        known.insert(route, found.clone());
-                        found
-                    }
-                };
-                let rules = match rules.get(&job.user) {
-                    Some(rules) => rules.clone(),
-                    None => {
-                        let found = Arc::new(routing::rules(client, installed, &job.user)?);
-                        rules.insert(job.user.clone(), found.clone());
-                        found
-                    }
-                };
-                Ok(ChatCall {
-                    call_id: job.id,
-                    user_id: job.user.clone(),
-                    candidates,
-                    body: prepared.body(),
-                    max_retries: prepared.max_retries,
-                    deadline_ms: prepared.timeout_ms,
-                    stream_upstream: prepared.stream_upstream,
-                    rules,
-                    earlier_attempts: job.earlier_attempts,
-                })
-            });
-            debug_assert!(!job.model.is_empty());
-            (job.user, call.map_err(|error| (job.id, error)))
+            let call = prepare(&job);
+            (job.user, job.id, call)
         })
         .collect()
 }
 
 /// Writes the end of a job in a transaction of its own.
-fn finish_alone(statements: &Statements, end: &JobEnd) -> Finished {
-    let finished = process::transaction(|_| {
+fn finish_alone(statements: &Statements, end: &JobEnd) -> Result<Finished, Failure> {
+    process::transaction(|_| {
         Spi::connect_mut(|client| match &end.outcome {
             Ok((answer, settled)) => succeeded(client, statements, end.job, answer, settled),
             Err(error) => failed(client, statements, end.job, error),
         })
-    });
-    finished.unwrap_or(Finished::NotYet)
+    })
 }
 
 /// Writes the answer of a job.

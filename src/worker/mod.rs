@@ -52,7 +52,9 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
             }
         }
         Err(process::Failure::NotInstalled) => {}
-        Err(process::Failure::Database(reason)) => pgrx::warning!("aggregator worker: {reason}"),
+        Err(process::Failure::Database(reason) | process::Failure::Data(reason)) => {
+            pgrx::warning!("aggregator worker: {reason}");
+        }
     }
 }
 
@@ -113,7 +115,11 @@ struct Work {
 }
 
 impl Work {
-    /// Does what has arrived. Says whether that was anything.
+    fn has_more(&self) -> bool {
+        self.inbox.wake.queued() > 0
+    }
+
+    /// Does a batch of what has arrived. Says whether that was anything.
     fn by(&self, desk: &mut Desk) -> bool {
         // In this order: a job that comes after the reset wakes again, one before it is seen now.
         let _ = (&self.wake).read(&mut [0; 64]);
@@ -134,7 +140,9 @@ fn serve(
     let mut looked_at = Instant::now();
     let mut served = 0;
     loop {
-        let woken = events.wait(TICK);
+        // What is left of a full batch does not wait.
+        let has_more = work.has_more();
+        let woken = events.wait(if has_more { Duration::ZERO } else { TICK });
         if BackgroundWorker::sigterm_received() {
             return Ok(());
         }
@@ -160,12 +168,16 @@ fn serve(
             busy_at = Instant::now();
             served = now_served;
         }
-        if woken == Woken::Time || looked_at.elapsed() > TICK {
+        if (woken == Woken::Time && !has_more) || looked_at.elapsed() > TICK {
             looked_at = Instant::now();
             if !desk.is_current() {
                 return Ok(());
             }
-            if !stays && busy_at.elapsed() > IDLE_EXIT && desk.is_idle() && gateway.stop_if_idle() {
+            if !stays
+                && busy_at.elapsed() > IDLE_EXIT
+                && desk.is_idle()
+                && gateway.stop_if_idle(served)
+            {
                 return Ok(());
             }
         }
@@ -178,9 +190,9 @@ fn settle_last(desk: &mut Desk, gateway: &Handle, work: &Work, events: &Events) 
     loop {
         let has_ended = gateway.has_ended();
         work.by(desk);
-        if (has_ended && desk.is_empty()) || Instant::now() > given_up {
+        if (has_ended && desk.is_empty() && !work.has_more()) || Instant::now() > given_up {
             return;
         }
-        events.wait(Duration::from_millis(10));
+        events.wait(if work.has_more() { Duration::ZERO } else { Duration::from_millis(10) });
     }
 }

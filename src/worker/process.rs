@@ -14,6 +14,8 @@ use std::time::Duration;
 pub enum Failure {
     NotInstalled,
     Database(String),
+    /// What was to be written cannot be, now or later: SQLSTATE class 22 or 54.
+    Data(String),
 }
 
 /// Runs `work` in a transaction of its own, as the extension's owner in a restricted context. An
@@ -59,19 +61,27 @@ pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> 
     .catch_others(|caught| {
         // SAFETY: PostgreSQL's own way out of a failed transaction.
         unsafe { pg_sys::AbortCurrentTransaction() };
-        Err(Failure::Database(message(&caught)))
+        Err(failure(&caught))
     })
     .execute()
 }
 
-fn message(caught: &CaughtError) -> String {
-    match caught {
-        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            report.message().to_owned()
-        }
-        CaughtError::RustPanic { ereport, .. } => ereport.message().to_owned(),
+fn failure(caught: &CaughtError) -> Failure {
+    let report = match caught {
+        CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. } => report,
+    };
+    let message = report.message().to_owned();
+    // The first two characters of the SQLSTATE, six bits each (elog.h).
+    match report.sql_error_code() as i32 & 0xFFF {
+        CLASS_22 | CLASS_54 => Failure::Data(message),
+        _ => Failure::Database(message),
     }
 }
+
+const CLASS_22: i32 = 2 | (2 << 6);
+const CLASS_54: i32 = 5 | (4 << 6);
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,11 @@ pub struct Statements {
     pub take_over_jobs: OwnedPreparedStatement,
     pub forget_jobs: OwnedPreparedStatement,
     pub any_jobs: OwnedPreparedStatement,
+    pub lost_jobs: OwnedPreparedStatement,
+    pub known_jobs: OwnedPreparedStatement,
+    pub give_back_jobs: OwnedPreparedStatement,
+    pub notify_jobs: OwnedPreparedStatement,
+    pub forget_cooling: OwnedPreparedStatement,
     pub cooling: OwnedPreparedStatement,
     pub cool: OwnedPreparedStatement,
     pub warm: OwnedPreparedStatement,
@@ -35,12 +40,47 @@ const LOW_WATER: &str = "
     UPDATE @extschema@.aggregator_worker_epochs SET low_water = $2 WHERE epoch = $1";
 const JOB_STATUS: &str =
     "SELECT job.status FROM @extschema@.aggregator_jobs AS job WHERE job.id = $1";
+/// Of the jobs that run: those that were cancelled, and, of those that were claimed ($1), those
+/// that are no more (forget_user). $2 may not be committed yet.
 const CANCELLED_JOBS: &str = "
+    SELECT claimed.id
+    FROM unnest($1) AS claimed (id)
+    LEFT JOIN @extschema@.aggregator_jobs AS job ON job.id = claimed.id
+    WHERE job.id IS NULL OR job.status = 'cancelled'
+    UNION ALL
     SELECT job.id FROM @extschema@.aggregator_jobs AS job
-    WHERE job.id = ANY ($1) AND job.status = 'cancelled'";
+    WHERE job.id = ANY ($2) AND job.status = 'cancelled'";
+/// A transaction that is prepared may hold jobs, and tells nobody of its commit.
 const ANY_JOBS: &str = "
     SELECT EXISTS (SELECT FROM @extschema@.aggregator_jobs AS job WHERE job.status = 'queued')
-        OR EXISTS (SELECT FROM @extschema@.aggregator_jobs AS job WHERE job.status = 'running')";
+        OR EXISTS (SELECT FROM @extschema@.aggregator_jobs AS job WHERE job.status = 'running')
+        OR EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database())";
+/// Jobs that this epoch ($1) holds by the table, but not among those that it runs ($2).
+const LOST_JOBS: &str = "
+    SELECT job.id FROM @extschema@.aggregator_jobs AS job
+    WHERE job.status = 'running' AND job.epoch = $1 AND job.id <> ALL ($2)
+    LIMIT 1000";
+/// Of these jobs, those that are there.
+const KNOWN_JOBS: &str = "
+    SELECT job.id FROM @extschema@.aggregator_jobs AS job WHERE job.id = ANY ($1)";
+/// At an orderly end: what was aborted has not been run.
+const GIVE_BACK_JOBS: &str = "
+    UPDATE @extschema@.aggregator_jobs AS job
+    SET status = 'queued', attempts = job.attempts - 1
+    FROM (
+        SELECT own.id FROM @extschema@.aggregator_jobs AS own
+        WHERE own.status = 'running' AND own.epoch = $1
+        FOR UPDATE SKIP LOCKED
+    ) AS own
+    WHERE job.id = own.id";
+const NOTIFY_JOBS: &str = "
+    SELECT pg_catalog.pg_notify('aggregator_jobs', ended.id::text) FROM unnest($1) AS ended (id)";
+/// What has been well for a while, and keys that are gone.
+const FORGET_COOLING: &str = "
+    DELETE FROM @extschema@.aggregator_cooling AS cold
+    WHERE cold.cooling_until < now() - interval '10 minutes'
+       OR (cold.user_provider_id IS NOT NULL
+           AND NOT EXISTS (SELECT FROM @extschema@.user_api_providers AS k WHERE k.id = cold.user_provider_id))";
 const WARM: &str = "
     DELETE FROM @extschema@.aggregator_cooling
     WHERE provider_id = $1
@@ -109,7 +149,7 @@ impl Statements {
             )?,
             claim: prepare(
                 include_str!("../../sql/statements/claim.sql"),
-                &[TEXTOID, INT8OID, INT8OID],
+                &[TEXTOID, INT8OID, INT8OID, INT8OID],
             )?,
             finish_job: prepare(
                 include_str!("../../sql/statements/finish_job.sql"),
@@ -119,13 +159,18 @@ impl Statements {
                 ],
             )?,
             job_status: prepare(JOB_STATUS, &[UUIDOID])?,
-            cancelled_jobs: prepare(CANCELLED_JOBS, &[UUIDARRAYOID])?,
+            cancelled_jobs: prepare(CANCELLED_JOBS, &[UUIDARRAYOID, UUIDARRAYOID])?,
             take_over_jobs: prepare(
                 include_str!("../../sql/statements/take_over_jobs.sql"),
                 &[INT8OID, INT4OID, UUIDARRAYOID],
             )?,
             forget_jobs: prepare(include_str!("../../sql/statements/forget_jobs.sql"), &[INT4OID])?,
             any_jobs: prepare(ANY_JOBS, &[])?,
+            lost_jobs: prepare(LOST_JOBS, &[INT8OID, UUIDARRAYOID])?,
+            known_jobs: prepare(KNOWN_JOBS, &[UUIDARRAYOID])?,
+            give_back_jobs: prepare(GIVE_BACK_JOBS, &[INT8OID])?,
+            notify_jobs: prepare(NOTIFY_JOBS, &[UUIDARRAYOID])?,
+            forget_cooling: prepare(FORGET_COOLING, &[])?,
             cooling: prepare(include_str!("../../sql/statements/cooling.sql"), &[])?,
             cool: prepare(
                 include_str!("../../sql/statements/cool.sql"),

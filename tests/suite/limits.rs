@@ -158,7 +158,7 @@ async fn the_limits_are_settings_of_the_server() {
             "aggregator.job_retention|604800|s|sighup",
             "aggregator.max_in_flight|1000|∅|sighup",
             "aggregator.max_in_flight_per_key|256|∅|sighup",
-            "aggregator.max_in_flight_per_user|256|∅|sighup",
+            "aggregator.max_in_flight_per_user|128|∅|sighup",
         ]
     );
     // No session can lift them for itself.

@@ -13,6 +13,7 @@ mod fallback;
 mod guard;
 mod health;
 mod job_access;
+mod job_faults;
 mod job_load;
 mod jobs;
 mod lifecycle;

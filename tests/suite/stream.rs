@@ -354,3 +354,22 @@ async fn it_is_for_those_who_were_granted_it() {
     wire.ask(&format!("SELECT chat_stream('m', '{HELLO}', provider => 'standin')")).await;
     assert!(matches!(wire.next().await, Said::Row(_)));
 }
+
+#[tokio::test]
+async fn a_done_without_a_finish_reason_is_an_end() {
+    let upstream = Upstream::start(|_| {
+        Answer::Stream(vec![
+            Piece::Data(r#"{"id":"g","model":"m-served","choices":[{"index":0,"delta":{"content":"all"}}]}"#.into()),
+            Piece::Data("[DONE]".into()),
+        ])
+    })
+    .await;
+    let (database, root) = ready(&upstream).await;
+    let heard = Wire::connect(&database).await.run(&stream_sql("{}")).await;
+    assert_eq!(heard.texts(), ["all"]);
+    assert!(heard.failure.is_none(), "{:?}", heard.failure);
+    assert_eq!(
+        rows(&root, "SELECT status, cost_source FROM aggregator_usage_logs").await,
+        ["success|incomplete"]
+    );
+}
