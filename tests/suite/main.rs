@@ -17,6 +17,7 @@ mod jobs;
 mod lifecycle;
 mod limits;
 mod many;
+mod prices;
 mod readme;
 mod rls;
 mod schema;
