@@ -90,7 +90,8 @@ async fn user_data_survives_dump_and_restore() {
         assert_eq!(&after, before, "{sql}");
     }
     // Three lists of prices, and the restored catalogue has not been noted once more.
-    let open = "SELECT count(*), count(*) FILTER (WHERE valid_to IS NULL) FROM aggregator_model_prices";
+    let open =
+        "SELECT count(*), count(*) FILTER (WHERE valid_to IS NULL) FROM aggregator_model_prices";
     assert_eq!(rows(&restored, open).await, ["3|2"]);
     // Without the keyring: an error that says which key is missing.
     let id = value(&restored, "SELECT encode(substring(api_key_encrypted FROM 2 FOR 8), 'hex') FROM user_api_providers LIMIT 1").await.unwrap();

@@ -51,10 +51,8 @@ async fn the_golden_table() {
     let (mut group, mut cases, mut wrong) = (None, 0, vec![]);
     for line in &lines {
         if let Ok(next) = serde_json::from_str::<Group>(line.get()) {
-            let set = format!(
-                "UPDATE aggregator_models SET pricing = {}",
-                quoted(next.pricing.get())
-            );
+            let set =
+                format!("UPDATE aggregator_models SET pricing = {}", quoted(next.pricing.get()));
             root.batch_execute(&set).await.unwrap();
             group = Some(next);
             continue;
@@ -75,7 +73,8 @@ async fn the_golden_table() {
         )
         .await;
         if got != [format!("{expected}|{expected}|{}", case.source)] {
-            wrong.push(format!("{group}, {}: {got:?} is not {expected} {}", case.name, case.source));
+            wrong
+                .push(format!("{group}, {}: {got:?} is not {expected} {}", case.name, case.source));
         }
         cases += 1;
     }
@@ -120,7 +119,11 @@ async fn cost_is_linear_and_never_negative() {
     let root = database.root().await;
     root.batch_execute(RANDOM).await.unwrap();
     assert_eq!(
-        rows(&root, "SELECT count(DISTINCT pricing), count(DISTINCT a), count(DISTINCT b) FROM cases").await,
+        rows(
+            &root,
+            "SELECT count(DISTINCT pricing), count(DISTINCT a), count(DISTINCT b) FROM cases"
+        )
+        .await,
         ["3000|3000|3000"]
     );
     let fee = "coalesce((pricing ->> 'request')::numeric, 0)";
@@ -151,7 +154,7 @@ async fn cost_is_linear_and_never_negative() {
         (
             "within the bound of as many tokens",
             "pg_temp.cost(pricing, b - ARRAY['image', 'web_search', 'audio_input', 'audio_output']
-                 || '{"audio_input": 0, "audio_output": 0}')
+                 || '{\"audio_input\": 0, \"audio_output\": 0}')
              <= aggregator_cost_bound(pricing,
                     (b -> 'input')::bigint + (b -> 'cache_read')::bigint + (b -> 'cache_write')::bigint + (b -> 'cache_write_1h')::bigint,
                     (b -> 'output')::bigint + (b -> 'reasoning')::bigint)"
@@ -166,13 +169,17 @@ async fn cost_is_linear_and_never_negative() {
 fn list(prices: &[(&str, &str)]) -> String {
     let items: Vec<String> = prices
         .iter()
-        .map(|(id, price)| format!(r#"{{"id":"{id}","pricing":{{"prompt":"{price}","completion":"{price}"}}}}"#))
+        .map(|(id, price)| {
+            format!(r#"{{"id":"{id}","pricing":{{"prompt":"{price}","completion":"{price}"}}}}"#)
+        })
         .collect();
     format!(r#"{{"data":[{}]}}"#, items.join(","))
 }
 
 /// A provider `list`, whose model list can be changed.
-async fn with_list(prices: &[(&str, &str)]) -> (Database<'static>, Client, Upstream, Arc<Mutex<String>>) {
+async fn with_list(
+    prices: &[(&str, &str)],
+) -> (Database<'static>, Client, Upstream, Arc<Mutex<String>>) {
     let body = Arc::new(Mutex::new(list(prices)));
     let shown = body.clone();
     let upstream = Upstream::raw(move |_| Answer::json(200, shown.lock().unwrap().clone())).await;
@@ -215,12 +222,12 @@ async fn the_history_is_written_when_a_price_changes() {
     );
     // By hand, twice in a transaction: what never held for others leaves no trace.
     root.batch_execute(
-        "BEGIN; UPDATE aggregator_models SET pricing = '{"input": 7}' WHERE model_id = 'v/b';
-         UPDATE aggregator_models SET pricing = '{"input": 8}' WHERE model_id = 'v/b'",
+        "BEGIN; UPDATE aggregator_models SET pricing = '{\"input\": 7}' WHERE model_id = 'v/b';
+         UPDATE aggregator_models SET pricing = '{\"input\": 8}' WHERE model_id = 'v/b'",
     )
     .await
     .unwrap();
-    let cost = "SELECT calculate_cost('v/b', '{"prompt_tokens": 1000000}')";
+    let cost = "SELECT calculate_cost('v/b', '{\"prompt_tokens\": 1000000}')";
     assert_eq!(value(&root, cost).await.unwrap(), "8");
     root.batch_execute("COMMIT").await.unwrap();
     assert_eq!(
@@ -238,12 +245,18 @@ async fn a_cost_is_by_the_prices_of_its_moment() {
     let database = bed::database().await;
     let root = database.root().await;
     add_models(&root, &["v/m"]).await;
+    // Each in a transaction of its own.
+    for pricing in [
+        r#"{"input": 1, "tiers": [{"utc_start": 600, "utc_end": 700, "input": 5}]}"#,
+        r#"{"input": 2}"#,
+        "{}",
+        r#"{"input": 3}"#,
+    ] {
+        let set = format!("UPDATE aggregator_models SET pricing = '{pricing}'");
+        root.batch_execute(&set).await.unwrap();
+    }
     root.batch_execute(
-        "UPDATE aggregator_models SET pricing = '{"input": 1, "tiers": [{"utc_start": 600, "utc_end": 700, "input": 5}]}';
-         UPDATE aggregator_models SET pricing = '{"input": 2}';
-         UPDATE aggregator_models SET pricing = '{}';
-         UPDATE aggregator_models SET pricing = '{"input": 3}';
-         UPDATE aggregator_model_prices AS p SET valid_from = d.a, valid_to = d.b
+        "UPDATE aggregator_model_prices AS p SET valid_from = d.a, valid_to = d.b
          FROM (VALUES ('1', '2026-01-10 00:00+00'::timestamptz, '2026-01-20 00:00+00'::timestamptz),
              ('2', '2026-01-20 00:00+00', '2026-01-25 00:00+00'), ('3', '2026-02-01 00:00+00', NULL)) AS d (price, a, b)
          WHERE p.pricing ->> 'input' = d.price",
@@ -263,14 +276,17 @@ async fn a_cost_is_by_the_prices_of_its_moment() {
         ("NULL", "3"),
         ("'infinity'", "3"),
     ] {
-        let sql = format!(
-            "SELECT calculate_cost('v/m', '{{"prompt_tokens": 1000000}}', p_at => {at})"
-        );
+        let sql =
+            format!("SELECT calculate_cost('v/m', '{{\"prompt_tokens\": 1000000}}', p_at => {at})");
         assert_eq!(value(&root, &sql).await.as_deref(), Some(expected), "{at}");
     }
     // Withdrawn: what was known stays known, and now there is none.
     root.batch_execute("UPDATE aggregator_models SET pricing = '{}'").await.unwrap();
-    let at = |at: &str| format!("SELECT calculate_cost('v/m', '{{"prompt_tokens": 1000000}}', 'openrouter', {at})");
+    let at = |at: &str| {
+        format!(
+            "SELECT calculate_cost('v/m', '{{\"prompt_tokens\": 1000000}}', 'openrouter', {at})"
+        )
+    };
     assert_eq!(value(&root, &at("'2026-03-01'")).await.unwrap(), "3");
     assert_eq!(value(&root, &at("now()")).await, None);
 }
@@ -280,7 +296,8 @@ async fn a_price_set_by_hand_survives_syncs_until_it_is_unset() {
     let (_database, root, _upstream, body) =
         with_list(&[("v/a", "0.000001"), ("v/auto", "-1")]).await;
     rows(&root, SYNC).await;
-    const MODELS: &str = "SELECT model_id, pricing, pricing_source, is_available FROM aggregator_models ORDER BY 1";
+    const MODELS: &str =
+        "SELECT model_id, pricing, pricing_source, is_available FROM aggregator_models ORDER BY 1";
     assert_eq!(
         rows(&root, r#"SELECT * FROM set_model_price('auto', '{"input": 9, "output": 9}')"#).await,
         [r#"list|v/auto|{"input": 9, "output": 9}|manual"#]
@@ -302,7 +319,7 @@ async fn a_price_set_by_hand_survives_syncs_until_it_is_unset() {
     assert_eq!(rows(&root, SYNC).await, ["0|1|0|1|∅"]);
     assert_eq!(rows(&root, MODELS).await, by_hand);
     assert_eq!(
-        value(&root, "SELECT calculate_cost('new', '{"prompt_tokens": 1000000}')").await.unwrap(),
+        value(&root, "SELECT calculate_cost('new', '{\"prompt_tokens\": 1000000}')").await.unwrap(),
         "4"
     );
     // Back to what the list says by now.
@@ -357,11 +374,13 @@ async fn a_price_that_is_none_is_refused() {
     }
     // The model of this very id before those that end in it.
     assert_eq!(
-        rows(&root, r#"SELECT model_id FROM set_model_price('m', '{"input": 1}', 'openrouter')"#).await,
+        rows(&root, r#"SELECT model_id FROM set_model_price('m', '{"input": 1}', 'openrouter')"#)
+            .await,
         ["m"]
     );
     assert_eq!(
-        rows(&root, r#"SELECT provider_name FROM set_model_price('other:a/m', '{"input": 1}')"#).await,
+        rows(&root, r#"SELECT provider_name FROM set_model_price('other:a/m', '{"input": 1}')"#)
+            .await,
         ["other"]
     );
 }
@@ -379,7 +398,7 @@ async fn prices_are_for_administrators_to_set_and_for_nobody_to_write() {
     let written = [
         "UPDATE aggregator_model_prices SET pricing = '{}'",
         "DELETE FROM aggregator_model_prices",
-        "INSERT INTO aggregator_model_prices (provider_id, model_id, pricing, valid_from, source) SELECT id, 'v/m', '{"input": 0}', '2020-01-01', 'manual' FROM api_providers",
+        "INSERT INTO aggregator_model_prices (provider_id, model_id, pricing, valid_from, source) SELECT id, 'v/m', '{\"input\": 0}', '2020-01-01', 'manual' FROM api_providers",
     ];
     for sql in forbidden.iter().chain(&written) {
         assert_eq!(failure(&tenant, sql).await.0, "42501", "{sql}");
@@ -388,7 +407,7 @@ async fn prices_are_for_administrators_to_set_and_for_nobody_to_write() {
     root.batch_execute("SELECT aggregator_grant('bob', 'admin')").await.unwrap();
     let bob = database.user("bob").await;
     rows(&bob, r#"SELECT set_model_price('v/m', '{"input": 1}')"#).await;
-    bob.batch_execute("UPDATE aggregator_models SET pricing = '{"input": 2}'").await.unwrap();
+    bob.batch_execute("UPDATE aggregator_models SET pricing = '{\"input\": 2}'").await.unwrap();
     rows(&bob, "SELECT * FROM recost_usage('-infinity', 'infinity')").await;
     for sql in written {
         assert_eq!(failure(&bob, sql).await.0, "42501", "{sql}");
@@ -477,10 +496,7 @@ async fn usage_without_a_price_is_priced_later() {
     let first = rows(&root, recost).await;
     assert_eq!(
         first,
-        [
-            "new|1|∅|0.0015|unpriced|computed",
-            "searches|1|∅|0.021|unpriced|computed",
-        ]
+        ["new|1|∅|0.0015|unpriced|computed", "searches|1|∅|0.021|unpriced|computed",]
     );
     // The history says otherwise: as if the cache's price had been known.
     root.batch_execute(
@@ -525,14 +541,14 @@ async fn pricing_again_keeps_to_its_range_and_to_what_was_guessed() {
          FROM api_providers AS p, (VALUES
              ('2026-01-01 00:00+00', NULL, 'success', 0, NULL, 'unpriced', NULL),
              ('2026-01-02 00:00+00', 'v/served', 'success', 0, NULL, 'unpriced', NULL),
-             ('2026-01-03 00:00+00', 'v/other', 'cancelled', 0, NULL, 'unpriced', '{"estimated": true}'),
-             ('2026-01-04 00:00+00', NULL, 'cancelled', 0, 0.7, 'incomplete', '{"estimated": true}'),
+             ('2026-01-03 00:00+00', 'v/other', 'cancelled', 0, NULL, 'unpriced', '{\"estimated\": true}'),
+             ('2026-01-04 00:00+00', NULL, 'cancelled', 0, 0.7, 'incomplete', '{\"estimated\": true}'),
              ('2026-01-05 00:00+00', NULL, 'pending', 0, NULL, NULL, NULL),
              ('2026-01-06 00:00+00', NULL, 'error', 1000, 0.9, 'incomplete', NULL),
              ('2026-01-07 00:00+00', NULL, 'success', 0, NULL, 'unpriced', NULL)
          ) AS d (at, served, status, cached, cost, source, metadata)
          WHERE p.name = 'openrouter';
-         SELECT set_model_price('v/asked', '{"input": 1, "output": 1}'), set_model_price('v/served', '{"input": 2, "output": 2}')",
+         SELECT set_model_price('v/asked', '{\"input\": 1, \"output\": 1}'), set_model_price('v/served', '{\"input\": 2, \"output\": 2}')",
     )
     .await
     .unwrap();
@@ -544,10 +560,7 @@ async fn pricing_again_keeps_to_its_range_and_to_what_was_guessed() {
         recost("'2026-01-01 00:00+00'", "'2026-01-03 00:00+00'").await,
         ["01|∅|0.0011|computed", "02|∅|0.0022|computed"]
     );
-    assert_eq!(
-        recost("NULL", "NULL").await,
-        ["03|∅|0.0011|incomplete", "07|∅|0.0011|computed"]
-    );
+    assert_eq!(recost("NULL", "NULL").await, ["03|∅|0.0011|incomplete", "07|∅|0.0011|computed"]);
     assert_eq!(recost("NULL", "NULL").await.len(), 0);
     assert_eq!(
         rows(&root, "SELECT cost_estimate, cost_source FROM aggregator_usage_logs ORDER BY created_at OFFSET 3").await,
@@ -556,7 +569,7 @@ async fn pricing_again_keeps_to_its_range_and_to_what_was_guessed() {
     // The sixth wants a price for its cache.
     root.batch_execute(
         "DELETE FROM aggregator_model_prices WHERE model_id = 'v/asked';
-         SELECT set_model_price('v/asked', '{"input": 1, "output": 1, "cache_read": 0.1}')",
+         SELECT set_model_price('v/asked', '{\"input\": 1, \"output\": 1, \"cache_read\": 0.1}')",
     )
     .await
     .unwrap();
@@ -565,10 +578,9 @@ async fn pricing_again_keeps_to_its_range_and_to_what_was_guessed() {
 
 #[tokio::test]
 async fn a_quote_costs_nothing_and_holds() {
-    let upstream = Upstream::start(|_| {
-        Answer::says("x", r#"{"prompt_tokens":12,"completion_tokens":40}"#)
-    })
-    .await;
+    let upstream =
+        Upstream::start(|_| Answer::says("x", r#"{"prompt_tokens":12,"completion_tokens":40}"#))
+            .await;
     let database = bed::database().await;
     let root = database.root().await;
     add_named(&root, "standin", "openai", &upstream.base_url(), &["m", "dear"]).await;
@@ -576,16 +588,19 @@ async fn a_quote_costs_nothing_and_holds() {
     save_key(&root, "standin", "sk-good-quote").await;
     root.batch_execute(
         "UPDATE aggregator_models SET max_output_tokens = 100;
-         UPDATE aggregator_models SET pricing = '{"input": 0.1, "output": 0.1}' WHERE provider_id = (SELECT id FROM api_providers WHERE name = 'cheap');
-         UPDATE aggregator_models SET max_output_tokens = NULL, pricing = '{"input": 2, "output": 10, "cache_write": 2.5, "reasoning": 20, "request": 0.01,
-             "tiers": [{"min_prompt_tokens": 30, "input": 4}, {"min_prompt_tokens": 100000, "input": 999}, {"utc_start": 0, "utc_end": 1, "output": 30}]}' WHERE model_id = 'dear'",
+         UPDATE aggregator_models SET pricing = '{\"input\": 0.1, \"output\": 0.1}' WHERE provider_id = (SELECT id FROM api_providers WHERE name = 'cheap');
+         UPDATE aggregator_models SET max_output_tokens = NULL, pricing = '{\"input\": 2, \"output\": 10, \"cache_write\": 2.5, \"reasoning\": 20, \"request\": 0.01,
+             \"tiers\": [{\"min_prompt_tokens\": 30, \"input\": 4}, {\"min_prompt_tokens\": 100000, \"input\": 999}, {\"utc_start\": 100, \"utc_end\": 100, \"output\": 30}]}' WHERE model_id = 'dear'",
     )
     .await
     .unwrap();
     // 8 letters are 2 tokens, a message adds 4. As jsonb it has 42 bytes.
     const MESSAGES: &str = r#"'[{"role": "user", "content": "12345678"}]'"#;
-    let quote = async |arguments: &str| rows(&root, &format!("SELECT * FROM quote_cost({arguments})")).await;
-    let bytes = value(&root, &format!("SELECT octet_length({MESSAGES}::jsonb::text)")).await.unwrap();
+    let quote = async |arguments: &str| {
+        rows(&root, &format!("SELECT * FROM quote_cost({arguments})")).await
+    };
+    let bytes =
+        value(&root, &format!("SELECT octet_length({MESSAGES}::jsonb::text)")).await.unwrap();
     assert_eq!(bytes, "41");
     for (arguments, expected) in [
         // The route of the caller, not the cheapest: 41 * 2 + 100 * 10; 6 * 2 + 6 * 10.
