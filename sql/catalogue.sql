@@ -29,6 +29,7 @@ BEGIN
             CASE WHEN p_is_inferred THEN coalesce(m.capabilities, f.capabilities) ELSE f.capabilities END AS capabilities,
             coalesce(f.context_window, m.context_window) AS context_window,
             coalesce(f.max_output_tokens, m.max_output_tokens) AS max_output_tokens,
+            f.pricing AS fresh_pricing,
             coalesce(f.pricing, m.catalogue_pricing, '{}') AS catalogue_pricing,
             -- A price that somebody has set stays until it is unset.
             CASE WHEN m.pricing_source = 'manual' THEN m.pricing
@@ -62,7 +63,9 @@ BEGIN
             context_window = w.context_window,
             max_output_tokens = w.max_output_tokens,
             catalogue_pricing = w.catalogue_pricing,
-            pricing = w.pricing,
+            -- Not w.pricing: somebody may have set a price while this waited for the row.
+            pricing = CASE WHEN m.pricing_source = 'manual' THEN m.pricing
+                ELSE coalesce(w.fresh_pricing, m.pricing) END,
             is_available = true
         FROM wanted AS w
         WHERE m.id = w.id

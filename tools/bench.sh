@@ -3,7 +3,7 @@
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
 names=("$@")
-[ $# = 0 ] && names=(overhead many stream jobs cancel)
+[ $# = 0 ] && names=(overhead many stream jobs cancel sync)
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
 source "$TREE/tools/clusters.sh"

@@ -51,8 +51,10 @@ async fn the_golden_table() {
     let (mut group, mut cases, mut wrong) = (None, 0, vec![]);
     for line in &lines {
         if let Ok(next) = serde_json::from_str::<Group>(line.get()) {
-            let set =
-                format!("UPDATE aggregator_models SET pricing = {}", quoted(next.pricing.get()));
+            let set = format!(
+                "DELETE FROM aggregator_model_prices; UPDATE aggregator_models SET pricing = {}",
+                quoted(next.pricing.get())
+            );
             root.batch_execute(&set).await.unwrap();
             group = Some(next);
             continue;
@@ -347,6 +349,29 @@ async fn a_price_set_by_hand_survives_syncs_until_it_is_unset() {
     *body.lock().unwrap() = list(&[("v/a", "0.000009"), ("v/auto", "-1")]);
     rows(&root, SYNC).await;
     assert_eq!(rows(&root, MODELS).await[0], r#"v/a|{"input": 2, "output": 2}|manual|t"#);
+}
+
+#[tokio::test]
+async fn a_sync_that_waits_for_a_price_being_set_does_not_undo_it() {
+    let (database, root, _upstream, body) = with_list(&[("v/a", "0.000001")]).await;
+    rows(&root, SYNC).await;
+    let admin = database.root().await;
+    admin.batch_execute("BEGIN").await.unwrap();
+    rows(&admin, r#"SELECT set_model_price('v/a', '{"input": 5}')"#).await;
+    *body.lock().unwrap() = list(&[("v/a", "0.000002")]);
+    let sync = rows(&root, SYNC);
+    let commit = async {
+        let watch = database.root().await;
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        bed::eventually(&watch, waits, "1").await;
+        admin.batch_execute("COMMIT").await.unwrap();
+    };
+    assert_eq!(tokio::join!(sync, commit).0, ["0|1|0|0|∅"]);
+    assert_eq!(
+        rows(&root, "SELECT pricing, pricing_source, catalogue_pricing FROM aggregator_models")
+            .await,
+        [r#"{"input": 5}|manual|{"input": 2, "output": 2}"#]
+    );
 }
 
 #[tokio::test]
