@@ -29,11 +29,16 @@ BEGIN
             CASE WHEN p_is_inferred THEN coalesce(m.capabilities, f.capabilities) ELSE f.capabilities END AS capabilities,
             coalesce(f.context_window, m.context_window) AS context_window,
             coalesce(f.max_output_tokens, m.max_output_tokens) AS max_output_tokens,
-            coalesce(f.pricing, m.pricing, '{}') AS pricing,
+            f.pricing AS fresh_pricing,
+            coalesce(f.pricing, m.catalogue_pricing, '{}') AS catalogue_pricing,
+            -- A price that somebody has set stays until it is unset.
+            CASE WHEN m.pricing_source = 'manual' THEN m.pricing
+                ELSE coalesce(f.pricing, m.pricing, '{}') END AS pricing,
             (m.model_name, m.display_name, m.is_available)
                 IS NOT DISTINCT FROM (f.model_name, f.display_name, true) AS is_named_the_same,
             m.model_type AS old_type, m.capabilities AS old_capabilities,
-            m.context_window AS old_window, m.max_output_tokens AS old_output, m.pricing AS old_pricing
+            m.context_window AS old_window, m.max_output_tokens AS old_output,
+            m.catalogue_pricing AS old_catalogue, m.pricing AS old_pricing
         FROM fresh AS f
         LEFT JOIN @extschema@.aggregator_models AS m
             ON m.provider_id = p_provider_id AND m.model_id = f.model_id
@@ -41,9 +46,9 @@ BEGIN
     inserted AS (
         INSERT INTO @extschema@.aggregator_models
             (provider_id, model_id, model_name, display_name, model_type, capabilities,
-             context_window, max_output_tokens, pricing)
+             context_window, max_output_tokens, catalogue_pricing, pricing)
         SELECT p_provider_id, w.model_id, w.model_name, w.display_name, w.model_type, w.capabilities,
-            w.context_window, w.max_output_tokens, w.pricing
+            w.context_window, w.max_output_tokens, w.catalogue_pricing, w.pricing
         FROM wanted AS w
         WHERE w.id IS NULL
         ON CONFLICT DO NOTHING
@@ -57,14 +62,19 @@ BEGIN
             capabilities = w.capabilities,
             context_window = w.context_window,
             max_output_tokens = w.max_output_tokens,
-            pricing = w.pricing,
+            catalogue_pricing = w.catalogue_pricing,
+            -- Not w.pricing: somebody may have set a price while this waited for the row.
+            pricing = CASE WHEN m.pricing_source = 'manual' THEN m.pricing
+                ELSE coalesce(w.fresh_pricing, m.pricing) END,
             is_available = true
         FROM wanted AS w
         WHERE m.id = w.id
           AND (NOT w.is_named_the_same
-               OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens, w.pricing)
+               OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens,
+                   w.catalogue_pricing, w.pricing)
                    IS DISTINCT FROM
-                  (w.old_type, w.old_capabilities, w.old_window, w.old_output, w.old_pricing))
+                  (w.old_type, w.old_capabilities, w.old_window, w.old_output,
+                   w.old_catalogue, w.old_pricing))
         RETURNING 1
     ),
     vanished AS (
@@ -72,6 +82,8 @@ BEGIN
         SET is_available = false
         WHERE m.provider_id = p_provider_id
           AND m.is_available
+          -- What no list ever had cannot vanish from it.
+          AND m.catalogue_pricing IS NOT NULL
           AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.model_id = m.model_id)
         RETURNING 1
     )

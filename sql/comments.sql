@@ -48,8 +48,19 @@ COMMENT ON COLUMN aggregator_models.context_window IS 'Most tokens of prompt and
 COMMENT ON COLUMN aggregator_models.max_output_tokens IS 'Most tokens of an answer; NULL: unknown.';
 COMMENT ON COLUMN aggregator_models.pricing IS
     'USD per 1M tokens: input, output, cache_read, cache_write, cache_write_1h, reasoning, audio_input, audio_output; USD per unit: request, image, web_search; tiers for long prompts and times of day. An unknown price is an absent key; free is 0.';
+COMMENT ON COLUMN aggregator_models.catalogue_pricing IS 'What the provider''s list says, in the form of pricing; NULL: no list ever had this model.';
+COMMENT ON COLUMN aggregator_models.pricing_source IS 'sync: pricing follows the list; manual: somebody has set it, and syncs leave it alone until set_model_price(..., NULL).';
 COMMENT ON COLUMN aggregator_models.is_available IS 'False once it has vanished from the provider''s list.';
 COMMENT ON COLUMN aggregator_models.first_seen_at IS 'When a sync first saw it.';
+
+COMMENT ON TABLE aggregator_model_prices IS 'What models cost when: a row for each price list that came to hold. Written only when pricing changes.';
+COMMENT ON COLUMN aggregator_model_prices.id IS 'Id of the row.';
+COMMENT ON COLUMN aggregator_model_prices.provider_id IS 'Who offers the model.';
+COMMENT ON COLUMN aggregator_model_prices.model_id IS 'The model as its provider spells it. Not a foreign key: the history outlives the model.';
+COMMENT ON COLUMN aggregator_model_prices.pricing IS 'The price list, as in aggregator_models.pricing.';
+COMMENT ON COLUMN aggregator_model_prices.valid_from IS 'Since when it holds.';
+COMMENT ON COLUMN aggregator_model_prices.valid_to IS 'Until when it held, exclusive; NULL: it still does.';
+COMMENT ON COLUMN aggregator_model_prices.source IS 'sync: from the provider''s list; manual: set by set_model_price or by hand.';
 
 COMMENT ON TABLE aggregator_usage_logs IS
     'The ledger: one row per request that left for a provider, retries included. Written by the worker, whatever becomes of the caller''s transaction. No prompts, no answers.';
@@ -83,7 +94,7 @@ COMMENT ON COLUMN aggregator_usage_logs.cost_source IS
 COMMENT ON COLUMN aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';
 COMMENT ON COLUMN aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
 COMMENT ON COLUMN aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';
-COMMENT ON COLUMN aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came.';
+COMMENT ON COLUMN aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece.';
 COMMENT ON TABLE aggregator_usage_logs_default IS 'Partition of the ledger for what has no partition of its own.';
 
 COMMENT ON TABLE aggregator_jobs IS 'Durable chats: a row exists if and only if its transaction committed. Holds the request and the answer; see aggregator.job_retention.';

@@ -1,5 +1,6 @@
 -- The price rules, in numeric from end to end. This is their only implementation: the ledger
--- settles with aggregator_settled_cost, and calculate_cost asks the same functions.
+-- settles with aggregator_settled_cost; calculate_cost, recost_usage and quote_cost (prices.sql) ask
+-- the same functions.
 
 -- Whether a price list is one: every price a number that is not negative, every tier likewise. The
 -- table checks it at the door, so that pricing a call need not.
@@ -20,7 +21,8 @@ BEGIN
             WHEN jsonb_typeof(p_pricing -> 'tiers') <> 'array' THEN false
             ELSE NOT EXISTS (
                 SELECT FROM jsonb_array_elements(p_pricing -> 'tiers') AS tier
-                WHERE tier ? 'tiers' OR NOT @extschema@.aggregator_is_pricing(tier)
+                -- NULL in a tier: unknown while the tier holds, whatever it is otherwise.
+                WHERE tier ? 'tiers' OR NOT @extschema@.aggregator_is_pricing(jsonb_strip_nulls(tier))
             )
         END;
 END
@@ -55,7 +57,7 @@ BEGIN
         END IF;
         v_prices := v_prices || (v_tier - ARRAY['min_prompt_tokens', 'utc_start', 'utc_end']);
     END LOOP;
-    RETURN v_prices;
+    RETURN jsonb_strip_nulls(v_prices);
 END
 $$;
 
@@ -77,6 +79,7 @@ DECLARE
     v_fallback text;
     v_tokens   numeric;
     v_price    numeric;
+    v_fees     numeric := 0;
 BEGIN
     is_complete := false;
     IF v_prices ? 'tiers' THEN
@@ -86,7 +89,7 @@ BEGIN
                 + (p_parts ->> 'cache_write_1h')::bigint + (p_parts ->> 'audio_input')::bigint,
             p_at);
     END IF;
-    IF NOT v_prices ?| ARRAY['input', 'output', 'request'] THEN
+    IF NOT v_prices ?| ARRAY['input', 'output', 'request', 'image'] THEN
         RETURN;
     END IF;
     cost := 0;
@@ -107,7 +110,14 @@ BEGIN
         END IF;
         cost := cost + v_tokens * v_price;
     END LOOP;
-    cost := trim_scale(cost / 1000000) + coalesce((v_prices ->> 'request')::numeric, 0);
+    -- What is paid by the piece: there is no neighbour to price it at.
+    FOREACH v_part IN ARRAY ARRAY['image', 'web_search'] LOOP
+        CONTINUE WHEN coalesce(p_parts -> v_part, '0') = '0';
+        v_price := v_prices ->> v_part;
+        v_fees := v_fees + (p_parts ->> v_part)::numeric * coalesce(v_price, 0);
+        is_complete := is_complete AND v_price IS NOT NULL;
+    END LOOP;
+    cost := trim_scale(cost / 1000000 + coalesce((v_prices ->> 'request')::numeric, 0) + v_fees);
     is_complete := is_complete AND cost IS NOT NULL;
 END
 $$;
@@ -146,38 +156,6 @@ BEGIN
         WHEN NOT v_is_complete OR p_is_estimate THEN 'incomplete'
         ELSE 'computed'
     END;
-END
-$$;
-
-CREATE FUNCTION calculate_cost(p_model text, p_usage jsonb, p_provider text DEFAULT NULL) RETURNS numeric
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_usage    jsonb := @extschema@.aggregator_usage(p_usage);
-    v_provider uuid  := @extschema@.aggregator_provider_id(p_provider);
-    v_prefix   text  := split_part(p_model, ':', 1);
-    v_pricing  jsonb;
-    v_cost     numeric;
-BEGIN
-    IF p_provider IS NOT NULL AND v_provider IS NULL THEN
-        RETURN NULL;
-    END IF;
-    SELECT m.pricing INTO v_pricing
-    FROM @extschema@.aggregator_models AS m
-    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
-    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
-      AND (m.model_id = p_model OR m.model_name = p_model
-           OR (p.name = v_prefix AND v_prefix <> p_model
-               AND substr(p_model, length(v_prefix) + 2) IN (m.model_id, m.model_name)))
-    ORDER BY m.model_id = p_model DESC, p.name = v_prefix DESC, m.is_available DESC,
-        (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
-        p.name, m.model_id
-    LIMIT 1;
-    SELECT c.cost INTO v_cost
-    FROM @extschema@.aggregator_settled_cost(
-        v_pricing, nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, now()) AS c;
-    RETURN v_cost;
 END
 $$;
 

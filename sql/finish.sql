@@ -36,6 +36,7 @@ $$;
 ALTER TABLE api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE user_api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_models ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_model_prices ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
@@ -67,6 +68,10 @@ CREATE POLICY catalogue ON aggregator_models FOR SELECT
 CREATE POLICY admin ON aggregator_models
     USING ((SELECT aggregator_is_admin()))
     WITH CHECK ((SELECT aggregator_is_admin()));
+
+-- Written as the owner only, by what watches the catalogue.
+CREATE POLICY catalogue ON aggregator_model_prices FOR SELECT
+    USING (true);
 
 CREATE POLICY own ON aggregator_usage_logs FOR SELECT
     USING (user_id = (SELECT aggregator_user_id()));
@@ -188,8 +193,14 @@ COMMENT ON FUNCTION chat(text, text, jsonb) IS
     'Sends one prompt and returns the text of the answer. Options and errors as in chat_complete.';
 COMMENT ON FUNCTION chat_completions(jsonb) IS
     'Takes a whole OpenAI chat request body, vendor fields included, and returns the answer. Errors as in chat_complete.';
-COMMENT ON FUNCTION calculate_cost(text, jsonb, text) IS
-    'USD that this usage (OpenAI''s or Anthropic''s form) of this model costs; what the usage itself reports comes first. NULL: unpriced, never 0.';
+COMMENT ON FUNCTION calculate_cost(text, jsonb, text, timestamptz) IS
+    'USD that this usage (OpenAI''s or Anthropic''s form) of this model costs by the prices of p_at; what the usage itself reports comes first. Before the first known price, that one holds. NULL: unpriced, never 0.';
+COMMENT ON FUNCTION quote_cost(text, jsonb, integer, text) IS
+    'What a chat would cost, in USD, without sending it. max_cost: one request costs no more; NULL: not bounded (images, audio, files, no limit on the answer) or not priced. expected_cost: by the estimated prompt and an answer as long as the caller''s last ones of this model, else as the prompt. PT400.';
+COMMENT ON FUNCTION set_model_price(text, jsonb, text) IS
+    'Sets the price list of a model, which syncs then leave alone; with p_provider the model need not be in the catalogue. p_pricing NULL goes back to the catalogue''s. Keys and units as in aggregator_models.pricing. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION recost_usage(timestamptz, timestamptz) IS
+    'Prices usage rows from p_from up to but not including p_to (NULL: no limit) that had no price, or not every price, by the prices of their time, and returns those that changed; costs in USD. What a provider reported and what was computed in full stays. Administrators. PT403.';
 COMMENT ON FUNCTION calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
     'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
 COMMENT ON FUNCTION aggregator_status() IS
@@ -208,6 +219,17 @@ COMMENT ON FUNCTION aggregator_is_pricing(jsonb) IS 'Whether a price list is one
 COMMENT ON FUNCTION aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
 COMMENT ON FUNCTION aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
 COMMENT ON FUNCTION aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the ledger settles a row, and where it comes from.';
+COMMENT ON FUNCTION aggregator_find_model(text, text) IS 'The model of the catalogue that a name means: of this very id first, then the cheapest.';
+COMMENT ON FUNCTION aggregator_price_list(uuid, text, timestamptz) IS 'The price list of a model at a moment: before the first known one, that one. NULL: none is known.';
+COMMENT ON FUNCTION aggregator_prompt_size(jsonb) IS 'Estimated tokens of messages, their bytes, and whether they are only text. NULL: no messages.';
+COMMENT ON FUNCTION aggregator_cost_bound(jsonb, bigint, bigint) IS 'USD that a request of so many tokens at most costs at most, at the dearest prices that may hold. NULL: unpriced.';
+COMMENT ON FUNCTION aggregator_pricing_problem(jsonb) IS 'What is wrong with a price list; NULL: nothing.';
+COMMENT ON FUNCTION aggregator_note_prices(uuid[]) IS 'Brings the price history of these models up to date with the catalogue. Internal.';
+COMMENT ON FUNCTION aggregator_store_prices(uuid[]) IS 'Writes the history for aggregator_note_prices. Internal.';
+COMMENT ON FUNCTION aggregator_recost(timestamptz, timestamptz) IS 'The work of recost_usage. Internal.';
+COMMENT ON FUNCTION aggregator_apply_cost(uuid, smallint, timestamptz, numeric, numeric, text) IS 'Gives a settled usage row another cost; false if it has no cost to be replaced. Internal.';
+COMMENT ON FUNCTION aggregator_before_model() IS 'Marks a price that is not the catalogue''s as set by hand.';
+COMMENT ON FUNCTION aggregator_after_models() IS 'Has changed prices noted in the history.';
 COMMENT ON FUNCTION aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
 COMMENT ON FUNCTION aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
 COMMENT ON FUNCTION aggregator_before_provider() IS 'Checks the URLs of a provider, notes edits, lets a restored row win over a fresh seed.';

@@ -15,6 +15,7 @@ BEGIN
         @extschema@.aggregator_cooling, @extschema@.aggregator_provider_health TO %s', p_role);
     EXECUTE format('GRANT SELECT ON @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits,
         @extschema@.aggregator_budget_warnings, @extschema@.aggregator_budget_status TO %s', p_role);
+    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_model_prices TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -32,7 +33,8 @@ BEGIN
         'chat_result(uuid)',
         'chat_wait(uuid, integer)',
         'chat_cancel(uuid)',
-        'calculate_cost(text, jsonb, text)',
+        'calculate_cost(text, jsonb, text, timestamptz)',
+        'quote_cost(text, jsonb, integer, text)',
         'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
         -- What the functions above call under the caller's rights.
         'aggregator_acting_user(text)',
@@ -45,6 +47,10 @@ BEGIN
         'aggregator_counted(@extschema@.aggregator_usage_logs)',
         'aggregator_spent(text, uuid, text, timestamptz)',
         'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
+        'aggregator_find_model(text, text)',
+        'aggregator_price_list(uuid, text, timestamptz)',
+        'aggregator_prompt_size(jsonb)',
+        'aggregator_cost_bound(jsonb, bigint, bigint)',
         'aggregator_await_job(uuid, integer)',
         'aggregator_job_response(@extschema@.aggregator_jobs)',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
@@ -74,6 +80,10 @@ BEGIN
         'save_platform_key(text, text)',
         'remove_platform_key(text)',
         'sync_models(text)',
+        'set_model_price(text, jsonb, text)',
+        'recost_usage(timestamptz, timestamptz)',
+        'aggregator_pricing_problem(jsonb)',
+        'aggregator_note_prices(uuid[])',
         'forget_user(text)'
     ] LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);

@@ -49,6 +49,10 @@ CREATE TABLE aggregator_models (
     context_window    integer     CHECK (context_window > 0),
     max_output_tokens integer     CHECK (max_output_tokens > 0),
     pricing           jsonb       NOT NULL DEFAULT '{}',
+    -- What the provider's list says; NULL: no list ever had this model. Beside a price that somebody
+    -- has set, it is what unsetting goes back to.
+    catalogue_pricing jsonb,
+    pricing_source    text        NOT NULL DEFAULT 'sync' CHECK (pricing_source IN ('sync', 'manual')),
     is_available      boolean     NOT NULL DEFAULT true,
     first_seen_at     timestamptz NOT NULL DEFAULT now(),
     UNIQUE (provider_id, model_id)

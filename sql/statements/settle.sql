@@ -18,7 +18,11 @@ SET status = $10,
     reasoning_tokens = $22,
     audio_output_tokens = $23,
     time_to_first_token_ms = $25,
-    metadata = CASE WHEN $24 THEN '{"estimated": true}'::jsonb END,
+    -- What is paid by the piece is rare, and has no column.
+    metadata = nullif(jsonb_strip_nulls(jsonb_build_object(
+        'estimated', nullif($24, false),
+        'image', nullif(($7::jsonb ->> 'image')::integer, 0),
+        'web_search', nullif(($7::jsonb ->> 'web_search')::integer, 0))), '{}'),
     (cost_estimate, cost_computed, cost_source) = (
         SELECT settled.cost, settled.computed, settled.source
         FROM @extschema@.aggregator_settled_cost(

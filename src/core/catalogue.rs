@@ -1,7 +1,7 @@
 //! Reading model lists: OpenRouter's (prices as strings per token), AiHubMix's (numbers per 1M)
 //! and the bare list of OpenAI's `GET /models`. Which one it is shows in the data.
 
-use crate::core::price::{self, Prices, Unit};
+use crate::core::price::{self, PER_UNIT, Prices, Unit};
 use crate::core::reply::clean_word;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -162,7 +162,10 @@ const PER_TOKEN: &[(&str, &str)] = &[
     ("audio", "audio_input"),
     ("audio_output", "audio_output"),
 ];
-const PER_UNIT: &[&str] = &["request", "image", "web_search"];
+/// Prices of theirs for what no usage counts.
+const UNPRICED: &[&str] = &["image_token", "image_output", "input_audio_cache", "discount"];
+/// More say nothing new.
+const MOST_WARNINGS: usize = 20;
 
 fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
     let Some(raw) = item.get("pricing").and_then(|p| serde_json::from_str::<Item>(p.get()).ok())
@@ -176,12 +179,11 @@ fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) ->
         .unwrap_or_default();
     let tiers: Vec<Prices> = overrides
         .iter()
-        .map(|entry| {
-            let mut tier = per_token_prices(entry, model_id, warnings);
-            for condition in ["min_prompt_tokens", "utc_start", "utc_end"] {
-                if let Some(raw) = entry.get(condition) {
-                    tier.insert(condition.to_owned(), (*raw).to_owned());
-                }
+        .filter_map(|entry| {
+            let tier = openrouter_tier(entry, model_id, warnings);
+            if tier.is_none() && warnings.len() < MOST_WARNINGS {
+                warnings
+                    .push(format!("model '{model_id}': an override has conditions unknown here"));
             }
             tier
         })
@@ -194,6 +196,26 @@ fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) ->
     prices
 }
 
+/// Prices that hold under conditions. `None`: under which ones is not understood.
+fn openrouter_tier(entry: &Item, model_id: &str, warnings: &mut Vec<String>) -> Option<Prices> {
+    let mut tier = per_token_prices(entry, model_id, warnings);
+    // A key that is absent inherits; one that cannot be read is unknown for as long as this holds.
+    for (theirs, ours) in PER_TOKEN.iter().copied().chain(PER_UNIT.iter().map(|key| (*key, *key))) {
+        if entry.contains_key(theirs) && !tier.contains_key(ours) && ours != "reasoning" {
+            tier.insert(ours.to_owned(), RawValue::NULL.to_owned());
+        }
+    }
+    let is_price = |key: &str| PER_TOKEN.iter().any(|(theirs, _)| *theirs == key);
+    for (key, raw) in entry {
+        let key = key.as_str();
+        if is_price(key) || PER_UNIT.contains(&key) || UNPRICED.contains(&key) {
+            continue;
+        }
+        price::put(&mut tier, key, Some(price::condition(key, raw.get())?));
+    }
+    Some(tier)
+}
+
 fn per_token_prices(raw: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
     let mut prices = Prices::new();
     for (theirs, ours) in PER_TOKEN {
@@ -204,7 +226,11 @@ fn per_token_prices(raw: &Item, model_id: &str, warnings: &mut Vec<String>) -> P
         }
     }
     for key in PER_UNIT {
-        price::put(&mut prices, key, raw.get(*key).and_then(|raw| price::per_unit(raw.get())));
+        if let Some(raw) = raw.get(*key) {
+            let price = price::per_unit(raw.get());
+            warn_unless_priced(price.is_some(), raw.get(), key, model_id, warnings);
+            price::put(&mut prices, key, price);
+        }
     }
     // A reasoning price of 0 beside an output price means "billed as output", not "free".
     let is_zero = |key: &str, prices: &Prices| prices.get(key).is_some_and(|p| p.get() == "0");
@@ -289,7 +315,7 @@ fn bare(item: &Item) -> Option<Model> {
 
 fn warn_unless_priced(ok: bool, raw: &str, key: &str, model: &str, warnings: &mut Vec<String>) {
     let varies = raw.trim_matches('"').starts_with('-') || raw == "null" || raw == "\"\"";
-    if !ok && !varies && warnings.len() < 20 {
+    if !ok && !varies && warnings.len() < MOST_WARNINGS {
         let shown: String = raw.chars().take(40).collect();
         warnings.push(format!("model '{model}': {key} price {shown} makes no sense"));
     }
@@ -363,10 +389,7 @@ mod tests {
         assert_eq!((m.context_window, m.max_output_tokens), (Some(128000), Some(16384)));
         assert_eq!((price(&m, "input"), price(&m, "output")), (Some("2.5"), Some("10")));
         assert_eq!((price(&m, "cache_read"), price(&m, "reasoning")), (Some("1.25"), None));
-        assert_eq!(
-            price(&m, "tiers"),
-            Some(r#"[{"input":"#.to_owned() + r#"5,"min_prompt_tokens":200000}]"#).as_deref()
-        );
+        assert_eq!(price(&m, "tiers"), Some(r#"[{"input":5,"min_prompt_tokens":200000}]"#));
         assert!(m.capabilities["vision"] && m.capabilities["functions"]);
     }
 
@@ -378,6 +401,43 @@ mod tests {
         assert!(m.pricing.unwrap().is_empty());
         let m = one(r#"{"data":[{"id":"x/y:free","pricing":{"prompt":"0","completion":"0"}}]}"#);
         assert_eq!((price(&m, "input"), price(&m, "output")), (Some("0"), Some("0")));
+    }
+
+    #[test]
+    fn overrides_are_understood_or_left_out() {
+        let read_one = |overrides: &str| {
+            let body = format!(
+                r#"{{"data":[{{"id":"a/b","pricing":{{"prompt":"0.000001","completion":"0.000002",
+                    "overrides":[{overrides}]}}}}]}}"#
+            );
+            let mut read = read(&body, Dialect::OpenRouter).unwrap();
+            let model = read.models.remove(0);
+            (price(&model, "tiers").map(str::to_owned), read.warnings.len())
+        };
+        for (theirs, ours) in [
+            (
+                r#"{"min_prompt_tokens":"200000","prompt":"0.000002"}"#,
+                r#"[{"input":2,"min_prompt_tokens":200000}]"#,
+            ),
+            (
+                r#"{"utc_start":"1630","utc_end":"0030","completion":"0.000001"}"#,
+                r#"[{"output":1,"utc_end":30,"utc_start":1630}]"#,
+            ),
+            // It varies while this holds: unknown, not what it is otherwise.
+            (
+                r#"{"min_prompt_tokens":1,"prompt":"-1"}"#,
+                r#"[{"input":null,"min_prompt_tokens":1}]"#,
+            ),
+        ] {
+            assert_eq!(read_one(theirs), (Some(ours.to_owned()), 0), "{theirs}");
+        }
+        for odd in [
+            r#"{"min_prompt_tokens":-5,"prompt":"0.000002"}"#,
+            r#"{"utc_start":"soon","prompt":"0.000002"}"#,
+            r#"{"weekday":6,"prompt":"0.000002"}"#,
+        ] {
+            assert_eq!(read_one(odd), (None, 1), "{odd}");
+        }
     }
 
     #[test]

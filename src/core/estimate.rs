@@ -4,9 +4,9 @@
 //! that is marked as an estimate. English text and code have about four bytes a token; other
 //! scripts have about one character a token.
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 const ASCII_BYTES_PER_TOKEN: usize = 4;
 /// What the role and the marks around a message take.
@@ -58,10 +58,48 @@ pub fn prompt_tokens(body: &str) -> i32 {
     let Ok(request) = serde_json::from_str::<Request>(body) else { return 0 };
     let mut counter = Counter::default();
     counter.add(request.tools.map_or("", RawValue::get));
-    for message in &request.messages {
+    tokens_of(&request.messages, counter)
+}
+
+/// How large messages are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PromptSize {
+    /// About how many tokens their texts have.
+    pub tokens: i32,
+    /// No tokenizer makes more tokens than this of their texts and of the marks around them.
+    pub bytes: usize,
+    /// Nothing but text: no image, audio or file, of which the bytes say nothing.
+    pub is_text: bool,
+}
+
+/// How large the `messages` of a request in OpenAI's form are; `None` for what is not a list of
+/// messages.
+pub fn prompt_size(messages: &str) -> Option<PromptSize> {
+    let list: Vec<&RawValue> = serde_json::from_str(messages).ok()?;
+    let mut is_text = true;
+    for message in &list {
+        is_text &= is_text_only(serde_json::from_str(message.get()).ok()?);
+    }
+    let tokens = tokens_of(&list, Counter::default());
+    Some(PromptSize { tokens, bytes: messages.len(), is_text })
+}
+
+fn is_text_only(message: Map<String, Value>) -> bool {
+    let is_text = |part: &Value| matches!(part["type"].as_str(), Some("text" | "refusal"));
+    let content = match message.get("content") {
+        Some(Value::Array(parts)) => parts.iter().all(is_text),
+        Some(Value::Object(_)) => false,
+        _ => true,
+    };
+    // An earlier answer in sound is named by its id alone.
+    content && message.get("audio").is_none_or(Value::is_null)
+}
+
+fn tokens_of(messages: &[&RawValue], mut counter: Counter) -> i32 {
+    for message in messages {
         count_message(message.get(), &mut counter);
     }
-    let overhead = request.messages.len().saturating_mul(TOKENS_PER_MESSAGE);
+    let overhead = messages.len().saturating_mul(TOKENS_PER_MESSAGE);
     to_i32(counter.exact().saturating_add(overhead))
 }
 
@@ -141,7 +179,35 @@ mod tests {
         assert_eq!(prompt_tokens(odd), 16);
     }
 
+    #[test]
+    fn the_size_of_messages() {
+        let text = r#"[{"role":"user","content":"12345678"}]"#;
+        let size = prompt_size(text).unwrap();
+        assert_eq!((size.tokens, size.bytes, size.is_text), (2 + 4, text.len(), true));
+        for (message, is_text) in [
+            (r#"{"content":null}"#, true),
+            (r#"{"content":[{"type":"text","text":"a"}]}"#, true),
+            (r#"{"content":[{"type":"image_url"}]}"#, false),
+            (r#"{"content":[{"type":"text","text":"a"},{"type":"input_audio"}]}"#, false),
+            (r#"{"content":[7]}"#, false),
+            (r#"{"content":{}}"#, false),
+            (r#"{"content":"a","audio":{"id":"x"}}"#, false),
+        ] {
+            assert_eq!(prompt_size(&format!("[{message}]")).unwrap().is_text, is_text, "{message}");
+        }
+        for odd in ["", "{}", "7", "[1]", "[null]"] {
+            assert_eq!(prompt_size(odd), None, "{odd}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn an_estimate_is_within_its_bound(text in "\\PC{0,60}") {
+            let messages = serde_json::json!([{"role": "user", "content": text}]).to_string();
+            let size = prompt_size(&messages).unwrap();
+            proptest::prop_assert!(size.tokens as usize <= size.bytes);
+        }
+
         #[test]
         fn text_always_counts(text in "\\PC{1,60}") {
             proptest::prop_assert!((1..=60).contains(&tokens(&text)));

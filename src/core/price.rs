@@ -16,8 +16,27 @@ pub enum Unit {
     PerMillion,
 }
 
+/// Prices of a token, in USD per 1M.
+const PER_TOKEN: &[&str] = &[
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "cache_write_1h",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+];
+/// Prices of a piece, in USD.
+pub const PER_UNIT: &[&str] = &["request", "image", "web_search"];
+/// When a tier holds.
+const TIMES: &[&str] = &["utc_start", "utc_end"];
+const MIN_PROMPT: &str = "min_prompt_tokens";
+
 /// A price per 1M tokens past this is a slip of units, not a price.
 const DEAREST_PER_MILLION: i64 = 10_000;
+/// One that is not 0 and below this, USD 0.0001, was given per token.
+const CHEAPEST_PER_MILLION: Decimal = Decimal::from_parts(1, 0, 0, false, 4);
 /// Likewise for one request, image or search.
 const DEAREST_PER_UNIT: i64 = 1_000;
 
@@ -29,12 +48,71 @@ pub fn per_million(text: &str, unit: Unit) -> Option<Decimal> {
         Unit::PerToken => price.checked_mul(Decimal::from(1_000_000))?,
         Unit::PerMillion => price,
     };
-    (price <= Decimal::from(DEAREST_PER_MILLION)).then(|| price.normalize())
+    is_sane_per_million(price).then(|| price.normalize())
+}
+
+fn is_sane_per_million(price: Decimal) -> bool {
+    price.is_zero() || (CHEAPEST_PER_MILLION..=Decimal::from(DEAREST_PER_MILLION)).contains(&price)
 }
 
 /// One price of a request, image or search, in USD.
 pub fn per_unit(text: &str) -> Option<Decimal> {
     parse(text).filter(|price| *price <= Decimal::from(DEAREST_PER_UNIT)).map(|p| p.normalize())
+}
+
+/// A condition of a tier, as it stands in a price list: a number of tokens, or a time of day as
+/// HHMM. `None`: it cannot be understood.
+pub fn condition(key: &str, text: &str) -> Option<Decimal> {
+    let number = parse(text).filter(|number| number.is_integer())?;
+    let is_time = number <= Decimal::from(2400) && number % Decimal::from(100) < Decimal::from(60);
+    match key {
+        MIN_PROMPT => Some(number.normalize()),
+        _ if TIMES.contains(&key) => is_time.then(|| number.normalize()),
+        _ => None,
+    }
+}
+
+/// What is wrong with a price list that somebody gives by hand; `None`: nothing.
+pub fn problem(text: &str) -> Option<String> {
+    problem_in(text, false).err()
+}
+
+fn problem_in(text: &str, is_tier: bool) -> Result<(), String> {
+    let list: BTreeMap<String, &RawValue> =
+        serde_json::from_str(text).map_err(|_| "a price list is an object".to_owned())?;
+    for (key, raw) in &list {
+        let key = key.as_str();
+        let raw = raw.get();
+        let is_number = raw.starts_with(|first: char| first.is_ascii_digit() || first == '-');
+        if key == "tiers" && !is_tier {
+            let tiers: Vec<&RawValue> =
+                serde_json::from_str(raw).map_err(|_| "tiers must be an array".to_owned())?;
+            for tier in tiers {
+                problem_in(tier.get(), true).map_err(|what| format!("in a tier, {what}"))?;
+            }
+        } else if is_tier && (key == MIN_PROMPT || TIMES.contains(&key)) {
+            if (key == MIN_PROMPT && !is_number) || condition(key, raw).is_none() {
+                let form = if key == MIN_PROMPT { "a whole number" } else { "a time as HHMM" };
+                return Err(format!("{key} must be {form}"));
+            }
+        } else if !PER_TOKEN.contains(&key) && !PER_UNIT.contains(&key) {
+            let known = [PER_TOKEN, PER_UNIT].concat().join(", ");
+            return Err(format!("'{key}' is not known; there are {known} and tiers"));
+        } else if is_tier && raw == "null" {
+            continue;
+        } else if !is_number {
+            return Err(format!("{key} must be a number"));
+        } else if raw.starts_with('-') {
+            return Err(format!("{key} must not be negative"));
+        } else if PER_UNIT.contains(&key) && per_unit(raw).is_none() {
+            return Err(format!("{key} is more than {DEAREST_PER_UNIT} USD a piece"));
+        } else if PER_TOKEN.contains(&key) && per_million(raw, Unit::PerMillion).is_none() {
+            return Err(format!(
+                "{key} is not between {CHEAPEST_PER_MILLION} and {DEAREST_PER_MILLION} USD per 1M tokens"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn parse(text: &str) -> Option<Decimal> {
@@ -73,6 +151,58 @@ mod tests {
             assert_eq!(per_million(text, Unit::PerToken), None, "{text}");
         }
         assert_eq!(per_million("10001", Unit::PerMillion), None);
+        assert_eq!(per_million("0.0000025", Unit::PerMillion), None);
+        assert_eq!(shown(per_million("0.0001", Unit::PerMillion)).unwrap(), "0.0001");
         assert_eq!(per_unit("5000"), None);
+    }
+
+    #[test]
+    fn conditions_are_whole_and_times_are_times() {
+        for (key, text, expected) in [
+            ("min_prompt_tokens", "200000", Some("200000")),
+            ("min_prompt_tokens", "\"200000\"", Some("200000")),
+            ("min_prompt_tokens", "2e5", Some("200000")),
+            ("min_prompt_tokens", "-1", None),
+            ("min_prompt_tokens", "1.5", None),
+            ("utc_start", "\"0830\"", Some("830")),
+            ("utc_end", "2400", Some("2400")),
+            ("utc_end", "2401", None),
+            ("utc_end", "860", None),
+            ("weekday", "1", None),
+        ] {
+            assert_eq!(shown(condition(key, text)).as_deref(), expected, "{key} {text}");
+        }
+    }
+
+    #[test]
+    fn a_list_by_hand_is_told_what_is_wrong_with_it() {
+        for good in [
+            "{}",
+            r#"{"input": 2.5, "output": 10, "cache_read": 0, "request": 0.01}"#,
+            r#"{"input": 1, "tiers": [{"min_prompt_tokens": 200000, "input": 2, "output": null}]}"#,
+            r#"{"input": 1, "tiers": [{"utc_start": "2300", "utc_end": 30, "input": 0.5}]}"#,
+        ] {
+            assert_eq!(problem(good), None, "{good}");
+        }
+        for (bad, says) in [
+            ("[]", "is an object"),
+            ("7", "is an object"),
+            (r#"{"prompt": 1}"#, "'prompt' is not known"),
+            (r#"{"input": -1}"#, "input must not be negative"),
+            (r#"{"input": "2.5"}"#, "input must be a number"),
+            (r#"{"input": null}"#, "input must be a number"),
+            (r#"{"input": 0.0000025}"#, "input is not between 0.0001 and 10000"),
+            (r#"{"output": 20000}"#, "output is not between"),
+            (r#"{"image": 1001}"#, "image is more than 1000 USD"),
+            (r#"{"tiers": {}}"#, "tiers must be an array"),
+            (r#"{"tiers": [7]}"#, "in a tier, a price list is an object"),
+            (r#"{"tiers": [{"tiers": []}]}"#, "in a tier, 'tiers' is not known"),
+            (r#"{"tiers": [{"min_prompt_tokens": "1"}]}"#, "min_prompt_tokens must be a whole"),
+            (r#"{"tiers": [{"utc_start": "soon"}]}"#, "utc_start must be a time"),
+            (r#"{"utc_start": "0830"}"#, "'utc_start' is not known"),
+        ] {
+            let problem = problem(bad).unwrap_or_else(|| panic!("{bad} is refused"));
+            assert!(problem.contains(says), "{bad}: {problem}");
+        }
     }
 }

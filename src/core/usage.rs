@@ -11,7 +11,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::str::FromStr;
 
-/// Disjoint token counts, under the same names as the keys of a price list.
+/// Disjoint token counts, and what is paid by the piece, under the same names as the keys of a
+/// price list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
     pub input: i32,
@@ -22,6 +23,9 @@ pub struct Parts {
     pub output: i32,
     pub reasoning: i32,
     pub audio_output: i32,
+    /// Pieces, not tokens.
+    pub image: i32,
+    pub web_search: i32,
 }
 
 impl Parts {
@@ -74,6 +78,8 @@ struct RawUsage<'a> {
     cache_read_input_tokens: Option<Value>,
     cache_creation_input_tokens: Option<Value>,
     cache_creation: Option<Value>,
+    server_tool_use: Option<Value>,
+    images: Option<Value>,
     #[serde(borrow)]
     cost: Option<&'a RawValue>,
     is_byok: Option<Value>,
@@ -117,6 +123,8 @@ impl RawUsage<'_> {
             output: output.0,
             reasoning,
             audio_output,
+            image: self.images(),
+            web_search: self.web_searches(),
         })
     }
 
@@ -129,8 +137,22 @@ impl RawUsage<'_> {
             cache_write: written.0,
             cache_write_1h,
             output: count(&self.output_tokens).unwrap_or(0),
+            image: self.images(),
+            web_search: self.web_searches(),
             ..Parts::default()
         })
+    }
+
+    /// Searches that the provider made, each for a fee. Anthropic's member, which OpenRouter and
+    /// our own translation keep.
+    fn web_searches(&self) -> i32 {
+        let searches = self.server_tool_use.as_ref().and_then(|u| u.get("web_search_requests"));
+        searches.and_then(number).unwrap_or(0)
+    }
+
+    /// No provider that we know counts images in its usage; whoever does finds them priced.
+    fn images(&self) -> i32 {
+        count(&self.images).unwrap_or(0)
     }
 
     /// What was written to the cache for an hour, a subset of all that was written. Anthropic's
@@ -234,6 +256,19 @@ mod tests {
             ));
             assert_eq!(translated, native);
             assert_eq!((native.cache_write, native.prompt()), (written, 1110));
+        }
+    }
+
+    #[test]
+    fn pieces_are_counted_in_either_form() {
+        let tools = r#""server_tool_use":{"web_search_requests":3},"images":2"#;
+        for tokens in [r#""prompt_tokens":7"#, r#""input_tokens":7"#] {
+            let p = parts(&format!("{{{tokens},{tools}}}"));
+            assert_eq!((p.input, p.web_search, p.image, p.prompt()), (7, 3, 2, 7));
+        }
+        for odd in ["null", "{}", "[]", r#"{"web_search_requests":-1}"#] {
+            let p = parts(&format!(r#"{{"prompt_tokens":7,"server_tool_use":{odd}}}"#));
+            assert_eq!(p.web_search, 0, "{odd}");
         }
     }
 

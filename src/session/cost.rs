@@ -1,8 +1,14 @@
-//! Usage for the price rules, which are SQL.
+//! Usage and prices for the price rules, which are SQL.
 
 use crate::core::usage::Usage;
+use crate::core::{estimate, price};
+use crate::error::Error;
+use crate::session::identity;
 use crate::session::json::JsonText;
+use crate::session::owner::{as_owner, installed};
+use crate::session::raise::or_raise;
 use pgrx::prelude::*;
+use pgrx::spi::{self, Spi};
 use serde_json::json;
 
 /// A `usage` object of OpenAI's or Anthropic's form as disjoint `parts`, and the cost that the
@@ -11,4 +17,97 @@ use serde_json::json;
 fn aggregator_usage(p_usage: JsonText) -> JsonText {
     let usage = Usage::parse(&p_usage.0);
     JsonText(json!({"parts": usage.parts, "reported_cost": usage.reported_cost}).to_string())
+}
+
+/// How large messages are: `tokens`, estimated, `bytes`, and `is_text`.
+#[pg_extern(immutable, parallel_safe, strict)]
+fn aggregator_prompt_size(p_messages: JsonText) -> Option<JsonText> {
+    let size = estimate::prompt_size(&p_messages.0)?;
+    Some(JsonText(json!(size).to_string()))
+}
+
+/// What is wrong with a price list; NULL: nothing.
+#[pg_extern(immutable, parallel_safe, strict)]
+fn aggregator_pricing_problem(p_pricing: JsonText) -> Option<String> {
+    price::problem(&p_pricing.0)
+}
+
+/// Brings the price history of these models up to date, as the owner, because the history is for
+/// nobody else to write. What is written is what the catalogue says.
+#[pg_extern(strict)]
+fn aggregator_note_prices(p_models: Vec<pgrx::Uuid>) {
+    let noted = note(p_models);
+    or_raise(noted)
+}
+
+fn note(models: Vec<pgrx::Uuid>) -> Result<(), Error> {
+    let installed = installed()?;
+    let sql = installed.sql("SELECT @extschema@.aggregator_store_prices($1)");
+    as_owner(&installed, || Spi::run_with_args(&sql, &[models.into()])).map_err(|_| Error::Internal)
+}
+
+type RecostRow = (
+    pgrx::Uuid,
+    i16,
+    TimestampWithTimeZone,
+    String,
+    Option<AnyNumeric>,
+    Option<AnyNumeric>,
+    Option<String>,
+    Option<String>,
+);
+
+/// Prices usage rows that had no price, or not every price, and returns those that changed.
+#[pg_extern]
+#[allow(clippy::type_complexity)]
+fn recost_usage(
+    p_from: default!(Option<TimestampWithTimeZone>, "NULL"),
+    p_to: default!(Option<TimestampWithTimeZone>, "NULL"),
+) -> TableIterator<
+    'static,
+    (
+        name!(call_id, pgrx::Uuid),
+        name!(attempt, i16),
+        name!(created_at, TimestampWithTimeZone),
+        name!(model_id, String),
+        name!(old_cost, Option<AnyNumeric>),
+        name!(new_cost, Option<AnyNumeric>),
+        name!(old_source, Option<String>),
+        name!(new_source, Option<String>),
+    ),
+> {
+    let rows = recost(p_from, p_to);
+    TableIterator::new(or_raise(rows))
+}
+
+fn recost(
+    from: Option<TimestampWithTimeZone>,
+    to: Option<TimestampWithTimeZone>,
+) -> Result<Vec<RecostRow>, Error> {
+    identity::require_admin("price usage again")?;
+    let installed = installed()?;
+    let sql = installed.sql(
+        "SELECT r.call_id, r.attempt, r.created_at, r.model_id,
+             r.old_cost, r.new_cost, r.old_source, r.new_source
+         FROM @extschema@.aggregator_recost($1, $2) AS r",
+    );
+    as_owner(&installed, || {
+        Spi::connect_mut(|client| {
+            let rows = client.update(sql.as_str(), None, &[from.into(), to.into()])?;
+            rows.map(|row| {
+                Ok((
+                    row.get(1)?.ok_or(spi::Error::InvalidPosition)?,
+                    row.get(2)?.ok_or(spi::Error::InvalidPosition)?,
+                    row.get(3)?.ok_or(spi::Error::InvalidPosition)?,
+                    row.get(4)?.ok_or(spi::Error::InvalidPosition)?,
+                    row.get(5)?,
+                    row.get(6)?,
+                    row.get(7)?,
+                    row.get(8)?,
+                ))
+            })
+            .collect::<spi::Result<_>>()
+        })
+    })
+    .map_err(|_| Error::Internal)
 }

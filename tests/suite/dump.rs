@@ -44,6 +44,7 @@ async fn user_data_survives_dump_and_restore() {
          DELETE FROM api_providers WHERE name = 'groq';
          INSERT INTO api_providers (name, display_name, provider_type, base_url) VALUES ('groq', 'My own', 'direct', 'https://groq.example/v1');
          SELECT aggregator_grant('alice', 'user'), aggregator_grant('bob', 'admin');
+         SELECT set_model_price('m', '{\"input\": 3, \"output\": 10}'), set_model_price('free', '{\"input\": 0}', 'standin');
          SELECT save_provider_key('standin', 'sk-good-dumped', p_validate => false), save_platform_key('openrouter', 'sk-good-platform');
          REVOKE SELECT ON api_providers FROM anon",
     )
@@ -60,10 +61,11 @@ async fn user_data_survives_dump_and_restore() {
     )
     .await
     .unwrap();
-    const EVERYTHING: [&str; 6] = [
+    const EVERYTHING: [&str; 7] = [
         "SELECT id, name, display_name, base_url, is_active FROM api_providers ORDER BY name",
         "SELECT * FROM user_api_providers ORDER BY id",
-        "SELECT id, model_id, pricing FROM aggregator_models ORDER BY id",
+        "SELECT id, model_id, pricing, pricing_source, catalogue_pricing FROM aggregator_models ORDER BY id",
+        "SELECT * FROM aggregator_model_prices ORDER BY id",
         "SELECT * FROM aggregator_usage_logs ORDER BY call_id",
         "SELECT id, user_id, status, model, request, idempotency_key, run_after, response, cost FROM aggregator_jobs ORDER BY id",
         "SELECT has_type_privilege('bob', 'aggregator_admin', 'USAGE'), has_function_privilege('alice', 'chat(text, text, jsonb)', 'EXECUTE'),
@@ -87,6 +89,10 @@ async fn user_data_survives_dump_and_restore() {
         let after = rows(&restored, sql).await;
         assert_eq!(&after, before, "{sql}");
     }
+    // Three lists of prices, and the restored catalogue has not been noted once more.
+    let open =
+        "SELECT count(*), count(*) FILTER (WHERE valid_to IS NULL) FROM aggregator_model_prices";
+    assert_eq!(rows(&restored, open).await, ["3|2"]);
     // Without the keyring: an error that says which key is missing.
     let id = value(&restored, "SELECT encode(substring(api_key_encrypted FROM 2 FOR 8), 'hex') FROM user_api_providers LIMIT 1").await.unwrap();
     let (code, message) = failure(&restored, &chat_sql("{}")).await;

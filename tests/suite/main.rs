@@ -19,6 +19,7 @@ mod jobs;
 mod lifecycle;
 mod limits;
 mod many;
+mod prices;
 mod readme;
 mod rls;
 mod schema;
