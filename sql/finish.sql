@@ -41,6 +41,8 @@ ALTER TABLE aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_jobs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_cooling ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in.
@@ -79,6 +81,13 @@ CREATE POLICY admin ON aggregator_jobs FOR SELECT
 CREATE POLICY own ON aggregator_cooling FOR SELECT
     USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()));
 CREATE POLICY admin ON aggregator_cooling FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+
+CREATE POLICY own ON aggregator_usage_hourly FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_usage_hourly FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY admin ON aggregator_usage_totals FOR SELECT
     USING ((SELECT aggregator_is_admin()));
 
 -- Who somebody is, everybody may ask; policies need the answer.

@@ -13,6 +13,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.user_api_providers,
         @extschema@.aggregator_models, @extschema@.aggregator_usage_logs, @extschema@.aggregator_jobs,
         @extschema@.aggregator_cooling, @extschema@.aggregator_provider_health TO %s', p_role);
+    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_hourly TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -49,6 +50,7 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_admin TO %s', p_role);
+    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_totals TO %s', p_role);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE
         ON @extschema@.api_providers, @extschema@.aggregator_models TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[

@@ -86,6 +86,8 @@ CREATE TABLE aggregator_usage_logs (
                            CHECK (status IN ('pending', 'success', 'error', 'cancelled', 'unknown')),
     cost_estimate          numeric,
     cost_computed          numeric,
+    reserved_cost          numeric,
+    reserved_tokens        bigint,
     cost_source            text
                            CHECK (cost_source IN ('upstream', 'computed', 'incomplete', 'unpriced')),
     error_code             text,

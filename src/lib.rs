@@ -41,7 +41,8 @@ extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["routing"]);
 extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["cost"]);
 extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["catalogue"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["jobs"]);
-extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["health"]);
+extension_sql_file!("../sql/rollup.sql", name = "rollup", requires = ["health"]);
+extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["rollup"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 

@@ -30,6 +30,16 @@ pub struct Begin {
     pub provider_id: Uuid,
     pub user_provider_id: Uuid,
     pub model_id: String,
+    /// `None`: nothing limits what the attempt may cost.
+    pub reserved: Option<Reserved>,
+}
+
+/// The most that an attempt can cost and use, which counts against budgets while it is on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// USD, decimal. `None`: it cannot be bounded.
+    pub cost: Option<String>,
+    pub tokens: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -77,6 +77,7 @@ impl<'a> OpenRow<'a> {
             provider_id: candidate.provider.id,
             user_provider_id: candidate.user_provider_id,
             model_id: candidate.model_id.clone(),
+            reserved: None,
         };
         let (done, written) = oneshot::channel();
         ledger.send(Task::Begin(begin.clone(), done));

@@ -8,6 +8,7 @@ mod chat;
 mod cost;
 mod deadline;
 mod flush;
+mod histogram;
 mod identity;
 mod jobs;
 mod json;

@@ -13,6 +13,7 @@ use crate::time::timestamp;
 use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
+use crate::worker::settling::settling;
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
@@ -239,11 +240,16 @@ impl Desk {
     /// other.
     fn write(&mut self, rows: Vec<Row>) {
         let Self { statements, epoch, .. } = &*self;
-        let all = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                rows.iter()
-                    .map(|row| apply(client, statements, *epoch, row))
-                    .collect::<spi::Result<Vec<_>>>()
+        let all = settling(|| {
+            process::transaction(|_| {
+                Spi::connect_mut(|client| {
+                    let written = rows
+                        .iter()
+                        .map(|row| apply(client, statements, *epoch, row))
+                        .collect::<spi::Result<Vec<_>>>()?;
+                    roll_up(client, statements, &rows, &written)?;
+                    Ok(written)
+                })
             })
         });
         match all {
@@ -405,6 +411,32 @@ fn apply(
     }
 }
 
+/// Adds what was settled to the sums that the reports read.
+fn roll_up(
+    client: &mut SpiClient,
+    statements: &Statements,
+    rows: &[Row],
+    written: &[Written],
+) -> spi::Result<()> {
+    let settled: Vec<RowKey> = rows
+        .iter()
+        .zip(written)
+        .filter_map(|row| match row {
+            (Row::Settle(settle, _), Written::Settled(Some(_), _)) => Some(settle.begin.key),
+            _ => None,
+        })
+        .collect();
+    if settled.is_empty() {
+        return Ok(());
+    }
+    let arguments = [
+        settled.iter().map(|key| pg_uuid(key.call_id)).collect::<Vec<_>>().into(),
+        settled.iter().map(|key| key.attempt).collect::<Vec<_>>().into(),
+        settled.iter().map(|key| timestamp(key.created_at)).collect::<Vec<_>>().into(),
+    ];
+    client.update(&statements.roll_up, None, &arguments).map(|_| ())
+}
+
 fn insert(
     client: &mut SpiClient,
     statements: &Statements,
@@ -420,6 +452,8 @@ fn insert(
         pg_uuid(begin.user_provider_id).into(),
         begin.model_id.as_str().into(),
         epoch.into(),
+        begin.reserved.as_ref().and_then(|reserved| reserved.cost.as_deref()).into(),
+        begin.reserved.as_ref().map(|reserved| reserved.tokens).into(),
     ];
     client.update(&statements.begin, None, &arguments).map(|_| ())
 }

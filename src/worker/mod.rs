@@ -6,6 +6,7 @@ mod desk;
 mod jobs;
 mod launcher;
 mod process;
+mod settling;
 mod statements;
 
 use crate::gateway::ledger::{self, Inbox};

@@ -3,7 +3,8 @@
 use crate::installed::Installed;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLOID, INT2OID, INT4OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLOID, INT2ARRAYOID, INT2OID, INT4OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZARRAYOID,
+    TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -11,6 +12,7 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 pub struct Statements {
     pub begin: OwnedPreparedStatement,
     pub settle: OwnedPreparedStatement,
+    pub roll_up: OwnedPreparedStatement,
     pub used: OwnedPreparedStatement,
     pub store: OwnedPreparedStatement,
     pub low_water: OwnedPreparedStatement,
@@ -53,7 +55,18 @@ impl Statements {
         Ok(Self {
             begin: prepare(
                 include_str!("../../sql/statements/begin.sql"),
-                &[UUIDOID, INT2OID, TIMESTAMPTZOID, TEXTOID, UUIDOID, UUIDOID, TEXTOID, INT8OID],
+                &[
+                    UUIDOID,
+                    INT2OID,
+                    TIMESTAMPTZOID,
+                    TEXTOID,
+                    UUIDOID,
+                    UUIDOID,
+                    TEXTOID,
+                    INT8OID,
+                    TEXTOID,
+                    INT8OID,
+                ],
             )?,
             settle: prepare(
                 include_str!("../../sql/statements/settle.sql"),
@@ -85,6 +98,10 @@ impl Statements {
                     BOOLOID,
                     INT4OID,
                 ],
+            )?,
+            roll_up: prepare(
+                include_str!("../../sql/statements/roll_up.sql"),
+                &[UUIDARRAYOID, INT2ARRAYOID, TIMESTAMPTZARRAYOID],
             )?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
             store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,

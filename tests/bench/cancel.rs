@@ -47,12 +47,7 @@ async fn main() {
         ("pg_cancel_backend, until a pg_sleep's session is free", slept),
     ] {
         let times = Times::new(times);
-        println!(
-            "{what:<56} | {:>8.3} {:>8.3} {:>8.3}",
-            times.at(50),
-            times.at(99),
-            times.at(100)
-        );
+        println!("{what:<56} | {:>8.3} {:>8.3} {:>8.3}", times.at(50), times.at(99), times.at(100));
     }
     println!("times in milliseconds");
 }

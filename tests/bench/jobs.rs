@@ -129,8 +129,9 @@ impl Jobs {
     /// last one was told, and what the worker's memory was when it was most.
     async fn run(&self) -> (Duration, process::Memory) {
         self.heard.lock().unwrap().clear();
-        let submit =
-            format!("BEGIN; SELECT count(chat_submit('m', '{HELLO}')) FROM generate_series(1, {JOBS})");
+        let submit = format!(
+            "BEGIN; SELECT count(chat_submit('m', '{HELLO}')) FROM generate_series(1, {JOBS})"
+        );
         self.client.batch_execute(&submit).await.unwrap();
         let began = Instant::now();
         self.client.batch_execute("COMMIT").await.unwrap();

@@ -27,7 +27,8 @@ impl Process {
     pub fn cpu(&self) -> f64 {
         let stat = self.read("stat");
         let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-        let ticks = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+        let ticks =
+            fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
         // The kernel shows hundredths, whatever it counts.
         ticks.sum::<f64>() / 100.0
     }
@@ -35,14 +36,12 @@ impl Process {
     pub fn memory(&self) -> Memory {
         let status = self.read("status");
         let megabytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
-            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+            let line =
+                status.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
+            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>().unwrap()
+                / 1024.0
         };
-        Memory {
-            resident: megabytes("VmRSS"),
-            own: megabytes("RssAnon"),
-            most: megabytes("VmHWM"),
-        }
+        Memory { resident: megabytes("VmRSS"), own: megabytes("RssAnon"), most: megabytes("VmHWM") }
     }
 
     fn read(&self, file: &str) -> String {

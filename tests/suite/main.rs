@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod many;
 mod readme;
+mod reports;
 mod rls;
 mod schema;
 mod secrets;
