@@ -94,6 +94,19 @@ CREATE POLICY admin ON aggregator_usage_totals FOR SELECT
 GRANT EXECUTE ON FUNCTION aggregator_user_id() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION aggregator_is_admin() TO PUBLIC;
 
+-- The type of pages, if it is ours: others may have functions that return one.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_depend AS d JOIN pg_type AS t ON t.oid = d.objid
+        WHERE d.classid = 'pg_type'::regclass AND d.deptype = 'e' AND t.typname = 'text/html'
+          AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
+    ) THEN
+        GRANT USAGE ON TYPE "text/html" TO PUBLIC;
+    END IF;
+END
+$$;
+
 -- The roles of Supabase and PostgREST, where they exist.
 DO $$
 BEGIN

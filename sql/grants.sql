@@ -13,7 +13,9 @@ BEGIN
     EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.user_api_providers,
         @extschema@.aggregator_models, @extschema@.aggregator_usage_logs, @extschema@.aggregator_jobs,
         @extschema@.aggregator_cooling, @extschema@.aggregator_provider_health TO %s', p_role);
-    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_hourly TO %s', p_role);
+    -- Of the totals, row-level security shows a user none.
+    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+        @extschema@.aggregator_usage_sums TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -33,6 +35,11 @@ BEGIN
         'chat_cancel(uuid)',
         'calculate_cost(text, jsonb, text)',
         'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
+        'usage_summary(text, text, text)',
+        'usage_over_time(text, text, text, text)',
+        'usage_by_model(text, text, text)',
+        'usage_by_status(text, text, text)',
+        'usage_dashboard(text, text, text)',
         -- What the functions above call under the caller's rights.
         'aggregator_acting_user(text)',
         'aggregator_spendable_providers(text)',
@@ -40,6 +47,25 @@ BEGIN
         'aggregator_usage(jsonb)',
         'aggregator_await_job(uuid, integer)',
         'aggregator_job_response(@extschema@.aggregator_jobs)',
+        'aggregator_report(text, text, text)',
+        'aggregator_known_cost(numeric, numeric, numeric)',
+        'aggregator_counted(@extschema@.aggregator_usage_logs)',
+        'aggregator_latency_bounds()',
+        'aggregator_add_histograms(integer[], integer[])',
+        'aggregator_sum_histograms(integer[])',
+        'aggregator_percentile(bigint[], double precision)',
+        'aggregator_html(text)',
+        'aggregator_short_number(numeric)',
+        'aggregator_short_usd(numeric)',
+        'aggregator_short_latency(numeric)',
+        'aggregator_figure(numeric, text)',
+        'aggregator_axis_end(numeric)',
+        'aggregator_chart(text, text, text)',
+        'aggregator_table_row(text, text, numeric, text, text[])',
+        'aggregator_models_table(text, text, text)',
+        'aggregator_statuses_table(text, text, text)',
+        'aggregator_dashboard_page(text, text, text)',
+        'aggregator_dashboard_style()',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
         'aggregator_cost(jsonb, jsonb, timestamptz)',
         'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
@@ -50,7 +76,6 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_admin TO %s', p_role);
-    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_totals TO %s', p_role);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE
         ON @extschema@.api_providers, @extschema@.aggregator_models TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -61,7 +86,8 @@ BEGIN
         'save_platform_key(text, text)',
         'remove_platform_key(text)',
         'sync_models(text)',
-        'forget_user(text)'
+        'forget_user(text)',
+        'usage_by_user(text, text, text)'
     ] LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
     END LOOP;
