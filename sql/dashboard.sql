@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 
--- The end of an axis: the least of 1, 2, 2.5 and 5 times a power of ten that holds everything.
+-- The end of an axis: a power of ten, or 2, 4 or 8 of them, whose quarters are round too.
 CREATE FUNCTION aggregator_axis_end(p_most numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -76,7 +76,7 @@ AS $$
 DECLARE
     v_power numeric := 10::numeric ^ floor(log(greatest(p_most, 4)));
 BEGIN
-    RETURN trim_scale((SELECT min(step * v_power) FROM unnest('{1,2,2.5,5,10}'::numeric[]) AS step
+    RETURN trim_scale((SELECT min(step * v_power) FROM unnest('{1,2,4,8,10}'::numeric[]) AS step
         WHERE step * v_power >= greatest(p_most, 4)));
 END
 $$;
@@ -88,7 +88,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c_left   CONSTANT numeric := 64;
-    c_width  CONSTANT numeric := 648;
+    c_width  CONSTANT numeric := 636;
     c_top    CONSTANT numeric := 14;
     c_height CONSTANT numeric := 186;
     v_end    numeric;
@@ -135,7 +135,7 @@ BEGIN
             CASE WHEN (places - 1 - place) % step = 0 THEN format('<text class="x%s" x="%s" y="%s">%s</text>',
                 -- On a phone, every other one.
                 CASE WHEN (places - 1 - place) / step % 2 = 1 THEN ' extra' ELSE '' END,
-                round(x + room / 2, 1), c_top + c_height + 22, @extschema@.aggregator_html(label)) ELSE '' END),
+                round(x + room / 2, 1), c_top + c_height + 26, @extschema@.aggregator_html(label)) ELSE '' END),
         E'\n' ORDER BY place)
     INTO v_bars
     FROM drawn;
@@ -248,7 +248,7 @@ BEGIN
             || 'One made with <code>chat()</code> shows up here at once.</p></section>';
     ELSE
         v_body := format($body$<section class="cards" aria-label="Summary">
-<div class="card" id="tokens"><h2>Tokens</h2><p class="big">%s</p></div>
+<div class="card" id="tokens"><h2>Tokens</h2><p class="big">%s</p><p class="note">%s per request</p></div>
 <div class="card" id="cost"><h2>Cost</h2><p class="big">%s</p>%s</div>
 <div class="card" id="requests"><h2>Requests</h2><p class="big">%s</p>%s</div>
 <div class="card" id="latency"><h2>Average latency</h2><p class="big">%s</p><p class="note">95 %% within %s</p></div>
@@ -263,6 +263,7 @@ BEGIN
 %s
 </section>$body$,
             @extschema@.aggregator_figure(v_summary.total_tokens, @extschema@.aggregator_short_number(v_summary.total_tokens)),
+            @extschema@.aggregator_short_number(coalesce(v_summary.total_tokens / nullif(v_summary.requests, 0), 0)),
             @extschema@.aggregator_figure(v_summary.total_cost, @extschema@.aggregator_short_usd(v_summary.total_cost)),
             CASE WHEN v_summary.unpriced_requests > 0 THEN format('<p class="note warn" id="unpriced">%s %s unpriced</p>',
                 @extschema@.aggregator_figure(v_summary.unpriced_requests, @extschema@.aggregator_short_number(v_summary.unpriced_requests)),

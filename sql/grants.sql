@@ -87,7 +87,8 @@ BEGIN
         'remove_platform_key(text)',
         'sync_models(text)',
         'forget_user(text)',
-        'usage_by_user(text, text, text)'
+        'usage_by_user(text, text, text)',
+        'maintain_usage()'
     ] LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
     END LOOP;

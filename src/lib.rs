@@ -44,7 +44,8 @@ extension_sql_file!("../sql/health.sql", name = "health", requires = ["jobs"]);
 extension_sql_file!("../sql/rollup.sql", name = "rollup", requires = ["health"]);
 extension_sql_file!("../sql/reports.sql", name = "reports", requires = ["rollup"]);
 extension_sql_file!("../sql/dashboard.sql", name = "dashboard", requires = ["reports"]);
-extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["dashboard"]);
+extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["dashboard"]);
+extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["partitions"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 

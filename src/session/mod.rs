@@ -25,4 +25,5 @@ mod request;
 mod route;
 mod start;
 mod stream;
+mod usage;
 mod wait;

@@ -9,6 +9,7 @@ use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, T
 use crate::installed::Installed;
 use crate::protocol::{CatalogueFetch, Fetched, Settled};
 use crate::routing::pg_uuid;
+use crate::settings;
 use crate::time::timestamp;
 use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
@@ -27,6 +28,8 @@ const BATCH: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often `last_used_at` is noted, and the low-water mark moved.
 const NOTE: Duration = Duration::from_secs(10);
+/// How often partitions are made ahead and old usage is forgotten.
+const MAINTAIN: Duration = Duration::from_secs(60);
 
 /// The main thread's desk.
 pub struct Desk {
@@ -43,6 +46,9 @@ pub struct Desk {
     /// What has cooled down or is well again, not yet written.
     health: HashMap<Place, HealthNote>,
     noted_at: Instant,
+    maintained_at: Option<Instant>,
+    /// Whether this life has written the ledger: a restore has not, and brings its own partitions.
+    has_written: bool,
     has_left: bool,
     pub jobs: Jobs,
 }
@@ -95,6 +101,8 @@ impl Desk {
             used: HashSet::new(),
             health: HashMap::new(),
             noted_at: Instant::now(),
+            maintained_at: None,
+            has_written: false,
             has_left: false,
         })
     }
@@ -103,6 +111,10 @@ impl Desk {
     pub fn close(&mut self) {
         self.note();
         self.note_health();
+        // A life that was too short for it does it now.
+        if self.maintained_at.is_none() && self.has_written && !self.has_left {
+            self.maintain();
+        }
         if self.has_left || !self.open.is_empty() || !self.stuck.is_empty() {
             return;
         }
@@ -231,6 +243,9 @@ impl Desk {
         }
         if self.noted_at.elapsed() > NOTE {
             self.note();
+            if self.maintained_at.is_none_or(|at| at.elapsed() > MAINTAIN) {
+                self.maintain();
+            }
         }
         self.note_health();
         did
@@ -254,6 +269,7 @@ impl Desk {
         });
         match all {
             Ok(written) => {
+                self.has_written = true;
                 for (row, written) in rows.into_iter().zip(written) {
                     self.done(row, written);
                 }
@@ -321,6 +337,21 @@ impl Desk {
             Row::Settle(settle, _) => {
                 self.open.remove(&settle.begin.key);
             }
+        }
+    }
+
+    /// Partitions ahead of time, and an end for what is old. What cannot be had now is left for the
+    /// next time.
+    fn maintain(&mut self) {
+        self.maintained_at = Some(Instant::now());
+        let arguments = [self.has_written.into(), settings::usage_retention_s().into()];
+        let maintained = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                client.update(&self.statements.maintain, None, &arguments).map(|_| ())
+            })
+        });
+        if let Err(Failure::Database(reason)) = maintained {
+            pgrx::warning!("aggregator: the usage log is not maintained: {reason}");
         }
     }
 

@@ -13,6 +13,7 @@ pub struct Statements {
     pub begin: OwnedPreparedStatement,
     pub settle: OwnedPreparedStatement,
     pub roll_up: OwnedPreparedStatement,
+    pub maintain: OwnedPreparedStatement,
     pub used: OwnedPreparedStatement,
     pub store: OwnedPreparedStatement,
     pub low_water: OwnedPreparedStatement,
@@ -30,6 +31,7 @@ pub struct Statements {
 }
 
 const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
+const MAINTAIN: &str = "SELECT @extschema@.aggregator_maintain_usage($1, $2)";
 const LOW_WATER: &str = "
     UPDATE @extschema@.aggregator_worker_epochs SET low_water = $2 WHERE epoch = $1";
 const JOB_STATUS: &str =
@@ -103,6 +105,7 @@ impl Statements {
                 include_str!("../../sql/statements/roll_up.sql"),
                 &[UUIDARRAYOID, INT2ARRAYOID, TIMESTAMPTZARRAYOID],
             )?,
+            maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
             store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,
             low_water: prepare(LOW_WATER, &[INT8OID, TIMESTAMPTZOID])?,
