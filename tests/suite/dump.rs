@@ -5,7 +5,7 @@ use crate::chat::{add_provider, chat_sql};
 use crate::jobs::{ended, submit};
 use crate::upstream::{Answer, Upstream};
 
-fn dump_and_restore(from: &Cluster, to: &Cluster, database: &str) {
+pub fn dump_and_restore(from: &Cluster, to: &Cluster, database: &str) {
     let file = from.dir.join("dump.sql");
     bed::run(
         bed::as_server(bed::pg_bin("pg_dump"))

@@ -335,3 +335,173 @@ async fn what_counts_against_a_budget() {
     }
     assert_equal(&root, "all").await;
 }
+
+/// Rows of two users, one at each of some ages.
+async fn aged(root: &Client) {
+    root.batch_execute(
+        "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
+            latency_ms, prompt_tokens, completion_tokens, total_tokens, cost_estimate, cost_source, error_code)
+         SELECT gen_random_uuid(), 1, now() - age::interval, 1, p.id, who, 'm' || price, status, 100 * n, n, n, CASE WHEN code = 'unreachable' THEN 0 ELSE 2 * n END,
+            CASE price WHEN '-' THEN NULL ELSE price::numeric END, CASE price WHEN '-' THEN 'unpriced' ELSE 'computed' END, code
+         FROM (VALUES
+            (1, '1 minute',   'u-a', '0.25', 'success', NULL, 'openrouter'),
+            (2, '23.9 hours', 'u-a', '0.5',  'success', NULL, 'openai'),
+            (3, '25 hours',   'u-a', '1',    'success', NULL, 'openai'),
+            (4, '167.9 hours','u-a', '-',    'success', NULL, 'openai'),
+            (5, '169 hours',  'u-a', '2',    'error', 'bad',  'openai'),
+            (6, '719 hours',  'u-a', '4',    'success', NULL, 'openai'),
+            (7, '721 hours',  'u-a', '8',    'success', NULL, 'openai'),
+            (8, '2 hours',    'u-b', '-',    'success', NULL, 'openai'),
+            (9, '2 hours',    'u-b', '0',    'error', 'unreachable', 'openai')
+         ) AS v (n, age, who, price, status, code, provider)
+         JOIN api_providers AS p ON p.name = v.provider",
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn reports_say_what_the_ledger_says() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    aged(&root).await;
+    const COLUMNS: &str =
+        "total_tokens, total_cost, requests, errors, trim_scale(avg_latency_ms), unpriced_requests";
+    for (arguments, expected) in [
+        ("'day', NULL, 'u-a'", "6|0.75|2|0|150|0"),
+        ("'week', NULL, 'u-a'", "20|1.75|4|0|250|1"),
+        ("'month', NULL, 'u-a'", "42|7.75|6|1|320|1"),
+        ("'month', 'openrouter', 'u-a'", "2|0.25|1|0|100|0"),
+        // Only unpriced requests: the cost is unknown. Unreachable: not a request.
+        ("'day', NULL, 'u-b'", "16|∅|1|0|800|1"),
+        ("'day', NULL, 'nobody'", "0|0|0|0|∅|0"),
+        // All users.
+        ("'day'", "22|0.75|3|0|366.7|1"),
+        ("'week'", "36|1.75|5|0|360|2"),
+        ("'month', 'openai'", "56|7.5|6|1|460|2"),
+    ] {
+        let sql = format!("SELECT {COLUMNS} FROM usage_summary({arguments})");
+        assert_eq!(rows(&root, &sql).await, [expected], "{arguments}");
+        // The parts give the whole, however they are cut.
+        for (function, sum) in [
+            ("usage_over_time", "sum(tokens), sum(cost), sum(requests), sum(unpriced_requests)"),
+            (
+                "usage_by_model",
+                "coalesce(sum(total_tokens), 0), sum(cost), coalesce(sum(requests), 0), coalesce(sum(unpriced_requests), 0)",
+            ),
+        ] {
+            let whole = value(&root, &format!("SELECT concat_ws('|', total_tokens, coalesce(total_cost, 0), requests, unpriced_requests) FROM usage_summary({arguments})")).await;
+            let parts = format!(
+                "SELECT concat_ws('|', a, trim_scale(coalesce(b, 0)), c, d) FROM (SELECT {sum} FROM {function}({arguments})) AS s (a, b, c, d)"
+            );
+            let parts = value(&root, &parts).await;
+            assert_eq!(parts, whole, "{function}({arguments})");
+        }
+    }
+    assert_eq!(
+        rows(&root, "SELECT count(*), min(extract(epoch FROM now() - bucket)) < 3600, sum(requests), count(*) FILTER (WHERE cost = 0) FROM usage_over_time('day', NULL, 'u-a')").await,
+        ["25|t|2|23"]
+    );
+    assert_eq!(rows(&root, "SELECT count(*), count(DISTINCT bucket - date_trunc('day', bucket, 'UTC')) FROM usage_over_time('month')").await, ["31|1"]);
+    assert_eq!(
+        rows(&root, "SELECT count(*) > 160 FROM usage_over_time('week', NULL, NULL, 'hour')").await,
+        ["t"]
+    );
+    assert_eq!(
+        rows(
+            &root,
+            "SELECT model_id, cost, unpriced_requests FROM usage_by_model('week', NULL, 'u-a')"
+        )
+        .await,
+        ["m1|1|0", "m0.5|0.5|0", "m0.25|0.25|0", "m-|∅|1"]
+    );
+    assert_eq!(
+        rows(&root, "SELECT status, requests, cost FROM usage_by_status('day')").await,
+        ["success|3|0.75", "unreachable|1|0"]
+    );
+    assert_eq!(
+        rows(&root, "SELECT user_id, requests, total_tokens, cost, unpriced_requests FROM usage_by_user('day')").await,
+        ["u-a|2|6|0.75|0", "u-b|1|16|∅|1"]
+    );
+    // The histogram's percentile is near the exact one.
+    root.batch_execute(
+        "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, latency_ms)
+         SELECT gen_random_uuid(), 1, now(), 1, gen_random_uuid(), 'slow', 'm', 'success', n FROM generate_series(1, 4000) AS n",
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        rows(
+            &root,
+            "SELECT p95_latency_ms BETWEEN 3700 AND 3900 FROM usage_summary('day', NULL, 'slow')"
+        )
+        .await,
+        ["t"]
+    );
+    for (sql, code) in [
+        ("SELECT usage_summary('year')", "PT400"),
+        ("SELECT usage_summary(NULL)", "PT400"),
+        ("SELECT usage_over_time('day', NULL, NULL, 'minute')", "PT400"),
+        ("SELECT usage_dashboard('1 day')", "PT400"),
+        ("SELECT usage_summary('day', 'no-such')", "PT404"),
+        ("SELECT usage_summary('day', NULL, '')", "PT400"),
+    ] {
+        assert_eq!(bed::failure(&root, sql).await.0, code, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn reports_show_users_their_own() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    aged(&root).await;
+    let a = database.rest("authenticated", Some("u-a")).await;
+    for function in
+        ["usage_summary", "usage_over_time", "usage_by_model", "usage_by_status", "usage_dashboard"]
+    {
+        let own = rows(&a, &format!("SELECT * FROM {function}('month')")).await;
+        assert_eq!(
+            own,
+            rows(&root, &format!("SELECT * FROM {function}('month', NULL, 'u-a')")).await,
+            "{function}"
+        );
+        assert_ne!(
+            own,
+            rows(&root, &format!("SELECT * FROM {function}('month')")).await,
+            "{function}"
+        );
+        assert_eq!(
+            bed::failure(&a, &format!("SELECT * FROM {function}('month', NULL, 'u-b')")).await.0,
+            "PT403"
+        );
+        let anon = database.rest("anon", None).await;
+        assert_eq!(
+            bed::failure(&anon, &format!("SELECT * FROM {function}('month')")).await.0,
+            "42501"
+        );
+    }
+    assert_eq!(bed::failure(&a, "SELECT * FROM usage_by_user()").await.0, "42501");
+    root.batch_execute("GRANT ALL ON ALL FUNCTIONS IN SCHEMA public TO authenticated; GRANT ALL ON ALL TABLES IN SCHEMA public TO authenticated").await.unwrap();
+    assert_eq!(bed::failure(&a, "SELECT * FROM usage_by_user()").await.0, "PT403");
+    assert_eq!(rows(&a, "SELECT DISTINCT user_id FROM aggregator_usage_hourly").await, ["u-a"]);
+    assert_eq!(rows(&a, "SELECT DISTINCT user_id FROM aggregator_usage_sums").await, ["u-a"]);
+    assert_eq!(rows(&a, "SELECT count(*) FROM aggregator_usage_totals").await, ["0"]);
+    for table in ["aggregator_usage_hourly", "aggregator_usage_totals"] {
+        assert_eq!(a.execute(&format!("DELETE FROM {table}"), &[]).await.unwrap(), 0);
+        assert_eq!(a.execute(&format!("UPDATE {table} SET cost = 0"), &[]).await.unwrap(), 0);
+    }
+    for sql in [
+        "SELECT aggregator_recount_usage()",
+        "SELECT aggregator_roll_up(array_agg(l), '{}') FROM aggregator_usage_logs AS l",
+    ] {
+        assert_eq!(bed::failure(&a, sql).await.0, "42501", "{sql}");
+    }
+    // An administrator sees all, and each.
+    let admin = database.rest("service_role", None).await;
+    assert_eq!(rows(&admin, "SELECT requests FROM usage_summary('month')").await, ["7"]);
+    assert_eq!(
+        rows(&admin, "SELECT requests FROM usage_summary('month', NULL, 'u-b')").await,
+        ["1"]
+    );
+    assert_eq!(rows(&admin, "SELECT user_id FROM usage_by_user('month')").await, ["u-a", "u-b"]);
+}
