@@ -256,32 +256,6 @@ BEGIN
     RETURN FOUND;
 END
 $$;
--- What a row counts against a budget, pending or settled: what it cost where that is certain, else
--- the upper bound that was reserved for it, or what is known if that is more.
-CREATE FUNCTION aggregator_counted(
-    p_log        aggregator_usage_logs,
-    OUT cost     numeric,
-    OUT tokens   bigint,
-    OUT requests integer
-)
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    cost := CASE
-        WHEN p_log.cost_source IN ('upstream', 'computed') THEN p_log.cost_estimate
-        ELSE coalesce(greatest(p_log.reserved_cost, p_log.cost_estimate), 0)
-    END;
-    tokens := CASE
-        WHEN p_log.total_tokens IS NOT NULL AND p_log.metadata -> 'estimated' IS NULL THEN p_log.total_tokens
-        -- Priced without usage: it was refused, or nothing was sent, and it is free.
-        WHEN p_log.total_tokens IS NULL AND p_log.cost_source = 'computed' THEN 0
-        ELSE coalesce(greatest(p_log.reserved_tokens, p_log.total_tokens), 0)
-    END;
-    requests := CASE WHEN p_log.error_code = 'unreachable' THEN 0 ELSE 1 END;
-END
-$$;
-
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
 -- on their way; as far as the caller sees the usage log.
 CREATE FUNCTION aggregator_spent(
@@ -300,16 +274,32 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    SELECT coalesce(sum(counted.cost) FILTER (WHERE log.status <> 'pending'), 0),
-        coalesce(sum(counted.tokens) FILTER (WHERE log.status <> 'pending'), 0),
-        coalesce(sum(counted.requests) FILTER (WHERE log.status <> 'pending'), 0),
-        coalesce(sum(counted.cost) FILTER (WHERE log.status = 'pending'), 0),
-        coalesce(sum(counted.tokens) FILTER (WHERE log.status = 'pending'), 0),
-        coalesce(sum(counted.requests) FILTER (WHERE log.status = 'pending'), 0)
-    INTO usd, tokens, requests, reserved_usd, reserved_tokens, reserved_requests
+    SELECT coalesce(sum(part.budget_cost), 0), coalesce(sum(part.budget_tokens), 0),
+        coalesce(sum(part.budget_requests), 0)
+    INTO usd, tokens, requests
+    FROM (
+        SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests
+        FROM @extschema@.aggregator_usage_hourly AS own
+        WHERE own.user_id = p_user_id
+          AND own.hour >= p_since
+        UNION ALL
+        SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
+            everybody.budget_requests
+        FROM @extschema@.aggregator_usage_totals AS everybody
+        WHERE p_user_id IS NULL
+          AND everybody.grain = 'hour'
+          AND everybody.start >= p_since
+    ) AS part
+    WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
+      AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
+
+    -- No call is on its way for longer than the longest timeout, a day.
+    SELECT coalesce(sum(counted.cost), 0), coalesce(sum(counted.tokens), 0), coalesce(sum(counted.requests), 0)
+    INTO reserved_usd, reserved_tokens, reserved_requests
     FROM @extschema@.aggregator_usage_logs AS log
     CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
-    WHERE log.created_at >= p_since
+    WHERE log.status = 'pending'
+      AND log.created_at >= greatest(p_since, now() - interval '25 hours')
       AND (p_user_id IS NULL OR log.user_id = p_user_id)
       AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
       AND @extschema@.aggregator_is_model(p_model_id, log.model_id);
@@ -328,9 +318,9 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY
-    SELECT DISTINCT log.user_id
-    FROM @extschema@.aggregator_usage_logs AS log
-    WHERE log.created_at >= p_since
+    SELECT DISTINCT own.user_id
+    FROM @extschema@.aggregator_usage_hourly AS own
+    WHERE own.hour >= p_since
     UNION
     SELECT @extschema@.aggregator_user_id()
     WHERE @extschema@.aggregator_user_id() IS NOT NULL;

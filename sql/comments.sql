@@ -91,6 +91,8 @@ COMMENT ON COLUMN aggregator_usage_logs.cost_estimate IS 'USD: what the provider
 COMMENT ON COLUMN aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost.';
 COMMENT ON COLUMN aggregator_usage_logs.cost_source IS
     'upstream: reported; computed: by the catalogue''s prices; incomplete: usage or some price is missing; unpriced: no price is known.';
+COMMENT ON COLUMN aggregator_usage_logs.reserved_cost IS 'USD that the attempt can cost at the most, reserved under a budget while it is pending; NULL: nothing was reserved.';
+COMMENT ON COLUMN aggregator_usage_logs.reserved_tokens IS 'Tokens that the attempt can use at the most, reserved likewise.';
 COMMENT ON COLUMN aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';
 COMMENT ON COLUMN aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
 COMMENT ON COLUMN aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';

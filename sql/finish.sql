@@ -45,6 +45,8 @@ ALTER TABLE aggregator_cooling ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_budgets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
+ALTER TABLE aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in.
@@ -106,9 +108,29 @@ CREATE POLICY own ON aggregator_budget_warnings FOR SELECT
 CREATE POLICY admin ON aggregator_budget_warnings FOR SELECT
     USING ((SELECT aggregator_is_admin()));
 
+CREATE POLICY own ON aggregator_usage_hourly FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()));
+CREATE POLICY admin ON aggregator_usage_hourly FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY admin ON aggregator_usage_totals FOR SELECT
+    USING ((SELECT aggregator_is_admin()));
+
 -- Who somebody is, everybody may ask; policies need the answer.
 GRANT EXECUTE ON FUNCTION aggregator_user_id() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION aggregator_is_admin() TO PUBLIC;
+
+-- The type of pages, if it is ours: others may have functions that return one.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_depend AS d JOIN pg_type AS t ON t.oid = d.objid
+        WHERE d.classid = 'pg_type'::regclass AND d.deptype = 'e' AND t.typname = 'text/html'
+          AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
+    ) THEN
+        GRANT USAGE ON TYPE "text/html" TO PUBLIC;
+    END IF;
+END
+$$;
 
 -- The roles of Supabase and PostgREST, where they exist.
 DO $$
@@ -182,7 +204,6 @@ COMMENT ON FUNCTION aggregator_rule_provider(text) IS 'Id of the provider that a
 COMMENT ON FUNCTION aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
 COMMENT ON FUNCTION aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
 COMMENT ON FUNCTION aggregator_is_model(text, text) IS 'Whether a rule about a model means this one.';
-COMMENT ON FUNCTION aggregator_counted(aggregator_usage_logs) IS 'What a row of the usage log counts against budgets: what it cost where that is certain, else what was set aside.';
 COMMENT ON FUNCTION aggregator_spent(text, uuid, text, timestamptz) IS 'What was spent in a scope since a moment, and what is set aside, as far as the caller sees the usage log.';
 COMMENT ON FUNCTION aggregator_counted_users(aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
 COMMENT ON FUNCTION aggregator_await_job(uuid, integer) IS

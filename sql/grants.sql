@@ -16,6 +16,9 @@ BEGIN
     EXECUTE format('GRANT SELECT ON @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits,
         @extschema@.aggregator_budget_warnings, @extschema@.aggregator_budget_status TO %s', p_role);
     EXECUTE format('GRANT SELECT ON @extschema@.aggregator_model_prices TO %s', p_role);
+    -- Of the totals, row-level security shows a user none.
+    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+        @extschema@.aggregator_usage_sums TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -36,6 +39,11 @@ BEGIN
         'calculate_cost(text, jsonb, text, timestamptz)',
         'quote_cost(text, jsonb, integer, text)',
         'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
+        'usage_summary(text, text, text)',
+        'usage_over_time(text, text, text, text)',
+        'usage_by_model(text, text, text)',
+        'usage_by_status(text, text, text)',
+        'usage_dashboard(text, text, text)',
         -- What the functions above call under the caller's rights.
         'aggregator_acting_user(text)',
         'aggregator_spendable_providers(text)',
@@ -44,7 +52,6 @@ BEGIN
         'aggregator_period_start(text, timestamptz)',
         'aggregator_period_end(text, timestamptz)',
         'aggregator_is_model(text, text)',
-        'aggregator_counted(@extschema@.aggregator_usage_logs)',
         'aggregator_spent(text, uuid, text, timestamptz)',
         'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
         'aggregator_find_model(text, text)',
@@ -53,6 +60,25 @@ BEGIN
         'aggregator_cost_bound(jsonb, bigint, bigint)',
         'aggregator_await_job(uuid, integer)',
         'aggregator_job_response(@extschema@.aggregator_jobs)',
+        'aggregator_report(text, text, text)',
+        'aggregator_known_cost(numeric, numeric, numeric)',
+        'aggregator_counted(@extschema@.aggregator_usage_logs)',
+        'aggregator_latency_bounds()',
+        'aggregator_add_histograms(integer[], integer[])',
+        'aggregator_sum_histograms(integer[])',
+        'aggregator_percentile(bigint[], double precision)',
+        'aggregator_html(text)',
+        'aggregator_short_number(numeric)',
+        'aggregator_short_usd(numeric)',
+        'aggregator_short_latency(numeric)',
+        'aggregator_figure(numeric, text)',
+        'aggregator_axis_end(numeric)',
+        'aggregator_chart(text, text, text)',
+        'aggregator_table_row(text, text, numeric, text, text[])',
+        'aggregator_models_table(text, text, text)',
+        'aggregator_statuses_table(text, text, text)',
+        'aggregator_dashboard_page(text, text, text)',
+        'aggregator_dashboard_style()',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
         'aggregator_cost(jsonb, jsonb, timestamptz)',
         'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
@@ -84,7 +110,9 @@ BEGIN
         'recost_usage(timestamptz, timestamptz)',
         'aggregator_pricing_problem(jsonb)',
         'aggregator_note_prices(uuid[])',
-        'forget_user(text)'
+        'forget_user(text)',
+        'usage_by_user(text, text, text)',
+        'maintain_usage()'
     ] LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
     END LOOP;

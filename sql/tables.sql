@@ -97,14 +97,16 @@ CREATE TABLE aggregator_usage_logs (
     error_code             text,
     request_id             text,
     finish_reason          text,
-    metadata               jsonb,
-    PRIMARY KEY (call_id, attempt, created_at)
+    metadata               jsonb
 ) PARTITION BY RANGE (created_at);
-CREATE INDEX ON aggregator_usage_logs (user_id, created_at);
-CREATE INDEX ON aggregator_usage_logs (provider_id, created_at);
-CREATE INDEX ON aggregator_usage_logs USING brin (created_at);
 
+-- The keys and indexes are each partition's own: of those it would inherit pg_dump makes a second
+-- set, because the ledger, with its indexes, is there before a restored partition is attached to it.
 CREATE TABLE aggregator_usage_logs_default PARTITION OF aggregator_usage_logs DEFAULT WITH (fillfactor = 80);
+ALTER TABLE aggregator_usage_logs_default ADD PRIMARY KEY (call_id, attempt, created_at);
+CREATE INDEX ON aggregator_usage_logs_default (user_id, created_at);
+CREATE INDEX ON aggregator_usage_logs_default (provider_id, created_at);
+CREATE INDEX ON aggregator_usage_logs_default USING brin (created_at);
 
 -- One row per life of the worker that has not ended well, and the last that has. What a dead life
 -- left pending becomes 'unknown'.

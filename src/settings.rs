@@ -24,6 +24,7 @@ static MAX_IN_FLIGHT_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(128);
 static MAX_IN_FLIGHT_PER_KEY: GucSetting<i32> = GucSetting::<i32>::new(256);
 static JOB_MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
+static USAGE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// Registers the settings. `is_preloading`: the library is being loaded by
 /// shared_preload_libraries.
@@ -98,6 +99,7 @@ pub fn register(is_preloading: bool) {
         GucFlags::UNIT_KB,
     );
     register_calls();
+    register_usage();
 }
 
 /// Settings of streams, limits in flight and jobs.
@@ -168,6 +170,25 @@ fn register_calls() {
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
+}
+
+/// Settings of the usage log.
+fn register_usage() {
+    GucRegistry::define_int_guc(
+        c"aggregator.usage_retention",
+        c"How long the usage log and the sums of its hours are kept.",
+        c"0 keeps them for ever.",
+        &USAGE_RETENTION,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+}
+
+/// Seconds for which the usage log is kept; 0: for ever.
+pub fn usage_retention_s() -> i32 {
+    USAGE_RETENTION.get()
 }
 
 /// How often a job may be run.

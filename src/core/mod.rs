@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod estimate;
 pub mod fair;
 pub mod health;
+pub mod histogram;
 pub mod identity;
 pub mod json;
 pub mod options;

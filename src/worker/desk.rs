@@ -8,10 +8,12 @@ use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, T
 use crate::installed::Installed;
 use crate::protocol::{CatalogueFetch, Fetched, Settled};
 use crate::routing::pg_uuid;
+use crate::settings;
 use crate::time::timestamp;
 use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
+use crate::worker::settling::settling;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
@@ -26,6 +28,8 @@ const BATCH: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often `last_used_at` is noted, and the low-water mark moved.
 const NOTE: Duration = Duration::from_secs(10);
+/// How often partitions are made ahead and old usage is forgotten.
+const MAINTAIN: Duration = Duration::from_secs(60);
 
 /// The main thread's desk.
 pub struct Desk {
@@ -43,6 +47,9 @@ pub struct Desk {
     health: HashMap<Place, HealthNote>,
     health_at: Instant,
     noted_at: Instant,
+    maintained_at: Option<Instant>,
+    /// Whether this life has written the ledger: a restore has not, and brings its own partitions.
+    has_written: bool,
     has_left: bool,
     pub jobs: Jobs,
 }
@@ -98,6 +105,8 @@ impl Desk {
             health: HashMap::new(),
             health_at: Instant::now(),
             noted_at: Instant::now(),
+            maintained_at: None,
+            has_written: false,
             has_left: false,
         })
     }
@@ -108,6 +117,10 @@ impl Desk {
         self.note_health();
         if !self.has_left {
             self.jobs.close(&self.statements);
+        }
+        // A life that was too short for it does it now.
+        if self.maintained_at.is_none() && self.has_written && !self.has_left {
+            self.maintain();
         }
         if self.has_left || !self.open.is_empty() || !self.stuck.is_empty() {
             return;
@@ -244,6 +257,9 @@ impl Desk {
         }
         if self.noted_at.elapsed() > NOTE {
             self.note();
+            if self.maintained_at.is_none_or(|at| at.elapsed() > MAINTAIN) {
+                self.maintain();
+            }
         }
         self.note_health();
         did
@@ -262,15 +278,21 @@ impl Desk {
     /// other.
     fn write(&mut self, rows: Vec<Row>) {
         let Self { statements, epoch, .. } = &*self;
-        let all = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                rows.iter()
-                    .map(|row| apply(client, statements, *epoch, row))
-                    .collect::<spi::Result<Vec<_>>>()
+        let all = settling(|| {
+            process::transaction(|_| {
+                Spi::connect_mut(|client| {
+                    let written = rows
+                        .iter()
+                        .map(|row| apply(client, statements, *epoch, row))
+                        .collect::<spi::Result<Vec<_>>>()?;
+                    roll_up(client, statements, &rows, &written)?;
+                    Ok(written)
+                })
             })
         });
         match all {
             Ok(written) => {
+                self.has_written = true;
                 for (row, written) in rows.into_iter().zip(written) {
                     self.done(row, written);
                 }
@@ -339,6 +361,21 @@ impl Desk {
             Row::Settle(settle, _) => {
                 self.open.remove(&settle.begin.key);
             }
+        }
+    }
+
+    /// Partitions ahead of time, and an end for what is old. What cannot be had now is left for the
+    /// next time.
+    fn maintain(&mut self) {
+        self.maintained_at = Some(Instant::now());
+        let arguments = [self.has_written.into(), settings::usage_retention_s().into()];
+        let maintained = process::transaction(|_| {
+            Spi::connect_mut(|client| {
+                client.update(&self.statements.maintain, None, &arguments).map(|_| ())
+            })
+        });
+        if let Err(Failure::Database(reason)) = maintained {
+            pgrx::warning!("aggregator: the usage log is not maintained: {reason}");
         }
     }
 
@@ -432,6 +469,32 @@ fn apply(
         }
         .map(Written::JobEnded),
     }
+}
+
+/// Adds what was settled to the sums that the reports read.
+fn roll_up(
+    client: &mut SpiClient,
+    statements: &Statements,
+    rows: &[Row],
+    written: &[Written],
+) -> spi::Result<()> {
+    let settled: Vec<RowKey> = rows
+        .iter()
+        .zip(written)
+        .filter_map(|row| match row {
+            (Row::Settle(settle, _), Written::Settled(Some(_), _)) => Some(settle.begin.key),
+            _ => None,
+        })
+        .collect();
+    if settled.is_empty() {
+        return Ok(());
+    }
+    let arguments = [
+        settled.iter().map(|key| pg_uuid(key.call_id)).collect::<Vec<_>>().into(),
+        settled.iter().map(|key| key.attempt).collect::<Vec<_>>().into(),
+        settled.iter().map(|key| timestamp(key.created_at)).collect::<Vec<_>>().into(),
+    ];
+    client.update(&statements.roll_up, None, &arguments).map(|_| ())
 }
 
 fn insert(

@@ -3,7 +3,8 @@
 use crate::installed::Installed;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLOID, INT2OID, INT4OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLOID, INT2ARRAYOID, INT2OID, INT4OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZARRAYOID,
+    TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -11,6 +12,8 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 pub struct Statements {
     pub begin: OwnedPreparedStatement,
     pub settle: OwnedPreparedStatement,
+    pub roll_up: OwnedPreparedStatement,
+    pub maintain: OwnedPreparedStatement,
     pub used: OwnedPreparedStatement,
     pub store: OwnedPreparedStatement,
     pub low_water: OwnedPreparedStatement,
@@ -36,6 +39,7 @@ pub struct Statements {
 }
 
 const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
+const MAINTAIN: &str = "SELECT @extschema@.aggregator_maintain_usage($1, $2)";
 const LOW_WATER: &str = "
     UPDATE @extschema@.aggregator_worker_epochs SET low_water = $2 WHERE epoch = $1";
 const JOB_STATUS: &str =
@@ -140,6 +144,11 @@ impl Statements {
                     INT4OID,
                 ],
             )?,
+            roll_up: prepare(
+                include_str!("../../sql/statements/roll_up.sql"),
+                &[UUIDARRAYOID, INT2ARRAYOID, TIMESTAMPTZARRAYOID],
+            )?,
+            maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
             store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,
             low_water: prepare(LOW_WATER, &[INT8OID, TIMESTAMPTZOID])?,

@@ -5,7 +5,7 @@ use crate::chat::{add_provider, chat_sql};
 use crate::jobs::{ended, submit};
 use crate::upstream::{Answer, Upstream};
 
-fn dump_and_restore(from: &Cluster, to: &Cluster, database: &str) {
+pub fn dump_and_restore(from: &Cluster, to: &Cluster, database: &str) {
     let file = from.dir.join("dump.sql");
     bed::run(
         bed::as_server(bed::pg_bin("pg_dump"))
@@ -61,12 +61,14 @@ async fn user_data_survives_dump_and_restore() {
     )
     .await
     .unwrap();
-    const EVERYTHING: [&str; 7] = [
+    const EVERYTHING: [&str; 9] = [
         "SELECT id, name, display_name, base_url, is_active FROM api_providers ORDER BY name",
         "SELECT * FROM user_api_providers ORDER BY id",
         "SELECT id, model_id, pricing, pricing_source, catalogue_pricing FROM aggregator_models ORDER BY id",
         "SELECT * FROM aggregator_model_prices ORDER BY id",
         "SELECT * FROM aggregator_usage_logs ORDER BY call_id",
+        "SELECT * FROM aggregator_usage_hourly ORDER BY hour, user_id, status",
+        "SELECT * FROM aggregator_usage_totals ORDER BY grain, start, status",
         "SELECT id, user_id, status, model, request, idempotency_key, run_after, response, cost FROM aggregator_jobs ORDER BY id",
         "SELECT has_type_privilege('bob', 'aggregator_admin', 'USAGE'), has_function_privilege('alice', 'chat(text, text, jsonb)', 'EXECUTE'),
             has_type_privilege('alice', 'aggregator_admin', 'USAGE'), has_table_privilege('anon', 'api_providers', 'SELECT')",

@@ -80,7 +80,7 @@ async fn every_statement_of_the_readme_runs() {
             .unwrap();
         }
     }
-    assert_eq!(value(&root, "SELECT count(*) FROM cron.job").await.unwrap(), "1");
+    assert_eq!(value(&root, "SELECT count(*) FROM cron.job").await.unwrap(), "2");
     assert_eq!(
         value(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'")
             .await
