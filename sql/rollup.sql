@@ -285,6 +285,100 @@ BEGIN
 END
 $$;
 
+-- The same for one row that was settled, without the machinery of sums over many: what a single call
+-- pays. Sums that do not exist yet are made by the other.
+CREATE FUNCTION aggregator_roll_up_one(p_log aggregator_usage_logs) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_counted record;
+    v_latency integer[] := coalesce(
+        @extschema@.aggregator_latency_histogram(p_log.latency_ms, 1), array_fill(0, ARRAY[24]));
+BEGIN
+    SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
+    UPDATE @extschema@.aggregator_usage_hourly AS kept
+    SET requests = kept.requests + v_counted.requests,
+        unreachable = kept.unreachable + (1 - v_counted.requests),
+        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
+        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
+        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
+        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = kept.budget_requests + v_counted.requests,
+        budget_tokens = kept.budget_tokens + v_counted.tokens,
+        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
+        budget_cost = kept.budget_cost + v_counted.cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+    WHERE kept.user_id = p_log.user_id
+      AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
+      AND kept.provider_id = p_log.provider_id
+      AND kept.model_id = p_log.model_id
+      AND kept.status = p_log.status;
+    IF NOT FOUND THEN
+        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}');
+        RETURN;
+    END IF;
+    -- Where a user's hour is, there are the hour and the day of all.
+    UPDATE @extschema@.aggregator_usage_totals AS kept
+    SET requests = kept.requests + v_counted.requests,
+        unreachable = kept.unreachable + (1 - v_counted.requests),
+        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
+        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
+        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
+        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = kept.budget_requests + v_counted.requests,
+        budget_tokens = kept.budget_tokens + v_counted.tokens,
+        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
+        budget_cost = kept.budget_cost + v_counted.cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+    WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
+           OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
+      AND kept.provider_id = p_log.provider_id
+      AND kept.model_id = p_log.model_id
+      AND kept.status = p_log.status;
+END
+$$;
+
+-- The rows that one batch of the worker has settled.
+CREATE FUNCTION aggregator_roll_up_batch(p_settled aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_log @extschema@.aggregator_usage_logs;
+BEGIN
+    IF cardinality(p_settled) > 3 THEN
+        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}');
+        RETURN;
+    END IF;
+    FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
+        PERFORM @extschema@.aggregator_roll_up_one(v_log);
+    END LOOP;
+END
+$$;
+
 -- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
 -- worker adds what it settles by itself, a batch at a time. pg_dump restores into the partitions,
 -- which have no such trigger, and the sums from the dump.
@@ -459,6 +553,8 @@ COMMENT ON FUNCTION aggregator_add_histograms(integer[], integer[]) IS 'Two late
 COMMENT ON FUNCTION aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
 COMMENT ON FUNCTION aggregator_is_settling() IS 'Whether this process is the worker and writes the ledger just now. Internal.';
 COMMENT ON AGGREGATE aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
+COMMENT ON FUNCTION aggregator_roll_up_one(aggregator_usage_logs) IS 'Adds one settled row of the usage log to the sums. Internal.';
+COMMENT ON FUNCTION aggregator_roll_up_batch(aggregator_usage_logs[]) IS 'Adds the rows that the worker has settled in one batch to the sums. Internal.';
 COMMENT ON FUNCTION aggregator_roll_up(aggregator_usage_logs[], aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums and takes others away. Internal.';
 COMMENT ON FUNCTION aggregator_after_usage() IS 'Keeps the sums equal to the usage log, whoever changes it.';
 COMMENT ON FUNCTION aggregator_recount_usage(timestamptz, timestamptz) IS

@@ -28,6 +28,6 @@ FROM taken
 WHERE job.id = taken.id
 RETURNING job.id, job.provider, job.request::text,
     CASE
-        WHEN job.attempts = 1 THEN 0
+        WHEN job.started_at = now() THEN 0
         ELSE (SELECT coalesce(max(log.attempt), 0) FROM @extschema@.aggregator_usage_logs AS log WHERE log.call_id = job.id)
     END::smallint
