@@ -39,6 +39,30 @@ pub struct Refusal {
     pub retry_after_s: Option<u64>,
 }
 
+/// What a budget lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortfall {
+    pub period: String,
+    /// " of this user", say.
+    pub whose: String,
+    pub unit: String,
+    pub needed: String,
+    /// `None`: what others have left is not told.
+    pub left: Option<String>,
+    /// It would suffice if the calls in flight cost nothing.
+    pub is_set_aside: bool,
+}
+
+impl Shortfall {
+    fn amounts(&self) -> String {
+        let Self { unit, needed, left, .. } = self;
+        match left {
+            Some(left) => format!("{needed} {unit} may be needed, {left} are left"),
+            None => format!("{needed} {unit} may be needed, fewer are left"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Error {
     #[error("{message}")]
@@ -87,20 +111,8 @@ pub enum Error {
     AnswerTooLarge { target: Target, limit: u64 },
     #[error("the gateway's memory limit of {limit} bytes is reached")]
     OutOfMemory { limit: u64 },
-    #[error(
-        "the {period} budget{whose} does not suffice for {target}: {needed} {unit} may be needed, {left} are left"
-    )]
-    BudgetExceeded {
-        target: Target,
-        period: String,
-        /// " of user 'x'", or nothing.
-        whose: String,
-        unit: String,
-        needed: String,
-        left: String,
-        /// It would suffice if the calls in flight cost nothing.
-        is_set_aside: bool,
-    },
+    #[error("the {} budget{} does not suffice for {target}: {}", shortfall.period, shortfall.whose, shortfall.amounts())]
+    BudgetExceeded { target: Target, shortfall: Box<Shortfall> },
     #[error("a budget is set, and what {target} may cost has no bound: {what}")]
     NoCostBound { target: Target, what: String },
     #[error("the limit of {limit} per minute is reached for {target}")]
@@ -275,7 +287,7 @@ impl Error {
                 "What had arrived is in aggregator_usage_logs. A superuser sets \
                  aggregator.stream_idle_timeout."
             }
-            Self::BudgetExceeded { is_set_aside: true, .. } => {
+            Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
                 "Calls in flight have set the rest aside; what they do not use comes back when they \
                  end."
             }
@@ -384,7 +396,9 @@ impl Error {
     pub fn turn_in(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { wait_ms, .. } => Some(Duration::from_millis(*wait_ms)),
-            Self::BudgetExceeded { is_set_aside: true, .. } => Some(Duration::from_secs(2)),
+            Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
+                Some(Duration::from_secs(2))
+            }
             _ => None,
         }
     }

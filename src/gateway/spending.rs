@@ -7,11 +7,9 @@
 //! an attempt that was settled before the count was read is in it, and one after is not.
 
 use crate::core::bound::{Dearest, NoBound, Size};
-use crate::core::budget::{
-    self, Amount, Budget, Plan, RateLimit, Refused, Rules, Scope, Spent, Unit,
-};
+use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Scope, Spent};
 use crate::core::rate::{MINUTE, Taken};
-use crate::error::{Error, Target};
+use crate::error::{Error, Shortfall, Target};
 use crate::gateway::ledger::{BudgetWarning, Ledger, Reserved, SpendingQuery, Task};
 use crate::gateway::row::unix_micros;
 use crate::protocol::Candidate;
@@ -371,20 +369,16 @@ impl NotAllowed {
             Refused::Exceeded { index, unit, needed, left } => {
                 let budget = budgets[index];
                 let is_ones_own = budget.scope.is_each_user || budget.scope.user_id.is_some();
-                // What others have spent is not told to each of them.
-                let left = match is_ones_own {
-                    true => left.max(Decimal::ZERO).normalize().to_string(),
-                    false => "fewer".to_owned(),
-                };
-                Error::BudgetExceeded {
-                    target,
+                let shortfall = Box::new(Shortfall {
                     period: format!("{:?}", budget.period).to_lowercase(),
                     whose: if is_ones_own { " of this user" } else { " of all users" }.to_owned(),
-                    unit: Unit::as_str(unit).to_owned(),
+                    unit: unit.as_str().to_owned(),
                     needed: needed.normalize().to_string(),
-                    left,
+                    // What others have spent is not told to each of them.
+                    left: is_ones_own.then(|| left.max(Decimal::ZERO).normalize().to_string()),
                     is_set_aside: self.is_set_aside,
-                }
+                });
+                Error::BudgetExceeded { target, shortfall }
             }
         }
     }
