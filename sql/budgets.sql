@@ -86,40 +86,6 @@ BEGIN
 END
 $$;
 
--- The rules that may concern a user. Runs as the owner; the functions in front of it settle who
--- the user is.
-CREATE FUNCTION aggregator_rules(p_user_id text)
-RETURNS TABLE (
-    id                  uuid,
-    user_id             text,
-    each_user           boolean,
-    provider_id         uuid,
-    model_id            text,
-    period              text,
-    limit_usd           text,
-    limit_tokens        bigint,
-    limit_requests      bigint,
-    blocks              boolean,
-    requests_per_minute bigint,
-    tokens_per_minute   bigint
-)
-LANGUAGE plpgsql STABLE ROWS 4
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN QUERY
-    SELECT b.id, b.user_id, b.each_user, b.provider_id, b.model_id, b.period, b.limit_usd::text,
-        b.limit_tokens, b.limit_requests, b.action = 'block', NULL::bigint, NULL::bigint
-    FROM @extschema@.aggregator_budgets AS b
-    WHERE b.user_id IS NULL OR b.user_id = p_user_id
-    UNION ALL
-    SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, NULL, NULL,
-        NULL, NULL, NULL, r.requests_per_minute, r.tokens_per_minute
-    FROM @extschema@.aggregator_rate_limits AS r
-    WHERE r.user_id IS NULL OR r.user_id = p_user_id;
-END
-$$;
-
 CREATE FUNCTION aggregator_require_admin(p_action text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp

@@ -198,7 +198,6 @@ COMMENT ON FUNCTION remove_budget(uuid) IS 'Removes a budget; false if there was
 COMMENT ON FUNCTION set_rate_limit(bigint, bigint, text, boolean, text, text) IS
     'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION aggregator_rules(text) IS 'The budgets and rate limits that may concern a user. Internal.';
 COMMENT ON FUNCTION aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others.';
 COMMENT ON FUNCTION aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
 COMMENT ON FUNCTION aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';

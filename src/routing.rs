@@ -31,10 +31,17 @@ const ROUTES: &str = "
     FROM @extschema@.aggregator_routes($1, $2, $3) AS r
     LIMIT 64";
 
+/// Of every call: a plain statement, because a function would cost more than it finds.
 const RULES: &str = "
-    SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, r.period, r.limit_usd,
-        r.limit_tokens, r.limit_requests, r.blocks, r.requests_per_minute, r.tokens_per_minute
-    FROM @extschema@.aggregator_rules($1) AS r";
+    SELECT b.id, b.user_id, b.each_user, b.provider_id, b.model_id, b.period, b.limit_usd::text,
+        b.limit_tokens, b.limit_requests, b.action = 'block', NULL::bigint, NULL::bigint
+    FROM @extschema@.aggregator_budgets AS b
+    WHERE b.user_id IS NULL OR b.user_id = $1
+    UNION ALL
+    SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, NULL, NULL, NULL, NULL, NULL,
+        r.requests_per_minute, r.tokens_per_minute
+    FROM @extschema@.aggregator_rate_limits AS r
+    WHERE r.user_id IS NULL OR r.user_id = $1";
 
 /// Plans of the statements above, for the installation that they were made for.
 type Plans = HashMap<(Oid, &'static str), Rc<OwnedPreparedStatement>>;

@@ -14,7 +14,7 @@ use crate::gateway::admission::Permit;
 use crate::gateway::budget::Lease;
 use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Task};
-use crate::gateway::row::{End, OpenRow};
+use crate::gateway::row::{End, Leave, OpenRow};
 use crate::gateway::server::Shared;
 use crate::gateway::spending::{Asking, Hold};
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
@@ -86,7 +86,7 @@ impl Attempts<'_> {
             .keys
             .open(&settings.keyring_file, &provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
-        let _permit = self.enter(candidate).await.map_err(Failed::finally)?;
+        let permit = self.enter(candidate).await.map_err(Failed::finally)?;
         let hold = self.hold(candidate).await.map_err(Failed::elsewhere)?;
         let (request, body) = match self.prepare(candidate, &key, &settings, hold.cap()) {
             Ok(prepared) => prepared,
@@ -97,17 +97,11 @@ impl Attempts<'_> {
         };
         self.made += 1;
         let number = call.earlier_attempts.saturating_add(self.made);
-        let row = OpenRow::open(
-            &shared.ledger,
-            call,
-            candidate,
-            number,
-            body,
-            hold,
-            settings.ledger_sync,
-        )
-        .await
-        .map_err(Failed::finally)?;
+        let leave = Leave { permit, hold };
+        let sync = settings.ledger_sync;
+        let row = OpenRow::open(&shared.ledger, call, candidate, number, body, leave, sync)
+            .await
+            .map_err(Failed::finally)?;
         let exchange = Exchange { candidate, key: &key, settings: &settings, row, lease };
         match timeout_at(self.deadline, request.send(Some(&key))).await {
             Ok(Ok(incoming)) if incoming.status.is_success() && incoming.is_event_stream => {

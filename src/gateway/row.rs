@@ -6,6 +6,7 @@ use crate::core::reply::clean_word;
 use crate::core::stream::Assembler;
 use crate::core::usage::{Parts, Usage};
 use crate::error::{Error, UNREACHABLE};
+use crate::gateway::admission::Permit;
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
 use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
@@ -44,6 +45,12 @@ impl End {
     }
 }
 
+/// Leave to send a request.
+pub struct Leave {
+    pub permit: Permit,
+    pub hold: Hold,
+}
+
 /// A pending row that is settled exactly once: by [`OpenRow::settle`], or as cancelled when the
 /// call is dropped, or as an error when it panics.
 pub struct OpenRow<'a> {
@@ -52,6 +59,9 @@ pub struct OpenRow<'a> {
     pricing: Option<&'a str>,
     started: Instant,
     first_token: Option<Instant>,
+    /// Leave to be at the provider: given back once the attempt is over, before the ledger is
+    /// asked to say so.
+    permit: Option<Permit>,
     /// What the attempt has set aside in budgets.
     hold: Option<Hold>,
     /// The request as it was sent, for an estimate of what went in.
@@ -69,9 +79,10 @@ impl<'a> OpenRow<'a> {
         candidate: &'a Candidate,
         attempt: u16,
         sent: Bytes,
-        hold: Hold,
+        leave: Leave,
         sync: bool,
     ) -> Result<Self, Error> {
+        let Leave { permit, hold } = leave;
         let begin = Begin {
             key: RowKey {
                 call_id: call.call_id,
@@ -94,6 +105,7 @@ impl<'a> OpenRow<'a> {
             pricing: candidate.pricing.as_deref(),
             started: Instant::now(),
             first_token: None,
+            permit: Some(permit),
             hold: Some(hold),
             sent,
             stream: None,
@@ -139,6 +151,7 @@ impl<'a> OpenRow<'a> {
         mut end: End,
         done: Option<oneshot::Sender<Settled>>,
     ) -> (u64, Spent<'static>) {
+        self.permit = None;
         let Some(begin) = self.begin.take() else { return Default::default() };
         if let Some(stream) = self.stream.take() {
             self.count_stream(&stream, &mut end);

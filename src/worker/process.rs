@@ -173,6 +173,8 @@ pub fn prepare() {
             // What a database sets for its users is not meant for the ledger.
             (c"default_transaction_read_only", c"off"),
             (c"default_transaction_isolation", c"read committed"),
+            // Its statements are few and always the same: planning them anew costs as much as they.
+            (c"plan_cache_mode", c"force_generic_plan"),
             (c"statement_timeout", c"0"),
             (c"idle_in_transaction_session_timeout", c"0"),
             (c"application_name", c"aggregator worker"),
