@@ -41,12 +41,12 @@ fi
 
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
-source "$TREE/tools/clusters.sh"
 # One test looks at the page of usage_dashboard in a browser.
 if ! command -v chromium >/dev/null; then
     as_root env DEBIAN_FRONTEND=noninteractive bash -c 'apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium' \
         > "$BUILD/chromium.log" 2>&1 || say "NO CHROMIUM HERE, AND NOT ROOT: the page of usage_dashboard is NOT looked at in a browser"
 fi
+source "$TREE/tools/clusters.sh"
 say "tests from outside"
 counted cargo test --quiet --test suite "${features[@]}" -- "$@"
 
