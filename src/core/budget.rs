@@ -415,7 +415,7 @@ mod tests {
         let budget = budget(Some("0.01"));
         let plan_with = |spent: &str| plan(&[(&budget, used(spent))], &size(Some(10)), prices());
         let fits = plan_with("0.008").unwrap();
-        assert_eq!((fits.amount.usd.to_string().as_str(), fits.cap), ("0.0020", None));
+        assert_eq!((fits.amount.usd.normalize().to_string().as_str(), fits.cap), ("0.002", None));
         assert!(plan_with("0.008000001").is_err());
         let warns = Budget { blocks: false, ..budget.clone() };
         assert!(plan(&[(&warns, used("99"))], &size(Some(10)), prices()).is_ok());
