@@ -394,26 +394,48 @@ DECLARE
 BEGIN
     CASE TG_OP
         WHEN 'INSERT' THEN
-            -- Hour by hour, so that each sum is written once or twice and not with every part.
-    FOR v_hour IN
-        SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
-        FROM @extschema@.aggregator_usage_logs AS log
-        WHERE log.created_at >= v_from AND log.created_at < v_to
-    LOOP
-        FOR v_rows IN
-            SELECT array_agg(numbered.log)
-            FROM (
-                SELECT log, (row_number() OVER () - 1) / c_part AS part
-                FROM @extschema@.aggregator_usage_logs AS log
+            SELECT count(*) / c_part + 1 INTO v_parts FROM added;
+            FOR v_added IN
+                SELECT array_agg(ROW(log.*)::@extschema@.aggregator_usage_logs)
+                FROM added AS log
                 WHERE log.status <> 'pending'
-                  AND log.created_at >= v_hour
-                  AND log.created_at < v_hour + interval '1 hour'
-            ) AS numbered
-            GROUP BY numbered.part
-        LOOP
-            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}');
-        END LOOP;
-    END LOOP;
+                GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up(v_added, '{}');
+            END LOOP;
+        WHEN 'DELETE' THEN
+            SELECT count(*) / c_part + 1 INTO v_parts FROM removed;
+            FOR v_removed IN
+                SELECT array_agg(ROW(log.*)::@extschema@.aggregator_usage_logs)
+                FROM removed AS log
+                WHERE log.status <> 'pending'
+                GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up('{}', v_removed);
+            END LOOP;
+        WHEN 'UPDATE' THEN
+            -- A row's old and new form go into one part: what stays the same then cancels out.
+            SELECT count(*) / c_part + 1 INTO v_parts FROM added;
+            FOR v_added, v_removed IN
+                SELECT coalesce(array_agg(row) FILTER (WHERE is_new), '{}'),
+                    coalesce(array_agg(row) FILTER (WHERE NOT is_new), '{}')
+                FROM (
+                    SELECT log.call_id, true AS is_new, ROW(log.*)::@extschema@.aggregator_usage_logs AS row
+                    FROM added AS log
+                    WHERE log.status <> 'pending'
+                    UNION ALL
+                    SELECT log.call_id, false, ROW(log.*)::@extschema@.aggregator_usage_logs
+                    FROM removed AS log
+                    WHERE log.status <> 'pending'
+                ) AS changed
+                GROUP BY (uuid_hash(call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
+            END LOOP;
+        WHEN 'TRUNCATE' THEN
+            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals;
+    END CASE;
+    RETURN NULL;
 END
 $$;
 
@@ -450,18 +472,25 @@ BEGIN
         IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
     DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
-    SELECT count(*) / c_part + 1 INTO v_parts
-    FROM @extschema@.aggregator_usage_logs
-    WHERE created_at >= v_from AND created_at < v_to;
-    FOR v_rows IN
-        SELECT array_agg(log)
+    -- Hour by hour, so that each sum is written once or twice and not with every part.
+    FOR v_hour IN
+        SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
         FROM @extschema@.aggregator_usage_logs AS log
-        WHERE log.status <> 'pending'
-          AND log.created_at >= v_from
-          AND log.created_at < v_to
-        GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+        WHERE log.created_at >= v_from AND log.created_at < v_to
     LOOP
-        PERFORM @extschema@.aggregator_roll_up(v_rows, '{}');
+        FOR v_rows IN
+            SELECT array_agg(numbered.log)
+            FROM (
+                SELECT log, (row_number() OVER () - 1) / c_part AS part
+                FROM @extschema@.aggregator_usage_logs AS log
+                WHERE log.status <> 'pending'
+                  AND log.created_at >= v_hour
+                  AND log.created_at < v_hour + interval '1 hour'
+            ) AS numbered
+            GROUP BY numbered.part
+        LOOP
+            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}');
+        END LOOP;
     END LOOP;
 END
 $$;
