@@ -409,7 +409,7 @@ impl Jobs {
                 }
             }
         }
-        // Nobody has committed the others: they were rolled back, or take too long.
+        // Nobody has committed the others yet: rolled back to a savepoint, prepared, or slow.
         self.parked.retain(|job, (_, since)| there.contains(job) || since.elapsed() < PATIENCE);
         let mut bytes = 0;
         let mut by_age: Vec<(Instant, Uuid, usize)> = self
