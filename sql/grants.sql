@@ -18,7 +18,8 @@ BEGIN
     EXECUTE format('GRANT SELECT ON @extschema@.aggregator_model_prices TO %s', p_role);
     -- Of the totals, row-level security shows a user none.
     EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
-        @extschema@.aggregator_usage_sums TO %s', p_role);
+        @extschema@.aggregator_usage_sums, @extschema@.aggregator_usage, @extschema@.aggregator_usage_by_hour,
+        @extschema@.aggregator_usage_by_day TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -112,7 +113,14 @@ BEGIN
         'aggregator_note_prices(uuid[])',
         'forget_user(text)',
         'usage_by_user(text, text, text)',
-        'maintain_usage()'
+        'maintain_usage()',
+        'schedule_model_sync(text)',
+        'unschedule_model_sync()',
+        'schedule_usage_maintenance(text)',
+        'unschedule_usage_maintenance()',
+        'aggregator_require_cron(text, text)',
+        'aggregator_schedule(text, text, text)',
+        'aggregator_unschedule(text)'
     ] LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
     END LOOP;

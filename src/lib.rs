@@ -47,7 +47,9 @@ extension_sql_file!("../sql/reports.sql", name = "reports", requires = ["rollup"
 extension_sql_file!("../sql/dashboard.sql", name = "dashboard", requires = ["reports"]);
 extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["dashboard"]);
 extension_sql_file!("../sql/budgets.sql", name = "budgets", requires = ["partitions"]);
-extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["budgets"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["budgets"]);
+extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["views"]);
+extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["schedule"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 

@@ -25,6 +25,7 @@ mod prices;
 mod readme;
 mod reports;
 mod rls;
+mod schedule;
 mod schema;
 mod secrets;
 mod stream;
