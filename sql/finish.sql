@@ -49,75 +49,69 @@ ALTER TABLE aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
--- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in.
-CREATE POLICY active ON api_providers FOR SELECT
-    USING (is_active);
-CREATE POLICY admin ON api_providers
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
+-- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
+-- policy per table and action: of several, PostgreSQL would weigh each for every row.
+CREATE POLICY seen ON api_providers FOR SELECT
+    USING (is_active OR (SELECT aggregator_is_reader()));
 
-CREATE POLICY own ON user_api_providers FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
+CREATE POLICY seen ON user_api_providers FOR SELECT
+    -- Administrators see whose keys there are; a platform key nobody reads.
+    USING (user_id = (SELECT aggregator_user_id()) OR (user_id IS NOT NULL AND (SELECT aggregator_is_admin())));
 CREATE POLICY own_settings ON user_api_providers FOR UPDATE
     USING (user_id = (SELECT aggregator_user_id()))
     WITH CHECK (user_id = (SELECT aggregator_user_id()));
--- Administrators see whose keys there are; a platform key nobody reads.
-CREATE POLICY admin ON user_api_providers FOR SELECT
-    USING (user_id IS NOT NULL AND (SELECT aggregator_is_admin()));
 
-CREATE POLICY catalogue ON aggregator_models FOR SELECT
+CREATE POLICY seen ON aggregator_models FOR SELECT
     USING (true);
-CREATE POLICY admin ON aggregator_models
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
 
 -- Written as the owner only, by what watches the catalogue.
-CREATE POLICY catalogue ON aggregator_model_prices FOR SELECT
+CREATE POLICY seen ON aggregator_model_prices FOR SELECT
     USING (true);
 
-CREATE POLICY own ON aggregator_usage_logs FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_usage_logs FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_usage_logs FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
 
-CREATE POLICY own ON aggregator_jobs FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_jobs FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_jobs FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
 
 -- That a provider cannot be reached is nobody's secret.
-CREATE POLICY own ON aggregator_cooling FOR SELECT
-    USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_cooling FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_cooling FOR SELECT
+    USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
 
 -- A rule that is about oneself, or about each user. What all together may spend is told to nobody
--- but administrators.
-CREATE POLICY own ON aggregator_budgets FOR SELECT
-    USING (each_user OR user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_budgets
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
-CREATE POLICY own ON aggregator_rate_limits FOR SELECT
-    USING (each_user OR user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_rate_limits
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
-CREATE POLICY own ON aggregator_budget_warnings FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_budget_warnings FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+-- but readers.
+CREATE POLICY seen ON aggregator_budgets FOR SELECT
+    USING (each_user OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
+CREATE POLICY seen ON aggregator_rate_limits FOR SELECT
+    USING (each_user OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
+CREATE POLICY seen ON aggregator_budget_warnings FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
 
-CREATE POLICY own ON aggregator_usage_hourly FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_usage_hourly FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
-CREATE POLICY admin ON aggregator_usage_totals FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_usage_hourly FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
+CREATE POLICY seen ON aggregator_usage_totals FOR SELECT
+    USING ((SELECT aggregator_is_reader()));
+
+-- What administrators write by plain statements.
+DO $$
+DECLARE
+    v_table regclass;
+BEGIN
+    FOREACH v_table IN ARRAY
+        '{api_providers,aggregator_models,aggregator_budgets,aggregator_rate_limits}'::regclass[]
+    LOOP
+        EXECUTE format('CREATE POLICY admin_insert ON %s FOR INSERT WITH CHECK ((SELECT aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_update ON %s FOR UPDATE USING ((SELECT aggregator_is_admin()))
+            WITH CHECK ((SELECT aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_delete ON %s FOR DELETE USING ((SELECT aggregator_is_admin()))', v_table);
+    END LOOP;
+END
+$$;
 
 -- Who somebody is, everybody may ask; policies need the answer.
 GRANT EXECUTE ON FUNCTION aggregator_user_id() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION aggregator_is_admin() TO PUBLIC;
+GRANT EXECUTE ON FUNCTION aggregator_is_reader() TO PUBLIC;
 
 -- The type of pages, if it is ours: others may have functions that return one.
 DO $$
@@ -226,7 +220,7 @@ COMMENT ON FUNCTION calculate_provider_costs(text, uuid, timestamptz, timestampt
 COMMENT ON FUNCTION aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION aggregator_grant(regrole, text) IS
-    'Grants a role what a user of the extension needs, or an administrator. kind: user or admin. Administrators. PT400, PT403.';
+    'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION forget_user(text) IS
     'Deletes the keys, settings and jobs of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION aggregator_check_provider_urls(text, text, text) IS

@@ -7,19 +7,61 @@ AS $$
 DECLARE
     v_function text;
 BEGIN
-    IF p_kind NOT IN ('user', 'admin') OR p_kind IS NULL THEN
-        RAISE EXCEPTION 'kind must be ''user'' or ''admin''' USING ERRCODE = 'PT400';
+    IF p_kind NOT IN ('user', 'reader', 'admin') OR p_kind IS NULL THEN
+        RAISE EXCEPTION 'kind must be ''user'', ''reader'' or ''admin''' USING ERRCODE = 'PT400';
     END IF;
-    EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.user_api_providers,
-        @extschema@.aggregator_models, @extschema@.aggregator_usage_logs, @extschema@.aggregator_jobs,
-        @extschema@.aggregator_cooling, @extschema@.aggregator_provider_health TO %s', p_role);
-    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits,
-        @extschema@.aggregator_budget_warnings, @extschema@.aggregator_budget_status TO %s', p_role);
-    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_model_prices TO %s', p_role);
-    -- Of the totals, row-level security shows a user none.
-    EXECUTE format('GRANT SELECT ON @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
-        @extschema@.aggregator_usage_sums, @extschema@.aggregator_usage, @extschema@.aggregator_usage_by_hour,
-        @extschema@.aggregator_usage_by_day TO %s', p_role);
+    -- What every kind sees: of what row-level security shows it.
+    EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.aggregator_models,
+        @extschema@.aggregator_model_prices, @extschema@.aggregator_usage_logs, @extschema@.aggregator_cooling,
+        @extschema@.aggregator_provider_health, @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits,
+        @extschema@.aggregator_budget_warnings, @extschema@.aggregator_budget_status,
+        @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals, @extschema@.aggregator_usage_sums,
+        @extschema@.aggregator_usage, @extschema@.aggregator_usage_by_hour, @extschema@.aggregator_usage_by_day
+        TO %s', p_role);
+    FOREACH v_function IN ARRAY ARRAY[
+        'usage_summary(text, text, text)',
+        'usage_over_time(text, text, text, text)',
+        'usage_by_model(text, text, text)',
+        'usage_by_status(text, text, text)',
+        'usage_dashboard(text, text, text)',
+        -- What those and the views call under the caller's rights.
+        'aggregator_acting_user(text)',
+        'aggregator_provider_id(text)',
+        'aggregator_period_start(text, timestamptz)',
+        'aggregator_period_end(text, timestamptz)',
+        'aggregator_is_model(text, text)',
+        'aggregator_spent(text, uuid, text, timestamptz)',
+        'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
+        'aggregator_report(text, text, text)',
+        'aggregator_known_cost(numeric, numeric, numeric)',
+        'aggregator_counted(@extschema@.aggregator_usage_logs)',
+        'aggregator_latency_bounds()',
+        'aggregator_add_histograms(integer[], integer[])',
+        'aggregator_sum_histograms(integer[])',
+        'aggregator_percentile(bigint[], double precision)',
+        'aggregator_html(text)',
+        'aggregator_short_number(numeric)',
+        'aggregator_short_usd(numeric)',
+        'aggregator_short_latency(numeric)',
+        'aggregator_figure(numeric, text)',
+        'aggregator_axis_end(numeric)',
+        'aggregator_chart(text, text, text)',
+        'aggregator_table_row(text, text, numeric, text, text[])',
+        'aggregator_models_table(text, text, text)',
+        'aggregator_statuses_table(text, text, text)',
+        'aggregator_dashboard_page(text, text, text)',
+        'aggregator_dashboard_style()'
+    ] LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
+    END LOOP;
+    IF p_kind = 'reader' THEN
+        EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_reader TO %s', p_role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.usage_by_user(text, text, text) TO %s', p_role);
+        -- What aggregator_provider_health asks of keys; row-level security shows it none.
+        EXECUTE format('GRANT SELECT (id, updated_at) ON @extschema@.user_api_providers TO %s', p_role);
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT SELECT ON @extschema@.user_api_providers, @extschema@.aggregator_jobs TO %s', p_role);
     EXECUTE format('GRANT UPDATE (is_active, priority, settings)
         ON @extschema@.user_api_providers TO %s', p_role);
     FOREACH v_function IN ARRAY ARRAY[
@@ -40,46 +82,15 @@ BEGIN
         'calculate_cost(text, jsonb, text, timestamptz)',
         'quote_cost(text, jsonb, integer, text)',
         'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
-        'usage_summary(text, text, text)',
-        'usage_over_time(text, text, text, text)',
-        'usage_by_model(text, text, text)',
-        'usage_by_status(text, text, text)',
-        'usage_dashboard(text, text, text)',
         -- What the functions above call under the caller's rights.
-        'aggregator_acting_user(text)',
         'aggregator_spendable_providers(text)',
-        'aggregator_provider_id(text)',
         'aggregator_usage(jsonb)',
-        'aggregator_period_start(text, timestamptz)',
-        'aggregator_period_end(text, timestamptz)',
-        'aggregator_is_model(text, text)',
-        'aggregator_spent(text, uuid, text, timestamptz)',
-        'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
         'aggregator_find_model(text, text)',
         'aggregator_price_list(uuid, text, timestamptz)',
         'aggregator_prompt_size(jsonb)',
         'aggregator_cost_bound(jsonb, bigint, bigint)',
         'aggregator_await_job(uuid, integer)',
         'aggregator_job_response(@extschema@.aggregator_jobs)',
-        'aggregator_report(text, text, text)',
-        'aggregator_known_cost(numeric, numeric, numeric)',
-        'aggregator_counted(@extschema@.aggregator_usage_logs)',
-        'aggregator_latency_bounds()',
-        'aggregator_add_histograms(integer[], integer[])',
-        'aggregator_sum_histograms(integer[])',
-        'aggregator_percentile(bigint[], double precision)',
-        'aggregator_html(text)',
-        'aggregator_short_number(numeric)',
-        'aggregator_short_usd(numeric)',
-        'aggregator_short_latency(numeric)',
-        'aggregator_figure(numeric, text)',
-        'aggregator_axis_end(numeric)',
-        'aggregator_chart(text, text, text)',
-        'aggregator_table_row(text, text, numeric, text, text[])',
-        'aggregator_models_table(text, text, text)',
-        'aggregator_statuses_table(text, text, text)',
-        'aggregator_dashboard_page(text, text, text)',
-        'aggregator_dashboard_style()',
         'aggregator_prices_at(jsonb, bigint, timestamptz)',
         'aggregator_cost(jsonb, jsonb, timestamptz)',
         'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'

@@ -11,7 +11,7 @@ SELECT NULL, grain, start, provider_id, model_id, status, requests, unreachable,
     prompt_tokens, completion_tokens, total_tokens, timed, latency_ms_sum, latency, cost
 FROM aggregator_usage_totals;
 
--- What a report is about. all_users: an administrator asks for nobody in particular. From since on
+-- What a report is about. all_users: a reader asks for nobody in particular. From since on
 -- up to days_since it sums up hours; from there on days, where there are days.
 CREATE FUNCTION aggregator_report(
     p_range        text,
@@ -37,9 +37,12 @@ BEGIN
         RAISE EXCEPTION 'p_range must be ''day'', ''week'' or ''month'', not %', coalesce(quote_literal(p_range), 'NULL')
             USING ERRCODE = 'PT400', HINT = 'They are the last 24 hours, 7 days and 30 days.';
     END IF;
-    all_users := p_user_id IS NULL AND @extschema@.aggregator_is_admin();
+    all_users := p_user_id IS NULL AND @extschema@.aggregator_is_reader();
     IF NOT all_users THEN
-        user_id := @extschema@.aggregator_acting_user(p_user_id);
+        user_id := CASE
+            WHEN p_user_id <> '' AND @extschema@.aggregator_is_reader() THEN p_user_id
+            ELSE @extschema@.aggregator_acting_user(p_user_id)
+        END;
     END IF;
     IF p_provider IS NOT NULL THEN
         provider := @extschema@.aggregator_provider_id(p_provider);
@@ -266,9 +269,9 @@ AS $$
 DECLARE
     v_report record;
 BEGIN
-    IF NOT @extschema@.aggregator_is_admin() THEN
+    IF NOT @extschema@.aggregator_is_reader() THEN
         RAISE EXCEPTION 'role ''%'' may not see the usage of every user', current_user
-            USING ERRCODE = 'PT403', HINT = 'It takes a role that was granted admin; usage_summary() and the others show one''s own.';
+            USING ERRCODE = 'PT403', HINT = 'It takes a role that was granted reader or admin; usage_summary() and the others show one''s own.';
     END IF;
     SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
     RETURN QUERY
@@ -310,7 +313,7 @@ COMMENT ON COLUMN aggregator_usage_sums.cost IS 'As in aggregator_usage_hourly.'
 COMMENT ON FUNCTION aggregator_report(text, text, text) IS 'What a report with these arguments is about. PT400, PT403, PT404. Internal.';
 COMMENT ON FUNCTION aggregator_known_cost(numeric, numeric, numeric) IS 'USD of so many priced requests; NULL if there are only unpriced ones.';
 COMMENT ON FUNCTION usage_summary(text, text, text) IS
-    'Tokens, USD, requests, errors and milliseconds (average and 95th percentile of the successful ones; the latter from a histogram) of the caller, of p_user_id (administrators), or of all users together (administrators, p_user_id NULL). p_range: day (24 hours), week (7 days) or month (30 days), whole hours; p_provider: name or id. total_cost is of the priced requests; NULL: none is priced. PT400, PT403, PT404.';
+    'Tokens, USD, requests, errors and milliseconds (average and 95th percentile of the successful ones; the latter from a histogram) of the caller, of p_user_id (readers), or of all users together (readers, p_user_id NULL). p_range: day (24 hours), week (7 days) or month (30 days), whole hours; p_provider: name or id. total_cost is of the priced requests; NULL: none is priced. PT400, PT403, PT404.';
 COMMENT ON FUNCTION usage_over_time(text, text, text, text) IS
     'The same over time: a row for each hour or day (UTC; p_bucket) of the range, those without usage too. cost NULL: nothing in it is priced. PT400, PT403, PT404.';
 COMMENT ON FUNCTION usage_by_model(text, text, text) IS
@@ -318,4 +321,4 @@ COMMENT ON FUNCTION usage_by_model(text, text, text) IS
 COMMENT ON FUNCTION usage_by_status(text, text, text) IS
     'The same per status; unreachable is what never left this machine, and counts as a request nowhere else. PT400, PT403, PT404.';
 COMMENT ON FUNCTION usage_by_user(text, text, text) IS
-    'The same per user, the dearest first. Administrators. PT400, PT403, PT404.';
+    'The same per user, the dearest first. For readers. PT400, PT403, PT404.';

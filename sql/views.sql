@@ -59,9 +59,9 @@ FROM aggregator_usage_totals AS used
 LEFT JOIN api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
 
-COMMENT ON VIEW aggregator_usage IS 'Each request that left, for charts: the usage log with the name of the provider. Users see their own rows, administrators and readers all.';
-COMMENT ON VIEW aggregator_usage_by_hour IS 'Usage per hour (UTC), user, provider, model and status, for charts. Users see their own rows, administrators and readers all.';
-COMMENT ON VIEW aggregator_usage_by_day IS 'Usage of all users together per day (UTC), provider, model and status, for charts. For administrators and readers.';
+COMMENT ON VIEW aggregator_usage IS 'Each request that left, for charts: the usage log with the name of the provider. Users see their own rows, readers all.';
+COMMENT ON VIEW aggregator_usage_by_hour IS 'Usage per hour (UTC), user, provider, model and status, for charts. Users see their own rows, readers all.';
+COMMENT ON VIEW aggregator_usage_by_day IS 'Usage of all users together per day (UTC), provider, model and status, for charts. For readers.';
 
 COMMENT ON COLUMN aggregator_usage.created_at IS 'When it began.';
 COMMENT ON COLUMN aggregator_usage.call_id IS 'The call, or job, that it belongs to.';

@@ -10,7 +10,8 @@ use crate::{settings, time};
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
 
-/// Grants a role what a user of the extension needs, or an administrator: kind `user` or `admin`.
+/// Grants a role what a user of the extension needs, a reader or an administrator: kind `user`,
+/// `reader` or `admin`.
 #[pg_extern(sql = "
 CREATE FUNCTION aggregator_grant(role regrole, kind text) RETURNS void
 LANGUAGE c VOLATILE STRICT
@@ -23,8 +24,8 @@ fn aggregator_grant(role: pg_sys::Oid, kind: &str) {
 
 fn grant(role: pg_sys::Oid, kind: &str) -> Result<(), Error> {
     identity::require_admin("grant")?;
-    if !matches!(kind, "user" | "admin") {
-        return Err(Error::bad_request("kind must be 'user' or 'admin'"));
+    if !matches!(kind, "user" | "reader" | "admin") {
+        return Err(Error::bad_request("kind must be 'user', 'reader' or 'admin'"));
     }
     let installed = installed()?;
     let sql = installed.sql("SELECT @extschema@.aggregator_apply_grants($1, $2)");

@@ -451,6 +451,37 @@ async fn reports_say_what_the_ledger_says() {
 }
 
 #[tokio::test]
+async fn views_for_charts_say_what_the_ledger_says() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    aged(&root).await;
+    let ledger = "SELECT coalesce(p.name, log.provider_id::text), model_id, status, count(*) FILTER (WHERE error_code IS DISTINCT FROM 'unreachable'),
+            coalesce(sum(total_tokens), 0), trim_scale(sum(cost_estimate)), round(avg(latency_ms), 1)
+        FROM aggregator_usage_logs AS log LEFT JOIN api_providers AS p ON p.id = log.provider_id
+        WHERE status <> 'pending' GROUP BY 1, 2, 3, date_trunc('day', log.created_at, 'UTC') ORDER BY 1, 2, 3, 4, 5, 6, 7";
+    let days =
+        "SELECT provider_name, model_id, status, requests, total_tokens, cost, avg_latency_ms
+        FROM aggregator_usage_by_day ORDER BY 1, 2, 3, 4, 5, 6, 7";
+    let kept = rows(&root, days).await;
+    assert!(kept.len() > 5, "{kept:?}");
+    assert_eq!(kept, rows(&root, ledger).await);
+    assert_eq!(
+        rows(&root, "SELECT sum(requests), sum(total_tokens), sum(cost), sum(unpriced_requests) FROM aggregator_usage_by_hour").await,
+        rows(&root, "SELECT sum(requests), sum(total_tokens), sum(cost), sum(unpriced_requests) FROM aggregator_usage_by_day").await
+    );
+    assert_eq!(
+        rows(&root, "SELECT count(*), sum(cost), count(provider_name) FROM aggregator_usage").await,
+        rows(&root, "SELECT count(*), sum(cost_estimate), count(*) FROM aggregator_usage_logs")
+            .await
+    );
+    let ann = database.rest("authenticated", Some("u-a")).await;
+    for (view, expected) in [("aggregator_usage", "u-a"), ("aggregator_usage_by_hour", "u-a")] {
+        assert_eq!(rows(&ann, &format!("SELECT DISTINCT user_id FROM {view}")).await, [expected]);
+    }
+    assert_eq!(rows(&ann, "SELECT * FROM aggregator_usage_by_day").await.len(), 0);
+}
+
+#[tokio::test]
 async fn reports_show_users_their_own() {
     let database = bed::database().await;
     let root = database.root().await;

@@ -221,7 +221,7 @@ async fn default_privileges_hand_out_nothing() {
          WHERE d.deptype = 'e' AND d.classid = 'pg_class'::regclass AND a.grantee IN (0, 'anon'::regrole) UNION ALL
          SELECT p.oid::regprocedure::text, a.privilege_type FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
          WHERE d.deptype = 'e' AND d.classid = 'pg_proc'::regclass AND a.grantee IN (0, 'anon'::regrole) UNION ALL
-         SELECT 'type', a.privilege_type FROM pg_type t, aclexplode(t.typacl) a WHERE typname = 'aggregator_admin' AND a.grantee IN (0, 'anon'::regrole)
+         SELECT 'type', a.privilege_type FROM pg_type t, aclexplode(t.typacl) a WHERE typname IN ('aggregator_admin', 'aggregator_reader') AND a.grantee IN (0, 'anon'::regrole)
          ORDER BY 1",
     )
     .await;
@@ -232,7 +232,12 @@ async fn default_privileges_hand_out_nothing() {
         .collect();
     assert_eq!(
         own,
-        ["aggregator_is_admin()|EXECUTE", "aggregator_user_id()|EXECUTE", "api_providers|SELECT"]
+        [
+            "aggregator_is_admin()|EXECUTE",
+            "aggregator_is_reader()|EXECUTE",
+            "aggregator_user_id()|EXECUTE",
+            "api_providers|SELECT"
+        ]
     );
     let anon = database.rest("anon", None).await;
     assert_eq!(rows(&anon, "SELECT count(*) FROM api_providers").await, ["9"]);
