@@ -137,16 +137,35 @@ fn failed(error: &std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
-    fn temp(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("aggregator-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        dir.join("keyring")
+    /// A folder that is gone when dropped, for a keyring.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("aggregator-{}-{name}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            Self(folder)
+        }
+
+        fn keyring(&self) -> PathBuf {
+            self.0.join("keyring")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 
     #[test]
     fn is_created_once_private_and_grows() {
-        let path = temp("grow");
+        let folder = Folder::new("grow");
+        let path = folder.keyring();
         assert!(load(&path).unwrap().is_none());
         let first = load_or_create(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
@@ -160,7 +179,8 @@ mod tests {
 
     #[test]
     fn many_that_create_at_once_agree() {
-        let path = temp("race");
+        let folder = Folder::new("race");
+        let path = folder.keyring();
         let ids: Vec<String> = (0..8)
             .map(|_| {
                 let path = path.clone();
@@ -175,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_damaged_or_open_file_is_refused() {
-        let path = temp("bad");
+        let folder = Folder::new("bad");
+        let path = folder.keyring();
         let write = |text: &str, mode| {
             let _ = std::fs::remove_file(&path);
             let mut f =
@@ -185,6 +206,12 @@ mod tests {
         for text in ["", "# only a comment\n", "nonsense\n", "0011 AAAA\n"] {
             write(text, 0o600);
             assert_eq!(load(&path).unwrap_err().sqlstate(), "PT503", "{text:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        load_or_create(&path).unwrap();
+        for (mode, is_refused) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(load(&path).is_err(), is_refused, "{mode:o}");
         }
     }
 }
