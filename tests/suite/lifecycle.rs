@@ -1,7 +1,7 @@
 //! The worker: starting, leaving, dying, and what is dropped under it.
 
 use crate::bed::{self, Cluster, eventually, failure, rows, value};
-use crate::chat::{add_provider, chat_sql, ready};
+use crate::chat::{add_provider, chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 
@@ -238,10 +238,13 @@ async fn preloaded_it_starts_with_the_server_and_stays() {
 }
 
 #[tokio::test]
-async fn a_standby_says_so() {
+async fn a_standby_reports_and_calls_once_it_is_promoted() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
     let cluster = Cluster::start("primary", "");
     let database = cluster.database().await;
-    drop(database.root().await);
+    let root = prepare(&database, &upstream).await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    drop(root);
     let standby = Cluster { dir: cluster.dir.with_file_name("standby") };
     bed::run(bed::as_server("mkdir").arg("-p").arg(&standby.dir));
     bed::run(
@@ -263,7 +266,35 @@ async fn a_standby_says_so() {
     standby.configure(&format!("unix_socket_directories = '{}'", standby.dir.display()));
     standby.up();
     let root = standby.connect("postgres", &database.name).await;
-    let (code, message) = failure(&root, "SELECT * FROM aggregator_status()").await;
-    assert_eq!(code, "PT503");
-    assert!(message.contains("recovery"), "{message}");
+    for sql in [
+        "SELECT * FROM aggregator_status()".to_owned(),
+        chat_sql("{}"),
+        "SELECT * FROM sync_models()".to_owned(),
+    ] {
+        let (code, message) = failure(&root, &sql).await;
+        assert_eq!(code, "PT503", "{sql}");
+        assert!(message.contains("recovery"), "{message}");
+    }
+    for (sql, expected) in [
+        ("SELECT requests FROM usage_summary()", "1"),
+        ("SELECT sum(requests) FROM usage_over_time()", "1"),
+        ("SELECT requests FROM usage_by_user()", "1"),
+        ("SELECT usage_dashboard() LIKE '%standin%'", "t"),
+        ("SELECT provider_name FROM aggregator_usage", "standin"),
+        ("SELECT calls FROM aggregator_provider_health", "1"),
+        ("SELECT count(*) FROM get_user_available_models() WHERE model_id = 'm'", "1"),
+        (
+            "SELECT max_cost > 0 FROM quote_cost('m', '[{\"role\": \"user\", \"content\": \"hi\"}]', 10)",
+            "t",
+        ),
+        ("SELECT sum(requests) FROM calculate_provider_costs(NULL)", "1"),
+    ] {
+        assert_eq!(rows(&root, sql).await, [expected], "{sql}");
+    }
+    // The base backup has brought the keyring, which is in the data directory here.
+    cluster.down("immediate");
+    value(&root, "SELECT pg_promote()").await.unwrap();
+    value(&root, &chat_sql("{}")).await.unwrap();
+    assert_eq!(upstream.chats().len(), 2);
+    assert_eq!(rows(&root, "SELECT requests FROM usage_summary()").await, ["2"]);
 }
