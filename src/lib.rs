@@ -49,6 +49,7 @@ extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["d
 extension_sql_file!("../sql/budgets.sql", name = "budgets", requires = ["partitions"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["budgets"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
+extension_sql_file!("../sql/script.sql", name = "script", requires = ["grants"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 
 /// What `cargo pgrx test` looks for.

@@ -29,5 +29,6 @@ mod schema;
 mod secrets;
 mod stream;
 mod stream_ends;
+mod upgrade;
 mod upstream;
 mod wire;
