@@ -35,7 +35,6 @@ CREATE TABLE aggregator_rate_limits (
 );
 
 CREATE TABLE aggregator_budget_warnings (
-    id             uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     budget_id      uuid        NOT NULL,
     user_id        text,
     period_start   timestamptz NOT NULL,
@@ -44,6 +43,8 @@ CREATE TABLE aggregator_budget_warnings (
     spent_tokens   bigint      NOT NULL,
     spent_requests bigint      NOT NULL,
     created_at     timestamptz NOT NULL DEFAULT now(),
+    -- Without a key that holds no NULL, a publication of all tables would forbid updates.
+    id             uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     UNIQUE NULLS NOT DISTINCT (budget_id, user_id, period_start, percent)
 );
 

@@ -1,37 +1,4 @@
--- Runs last, when every object exists: default deny, then explicit grants, then what functions are for.
-
--- The default privileges of a database may have handed our objects to anybody.
-DO $$
-DECLARE
-    v_object record;
-    v_grantee record;
-BEGIN
-    FOR v_object IN
-        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind,
-            c.oid::regclass::text AS identity, c.relacl AS acl, c.relowner AS owner
-        FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid
-        WHERE d.classid = 'pg_class'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p', 'v', 'S')
-          AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
-        UNION ALL
-        SELECT 'FUNCTION', p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner
-        FROM pg_depend AS d JOIN pg_proc AS p ON p.oid = d.objid
-        WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e'
-          AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
-        UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text, coalesce(t.typacl, acldefault('T', t.typowner)), t.typowner
-        FROM pg_depend AS d JOIN pg_type AS t ON t.oid = d.objid
-        WHERE d.classid = 'pg_type'::regclass AND d.deptype = 'e' AND t.typtype = 'd'
-          AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
-    LOOP
-        FOR v_grantee IN
-            SELECT DISTINCT a.grantee FROM aclexplode(v_object.acl) AS a WHERE a.grantee <> v_object.owner
-        LOOP
-            EXECUTE format('REVOKE ALL ON %s %s FROM %s', v_object.kind, v_object.identity,
-                CASE v_grantee.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grantee.grantee::regrole::text END);
-        END LOOP;
-    END LOOP;
-END
-$$;
+-- Runs last, when every object exists: policies, grants, and what functions are for.
 
 ALTER TABLE api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE user_api_providers ENABLE ROW LEVEL SECURITY;
@@ -108,41 +75,8 @@ BEGIN
 END
 $$;
 
--- Who somebody is, everybody may ask; policies need the answer.
-GRANT EXECUTE ON FUNCTION aggregator_user_id() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION aggregator_is_admin() TO PUBLIC;
-GRANT EXECUTE ON FUNCTION aggregator_is_reader() TO PUBLIC;
-
--- The type of pages, if it is ours: others may have functions that return one.
-DO $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM pg_depend AS d JOIN pg_type AS t ON t.oid = d.objid
-        WHERE d.classid = 'pg_type'::regclass AND d.deptype = 'e' AND t.typname = 'text/html'
-          AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
-    ) THEN
-        GRANT USAGE ON TYPE "text/html" TO PUBLIC;
-    END IF;
-END
-$$;
-
--- The roles of Supabase and PostgREST, where they exist.
-DO $$
-BEGIN
-    IF to_regrole('anon') IS NOT NULL THEN
-        GRANT SELECT ON api_providers TO anon;
-    END IF;
-    IF to_regrole('authenticated') IS NOT NULL THEN
-        PERFORM aggregator_apply_grants('authenticated', 'user');
-    END IF;
-    IF to_regrole('service_role') IS NOT NULL THEN
-        PERFORM aggregator_apply_grants('service_role', 'admin');
-    END IF;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'postgres' AND NOT rolsuper) THEN
-        PERFORM aggregator_apply_grants('postgres', 'admin');
-    END IF;
-END
-$$;
+-- Default deny, and the grants.
+SELECT aggregator_finish_script();
 
 -- What every function does: arguments, units, errors.
 
@@ -246,6 +180,14 @@ COMMENT ON FUNCTION aggregator_before_model() IS 'Marks a price that is not the 
 COMMENT ON FUNCTION aggregator_after_models() IS 'Has changed prices noted in the history.';
 COMMENT ON FUNCTION aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
 COMMENT ON FUNCTION aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
+COMMENT ON FUNCTION aggregator_privileges(text) IS 'What a kind of role is granted: user, reader, admin, anon, public. Internal.';
+COMMENT ON FUNCTION aggregator_granted_roles() IS 'The roles that have the grants of a user, a reader or an administrator.';
+COMMENT ON FUNCTION aggregator_standard_roles() IS 'The roles that are granted without being asked, where they exist. Internal.';
+COMMENT ON FUNCTION aggregator_is_new(xid) IS 'Whether a row with this xmin is of this very transaction. Internal.';
+COMMENT ON FUNCTION aggregator_new_objects() IS 'The objects of the extension that this transaction has made. Internal.';
+COMMENT ON FUNCTION aggregator_close_new() IS 'Default deny for the objects that this transaction has made, then the grants of a fresh installation. Internal.';
+COMMENT ON FUNCTION aggregator_open_new() IS 'Grants the objects that this transaction has made to the roles that have the old ones. Internal.';
+COMMENT ON FUNCTION aggregator_finish_script() IS 'The last call of an install or upgrade script: gives new objects their owner and grants. Internal.';
 COMMENT ON FUNCTION aggregator_before_provider() IS 'Checks the URLs of a provider, notes edits, lets a restored row win over a fresh seed.';
 COMMENT ON FUNCTION aggregator_before_key() IS 'Notes edits of a key''s row.';
 COMMENT ON FUNCTION aggregator_notify_postgrest() IS 'NOTIFY pgrst.';

@@ -1,139 +1,238 @@
--- The grants of a kind of role. Runs as the owner; aggregator_grant() in front of it decides who
--- may ask.
+-- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
+-- extension itself. identity and privileges are ready for GRANT.
+CREATE FUNCTION aggregator_privileges(
+    p_kind         text,
+    OUT class      regclass,
+    OUT object     oid,
+    OUT identity   text,
+    OUT privileges text
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_lists CONSTANT text[] := CASE p_kind
+        WHEN 'user' THEN '{all,user}'
+        WHEN 'reader' THEN '{all,reader}'
+        WHEN 'admin' THEN '{all,user,admin}'
+        ELSE ARRAY[p_kind]
+    END;
+BEGIN
+    RETURN QUERY
+    SELECT 'pg_class'::regclass, named.relation::oid, 'TABLE ' || named.relation, listed.privileges
+    FROM (VALUES
+        ('anon', 'SELECT', ARRAY['api_providers']),
+        -- Of which row-level security shows each what is theirs.
+        ('all', 'SELECT', ARRAY[
+            'api_providers',
+            'aggregator_models',
+            'aggregator_model_prices',
+            'aggregator_usage_logs',
+            'aggregator_usage_hourly',
+            'aggregator_usage_totals',
+            'aggregator_usage_sums',
+            'aggregator_usage',
+            'aggregator_usage_by_hour',
+            'aggregator_usage_by_day',
+            'aggregator_cooling',
+            'aggregator_provider_health',
+            'aggregator_budgets',
+            'aggregator_rate_limits',
+            'aggregator_budget_warnings',
+            'aggregator_budget_status'
+        ]),
+        -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
+        ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
+        ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_jobs']),
+        -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
+        ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
+        ('admin', 'INSERT, UPDATE, DELETE', ARRAY[
+            'api_providers',
+            'aggregator_models',
+            'aggregator_budgets',
+            'aggregator_rate_limits'
+        ])
+    ) AS listed (list, privileges, names)
+    CROSS JOIN LATERAL unnest(listed.names) AS name
+    CROSS JOIN LATERAL (SELECT ('@extschema@.' || name)::regclass AS relation) AS named
+    WHERE listed.list = ANY (c_lists);
+
+    RETURN QUERY
+    SELECT 'pg_proc'::regclass, named.function::oid, 'FUNCTION ' || named.function, 'EXECUTE'
+    FROM (VALUES
+        -- Who somebody is, everybody may ask; policies need the answer.
+        ('public', ARRAY[
+            'aggregator_user_id()',
+            'aggregator_is_admin()',
+            'aggregator_is_reader()'
+        ]),
+        ('all', ARRAY[
+            'usage_summary(text, text, text)',
+            'usage_over_time(text, text, text, text)',
+            'usage_by_model(text, text, text)',
+            'usage_by_status(text, text, text)',
+            'usage_dashboard(text, text, text)',
+            -- What those and the views call under the caller's rights.
+            'aggregator_acting_user(text)',
+            'aggregator_provider_id(text)',
+            'aggregator_period_start(text, timestamptz)',
+            'aggregator_period_end(text, timestamptz)',
+            'aggregator_is_model(text, text)',
+            'aggregator_spent(text, uuid, text, timestamptz)',
+            'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
+            'aggregator_report(text, text, text)',
+            'aggregator_known_cost(numeric, numeric, numeric)',
+            'aggregator_counted(@extschema@.aggregator_usage_logs)',
+            'aggregator_latency_bounds()',
+            'aggregator_add_histograms(integer[], integer[])',
+            'aggregator_sum_histograms(integer[])',
+            'aggregator_percentile(bigint[], double precision)',
+            'aggregator_html(text)',
+            'aggregator_short_number(numeric)',
+            'aggregator_short_usd(numeric)',
+            'aggregator_short_latency(numeric)',
+            'aggregator_figure(numeric, text)',
+            'aggregator_axis_end(numeric)',
+            'aggregator_chart(text, text, text)',
+            'aggregator_table_row(text, text, numeric, text, text[])',
+            'aggregator_models_table(text, text, text)',
+            'aggregator_statuses_table(text, text, text)',
+            'aggregator_dashboard_page(text, text, text)',
+            'aggregator_dashboard_style()'
+        ]),
+        ('reader', ARRAY['usage_by_user(text, text, text)']),
+        ('user', ARRAY[
+            'get_user_available_models(text)',
+            'get_model_provider_config(text, text)',
+            'save_provider_key(text, text, text, boolean)',
+            'validate_provider_key(text, text)',
+            'remove_provider_key(text, text)',
+            'chat_complete(text, jsonb, jsonb, text, text)',
+            'chat(text, text, jsonb)',
+            'chat_completions(jsonb)',
+            'chat_stream(text, jsonb, jsonb, text, text)',
+            'chat_many(jsonb, jsonb, integer)',
+            'chat_submit(text, jsonb, jsonb, text, text, timestamptz, text)',
+            'chat_result(uuid)',
+            'chat_wait(uuid, integer)',
+            'chat_cancel(uuid)',
+            'calculate_cost(text, jsonb, text, timestamptz)',
+            'quote_cost(text, jsonb, integer, text)',
+            'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
+            -- What the functions above call under the caller's rights.
+            'aggregator_spendable_providers(text)',
+            'aggregator_usage(jsonb)',
+            'aggregator_find_model(text, text)',
+            'aggregator_price_list(uuid, text, timestamptz)',
+            'aggregator_prompt_size(jsonb)',
+            'aggregator_cost_bound(jsonb, bigint, bigint)',
+            'aggregator_await_job(uuid, integer)',
+            'aggregator_job_response(@extschema@.aggregator_jobs)',
+            'aggregator_prices_at(jsonb, bigint, timestamptz)',
+            'aggregator_cost(jsonb, jsonb, timestamptz)',
+            'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
+        ]),
+        ('admin', ARRAY[
+            'usage_by_user(text, text, text)',
+            'aggregator_grant(regrole, text)',
+            'aggregator_is_pricing(jsonb)',
+            'aggregator_status()',
+            'aggregator_check_provider_urls(text, text, text)',
+            'aggregator_require_admin(text)',
+            'aggregator_rule_provider(text)',
+            'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text)',
+            'remove_budget(uuid)',
+            'set_rate_limit(bigint, bigint, text, boolean, text, text)',
+            'remove_rate_limit(uuid)',
+            'save_platform_key(text, text)',
+            'remove_platform_key(text)',
+            'sync_models(text)',
+            'set_model_price(text, jsonb, text)',
+            'recost_usage(timestamptz, timestamptz)',
+            'aggregator_pricing_problem(jsonb)',
+            'aggregator_note_prices(uuid[])',
+            'forget_user(text)',
+            'maintain_usage()',
+            'schedule_model_sync(text)',
+            'unschedule_model_sync()',
+            'schedule_usage_maintenance(text)',
+            'unschedule_usage_maintenance()',
+            'aggregator_require_cron(text, text)',
+            'aggregator_schedule(text, text, text)',
+            'aggregator_unschedule(text)'
+        ])
+    ) AS listed (list, names)
+    CROSS JOIN LATERAL unnest(listed.names) AS name
+    CROSS JOIN LATERAL (SELECT ('@extschema@.' || name)::regprocedure AS function) AS named
+    WHERE listed.list = ANY (c_lists);
+
+    RETURN QUERY
+    SELECT 'pg_type'::regclass, t.oid, 'TYPE ' || t.oid::regtype, 'USAGE'
+    FROM pg_type AS t
+    JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'aggregator'
+    WHERE (p_kind, t.typname::text) IN (
+        ('admin', 'aggregator_admin'),
+        ('reader', 'aggregator_reader'),
+        -- The type of pages, if it is ours: others may have functions that return one.
+        ('public', 'text/html')
+    );
+END
+$$;
+
+-- Grants to a kind of role. Runs as the owner; aggregator_grant() in front of it decides who may ask.
 CREATE FUNCTION aggregator_apply_grants(p_role regrole, p_kind text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_function text;
+    v_granted record;
 BEGIN
     IF p_kind NOT IN ('user', 'reader', 'admin') OR p_kind IS NULL THEN
         RAISE EXCEPTION 'kind must be ''user'', ''reader'' or ''admin''' USING ERRCODE = 'PT400';
     END IF;
-    -- What every kind sees: of what row-level security shows it.
-    EXECUTE format('GRANT SELECT ON @extschema@.api_providers, @extschema@.aggregator_models,
-        @extschema@.aggregator_model_prices, @extschema@.aggregator_usage_logs, @extschema@.aggregator_cooling,
-        @extschema@.aggregator_provider_health, @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits,
-        @extschema@.aggregator_budget_warnings, @extschema@.aggregator_budget_status,
-        @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals, @extschema@.aggregator_usage_sums,
-        @extschema@.aggregator_usage, @extschema@.aggregator_usage_by_hour, @extschema@.aggregator_usage_by_day
-        TO %s', p_role);
-    FOREACH v_function IN ARRAY ARRAY[
-        'usage_summary(text, text, text)',
-        'usage_over_time(text, text, text, text)',
-        'usage_by_model(text, text, text)',
-        'usage_by_status(text, text, text)',
-        'usage_dashboard(text, text, text)',
-        -- What those and the views call under the caller's rights.
-        'aggregator_acting_user(text)',
-        'aggregator_provider_id(text)',
-        'aggregator_period_start(text, timestamptz)',
-        'aggregator_period_end(text, timestamptz)',
-        'aggregator_is_model(text, text)',
-        'aggregator_spent(text, uuid, text, timestamptz)',
-        'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
-        'aggregator_report(text, text, text)',
-        'aggregator_known_cost(numeric, numeric, numeric)',
-        'aggregator_counted(@extschema@.aggregator_usage_logs)',
-        'aggregator_latency_bounds()',
-        'aggregator_add_histograms(integer[], integer[])',
-        'aggregator_sum_histograms(integer[])',
-        'aggregator_percentile(bigint[], double precision)',
-        'aggregator_html(text)',
-        'aggregator_short_number(numeric)',
-        'aggregator_short_usd(numeric)',
-        'aggregator_short_latency(numeric)',
-        'aggregator_figure(numeric, text)',
-        'aggregator_axis_end(numeric)',
-        'aggregator_chart(text, text, text)',
-        'aggregator_table_row(text, text, numeric, text, text[])',
-        'aggregator_models_table(text, text, text)',
-        'aggregator_statuses_table(text, text, text)',
-        'aggregator_dashboard_page(text, text, text)',
-        'aggregator_dashboard_style()'
-    ] LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
-    END LOOP;
-    IF p_kind = 'reader' THEN
-        EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_reader TO %s', p_role);
-        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.usage_by_user(text, text, text) TO %s', p_role);
-        -- What aggregator_provider_health asks of keys; row-level security shows it none.
-        EXECUTE format('GRANT SELECT (id, updated_at) ON @extschema@.user_api_providers TO %s', p_role);
-        RETURN;
-    END IF;
-    EXECUTE format('GRANT SELECT ON @extschema@.user_api_providers, @extschema@.aggregator_jobs TO %s', p_role);
-    EXECUTE format('GRANT UPDATE (is_active, priority, settings)
-        ON @extschema@.user_api_providers TO %s', p_role);
-    FOREACH v_function IN ARRAY ARRAY[
-        'get_user_available_models(text)',
-        'get_model_provider_config(text, text)',
-        'save_provider_key(text, text, text, boolean)',
-        'validate_provider_key(text, text)',
-        'remove_provider_key(text, text)',
-        'chat_complete(text, jsonb, jsonb, text, text)',
-        'chat(text, text, jsonb)',
-        'chat_completions(jsonb)',
-        'chat_stream(text, jsonb, jsonb, text, text)',
-        'chat_many(jsonb, jsonb, integer)',
-        'chat_submit(text, jsonb, jsonb, text, text, timestamptz, text)',
-        'chat_result(uuid)',
-        'chat_wait(uuid, integer)',
-        'chat_cancel(uuid)',
-        'calculate_cost(text, jsonb, text, timestamptz)',
-        'quote_cost(text, jsonb, integer, text)',
-        'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
-        -- What the functions above call under the caller's rights.
-        'aggregator_spendable_providers(text)',
-        'aggregator_usage(jsonb)',
-        'aggregator_find_model(text, text)',
-        'aggregator_price_list(uuid, text, timestamptz)',
-        'aggregator_prompt_size(jsonb)',
-        'aggregator_cost_bound(jsonb, bigint, bigint)',
-        'aggregator_await_job(uuid, integer)',
-        'aggregator_job_response(@extschema@.aggregator_jobs)',
-        'aggregator_prices_at(jsonb, bigint, timestamptz)',
-        'aggregator_cost(jsonb, jsonb, timestamptz)',
-        'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
-    ] LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
-    END LOOP;
-    IF p_kind = 'user' THEN
-        RETURN;
-    END IF;
-    EXECUTE format('GRANT USAGE ON TYPE @extschema@.aggregator_admin TO %s', p_role);
-    EXECUTE format('GRANT INSERT, UPDATE, DELETE
-        ON @extschema@.api_providers, @extschema@.aggregator_models,
-        @extschema@.aggregator_budgets, @extschema@.aggregator_rate_limits TO %s', p_role);
-    FOREACH v_function IN ARRAY ARRAY[
-        'aggregator_grant(regrole, text)',
-        'aggregator_is_pricing(jsonb)',
-        'aggregator_status()',
-        'aggregator_check_provider_urls(text, text, text)',
-        'aggregator_require_admin(text)',
-        'aggregator_rule_provider(text)',
-        'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text)',
-        'remove_budget(uuid)',
-        'set_rate_limit(bigint, bigint, text, boolean, text, text)',
-        'remove_rate_limit(uuid)',
-        'save_platform_key(text, text)',
-        'remove_platform_key(text)',
-        'sync_models(text)',
-        'set_model_price(text, jsonb, text)',
-        'recost_usage(timestamptz, timestamptz)',
-        'aggregator_pricing_problem(jsonb)',
-        'aggregator_note_prices(uuid[])',
-        'forget_user(text)',
-        'usage_by_user(text, text, text)',
-        'maintain_usage()',
-        'schedule_model_sync(text)',
-        'unschedule_model_sync()',
-        'schedule_usage_maintenance(text)',
-        'unschedule_usage_maintenance()',
-        'aggregator_require_cron(text, text)',
-        'aggregator_schedule(text, text, text)',
-        'aggregator_unschedule(text)'
-    ] LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION @extschema@.%s TO %s', v_function, p_role);
+    FOR v_granted IN SELECT * FROM @extschema@.aggregator_privileges(p_kind) LOOP
+        EXECUTE format('GRANT %s ON %s TO %s', v_granted.privileges, v_granted.identity, p_role);
     END LOOP;
 END
+$$;
+
+-- The roles that have such grants. Known by marks that no sweeping grant makes: USAGE on a type, and
+-- a grant on columns. So they are dumped and restored, and go with the role.
+CREATE FUNCTION aggregator_granted_roles(OUT role regrole, OUT kind text) RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH marks AS (
+        SELECT acl.grantee, substring(t.typname FROM 'aggregator_(.*)') AS kind
+        FROM pg_type AS t CROSS JOIN LATERAL aclexplode(t.typacl) AS acl
+        WHERE t.oid IN ('@extschema@.aggregator_admin'::regtype, '@extschema@.aggregator_reader'::regtype)
+          AND acl.grantee NOT IN (0, t.typowner)
+        UNION
+        SELECT acl.grantee, 'user'
+        FROM pg_attribute AS a CROSS JOIN LATERAL aclexplode(a.attacl) AS acl
+        WHERE a.attrelid = '@extschema@.user_api_providers'::regclass
+          AND a.attname = 'priority'
+          AND acl.privilege_type = 'UPDATE'
+          AND acl.grantee <> 0
+    )
+    SELECT marks.grantee::regrole, marks.kind
+    FROM marks
+    -- An administrator is a user as well.
+    WHERE marks.kind <> 'user'
+       OR NOT EXISTS (SELECT FROM marks AS higher WHERE higher.grantee = marks.grantee AND higher.kind = 'admin')
+$$;
+
+-- The roles that CREATE EXTENSION grants to, where they exist: those of Supabase and PostgREST.
+CREATE FUNCTION aggregator_standard_roles(OUT role text, OUT kind text) RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'public', 'public'
+    UNION ALL
+    SELECT r.rolname::text, standard.kind
+    FROM pg_roles AS r
+    JOIN (VALUES ('anon', 'anon'), ('authenticated', 'user'), ('service_role', 'admin'), ('postgres', 'admin'))
+        AS standard (name, kind) ON standard.name = r.rolname
+    WHERE r.rolname <> 'postgres' OR NOT r.rolsuper
 $$;

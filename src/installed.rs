@@ -1,7 +1,8 @@
-//! Where the extension lives in this database.
+//! Where the extension lives in this database, and in which version.
 
+use crate::error::Error;
 use pgrx::prelude::*;
-use pgrx::spi::{self, Spi};
+use pgrx::spi::{self, Spi, SpiClient};
 use std::cell::RefCell;
 
 /// One installation: gone and made anew, it is another.
@@ -60,5 +61,39 @@ impl Installed {
     /// SQL text with the schema in the place of `@extschema@`.
     pub fn sql(&self, template: &str) -> String {
         template.replace("@extschema@", &self.schema)
+    }
+
+    /// The version that the database has. Not kept: ALTER EXTENSION changes it under the same oid.
+    pub fn version(&self, client: &SpiClient<'_>) -> spi::Result<String> {
+        const SQL: &str = "SELECT extversion FROM pg_catalog.pg_extension WHERE oid = $1";
+        let version = client.select(SQL, Some(1), &[self.oid.into()])?.first().get_one()?;
+        Ok(version.unwrap_or_default())
+    }
+}
+
+/// The version of this library.
+pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether the database has a later version than this library.
+pub fn is_library_older(version: &str) -> bool {
+    let parts = |version: &str| -> Vec<u64> {
+        version.split('.').map(|part| part.parse().unwrap_or_default()).collect()
+    };
+    parts(LIBRARY) < parts(version)
+}
+
+/// The error where the database has another version than this library: what the library needs may be
+/// missing there.
+pub fn wrong_version(version: &str) -> Error {
+    let hint = if is_library_older(version) {
+        "Start a new session. Where the library is preloaded, restart the server."
+    } else {
+        "ALTER EXTENSION aggregator UPDATE;"
+    };
+    Error::GatewayDown {
+        reason: format!(
+            "the library is version {LIBRARY}, the extension in this database version {version}"
+        ),
+        hint: hint.to_owned(),
     }
 }

@@ -23,6 +23,7 @@ mod provider;
 pub mod raise;
 mod request;
 mod route;
+mod script;
 mod start;
 mod stream;
 mod usage;

@@ -1,6 +1,7 @@
 //! Finding the worker of this database, and starting it where there is none.
 
 use crate::error::Error;
+use crate::installed::{self, Installed, LIBRARY};
 use crate::protocol;
 use crate::session::wait;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE_MS: i64 = 5;
 /// The likely reason why a worker does not find what its session sees.
-pub const UNCOMMITTED: &str =
-    "CREATE EXTENSION must be committed before the first call. The server log may say more.";
+pub const UNCOMMITTED: &str = "CREATE EXTENSION and ALTER EXTENSION must be \
+    committed before the first call. The server log may say more.";
 
 /// A connection to the gateway, started first if need be. Many sessions that start it at once use
 /// one worker slot: the others wait for its socket.
@@ -46,10 +47,7 @@ pub fn connect() -> Result<UnixStream, Error> {
             && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
             && UnixStream::connect(&path).is_err()
         {
-            return Err(Error::GatewayDown {
-                reason: "its worker left at once".to_owned(),
-                hint: UNCOMMITTED.to_owned(),
-            });
+            return Err(left_at_once());
         }
         if Instant::now() > given_up {
             return Err(down("it was started, but does not answer"));
@@ -91,6 +89,20 @@ fn start(database: u32) -> Result<DynamicBackgroundWorker, Error> {
         Err(BackgroundWorkerStatus::PostmasterDied) => Err(down("the server is going down")),
         // Even if it stopped at once: that is seen, and said, when it does not answer.
         _ => Ok(worker),
+    }
+}
+
+/// Why a worker left as soon as it came.
+fn left_at_once() -> Error {
+    if let Some(installed) = Installed::find()
+        && let Ok(version) = Spi::connect(|client| installed.version(client))
+        && version != LIBRARY
+    {
+        return installed::wrong_version(&version);
+    }
+    Error::GatewayDown {
+        reason: "its worker left at once".to_owned(),
+        hint: UNCOMMITTED.to_owned(),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::core::health::{Health, Place};
 use crate::core::usage::Parts;
 use crate::gateway::Handle;
 use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
-use crate::installed::Installed;
+use crate::installed::{Installed, LIBRARY};
 use crate::protocol::{CatalogueFetch, Fetched, Settled};
 use crate::routing::pg_uuid;
 use crate::settings;
@@ -174,16 +174,10 @@ impl Desk {
     /// Whether the extension is still the one, of the version, that this worker was started for.
     pub fn is_current(&mut self) -> bool {
         let version = process::transaction(|installed| {
-            let version = Spi::connect(|client| {
-                let sql = "SELECT extversion FROM pg_catalog.pg_extension WHERE oid = $1";
-                client.select(sql, Some(1), &[installed.oid.into()])?.first().get_one::<String>()
-            })?;
-            Ok((installed.oid, version))
+            Ok((installed.oid, Spi::connect(|client| installed.version(client))?))
         });
         match version {
-            Ok((oid, version)) => {
-                oid == self.installed.oid && version.as_deref() == Some(env!("CARGO_PKG_VERSION"))
-            }
+            Ok((oid, version)) => oid == self.installed.oid && version == LIBRARY,
             Err(Failure::NotInstalled) => {
                 self.has_left = true;
                 false

@@ -12,7 +12,7 @@ mod statements;
 
 use crate::gateway::ledger::{self, Inbox};
 use crate::gateway::{Gateway, Handle};
-use crate::installed::Installed;
+use crate::installed::{self, Installed, LIBRARY};
 use crate::{protocol, settings};
 use desk::Desk;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
@@ -46,8 +46,14 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database.into()), None);
     let stays = BackgroundWorker::get_extra() == STAY;
     let Some(_lock) = lock(database) else { return };
-    match process::transaction(|installed| Ok(installed.clone())) {
-        Ok(installed) => {
+    let found = process::transaction(|installed| {
+        Ok((installed.clone(), Spi::connect(|client| installed.version(client))?))
+    });
+    match found {
+        Ok((_, version)) if version != LIBRARY => {
+            pgrx::warning!("aggregator worker: {}", installed::wrong_version(&version));
+        }
+        Ok((installed, _)) => {
             if let Err(reason) = run(database, installed, stays) {
                 pgrx::warning!("aggregator worker: {reason}");
             }

@@ -33,5 +33,6 @@ mod secrets;
 mod socket;
 mod stream;
 mod stream_ends;
+mod upgrade;
 mod upstream;
 mod wire;
