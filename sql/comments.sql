@@ -122,6 +122,7 @@ COMMENT ON COLUMN aggregator_jobs.cost IS 'USD of the attempt that answered; NUL
 COMMENT ON COLUMN aggregator_jobs.cost_source IS 'As in aggregator_usage_logs.';
 
 COMMENT ON TABLE aggregator_cooling IS 'What keeps failing, and until when other candidates are asked first. Kept by the worker.';
+COMMENT ON COLUMN aggregator_cooling.id IS 'Id of the row.';
 COMMENT ON COLUMN aggregator_cooling.provider_id IS 'The provider.';
 COMMENT ON COLUMN aggregator_cooling.user_provider_id IS 'The key; NULL: the provider with all of them, because it cannot be reached.';
 COMMENT ON COLUMN aggregator_cooling.model_id IS 'The model; NULL: the key with all of them.';
@@ -174,6 +175,7 @@ COMMENT ON COLUMN aggregator_rate_limits.created_at IS 'When it was set first.';
 COMMENT ON COLUMN aggregator_rate_limits.updated_at IS 'When it was set last.';
 
 COMMENT ON TABLE aggregator_budget_warnings IS 'When a budget was spent to 80 and to 100 percent, once per budget, user and period.';
+COMMENT ON COLUMN aggregator_budget_warnings.id IS 'Id of the row.';
 COMMENT ON COLUMN aggregator_budget_warnings.budget_id IS 'The budget. Not a foreign key.';
 COMMENT ON COLUMN aggregator_budget_warnings.user_id IS 'Whose count it is; NULL: that of all.';
 COMMENT ON COLUMN aggregator_budget_warnings.period_start IS 'When the period began.';

@@ -49,71 +49,64 @@ ALTER TABLE aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
--- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in.
-CREATE POLICY active ON api_providers FOR SELECT
-    USING (is_active);
-CREATE POLICY admin ON api_providers
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
+-- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
+-- policy per table and action: of several, PostgreSQL would weigh each for every row.
+CREATE POLICY seen ON api_providers FOR SELECT
+    USING (is_active OR (SELECT aggregator_is_admin()));
 
-CREATE POLICY own ON user_api_providers FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
+CREATE POLICY seen ON user_api_providers FOR SELECT
+    -- Administrators see whose keys there are; a platform key nobody reads.
+    USING (user_id = (SELECT aggregator_user_id()) OR (user_id IS NOT NULL AND (SELECT aggregator_is_admin())));
 CREATE POLICY own_settings ON user_api_providers FOR UPDATE
     USING (user_id = (SELECT aggregator_user_id()))
     WITH CHECK (user_id = (SELECT aggregator_user_id()));
--- Administrators see whose keys there are; a platform key nobody reads.
-CREATE POLICY admin ON user_api_providers FOR SELECT
-    USING (user_id IS NOT NULL AND (SELECT aggregator_is_admin()));
 
-CREATE POLICY catalogue ON aggregator_models FOR SELECT
+CREATE POLICY seen ON aggregator_models FOR SELECT
     USING (true);
-CREATE POLICY admin ON aggregator_models
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
 
 -- Written as the owner only, by what watches the catalogue.
-CREATE POLICY catalogue ON aggregator_model_prices FOR SELECT
+CREATE POLICY seen ON aggregator_model_prices FOR SELECT
     USING (true);
 
-CREATE POLICY own ON aggregator_usage_logs FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_usage_logs FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_usage_logs FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
 
-CREATE POLICY own ON aggregator_jobs FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_jobs FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_jobs FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
 
 -- That a provider cannot be reached is nobody's secret.
-CREATE POLICY own ON aggregator_cooling FOR SELECT
-    USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_cooling FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_cooling FOR SELECT
+    USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
 
 -- A rule that is about oneself, or about each user. What all together may spend is told to nobody
 -- but administrators.
-CREATE POLICY own ON aggregator_budgets FOR SELECT
-    USING (each_user OR user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_budgets
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
-CREATE POLICY own ON aggregator_rate_limits FOR SELECT
-    USING (each_user OR user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_rate_limits
-    USING ((SELECT aggregator_is_admin()))
-    WITH CHECK ((SELECT aggregator_is_admin()));
-CREATE POLICY own ON aggregator_budget_warnings FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_budget_warnings FOR SELECT
+CREATE POLICY seen ON aggregator_budgets FOR SELECT
+    USING (each_user OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_rate_limits FOR SELECT
+    USING (each_user OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_budget_warnings FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
+
+CREATE POLICY seen ON aggregator_usage_hourly FOR SELECT
+    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
+CREATE POLICY seen ON aggregator_usage_totals FOR SELECT
     USING ((SELECT aggregator_is_admin()));
 
-CREATE POLICY own ON aggregator_usage_hourly FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()));
-CREATE POLICY admin ON aggregator_usage_hourly FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
-CREATE POLICY admin ON aggregator_usage_totals FOR SELECT
-    USING ((SELECT aggregator_is_admin()));
+-- What administrators write by plain statements.
+DO $$
+DECLARE
+    v_table regclass;
+BEGIN
+    FOREACH v_table IN ARRAY
+        '{api_providers,aggregator_models,aggregator_budgets,aggregator_rate_limits}'::regclass[]
+    LOOP
+        EXECUTE format('CREATE POLICY admin_insert ON %s FOR INSERT WITH CHECK ((SELECT aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_update ON %s FOR UPDATE USING ((SELECT aggregator_is_admin()))
+            WITH CHECK ((SELECT aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_delete ON %s FOR DELETE USING ((SELECT aggregator_is_admin()))', v_table);
+    END LOOP;
+END
+$$;
 
 -- Who somebody is, everybody may ask; policies need the answer.
 GRANT EXECUTE ON FUNCTION aggregator_user_id() TO PUBLIC;
