@@ -24,6 +24,7 @@ mod partitions;
 mod prices;
 mod readme;
 mod reports;
+mod rest;
 mod rls;
 mod schema;
 mod secrets;
