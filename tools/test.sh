@@ -53,3 +53,4 @@ counted cargo test --quiet --test suite "${features[@]}" -- "$@"
 
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
+[ -n "$AGGREGATOR_NODE" ] || say "AMONG THEM WITHOUT REAL CLIENTS, SO THAT THEY TRIED NOTHING: rest, advisors"

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio_postgres::Client;
 
 const JWT_SECRET: &str = "a secret of tests that has 32 characters";
@@ -68,14 +70,24 @@ pub const PUBLIC: Setup = Setup { schema: "public", open_defaults: false };
 pub const OPEN: Setup = Setup { schema: "public", open_defaults: true };
 pub const OWN_SCHEMA: Setup = Setup { schema: "aggregator", open_defaults: false };
 
-/// A Supabase project: a database with the extension. Its administrator's session.
+/// A Supabase project with the extension, and its administrator's session.
 pub async fn project(setup: Setup) -> (Database<'static>, Client) {
+    let (database, root) = new_project(setup).await;
+    install(setup, &root).await;
+    (database, root)
+}
+
+async fn new_project(setup: Setup) -> (Database<'static>, Client) {
     let database = cluster().await.empty_database().await;
     let root = database.user("supabase_admin").await;
     run_file(&root, "project.sql").await;
     if setup.open_defaults {
         run_file(&root, "open_defaults.sql").await;
     }
+    (database, root)
+}
+
+async fn install(setup: Setup, root: &Client) {
     let schema = setup.schema;
     if schema != "public" {
         root.batch_execute(&format!(
@@ -89,7 +101,6 @@ pub async fn project(setup: Setup) -> (Database<'static>, Client) {
     ))
     .await
     .unwrap();
-    (database, root)
 }
 
 /// A project, its REST server and its provider.
@@ -111,56 +122,53 @@ impl Drop for Rest {
 
 impl Rest {
     async fn start(setup: Setup) -> Self {
-        let (database, root) = project(setup).await;
+        let (database, root) = new_project(setup).await;
+        // An old project's server was there before the extension, and hears of it.
+        let server_first = setup.open_defaults;
+        if !server_first {
+            install(setup, &root).await;
+        }
+        let (server, socket) = serve(&database, setup.schema);
         let upstream = Upstream::start(misbehaves_on_demand()).await;
-        root.batch_execute(&format!(
-            "INSERT INTO api_providers (name, display_name, provider_type, base_url, is_active) VALUES
-                 ('standin', 'Stand-in', 'direct', '{0}', true),
-                 ('refusing', 'Refuses every key', 'direct', '{0}', true),
-                 ('sleeping', 'Not in use', 'direct', '{0}', false);
-             INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
-             SELECT id, 'm', 'm', 'M', '{{\"input\": 2, \"output\": 10}}' FROM api_providers WHERE name = 'standin'",
-            upstream.base_url()
-        ))
-        .await
-        .unwrap();
-        let socket =
-            std::env::temp_dir().join(format!("rest-{}-{}", std::process::id(), database.name));
-        let log = database.cluster.dir.join(format!("../rest-{}.log", database.name));
-        let log = std::fs::File::create(log).expect("a log");
-        let server = Command::new(var("AGGREGATOR_POSTRUST"))
-            .env_clear()
-            .envs([
-                ("PGRST_COMPAT_MODE", "true"),
-                ("PGRST_DB_SCHEMAS", setup.schema),
-                ("PGRST_DB_ANON_ROLE", "anon"),
-                ("PGRST_DB_CHANNEL_ENABLED", "true"),
-                ("PGRST_JWT_SECRET", JWT_SECRET),
-                // It does not read ALTER ROLE ... SET itself.
-                (
-                    "PGRST_ROLE_SETTINGS",
-                    r#"{"anon":{"statement_timeout":3000},"authenticated":{"statement_timeout":8000}}"#,
-                ),
-            ])
-            .env("PGRST_SERVER_UNIX_SOCKET", &socket)
-            .env(
-                "PGRST_DB_URI",
-                format!("postgres://authenticator@localhost/{}?host={}", database.name, database.cluster.dir.display()),
-            )
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("the REST server starts");
         let mut rest = Self { setup, root, upstream, server, socket };
+        rest.wait_for("/", 200).await;
+        if server_first {
+            rest.wait_for("/api_providers", 404).await;
+            install(setup, &rest.root).await;
+        }
+        rest.wait_for("/api_providers", 200).await;
+        rest.add_providers().await;
+        rest
+    }
+
+    async fn add_providers(&self) {
+        self.root
+            .batch_execute(&format!(
+                "INSERT INTO api_providers (name, display_name, provider_type, base_url, is_active) VALUES
+                     ('standin', 'Stand-in', 'direct', '{0}', true),
+                     ('refusing', 'Refuses every key', 'direct', '{0}', true),
+                     ('sleeping', 'Not in use', 'direct', '{0}', false);
+                 INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
+                 SELECT id, 'm', 'm', 'M', '{{\"input\": 2, \"output\": 10}}'
+                 FROM api_providers WHERE name = 'standin'",
+                self.upstream.base_url()
+            ))
+            .await
+            .unwrap();
+    }
+
+    /// Waits until anybody's GET of this path has this status.
+    async fn wait_for(&mut self, path: &str, status: u16) {
+        let mut last = String::new();
         for _ in 0..400 {
-            if tokio::net::UnixStream::connect(&rest.socket).await.is_ok() {
-                return rest;
+            assert!(self.server.try_wait().unwrap().is_none(), "the REST server ends");
+            last = get(&self.socket, path).await.unwrap_or_default();
+            if last.starts_with(&format!("HTTP/1.1 {status} ")) {
+                return;
             }
-            assert!(rest.server.try_wait().unwrap().is_none(), "the REST server ends");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("the REST server does not listen");
+        panic!("{path} is never {status}: {last}");
     }
 
     /// Runs a script. Every check in it has to pass, and none may be missing.
@@ -211,6 +219,45 @@ impl Rest {
         };
         self.upstream.chats().iter().map(last).collect()
     }
+}
+
+/// Starts a REST server for a database; it listens at a socket.
+fn serve(database: &Database<'_>, schema: &str) -> (Child, PathBuf) {
+    let run = PathBuf::from(var("AGGREGATOR_RUN"));
+    let socket = run.join(format!("rest-{}", database.name));
+    let log =
+        std::fs::File::create(run.join(format!("rest-{}.log", database.name))).expect("a log");
+    let dir = database.cluster.dir.display();
+    let uri = format!("postgres://authenticator@localhost/{}?host={dir}", database.name);
+    // It does not read ALTER ROLE ... SET itself.
+    let timeouts =
+        r#"{"anon":{"statement_timeout":3000},"authenticated":{"statement_timeout":8000}}"#;
+    let server = Command::new(var("AGGREGATOR_POSTRUST"))
+        .env_clear()
+        .env("PGRST_COMPAT_MODE", "true")
+        .env("PGRST_DB_URI", uri)
+        .env("PGRST_DB_SCHEMAS", schema)
+        .env("PGRST_DB_ANON_ROLE", "anon")
+        .env("PGRST_DB_CHANNEL_ENABLED", "true")
+        .env("PGRST_JWT_SECRET", JWT_SECRET)
+        .env("PGRST_ROLE_SETTINGS", timeouts)
+        .env("PGRST_SERVER_UNIX_SOCKET", &socket)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log"))
+        .stderr(log)
+        .spawn()
+        .expect("the REST server starts");
+    (server, socket)
+}
+
+/// The answer to a GET, head and body.
+async fn get(socket: &Path, path: &str) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: rest\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 fn is_result(head: &str, kind: &str) -> bool {
