@@ -46,9 +46,11 @@ if ! command -v chromium >/dev/null; then
     as_root env DEBIAN_FRONTEND=noninteractive bash -c 'apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium' \
         > "$BUILD/chromium.log" 2>&1 || say "NO CHROMIUM HERE, AND NOT ROOT: the page of usage_dashboard is NOT looked at in a browser"
 fi
+source "$TREE/tools/clients.sh"
 source "$TREE/tools/clusters.sh"
 say "tests from outside"
 counted cargo test --quiet --test suite "${features[@]}" -- "$@"
 
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
+[ -n "$AGGREGATOR_NODE" ] || say "AMONG THEM WITHOUT REAL CLIENTS, SO THAT THEY TRIED NOTHING: rest, advisors"

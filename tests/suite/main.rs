@@ -1,5 +1,6 @@
 //! Tests from outside: real connections to real clusters, with stand-in upstreams.
 
+mod advisors;
 mod anthropic;
 mod bad_input;
 mod bed;
@@ -23,8 +24,10 @@ mod limits;
 mod many;
 mod partitions;
 mod prices;
+mod publication;
 mod readme;
 mod reports;
+mod rest;
 mod rls;
 mod roles;
 mod schedule;

