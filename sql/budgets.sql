@@ -35,7 +35,6 @@ CREATE TABLE aggregator_rate_limits (
 );
 
 CREATE TABLE aggregator_budget_warnings (
-    id             uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     budget_id      uuid        NOT NULL,
     user_id        text,
     period_start   timestamptz NOT NULL,

@@ -1,7 +1,5 @@
 -- What cools down, kept for the next worker, and shown with the figures of the ledger.
 CREATE TABLE aggregator_cooling (
-    -- Without a key that holds no NULL, a publication of all tables would forbid updates.
-    id               uuid    PRIMARY KEY DEFAULT gen_random_uuid(),
     provider_id      uuid    NOT NULL,
     user_provider_id uuid,
     model_id         text,
