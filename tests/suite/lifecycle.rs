@@ -242,7 +242,7 @@ async fn a_standby_says_so() {
     let cluster = Cluster::start("primary", "");
     let database = cluster.database().await;
     drop(database.root().await);
-    let standby = Cluster { dir: cluster.dir.with_file_name("standby") };
+    let standby = Cluster { dir: cluster.dir.with_file_name("standby"), bin: cluster.bin.clone() };
     bed::run(bed::as_server("mkdir").arg("-p").arg(&standby.dir));
     bed::run(
         bed::as_server(bed::pg_bin("pg_basebackup"))
