@@ -1,4 +1,4 @@
-# The commands of the README. Each brings what it needs.
+# The commands of the README. Each brings what it needs. With PG=16, 17 or 18: for that PostgreSQL.
 PG ?= 15
 export PG
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ install: ## into an existing server: make install PG_CONFIG=/path/to/pg_config
 	@tools/install.sh "$(PG_CONFIG)"
 
 lint: ## formatting and clippy
-	@source tools/setup.sh && cargo fmt --check && cargo clippy --all-targets --quiet -- -D warnings
+	@source tools/setup.sh && cargo fmt --check && cargo clippy --all-targets --quiet --no-default-features --features pg$(PG) -- -D warnings
 
 release-sql: ## keeps this version's install script, from which tests upgrade; REF=v0.1.0: that commit's
 	@tools/release.sh $(REF)

@@ -392,6 +392,12 @@ BEGIN
         CREATE DOMAIN @extschema@."text/html" AS text;
         COMMENT ON DOMAIN @extschema@."text/html" IS 'A page of HTML; PostgREST serves it as one.';
         v_type := to_regtype('@extschema@."text/html"');
+    ELSE
+        -- pg_dump puts extensions before types, and the type could then not be restored beside the one that we
+        -- would make. It heeds this; there is no statement that says it.
+        INSERT INTO pg_catalog.pg_depend (classid, objid, objsubid, refclassid, refobjid, refobjsubid, deptype)
+        SELECT 'pg_extension'::regclass, oid, 0, 'pg_type'::regclass, v_type, 0, 'n'
+        FROM pg_catalog.pg_extension WHERE extname = 'aggregator';
     END IF;
     EXECUTE format($function$
         CREATE FUNCTION usage_dashboard(

@@ -2,7 +2,8 @@
 # Brings what building and testing need, and says where it is. Idempotent; sourced by the other
 # scripts. Works as root (apt-get install) and as anybody else (packages unpacked into .build).
 #
-# Sets: BED, PG_CONFIG and PG_BIN (a private copy of PostgreSQL), SERVER_USER, as_server, CARGO_PGRX.
+# PG is the major version of PostgreSQL. Sets: BED, PG_CONFIG and PG_BIN (a private copy of PostgreSQL),
+# SERVER_USER, as_server, CARGO_PGRX.
 # With TARGET_PG_CONFIG, PG_CONFIG is that one and no copy is made.
 set -euo pipefail
 
@@ -19,9 +20,10 @@ chmod 755 "$BED"
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
+source "$TREE/tools/postgres.sh"
 PACKAGES="libclang-dev gcc libc6-dev pkg-config ca-certificates"
 if [ -z "${TARGET_PG_CONFIG:-}" ]; then
-    PACKAGES="$PACKAGES postgresql-$PG postgresql-client-$PG postgresql-server-dev-$PG postgresql-$PG-cron python3 python3-pip"
+    PACKAGES="$PACKAGES $POSTGRES_PACKAGES python3 python3-pip"
 elif [ ! -f "$("$TARGET_PG_CONFIG" --includedir-server)/postgres.h" ]; then
     PACKAGES="$PACKAGES postgresql-server-dev-$PG"
 fi
@@ -33,16 +35,9 @@ export PATH="$unpacked/usr/bin:$HOME/.cargo/bin:$PATH"
 find_postgres() {
     if [ -n "${TARGET_PG_CONFIG:-}" ]; then
         [ -f "$("$TARGET_PG_CONFIG" --includedir-server)/postgres.h" ]
-        return
+    else
+        bring_postgres
     fi
-    for root in "" "$unpacked"; do
-        if [ -x "$root/usr/lib/postgresql/$PG/bin/postgres" ] && [ -f "$root/usr/include/postgresql/$PG/server/postgres.h" ] \
-            && [ -f "$root/usr/share/postgresql/$PG/extension/pg_cron.control" ]; then
-            SYSTEM_ROOT=$root
-            return 0
-        fi
-    done
-    return 1
 }
 
 find_clang() {
@@ -97,7 +92,7 @@ if ! find_postgres || ! find_clang || missing_tool; then
     install_packages > "$BUILD/packages.log" 2>&1 || { tail -n 20 "$BUILD/packages.log" >&2; fail "the packages could not be installed; see .build/packages.log"; }
     find_postgres && find_clang || fail "PostgreSQL $PG or libclang is still missing"
 fi
-if [ -n "${SYSTEM_ROOT:-}" ] || [[ $LIBCLANG == "$unpacked"* ]]; then
+if [ -d "$unpacked" ]; then
     export LIBCLANG_PATH=$(dirname "$LIBCLANG")
     resource=$(find "$unpacked/usr/lib" -type d -path '*clang/*/include' 2>/dev/null | head -n 1)
     [ -n "$resource" ] && export BINDGEN_EXTRA_CLANG_ARGS="-isystem $resource"
@@ -105,19 +100,7 @@ fi
 
 command -v cargo >/dev/null || fail "Rust is missing: install it from https://rustup.rs, then run this again"
 
-# A private copy of PostgreSQL, into which the extension is installed; the system stays as it is.
-private=$BED/pg$PG
-if [ -z "${TARGET_PG_CONFIG:-}" ] && [ ! -x "$private/lib/postgresql/$PG/bin/pg_config" ]; then
-    say "copying PostgreSQL $PG"
-    rm -rf "$private" "$private.new"
-    mkdir -p "$private.new"/{lib,share,include}/postgresql
-    cp -aL "$SYSTEM_ROOT/usr/lib/postgresql/$PG" "$private.new/lib/postgresql/"
-    cp -aL "$SYSTEM_ROOT/usr/share/postgresql/$PG" "$private.new/share/postgresql/"
-    ln -sfn "$SYSTEM_ROOT/usr/include/postgresql/$PG" "$private.new/include/postgresql/$PG"
-    mv "$private.new" "$private"
-fi
-PG_CONFIG=${TARGET_PG_CONFIG:-$private/lib/postgresql/$PG/bin/pg_config}
-PG_BIN=$private/lib/postgresql/$PG/bin
+PG_CONFIG=${TARGET_PG_CONFIG:-$PG_BIN/pg_config}
 
 # cargo-pgrx reads the copy's headers and is told not to change compiler flags behind cargo's back.
 export PGRX_PG_CONFIG_PATH=$PG_CONFIG

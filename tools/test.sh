@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every test: pure ones, those inside a backend, and those from outside against real clusters.
 # Arguments are passed on as a filter of the last kind, which alone then runs.
+# PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from.
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
 
@@ -8,6 +9,7 @@ features=(--no-default-features --features "pg$PG")
 log=$BUILD/test.log
 : > "$log"
 counted() { "$@" 2>&1 | tee -a "$log"; }
+skipped() { say "SKIPPED: $*"; echo "skipped: $*" >> "$log"; }
 
 # cargo-pgrx runs its server through sudo, which need not be here.
 in_backend() {
@@ -32,6 +34,20 @@ SUDO
         cargo pgrx test "pg$PG" pg_tests "${runas[@]}" --pgdata "$pgdata" "${features[@]}"
 }
 
+# The oldest version, which is the default too, for a database to move from: where its programs are, with the
+# extension as it is now installed.
+older_bin() (
+    export PG=$DEBIAN_PG
+    source "$TREE/tools/postgres.sh"
+    local library=$PG_BIN/../lib/aggregator.so
+    if [ ! -f "$library" ] || [ -n "$(find src sql Cargo.toml Cargo.lock aggregator.control -newer "$library" -print -quit)" ]; then
+        say "building and installing the extension for PostgreSQL $PG, to move a database from"
+        source "$TREE/tools/setup.sh"
+        install_extension "$PG_CONFIG"
+    fi
+    echo "$PG_BIN"
+)
+
 if [ $# = 0 ]; then
     say "pure tests"
     counted cargo test --quiet --lib "${features[@]}"
@@ -47,10 +63,27 @@ if ! command -v chromium >/dev/null; then
         > "$BUILD/chromium.log" 2>&1 || say "NO CHROMIUM HERE, AND NOT ROOT: the page of usage_dashboard is NOT looked at in a browser"
 fi
 source "$TREE/tools/clients.sh"
+without=()
+moves=dump::a_database_moves_from_an_older_postgresql
+if [ "$PG" = "$DEBIAN_PG" ]; then
+    without+=(--skip "$moves")
+elif [ -d "$BED/pg$DEBIAN_PG" ] || [ "${AGGREGATOR_EVERY_TEST:-0}" = 1 ]; then
+    AGGREGATOR_OLDER_PG_BIN=$(older_bin)
+    export AGGREGATOR_OLDER_PG_BIN
+else
+    skipped "$moves: make test PG=$DEBIAN_PG first, or set AGGREGATOR_EVERY_TEST=1"
+    without+=(--skip "$moves")
+fi
 source "$TREE/tools/clusters.sh"
+if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
+    say "NO pg_cron FOR POSTGRESQL $PG: the README's statements for it are NOT run"
+    skipped "schedule::a_schedule_really_runs_and_syncs: it takes pg_cron"
+    without+=(--skip schedule::a_schedule_really_runs_and_syncs)
+fi
 say "tests from outside"
-counted cargo test --quiet --test suite "${features[@]}" -- "$@"
+counted cargo test --quiet --test suite "${features[@]}" -- "${without[@]}" "$@"
 
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+     /^skipped:/ { skipped++ }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
 [ -n "$AGGREGATOR_NODE" ] || say "AMONG THEM WITHOUT REAL CLIENTS, SO THAT THEY TRIED NOTHING: rest, advisors"

@@ -45,6 +45,8 @@ pub fn run(command: &mut Command) -> Output {
 /// A cluster of its own, gone when dropped.
 pub struct Cluster {
     pub dir: PathBuf,
+    /// The programs of its PostgreSQL.
+    pub bin: PathBuf,
 }
 
 impl Cluster {
@@ -57,10 +59,15 @@ impl Cluster {
 
     /// Makes a cluster without starting it.
     pub fn make(name: &str, configuration: &str) -> Self {
+        Self::make_of(pg_bin(""), name, configuration)
+    }
+
+    /// Makes a cluster of the PostgreSQL whose programs are in `bin`.
+    pub fn make_of(bin: PathBuf, name: &str, configuration: &str) -> Self {
         let dir = PathBuf::from(var("AGGREGATOR_RUN")).join(name);
         run(as_server("mkdir").arg("-p").arg(&dir));
-        let cluster = Self { dir };
-        run(as_server(pg_bin("initdb")).arg("-D").arg(cluster.data()).args([
+        let cluster = Self { dir, bin };
+        run(as_server(cluster.bin.join("initdb")).arg("-D").arg(cluster.data()).args([
             "-U",
             "postgres",
             "-A",
@@ -97,14 +104,14 @@ impl Cluster {
     pub fn up_with(&self, environment: &[(&str, &str)]) {
         let mut command = as_server("env");
         command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
-        command.arg(pg_bin("pg_ctl")).arg("-D").arg(self.data());
+        command.arg(self.bin.join("pg_ctl")).arg("-D").arg(self.data());
         command.arg("-l").arg(self.dir.join("log")).args(["-w", "-t", "60", "start"]);
         let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(status.expect("pg_ctl runs").success(), "{}", self.log());
     }
 
     pub fn down(&self, mode: &str) {
-        let _ = as_server(pg_bin("pg_ctl"))
+        let _ = as_server(self.bin.join("pg_ctl"))
             .arg("-D")
             .arg(self.data())
             .args(["-w", "-m", mode, "stop"])
@@ -112,7 +119,7 @@ impl Cluster {
     }
 
     pub fn reload(&self) {
-        run(as_server(pg_bin("pg_ctl")).arg("-D").arg(self.data()).arg("reload"));
+        run(as_server(self.bin.join("pg_ctl")).arg("-D").arg(self.data()).arg("reload"));
     }
 
     pub fn log(&self) -> String {

@@ -245,7 +245,7 @@ async fn a_standby_reports_and_calls_once_it_is_promoted() {
     let root = prepare(&database, &upstream).await;
     value(&root, &chat_sql("{}")).await.unwrap();
     drop(root);
-    let standby = Cluster { dir: cluster.dir.with_file_name("standby") };
+    let standby = Cluster { dir: cluster.dir.with_file_name("standby"), bin: cluster.bin.clone() };
     bed::run(bed::as_server("mkdir").arg("-p").arg(&standby.dir));
     bed::run(
         bed::as_server(bed::pg_bin("pg_basebackup"))
