@@ -32,5 +32,6 @@ mod schema;
 mod secrets;
 mod stream;
 mod stream_ends;
+mod supabase;
 mod upstream;
 mod wire;
