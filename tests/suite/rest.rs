@@ -2,15 +2,18 @@
 //! server, to a database set up like a Supabase project. The scripts are in tests/clients.
 
 use crate::bed::{as_server, failure, pg_bin, rows, run, value};
-use crate::supabase::{ANN, BEN, OPEN, OWN_SCHEMA, PUBLIC, Rest, Setup, are_there, project};
+use crate::readme::MODELS;
+use crate::supabase::{
+    ANN, BEN, OPEN, OWN_SCHEMA, PUBLIC, Rest, Setup, are_there, clients, project,
+};
 use crate::upstream::{Answer, Seen, USAGE, Upstream, echo};
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Repeats the last message, unless that says how else to answer.
-fn misbehaves_on_demand() -> impl Fn(&Seen) -> Answer + Send + Sync + 'static {
+/// A provider that repeats the last message, unless that says how else to answer.
+async fn provider() -> Upstream {
     let broken = AtomicUsize::new(0);
-    move |seen| {
+    Upstream::start(move |seen| {
         let body = seen.json();
         let text =
             body["messages"].as_array().and_then(|m| m.last()).and_then(|m| m["content"].as_str());
@@ -46,7 +49,8 @@ fn misbehaves_on_demand() -> impl Fn(&Seen) -> Answer + Send + Sync + 'static {
             ),
             _ => echo(seen),
         }
-    }
+    })
+    .await
 }
 
 /// The pages of an application, in a project of this kind.
@@ -54,7 +58,7 @@ async fn product(setup: Setup) {
     if !are_there() {
         return;
     }
-    let rest = Rest::start(setup, misbehaves_on_demand()).await;
+    let rest = Rest::start(setup, provider().await).await;
     rest.run("product.mjs", 13).await;
     assert_eq!(rest.asked(), ["hi", "ho", "hi"]);
     let keys = |seen: &Seen| seen.header("authorization").unwrap_or("").to_owned();
@@ -83,7 +87,7 @@ async fn errors_have_the_http_status_that_they_name() {
     if !are_there() {
         return;
     }
-    let rest = Rest::start(PUBLIC, misbehaves_on_demand()).await;
+    let rest = Rest::start(PUBLIC, provider().await).await;
     rest.save_key(ANN, "sk-good-ann-0123456789").await;
     rest.save_key(BEN, "sk-good-ben-0123456789").await;
     rest.run("errors.mjs", 11).await;
@@ -107,7 +111,7 @@ async fn supabase_js_reads_reports_budgets_and_jobs() {
     if !are_there() {
         return;
     }
-    let rest = Rest::start(PUBLIC, misbehaves_on_demand()).await;
+    let rest = Rest::start(PUBLIC, provider().await).await;
     rest.save_key(ANN, "sk-good-ann-0123456789").await;
     rest.save_key(BEN, "sk-good-ben-0123456789").await;
     rest.run("reports.mjs", 7).await;
@@ -119,7 +123,7 @@ async fn a_program_for_openai_runs_unchanged() {
     if !are_there() {
         return;
     }
-    let rest = Rest::start(PUBLIC, misbehaves_on_demand()).await;
+    let rest = Rest::start(PUBLIC, provider().await).await;
     rest.save_key(ANN, "sk-good-ann-0123456789").await;
     rest.run("openai.mjs", 7).await;
     // Three times within the first request, and once more when the client asks again.
@@ -133,7 +137,7 @@ async fn a_slow_model_is_answered_before_the_statement_is_killed() {
     if !are_there() {
         return;
     }
-    let rest = Rest::start(PUBLIC, misbehaves_on_demand()).await;
+    let rest = Rest::start(PUBLIC, provider().await).await;
     rest.save_key(ANN, "sk-good-ann-0123456789").await;
     rest.run("deadline.mjs", 5).await;
     let mut asked = rest.asked();
@@ -184,4 +188,30 @@ async fn a_projects_owner_is_an_administrator_and_no_superuser() {
         assert!(dump.contains(&format!("COPY public.{table}")), "{table}");
     }
     root.batch_execute("DROP OWNED BY helper; DROP ROLE helper").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_readmes_examples_in_javascript_run() {
+    if !are_there() {
+        return;
+    }
+    let readme = std::fs::read_to_string(clients().join("../../README.md")).unwrap();
+    let examples = readme.matches("\n```js\n").count();
+    assert!(examples > 0);
+    let upstream = Upstream::raw(|seen| match seen.path.as_str() {
+        path if path.ends_with("/models") => Answer::json(200, MODELS),
+        path if path.ends_with("/chat/completions") => echo(seen),
+        _ => Answer::json(200, r#"{"data":{"label":"key"}}"#),
+    })
+    .await;
+    let rest = Rest::start(PUBLIC, upstream).await;
+    rest.root
+        .batch_execute(&format!(
+            "UPDATE api_providers SET base_url = '{0}', key_check_url = '{0}/key' WHERE name = 'openrouter'",
+            rest.upstream.base_url()
+        ))
+        .await
+        .unwrap();
+    rest.run("readme.mjs", examples).await;
+    assert_eq!(rest.asked(), vec!["Hello"; examples]);
 }

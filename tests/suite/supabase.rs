@@ -2,7 +2,7 @@
 //! talk to it. The SQL and the scripts are in tests/clients.
 
 use crate::bed::{self, Cluster, Database, value, var};
-use crate::upstream::{Answer, Seen, Upstream};
+use crate::upstream::{Seen, Upstream};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -119,10 +119,8 @@ impl Drop for Rest {
 }
 
 impl Rest {
-    pub async fn start(
-        setup: Setup,
-        handler: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
-    ) -> Self {
+    /// Starts a project whose provider `standin` is this upstream.
+    pub async fn start(setup: Setup, upstream: Upstream) -> Self {
         let (database, root) = new_project(setup).await;
         // An old project's server was there before the extension, and hears of it.
         let server_first = setup.open_defaults;
@@ -130,7 +128,6 @@ impl Rest {
             install(setup, &root).await;
         }
         let (server, socket) = serve(&database, setup.schema);
-        let upstream = Upstream::start(handler).await;
         let mut rest = Self { setup, root, upstream, server, socket };
         rest.wait_for("/", 200).await;
         if server_first {
