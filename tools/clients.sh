@@ -30,7 +30,7 @@ bring_packages() {
         rm -rf "$dir.new"
         mkdir "$dir.new" && cp "$CLIENTS/package.json" "$dir.new" || return
         PATH=$(dirname "$AGGREGATOR_NODE"):$PATH "$AGGREGATOR_NODE" "$npm" --prefix "$dir.new" install \
-            --no-audit --no-fund --no-package-lock --ignore-scripts --loglevel error > /dev/null || return
+            --no-audit --no-fund --no-update-notifier --no-package-lock --ignore-scripts --loglevel error > /dev/null || return
         mv "$dir.new" "$dir"
     fi
     ln -sfn "$dir/node_modules" "$CLIENTS/node_modules"

@@ -2,7 +2,7 @@
 //! knows and gives a reason for.
 
 use crate::bed::{rows, var};
-use crate::rest::{OWN_SCHEMA, PUBLIC, Setup, are_there, clients, project};
+use crate::supabase::{OWN_SCHEMA, PUBLIC, Setup, are_there, clients, project};
 use std::collections::BTreeSet;
 use std::path::Path;
 use tokio::net::{TcpListener, UnixStream};

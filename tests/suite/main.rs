@@ -36,6 +36,7 @@ mod secrets;
 mod socket;
 mod stream;
 mod stream_ends;
+mod supabase;
 mod upgrade;
 mod upstream;
 mod wire;

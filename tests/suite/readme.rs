@@ -4,7 +4,7 @@ use crate::bed::{Cluster, quoted, shown, value, var};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::SimpleQueryMessage;
 
-const MODELS: &str = r#"{"data":[{"id":"openai/gpt-4o-mini","name":"GPT-4o mini","context_length":128000,
+pub const MODELS: &str = r#"{"data":[{"id":"openai/gpt-4o-mini","name":"GPT-4o mini","context_length":128000,
     "architecture":{"input_modalities":["text"],"output_modalities":["text"]},
     "pricing":{"prompt":"0.00000015","completion":"0.0000006"},"supported_parameters":["tools"]}]}"#;
 
