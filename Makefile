@@ -3,7 +3,7 @@ PG ?= 15
 export PG
 SHELL := /bin/bash
 
-.PHONY: demo test install bench lint release-sql clean
+.PHONY: demo test install bench lint package package-test release-sql clean
 
 demo: ## CREATE EXTENSION to a paid answer, with a real model, on a throw-away server
 	@tools/demo.sh
@@ -19,6 +19,12 @@ install: ## into an existing server: make install PG_CONFIG=/path/to/pg_config
 
 lint: ## formatting and clippy
 	@source tools/setup.sh && cargo fmt --check && cargo clippy --all-targets --quiet --no-default-features --features pg$(PG) -- -D warnings
+
+package: ## .deb, tarball and source archive for PostgreSQL $(PG), into .build/dist
+	@packaging/build.sh
+
+package-test: ## makes the packages, installs, uses and removes the .deb
+	@packaging/test.sh
 
 release-sql: ## keeps this version's install script, from which tests upgrade; REF=v0.1.0: that commit's
 	@tools/release.sh $(REF)

@@ -22,6 +22,7 @@ mod jobs;
 mod lifecycle;
 mod limits;
 mod many;
+mod packaging;
 mod partitions;
 mod prices;
 mod publication;
