@@ -819,4 +819,15 @@ COMMENT ON FUNCTION aggregator_close_new() IS 'Default deny for the objects that
 COMMENT ON FUNCTION aggregator_open_new() IS 'Grants the objects that this transaction has made to the roles that have the old ones. Internal.';
 COMMENT ON FUNCTION aggregator_finish_script() IS 'The last call of an install or upgrade script: gives new objects their owner and grants. Internal.';
 
+-- A type of pages that was there before the extension is restored before it.
+INSERT INTO pg_catalog.pg_depend (classid, objid, objsubid, refclassid, refobjid, refobjsubid, deptype)
+SELECT 'pg_extension'::regclass, e.oid, 0, 'pg_type'::regclass, p.prorettype, 0, 'n'
+FROM pg_catalog.pg_extension AS e
+JOIN pg_catalog.pg_proc AS p ON p.oid = 'usage_dashboard(text, text, text)'::regprocedure
+WHERE e.extname = 'aggregator'
+  AND NOT EXISTS (
+      SELECT FROM pg_catalog.pg_depend AS d
+      WHERE d.classid = 'pg_type'::regclass AND d.objid = p.prorettype AND d.deptype = 'e'
+  );
+
 SELECT aggregator_finish_script();

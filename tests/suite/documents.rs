@@ -59,6 +59,30 @@ fn every_test_that_security_names_is_there() {
     }
 }
 
+#[test]
+fn the_readme_has_every_lint_that_stays() {
+    let readme = read("README.md");
+    let listed = readme.split("<!-- lints -->").nth(1).unwrap().split("<!-- /lints -->").next();
+    let listed: Vec<Vec<&str>> = listed
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect()
+        })
+        .collect();
+    let known = read("tests/clients/lints.txt");
+    let known: Vec<(&str, &str)> = known
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('#')?.0.trim().split_once(' '))
+        .map(|(lint, object)| (lint, object.trim().trim_matches(['(', ')'])))
+        .collect();
+    assert!(known.len() > 2, "{known:?}");
+    assert_eq!(listed.iter().map(|cells| (cells[0], cells[1])).collect::<Vec<_>>(), known);
+    assert!(listed.iter().all(|cells| cells.len() == 3 && cells[2].len() > 10), "{listed:?}");
+}
+
 /// Stand-ins for Citus's functions, which refuse what its documentation says that it refuses.
 const CITUS: &str = "
     CREATE TABLE distributed (relation regclass PRIMARY KEY, kind text NOT NULL);
