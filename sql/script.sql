@@ -13,6 +13,13 @@ AS $$
       AND d.refclassid = 'pg_extension'::regclass
       AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
       AND @extschema@.aggregator_is_new(d.xmin)
+      -- From PostgreSQL 18 on, types of arrays and of rows are members as well; they go with theirs.
+      AND NOT EXISTS (
+          SELECT FROM pg_type AS t
+          WHERE d.classid = 'pg_type'::regclass
+            AND t.oid = d.objid
+            AND (t.typcategory = 'A' OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c'))
+      )
 $$;
 
 -- What is done here is the extension's own doing to pg_dump, which leaves it out: CREATE EXTENSION
