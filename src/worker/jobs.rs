@@ -3,18 +3,25 @@
 //! A job is leased to a life of the worker, its epoch. One worker serves a database, so the leases
 //! of every other epoch are over.
 
+mod ending;
+mod housekeeping;
+
+pub use ending::{Finished, failed, succeeded};
+
 use crate::core::budget::Rules;
 use crate::core::fair;
 use crate::core::options::Prepared;
 use crate::error::Error;
-use crate::gateway::ledger::{JobAnswer, JobEnd};
+use crate::gateway::ledger::JobEnd;
 use crate::gateway::{Handle, Limits};
 use crate::installed::Installed;
-use crate::protocol::{Candidate, ChatCall, Settled};
+use crate::protocol::{Candidate, ChatCall};
 use crate::routing::{self, pg_uuid, uuid};
 use crate::settings;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
+use ending::finish_alone;
+use housekeeping::KEEP;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
 use std::collections::{HashMap, HashSet};
@@ -25,16 +32,12 @@ use uuid::Uuid;
 /// Without being told, how often due jobs are looked for: `run_after`, and COMMIT PREPARED, which
 /// tells nobody.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between rounds of housekeeping: lost jobs, old ones.
-const KEEP: Duration = Duration::from_secs(10);
 /// Bounded work between two ledger commits: users that one look passes, those of them whose jobs it
 /// takes, jobs, and bytes of requests.
 const WALK: usize = 4096;
 const USERS: usize = 64;
 const CLAIMS: usize = 256;
 const CLAIMED_BYTES: i64 = 32 << 20;
-/// Jobs that one round of retention deletes; a full round is followed by another.
-const FORGOTTEN: usize = 2000;
 /// How long the result of a call waits for its job to be committed by the session that handed it
 /// over, and how much may wait so.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -63,16 +66,6 @@ pub struct Jobs {
     keep_at: Instant,
     /// Jobs that ended, to be told to those who wait and listen.
     ended: Vec<Uuid>,
-}
-
-/// What became of the end of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finished {
-    Final,
-    /// Queued once more.
-    Again,
-    /// Nothing could be written now.
-    NotYet,
 }
 
 /// A job as it was claimed.
@@ -426,82 +419,6 @@ impl Jobs {
             }
         }
     }
-
-    fn keep_house(&mut self, statements: &Statements) {
-        self.keep_at = Instant::now() + KEEP;
-        let lost = self.lost(statements);
-        if let Err(failure) = self.take_over(statements, &lost) {
-            pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
-        }
-        let forgotten = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                client.update(&statements.forget_cooling, None, &[])?;
-                match settings::job_retention_s() {
-                    Some(seconds) => client
-                        .update(&statements.forget_jobs, None, &[seconds.into()])
-                        .map(|rows| rows.len()),
-                    None => Ok(0),
-                }
-            })
-        });
-        if forgotten.is_ok_and(|count| count >= FORGOTTEN) {
-            self.keep_at = Instant::now() + LOOK;
-        }
-    }
-
-    /// Jobs that this worker has leased and does not know, this time and the last.
-    fn lost(&mut self, statements: &Statements) -> Vec<Uuid> {
-        let (epoch, known) = (self.epoch, self.known());
-        let found = process::transaction(|_| {
-            Spi::connect(|client| {
-                let arguments = [epoch.into(), ids(&known).into()];
-                let rows = client.select(&statements.lost_jobs, None, &arguments)?;
-                rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<HashSet<_>>>()
-            })
-        });
-        let found = found.unwrap_or_default();
-        let lost = found.intersection(&self.suspects).copied().collect();
-        self.suspects = found;
-        lost
-    }
-
-    /// Queues the jobs that nobody runs any more: those of dead workers, and `lost`.
-    pub fn take_over(&mut self, statements: &Statements, lost: &[Uuid]) -> Result<(), Failure> {
-        let (epoch, most) = (self.epoch, settings::job_max_attempts());
-        let taken = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                let arguments = [epoch.into(), most.into(), ids(lost).into()];
-                let taken = client.update(&statements.take_over_jobs, None, &arguments)?;
-                taken
-                    .map(|row| Ok((uuid(row.get(1)?), row.get::<bool>(2)?.unwrap_or(false))))
-                    .collect::<spi::Result<Vec<_>>>()
-            })
-        })?;
-        self.is_hungry |= !taken.is_empty();
-        self.ended.extend(taken.into_iter().filter(|(_, is_over)| *is_over).map(|(job, _)| job));
-        Ok(())
-    }
-
-    /// At an orderly end: what was written last, and jobs that were aborted.
-    pub fn close(&mut self, statements: &Statements) {
-        self.retry_parked(statements);
-        let epoch = self.epoch;
-        let _ = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                client.update(&statements.give_back_jobs, None, &[epoch.into()]).map(|_| ())
-            })
-        });
-    }
-
-    /// Whether jobs wait or run: then the worker stays.
-    pub fn any_unfinished(&self, statements: &Statements) -> bool {
-        process::transaction(|_| {
-            Spi::connect(|client| {
-                client.select(&statements.any_jobs, Some(1), &[])?.first().get_one::<bool>()
-            })
-        })
-        .is_ok_and(|any| any == Some(true))
-    }
 }
 
 fn ids(jobs: &[Uuid]) -> Vec<pgrx::Uuid> {
@@ -559,91 +476,4 @@ fn prepare(
             (job.user, job.id, call)
         })
         .collect()
-}
-
-/// Writes the end of a job in a transaction of its own.
-fn finish_alone(statements: &Statements, end: &JobEnd) -> Result<Finished, Failure> {
-    process::transaction(|_| {
-        Spi::connect_mut(|client| match &end.outcome {
-            Ok((answer, settled)) => succeeded(client, statements, end.job, answer, settled),
-            Err(error) => failed(client, statements, end.job, error),
-        })
-    })
-}
-
-/// Writes the answer of a job.
-pub fn succeeded(
-    client: &mut SpiClient,
-    statements: &Statements,
-    job: Uuid,
-    answer: &JobAnswer,
-    settled: &Settled,
-) -> spi::Result<Finished> {
-    let arguments: [DatumWithOid<'_>; 11] = [
-        pg_uuid(job).into(),
-        "succeeded".into(),
-        answer.response.as_str().into(),
-        answer.provider.as_str().into(),
-        answer.served_model.as_str().into(),
-        None::<&str>.into(),
-        settled.cost.as_deref().into(),
-        settled.cost_source.as_deref().into(),
-        None::<i64>.into(),
-        settings::job_max_attempts().into(),
-        false.into(),
-    ];
-    finish(client, statements, job, &arguments)
-}
-
-/// Writes the failure of a job, or queues it once more.
-pub fn failed(
-    client: &mut SpiClient,
-    statements: &Statements,
-    job: Uuid,
-    error: &Error,
-) -> spi::Result<Finished> {
-    let again_after_ms = error
-        .may_pass()
-        .map(|asked| asked.map_or(0, |pause| i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)));
-    // What was not sent because its turn comes later has not been run.
-    let is_early = error.turn_in().is_some();
-    let error = error.to_json().to_string();
-    let arguments: [DatumWithOid<'_>; 11] = [
-        pg_uuid(job).into(),
-        "failed".into(),
-        None::<&str>.into(),
-        None::<&str>.into(),
-        None::<&str>.into(),
-        error.as_str().into(),
-        None::<&str>.into(),
-        None::<&str>.into(),
-        again_after_ms.into(),
-        settings::job_max_attempts().into(),
-        is_early.into(),
-    ];
-    finish(client, statements, job, &arguments)
-}
-
-fn finish(
-    client: &mut SpiClient,
-    statements: &Statements,
-    job: Uuid,
-    arguments: &[DatumWithOid<'_>],
-) -> spi::Result<Finished> {
-    let rows = client.update(&statements.finish_job, Some(1), arguments)?;
-    if !rows.is_empty() {
-        let status = rows.first().get_one::<String>()?;
-        return Ok(if status.as_deref() == Some("queued") {
-            Finished::Again
-        } else {
-            Finished::Final
-        });
-    }
-    // Locked by somebody, or not committed yet, unless it has ended otherwise.
-    let status = client.select(&statements.job_status, Some(1), &[pg_uuid(job).into()])?;
-    let status = status.map(|row| row.get::<String>(1)).next().transpose()?.flatten();
-    Ok(match status.as_deref() {
-        None | Some("running") => Finished::NotYet,
-        Some(_) => Finished::Final,
-    })
 }
