@@ -200,7 +200,9 @@ impl Drop for Cluster {
 pub async fn shared() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     static ROLES: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-    let cluster = CLUSTER.get_or_init(|| Cluster::start("shared", ""));
+    // DROP DATABASE waits for a checkpoint, which would flush the files of hundreds of databases; what the
+    // tests kill is PostgreSQL, never the machine.
+    let cluster = CLUSTER.get_or_init(|| Cluster::start("shared", "fsync = off"));
     ROLES.get_or_init(|| cluster.supabase_roles()).await;
     cluster
 }
