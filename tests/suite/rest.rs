@@ -213,5 +213,7 @@ async fn the_readmes_examples_in_javascript_run() {
         .await
         .unwrap();
     rest.run("readme.mjs", examples).await;
-    assert_eq!(rest.asked(), vec!["Hello"; examples]);
+    let chats = readme.matches("content: 'Hello'").count();
+    assert!(chats > 1);
+    assert_eq!(rest.asked(), vec!["Hello"; chats]);
 }

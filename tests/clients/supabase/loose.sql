@@ -10,6 +10,11 @@ BEGIN
         WHERE d.refclassid = 'pg_extension'::regclass
           AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator')
           AND d.deptype = 'e'
+          -- From PostgreSQL 18 on, types of arrays and of rows are members as well; they go with theirs.
+          AND NOT EXISTS (
+              SELECT FROM pg_type AS t
+              WHERE d.classid = 'pg_type'::regclass AND t.oid = d.objid AND (t.typcategory = 'A' OR t.typrelid <> 0)
+          )
     LOOP
         EXECUTE format('ALTER EXTENSION aggregator DROP %s %s', v_object.type, v_object.identity);
     END LOOP;
