@@ -29,7 +29,8 @@ bring_packages() {
         say "fetching supabase-js, openai and Supabase's linter (190 MB)"
         rm -rf "$dir.new"
         mkdir "$dir.new" && cp "$CLIENTS/package.json" "$dir.new" || return
-        PATH=$(dirname "$AGGREGATOR_NODE"):$PATH "$AGGREGATOR_NODE" "$npm" --prefix "$dir.new" install \
+        # The system's authorities are believed too, as everywhere else: a proxy may have one of its own.
+        NODE_USE_SYSTEM_CA=1 PATH=$(dirname "$AGGREGATOR_NODE"):$PATH "$AGGREGATOR_NODE" "$npm" --prefix "$dir.new" install \
             --no-audit --no-fund --no-update-notifier --no-package-lock --ignore-scripts --loglevel error > /dev/null || return
         mv "$dir.new" "$dir"
     fi
