@@ -8,10 +8,7 @@ umask 022
 
 VERSION=$(sed -n '0,/^version = /s/^version = "\(.*\)"/\1/p' Cargo.toml)
 ARCH=$(dpkg --print-architecture)
-# The time in the packages is that of the sources: the same sources give the same bytes.
 commit_of() { git log -1 --format="$1" 2>/dev/null || true; }
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(commit_of %ct)}
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(stat -c %Y CHANGELOG.md)}
 MAINTAINER="${DEBFULLNAME:-aggregator authors} <${DEBEMAIL:-$(commit_of %ae)}>"
 DIST=$BUILD/dist
 STAGE=$BUILD/stage
@@ -22,6 +19,11 @@ say "building for PostgreSQL $PG"
 rm -rf "$STAGE"
 "$CARGO_PGRX" pgrx package --no-default-features --features "pg$PG" --pg-config "$PG_CONFIG" --out-dir "$STAGE/built" \
     > "$BUILD/package.log" 2>&1 || { cat "$BUILD/package.log" >&2; fail "the extension does not build"; }
+
+# The time in the packages is that of the sources: the same sources give the same bytes. Set only now,
+# because crates that look at it would be built anew after each commit.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(commit_of %ct)}
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(stat -c %Y CHANGELOG.md)}
 
 # What cargo-pgrx laid out for this very PostgreSQL, which may be a private copy, as a plain tree.
 FILES=$STAGE/files
