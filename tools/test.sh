@@ -81,7 +81,8 @@ if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
     without+=(--skip schedule::a_schedule_really_runs_and_syncs)
 fi
 say "tests from outside"
-counted cargo test --quiet --test suite "${features[@]}" -- "${without[@]}" "$@"
+# Most of them wait most of the time.
+counted cargo test --quiet --test suite "${features[@]}" -- --test-threads=$(($(nproc) * 2)) "${without[@]}" "$@"
 
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
      /^skipped:/ { skipped++ }

@@ -35,7 +35,7 @@ fn left_of(timeout: u32) -> Option<u64> {
 
 /// The time that is kept back to deliver an answer, or a clear error, before the server cancels.
 pub fn margin_ms(left_ms: u64) -> u64 {
-    (left_ms / 10).clamp(10, 250)
+    (left_ms / 10).clamp(10, 500)
 }
 
 #[cfg(test)]
@@ -44,6 +44,6 @@ mod tests {
 
     #[test]
     fn the_margin_is_a_tenth_within_bounds() {
-        assert_eq!([50, 1000, 60_000].map(margin_ms), [10, 100, 250]);
+        assert_eq!([50, 1000, 60_000].map(margin_ms), [10, 100, 500]);
     }
 }
