@@ -154,3 +154,40 @@ async fn the_statements_for_citus_run_and_calls_go_on() {
         root.batch_execute(&block).await.unwrap_or_else(|e| panic!("{block}{}", bed::shown(&e)));
     }
 }
+
+#[tokio::test]
+async fn a_detached_month_leaves_its_sums() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "SELECT aggregator_make_partition(now() - interval '60 days'), aggregator_grant('alice', 'admin');
+         INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, total_tokens, cost_estimate, cost_source)
+         SELECT gen_random_uuid(), 1, now() - interval '60 days', 1, id, 'u', 'm', 'success', 7, 0.5, 'computed'
+         FROM api_providers WHERE name = 'openai'",
+    )
+    .await
+    .unwrap();
+    let sums = "SELECT sum(requests), sum(total_tokens), sum(cost) FROM aggregator_usage_hourly";
+    let before = rows(&root, sums).await;
+    assert_eq!(before, ["1|7|0.5"]);
+    let partition =
+        value(&root, "SELECT partition FROM aggregator_partitions() LIMIT 1").await.unwrap();
+    let detach = read("SCALING.md")
+        .lines()
+        .find_map(|line| {
+            let (statement, example) = line.split_once("DETACH PARTITION ")?;
+            Some(format!(
+                "{statement}DETACH PARTITION {}",
+                example.replace("aggregator_usage_logs_2026_01", &partition)
+            ))
+        })
+        .expect("the statement is there");
+    root.batch_execute(&detach).await.unwrap();
+    assert_eq!(rows(&root, sums).await, before);
+    assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["0"]);
+    assert_eq!(rows(&root, &format!("SELECT count(*) FROM {partition}")).await, ["1"]);
+    // Its owner's alone, even for an administrator who is let in.
+    root.batch_execute(&format!("GRANT SELECT ON {partition} TO alice")).await.unwrap();
+    let alice = database.user("alice").await;
+    assert_eq!(rows(&alice, &format!("SELECT count(*) FROM {partition}")).await, ["0"]);
+}
