@@ -77,8 +77,8 @@ fi
 source "$TREE/tools/clusters.sh"
 if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
     say "NO pg_cron FOR POSTGRESQL $PG: the README's statements for it are NOT run"
-    skipped "schedule::a_schedule_really_runs_and_syncs: it takes pg_cron"
-    without+=(--skip schedule::a_schedule_really_runs_and_syncs)
+    skipped "cron::a_schedule_really_runs_and_syncs: it takes pg_cron"
+    without+=(--skip cron::a_schedule_really_runs_and_syncs)
 fi
 say "tests from outside"
 # Most of them wait most of the time.
