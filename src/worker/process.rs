@@ -170,6 +170,8 @@ pub fn prepare() {
             (c"search_path", c"pg_catalog, pg_temp"),
             // A lock on the ledger is somebody's mistake: better to retry than to wait.
             (c"lock_timeout", c"1s"),
+            // In a deadlock it is the worker that steps back and comes again: others look after 1 s.
+            (c"deadlock_timeout", c"100ms"),
             // What a database sets for its users is not meant for the ledger.
             (c"default_transaction_read_only", c"off"),
             (c"default_transaction_isolation", c"read committed"),

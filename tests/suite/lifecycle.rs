@@ -298,3 +298,41 @@ async fn a_standby_reports_and_calls_once_it_is_promoted() {
     assert_eq!(upstream.chats().len(), 2);
     assert_eq!(rows(&root, "SELECT requests FROM usage_summary()").await, ["2"]);
 }
+
+/// DROP EXTENSION and other commands that lock several tables meet the worker in the middle of a
+/// transaction. It steps back and comes again; they go on.
+#[tokio::test]
+async fn who_locks_tables_is_never_the_victim_of_the_worker() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (database, root) = ready(&upstream).await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut callers = vec![];
+    for _ in 0..4 {
+        let client = database.root().await;
+        callers.push(tokio::spawn(async move {
+            let mut calls = 0;
+            while Instant::now() < until {
+                value(&client, &chat_sql("{}")).await.unwrap();
+                calls += 1;
+            }
+            calls
+        }));
+    }
+    // The other way round than the worker, which settles a row before it sums it up.
+    while Instant::now() < until {
+        root.batch_execute(
+            "BEGIN; LOCK aggregator_usage_hourly; LOCK aggregator_usage_logs; COMMIT",
+        )
+        .await
+        .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    let mut calls = 1;
+    for caller in callers {
+        calls += caller.await.unwrap();
+    }
+    let settled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'";
+    eventually(&root, settled, &calls.to_string()).await;
+    assert_eq!(upstream.chats().len(), calls);
+}
