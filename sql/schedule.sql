@@ -1,8 +1,9 @@
 -- Schedules of pg_cron, for databases that have it: what one would write by hand, with the name, the
 -- schema and the database filled in, and with a clear word where it cannot work.
 
--- Refuses whoever may not schedule, and says what is missing where pg_cron is not at hand.
-CREATE FUNCTION aggregator_require_cron(p_action text, p_command text) RETURNS void
+-- Refuses whoever may not schedule, and says what is missing where pg_cron is not at hand. p_there: the
+-- statement that does the same in the database that has it.
+CREATE FUNCTION aggregator_require_cron(p_action text, p_there text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -21,8 +22,7 @@ BEGIN
                     'Install pg_cron, add it to shared_preload_libraries, restart the server, and CREATE EXTENSION pg_cron.'
                 WHEN v_home = current_database() THEN
                     'A superuser can run: CREATE EXTENSION pg_cron.'
-                ELSE format('pg_cron runs from the database %I; there: SELECT cron.schedule_in_database(%L, ''0 * * * *'', %L, %L);',
-                    v_home, 'aggregator', p_command, current_database())
+                ELSE format('pg_cron runs from the database %I; there: %s', v_home, p_there)
             END;
     ELSIF NOT has_schema_privilege('cron', 'USAGE') THEN
         RAISE EXCEPTION 'role ''%'' may not use pg_cron', current_user
@@ -44,13 +44,14 @@ DECLARE
     v_id     bigint;
     v_reason text;
 BEGIN
-    PERFORM @extschema@.aggregator_require_cron('schedule', p_command);
+    PERFORM @extschema@.aggregator_require_cron('schedule', format('SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+        p_name, coalesce(p_schedule, ''), p_command, current_database()));
     IF coalesce(p_schedule, '') = '' THEN
         RAISE EXCEPTION 'p_schedule must not be empty'
             USING ERRCODE = 'PT400', HINT = 'It is cron''s: minute, hour, day of the month, month, day of the week.';
     END IF;
     -- Somebody else's of the same name would run beside it.
-    PERFORM @extschema@.aggregator_unschedule(p_name);
+    PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
     BEGIN
         v_id := cron.schedule(p_name, p_schedule, p_command);
     EXCEPTION WHEN OTHERS THEN
@@ -67,16 +68,11 @@ CREATE FUNCTION aggregator_unschedule(p_name text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_id    bigint;
-    v_found boolean := false;
 BEGIN
-    PERFORM @extschema@.aggregator_require_cron('unschedule', 'SELECT cron.unschedule(...)');
-    FOR v_id IN SELECT jobid FROM cron.job WHERE jobname = p_name AND database = current_database() LOOP
-        PERFORM cron.unschedule(v_id);
-        v_found := true;
-    END LOOP;
-    RETURN v_found;
+    PERFORM @extschema@.aggregator_require_cron('unschedule', format(
+        'SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = %L AND database = %L;', p_name, current_database()));
+    PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
+    RETURN FOUND;
 END
 $$;
 

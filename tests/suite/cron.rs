@@ -117,6 +117,12 @@ async fn a_schedule_really_runs_and_syncs() {
         rows(&root, "SELECT command, database FROM cron.job").await,
         [format!("SELECT * FROM public.sync_models()|{}", other.name)]
     );
+    let (code, message) = failure(&elsewhere, "SELECT unschedule_model_sync()").await;
+    assert_eq!(code, "PT503");
+    root.batch_execute(message.split_once("there: ").expect("it names a statement").1)
+        .await
+        .unwrap();
+    assert_eq!(value(&root, "SELECT count(*) FROM cron.job").await.unwrap(), "0");
 }
 
 #[tokio::test]

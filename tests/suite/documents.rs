@@ -10,7 +10,7 @@ fn read(name: &str) -> String {
 }
 
 /// The text of the fenced blocks that begin with this word.
-pub fn blocks(document: &str, language: &str) -> Vec<String> {
+fn blocks(document: &str, language: &str) -> Vec<String> {
     let mut found = vec![];
     let mut inside = false;
     for line in document.lines() {
