@@ -2,6 +2,7 @@
 
 mod advisors;
 mod anthropic;
+mod attacks;
 mod bad_input;
 mod bed;
 mod budgets;

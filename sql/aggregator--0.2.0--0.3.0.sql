@@ -1,0 +1,1 @@
+SELECT aggregator_finish_script();
