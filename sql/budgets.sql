@@ -1,7 +1,9 @@
 -- Budgets and rate limits: rules that administrators set and the gateway keeps, at the moment of
 -- sending. The functions that set them run as their caller: row-level security decides.
 
-CREATE TABLE aggregator_budgets (
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE TABLE @extschema@.aggregator_budgets (
     id             uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id        text        CHECK (user_id <> ''),
     each_user      boolean     NOT NULL DEFAULT false,
@@ -19,7 +21,7 @@ CREATE TABLE aggregator_budgets (
     UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action)
 );
 
-CREATE TABLE aggregator_rate_limits (
+CREATE TABLE @extschema@.aggregator_rate_limits (
     id                  uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id             text        CHECK (user_id <> ''),
     each_user           boolean     NOT NULL DEFAULT false,
@@ -34,7 +36,7 @@ CREATE TABLE aggregator_rate_limits (
     UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id)
 );
 
-CREATE TABLE aggregator_budget_warnings (
+CREATE TABLE @extschema@.aggregator_budget_warnings (
     budget_id      uuid        NOT NULL,
     user_id        text,
     period_start   timestamptz NOT NULL,
@@ -48,12 +50,12 @@ CREATE TABLE aggregator_budget_warnings (
     UNIQUE NULLS NOT DISTINCT (budget_id, user_id, period_start, percent)
 );
 
-SELECT pg_catalog.pg_extension_config_dump('aggregator_budgets', '');
-SELECT pg_catalog.pg_extension_config_dump('aggregator_rate_limits', '');
-SELECT pg_catalog.pg_extension_config_dump('aggregator_budget_warnings', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_budgets', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_rate_limits', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_budget_warnings', '');
 
 -- When the period began in which a moment lies, in UTC; weeks begin on Mondays.
-CREATE FUNCTION aggregator_period_start(p_period text, p_at timestamptz) RETURNS timestamptz
+CREATE FUNCTION @extschema@.aggregator_period_start(p_period text, p_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -66,7 +68,7 @@ END
 $$;
 
 -- When it ends; NULL: never.
-CREATE FUNCTION aggregator_period_end(p_period text, p_at timestamptz) RETURNS timestamptz
+CREATE FUNCTION @extschema@.aggregator_period_end(p_period text, p_at timestamptz) RETURNS timestamptz
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -79,7 +81,7 @@ END
 $$;
 
 -- Whether a rule about a model means this one: by its id, or by the last part of it.
-CREATE FUNCTION aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
+CREATE FUNCTION @extschema@.aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -88,7 +90,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION aggregator_require_admin(p_action text) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_require_admin(p_action text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -101,7 +103,7 @@ END
 $$;
 
 -- The id of the provider that a rule is about; NULL for every provider.
-CREATE FUNCTION aggregator_rule_provider(p_provider text) RETURNS uuid
+CREATE FUNCTION @extschema@.aggregator_rule_provider(p_provider text) RETURNS uuid
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -116,7 +118,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION set_budget(
+CREATE FUNCTION @extschema@.set_budget(
     p_limit_usd      numeric DEFAULT NULL,
     p_limit_tokens   bigint  DEFAULT NULL,
     p_limit_requests bigint  DEFAULT NULL,
@@ -164,7 +166,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION remove_budget(p_id uuid) RETURNS boolean
+CREATE FUNCTION @extschema@.remove_budget(p_id uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -175,7 +177,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION set_rate_limit(
+CREATE FUNCTION @extschema@.set_rate_limit(
     p_requests_per_minute bigint  DEFAULT NULL,
     p_tokens_per_minute   bigint  DEFAULT NULL,
     p_user_id             text    DEFAULT NULL,
@@ -214,7 +216,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION remove_rate_limit(p_id uuid) RETURNS boolean
+CREATE FUNCTION @extschema@.remove_rate_limit(p_id uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -226,7 +228,7 @@ END
 $$;
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
 -- on their way; as far as the caller sees the usage log.
-CREATE FUNCTION aggregator_spent(
+CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,
     p_model_id          text,
@@ -276,7 +278,7 @@ $$;
 
 -- Whose counts a budget has: one for all, one for its user, or one for each user who has spent
 -- something in the period, and the caller's own.
-CREATE FUNCTION aggregator_counted_users(p_budget aggregator_budgets, p_since timestamptz) RETURNS SETOF text
+CREATE FUNCTION @extschema@.aggregator_counted_users(p_budget @extschema@.aggregator_budgets, p_since timestamptz) RETURNS SETOF text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -295,7 +297,7 @@ BEGIN
 END
 $$;
 
-CREATE VIEW aggregator_budget_status WITH (security_invoker = true) AS
+CREATE VIEW @extschema@.aggregator_budget_status WITH (security_invoker = true) AS
 SELECT b.id AS budget_id,
     whose.user_id,
     b.each_user,
@@ -304,7 +306,7 @@ SELECT b.id AS budget_id,
     b.period,
     b.action,
     since.start AS period_start,
-    aggregator_period_end(b.period, now()) AS resets_at,
+    @extschema@.aggregator_period_end(b.period, now()) AS resets_at,
     b.limit_usd,
     spent.usd AS spent_usd,
     spent.reserved_usd,
@@ -317,8 +319,10 @@ SELECT b.id AS budget_id,
     spent.requests AS spent_requests,
     spent.reserved_requests,
     greatest(b.limit_requests - spent.requests - spent.reserved_requests, 0) AS left_requests
-FROM aggregator_budgets AS b
-CROSS JOIN LATERAL (SELECT aggregator_period_start(b.period, now()) AS start) AS since
-CROSS JOIN LATERAL aggregator_counted_users(b, since.start) AS whose (user_id)
-CROSS JOIN LATERAL aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start) AS spent
-LEFT JOIN api_providers AS p ON p.id = b.provider_id;
+FROM @extschema@.aggregator_budgets AS b
+CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) AS start) AS since
+CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
+CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start) AS spent
+LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,7 +1,9 @@
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Stores a catalogue that was fetched. Rows that did not change are not touched, not even locked,
 -- so a sync that changes nothing writes no tuple. A model that vanished stays, unavailable: logs
 -- point at it. Runs as the owner, granted to nobody.
-CREATE FUNCTION aggregator_store_catalogue(
+CREATE FUNCTION @extschema@.aggregator_store_catalogue(
     p_provider_id uuid,
     p_models      jsonb,
     p_is_inferred boolean,
@@ -98,3 +100,5 @@ BEGIN
       AND (p.last_synced_at IS NULL OR added + updated + removed > 0);
 END
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

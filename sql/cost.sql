@@ -2,9 +2,11 @@
 -- settles with aggregator_settled_cost; calculate_cost, recost_usage and quote_cost (prices.sql) ask
 -- the same functions.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Whether a price list is one: every price a number that is not negative, every tier likewise. The
 -- table checks it at the door, so that pricing a call need not.
-CREATE FUNCTION aggregator_is_pricing(p_pricing jsonb) RETURNS boolean
+CREATE FUNCTION @extschema@.aggregator_is_pricing(p_pricing jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -28,12 +30,12 @@ BEGIN
 END
 $$;
 
-ALTER TABLE aggregator_models ADD CONSTRAINT pricing CHECK (aggregator_is_pricing(pricing));
+ALTER TABLE @extschema@.aggregator_models ADD CONSTRAINT pricing CHECK (@extschema@.aggregator_is_pricing(pricing));
 
 -- The prices that hold for a prompt of this size at this moment: the list, overlaid by every tier
 -- whose conditions all match, a later tier over an earlier one (OpenRouter's pricing.overrides).
 -- A long-context tier reprices the whole request, once the prompt is strictly larger.
-CREATE FUNCTION aggregator_prices_at(p_pricing jsonb, p_prompt_tokens bigint, p_at timestamptz) RETURNS jsonb
+CREATE FUNCTION @extschema@.aggregator_prices_at(p_pricing jsonb, p_prompt_tokens bigint, p_at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -63,7 +65,7 @@ $$;
 
 -- What disjoint parts cost. NULL: a part has no price, so the whole has none; never 0 for that.
 -- is_complete is false where a part was priced at a neighbour's rate for want of its own.
-CREATE FUNCTION aggregator_cost(
+CREATE FUNCTION @extschema@.aggregator_cost(
     p_pricing       jsonb,
     p_parts         jsonb,
     p_at            timestamptz,
@@ -124,7 +126,7 @@ $$;
 
 -- The cost with which a row is settled: what the upstream reports, else what the rules say; the
 -- computed cost is kept beside a reported one. p_is_estimate: the parts are our guess.
-CREATE FUNCTION aggregator_settled_cost(
+CREATE FUNCTION @extschema@.aggregator_settled_cost(
     p_pricing     jsonb,
     p_parts       jsonb,
     p_reported    numeric,
@@ -159,7 +161,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION calculate_provider_costs(
+CREATE FUNCTION @extschema@.calculate_provider_costs(
     p_user_id     text,
     p_provider_id uuid        DEFAULT NULL,
     p_start_date  timestamptz DEFAULT NULL,
@@ -197,3 +199,5 @@ AS $$
     GROUP BY 1, 2
     ORDER BY 7 DESC NULLS LAST, 1, 2
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,6 +1,8 @@
 -- The reports as one page of HTML: no script, nothing loaded from elsewhere, everything escaped.
 
-CREATE FUNCTION aggregator_html(p_text text) RETURNS text
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION @extschema@.aggregator_html(p_text text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -11,7 +13,7 @@ END
 $$;
 
 -- 1234567 as 1.23M, with three digits at the most.
-CREATE FUNCTION aggregator_short_number(p_number numeric) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_short_number(p_number numeric) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -27,7 +29,7 @@ END
 $$;
 
 -- USD for the eye: cents, or as many digits as a small sum needs. NULL is unpriced, never $0.
-CREATE FUNCTION aggregator_short_usd(p_usd numeric) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_short_usd(p_usd numeric) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -44,7 +46,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION aggregator_short_latency(p_ms numeric) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_short_latency(p_ms numeric) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -58,7 +60,7 @@ END
 $$;
 
 -- A figure that is shown short and kept whole.
-CREATE FUNCTION aggregator_figure(p_value numeric, p_shown text) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_figure(p_value numeric, p_shown text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -69,7 +71,7 @@ END
 $$;
 
 -- The end of an axis: a power of ten, or 2, 4 or 8 of them, whose quarters are round too.
-CREATE FUNCTION aggregator_axis_end(p_most numeric) RETURNS numeric
+CREATE FUNCTION @extschema@.aggregator_axis_end(p_most numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -82,7 +84,7 @@ END
 $$;
 
 -- Tokens over time as bars, 720 by 240 units.
-CREATE FUNCTION aggregator_chart(p_range text, p_provider text, p_user_id text) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_chart(p_range text, p_provider text, p_user_id text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -150,7 +152,7 @@ END
 $$;
 
 -- A row of a table whose first cell has a bar below it, from 0 to 1.
-CREATE FUNCTION aggregator_table_row(p_name text, p_note text, p_share numeric, p_class text, VARIADIC p_cells text[])
+CREATE FUNCTION @extschema@.aggregator_table_row(p_name text, p_note text, p_share numeric, p_class text, VARIADIC p_cells text[])
 RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -166,7 +168,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION aggregator_models_table(p_range text, p_provider text, p_user_id text) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_models_table(p_range text, p_provider text, p_user_id text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -200,7 +202,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION aggregator_statuses_table(p_range text, p_provider text, p_user_id text) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_statuses_table(p_range text, p_provider text, p_user_id text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -226,7 +228,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION aggregator_dashboard_page(p_range text, p_provider text, p_user_id text) RETURNS text
+CREATE FUNCTION @extschema@.aggregator_dashboard_page(p_range text, p_provider text, p_user_id text) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -305,7 +307,7 @@ $page$,
 END
 $$;
 
-CREATE FUNCTION aggregator_dashboard_style() RETURNS text
+CREATE FUNCTION @extschema@.aggregator_dashboard_style() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $style$
@@ -400,7 +402,7 @@ BEGIN
         FROM pg_catalog.pg_extension WHERE extname = 'aggregator';
     END IF;
     EXECUTE format($function$
-        CREATE FUNCTION usage_dashboard(
+        CREATE FUNCTION @extschema@.usage_dashboard(
             p_range    text DEFAULT 'week',
             p_provider text DEFAULT NULL,
             p_user_id  text DEFAULT NULL
@@ -416,17 +418,19 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION usage_dashboard(text, text, text) IS
+COMMENT ON FUNCTION @extschema@.usage_dashboard(text, text, text) IS
     'The reports as a page of HTML: psql -Atc "select usage_dashboard(''week'')" > usage.html. Arguments and errors as in usage_summary.';
-COMMENT ON FUNCTION aggregator_html(text) IS 'Text as HTML shows it, in attributes too.';
-COMMENT ON FUNCTION aggregator_short_number(numeric) IS 'A number in three digits: 1.23M.';
-COMMENT ON FUNCTION aggregator_short_usd(numeric) IS 'USD for the eye; NULL is unpriced.';
-COMMENT ON FUNCTION aggregator_short_latency(numeric) IS 'Milliseconds for the eye.';
-COMMENT ON FUNCTION aggregator_figure(numeric, text) IS 'HTML of a figure that is shown short and kept whole.';
-COMMENT ON FUNCTION aggregator_axis_end(numeric) IS 'A round number at which an axis can end.';
-COMMENT ON FUNCTION aggregator_chart(text, text, text) IS 'usage_over_time as SVG.';
-COMMENT ON FUNCTION aggregator_table_row(text, text, numeric, text, text[]) IS 'HTML of a row with a bar.';
-COMMENT ON FUNCTION aggregator_models_table(text, text, text) IS 'usage_by_model as HTML.';
-COMMENT ON FUNCTION aggregator_statuses_table(text, text, text) IS 'usage_by_status as HTML.';
-COMMENT ON FUNCTION aggregator_dashboard_page(text, text, text) IS 'The page of usage_dashboard.';
-COMMENT ON FUNCTION aggregator_dashboard_style() IS 'The style sheet of the page.';
+COMMENT ON FUNCTION @extschema@.aggregator_html(text) IS 'Text as HTML shows it, in attributes too.';
+COMMENT ON FUNCTION @extschema@.aggregator_short_number(numeric) IS 'A number in three digits: 1.23M.';
+COMMENT ON FUNCTION @extschema@.aggregator_short_usd(numeric) IS 'USD for the eye; NULL is unpriced.';
+COMMENT ON FUNCTION @extschema@.aggregator_short_latency(numeric) IS 'Milliseconds for the eye.';
+COMMENT ON FUNCTION @extschema@.aggregator_figure(numeric, text) IS 'HTML of a figure that is shown short and kept whole.';
+COMMENT ON FUNCTION @extschema@.aggregator_axis_end(numeric) IS 'A round number at which an axis can end.';
+COMMENT ON FUNCTION @extschema@.aggregator_chart(text, text, text) IS 'usage_over_time as SVG.';
+COMMENT ON FUNCTION @extschema@.aggregator_table_row(text, text, numeric, text, text[]) IS 'HTML of a row with a bar.';
+COMMENT ON FUNCTION @extschema@.aggregator_models_table(text, text, text) IS 'usage_by_model as HTML.';
+COMMENT ON FUNCTION @extschema@.aggregator_statuses_table(text, text, text) IS 'usage_by_status as HTML.';
+COMMENT ON FUNCTION @extschema@.aggregator_dashboard_page(text, text, text) IS 'The page of usage_dashboard.';
+COMMENT ON FUNCTION @extschema@.aggregator_dashboard_style() IS 'The style sheet of the page.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,193 +1,201 @@
 -- Runs last, when every object exists: policies, grants, and what functions are for.
 
-ALTER TABLE api_providers ENABLE ROW LEVEL SECURITY;
-ALTER TABLE user_api_providers ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_models ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_model_prices ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_jobs ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_cooling ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_budgets ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
-ALTER TABLE aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+ALTER TABLE @extschema@.api_providers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.user_api_providers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_models ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_model_prices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_jobs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_cooling ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_budgets ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
 -- policy per table and action: of several, PostgreSQL would weigh each for every row.
-CREATE POLICY seen ON api_providers FOR SELECT
-    USING (is_active OR (SELECT aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.api_providers FOR SELECT
+    USING (is_active OR (SELECT @extschema@.aggregator_is_reader()));
 
-CREATE POLICY seen ON user_api_providers FOR SELECT
+CREATE POLICY seen ON @extschema@.user_api_providers FOR SELECT
     -- Administrators see whose keys there are; a platform key nobody reads.
-    USING (user_id = (SELECT aggregator_user_id()) OR (user_id IS NOT NULL AND (SELECT aggregator_is_admin())));
-CREATE POLICY own_settings ON user_api_providers FOR UPDATE
-    USING (user_id = (SELECT aggregator_user_id()))
-    WITH CHECK (user_id = (SELECT aggregator_user_id()));
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (user_id IS NOT NULL AND (SELECT @extschema@.aggregator_is_admin())));
+CREATE POLICY own_settings ON @extschema@.user_api_providers FOR UPDATE
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()))
+    WITH CHECK (user_id = (SELECT @extschema@.aggregator_user_id()));
 
-CREATE POLICY seen ON aggregator_models FOR SELECT
+CREATE POLICY seen ON @extschema@.aggregator_models FOR SELECT
     USING (true);
 
 -- Written as the owner only, by what watches the catalogue.
-CREATE POLICY seen ON aggregator_model_prices FOR SELECT
+CREATE POLICY seen ON @extschema@.aggregator_model_prices FOR SELECT
     USING (true);
 
-CREATE POLICY seen ON aggregator_usage_logs FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_usage_logs FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
-CREATE POLICY seen ON aggregator_jobs FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
+CREATE POLICY seen ON @extschema@.aggregator_jobs FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 -- That a provider cannot be reached is nobody's secret.
-CREATE POLICY seen ON aggregator_cooling FOR SELECT
-    USING (user_provider_id IS NULL OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_admin()));
+CREATE POLICY seen ON @extschema@.aggregator_cooling FOR SELECT
+    USING (user_provider_id IS NULL OR user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 -- A rule that is about oneself, or about each user. What all together may spend is told to nobody
 -- but readers.
-CREATE POLICY seen ON aggregator_budgets FOR SELECT
-    USING (each_user OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
-CREATE POLICY seen ON aggregator_rate_limits FOR SELECT
-    USING (each_user OR user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
-CREATE POLICY seen ON aggregator_budget_warnings FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_budgets FOR SELECT
+    USING (each_user OR user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_rate_limits FOR SELECT
+    USING (each_user OR user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_budget_warnings FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
-CREATE POLICY seen ON aggregator_usage_hourly FOR SELECT
-    USING (user_id = (SELECT aggregator_user_id()) OR (SELECT aggregator_is_reader()));
-CREATE POLICY seen ON aggregator_usage_totals FOR SELECT
-    USING ((SELECT aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_usage_hourly FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_usage_totals FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_reader()));
 
 -- What administrators write by plain statements.
 DO $$
 DECLARE
-    v_table regclass;
+    v_table name;
 BEGIN
     FOREACH v_table IN ARRAY
-        '{api_providers,aggregator_models,aggregator_budgets,aggregator_rate_limits}'::regclass[]
+        '{api_providers,aggregator_models,aggregator_budgets,aggregator_rate_limits}'::name[]
     LOOP
-        EXECUTE format('CREATE POLICY admin_insert ON %s FOR INSERT WITH CHECK ((SELECT aggregator_is_admin()))', v_table);
-        EXECUTE format('CREATE POLICY admin_update ON %s FOR UPDATE USING ((SELECT aggregator_is_admin()))
-            WITH CHECK ((SELECT aggregator_is_admin()))', v_table);
-        EXECUTE format('CREATE POLICY admin_delete ON %s FOR DELETE USING ((SELECT aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_insert ON @extschema@.%I FOR INSERT WITH CHECK ((SELECT @extschema@.aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_update ON @extschema@.%I FOR UPDATE USING ((SELECT @extschema@.aggregator_is_admin()))
+            WITH CHECK ((SELECT @extschema@.aggregator_is_admin()))', v_table);
+        EXECUTE format('CREATE POLICY admin_delete ON @extschema@.%I FOR DELETE USING ((SELECT @extschema@.aggregator_is_admin()))', v_table);
     END LOOP;
 END
 $$;
 
 -- Default deny, and the grants.
-SELECT aggregator_finish_script();
+SELECT @extschema@.aggregator_finish_script();
 
 -- What every function does: arguments, units, errors.
 
-COMMENT ON FUNCTION aggregator_user_id() IS
+COMMENT ON FUNCTION @extschema@.aggregator_user_id() IS
     'The user id of the caller: aggregator.user_id, else the sub of request.jwt.claims for a trusted authenticator or a superuser, else role:NAME. NULL may not spend.';
-COMMENT ON FUNCTION aggregator_is_admin() IS
+COMMENT ON FUNCTION @extschema@.aggregator_is_admin() IS
     'Whether the effective role may act for others: a superuser, or one that was granted admin.';
-COMMENT ON FUNCTION aggregator_acting_user(text) IS
+COMMENT ON FUNCTION @extschema@.aggregator_acting_user(text) IS
     'The user for whom a function with this p_user_id acts; PT403 if the caller may not.';
-COMMENT ON FUNCTION aggregator_spendable_providers(text) IS
+COMMENT ON FUNCTION @extschema@.aggregator_spendable_providers(text) IS
     'Ids of the providers for which the user, or the platform, has an active key.';
-COMMENT ON FUNCTION get_user_available_models(text) IS
+COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
     'Models that the user can call: of active providers, with an active key of theirs or of the platform. p_user_id: another user, for administrators. PT403.';
-COMMENT ON FUNCTION get_model_provider_config(text, text) IS
+COMMENT ON FUNCTION @extschema@.get_model_provider_config(text, text) IS
     'The route that a call for this model would take first; no row if there is none. A platform key is shown as NULL. PT403.';
-COMMENT ON FUNCTION save_provider_key(text, text, text, boolean) IS
+COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
     'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404.';
-COMMENT ON FUNCTION save_platform_key(text, text) IS
+COMMENT ON FUNCTION @extschema@.save_platform_key(text, text) IS
     'Seals and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
-COMMENT ON FUNCTION validate_provider_key(text, text) IS
+COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
     'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. PT404, PT502.';
-COMMENT ON FUNCTION remove_provider_key(text, text) IS
+COMMENT ON FUNCTION @extschema@.remove_provider_key(text, text) IS
     'Removes the user''s key for a provider; false if there was none. PT403.';
-COMMENT ON FUNCTION remove_platform_key(text) IS
+COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
     'Removes the platform''s key for a provider; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION rotate_master_key() IS
+COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
     'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
-COMMENT ON FUNCTION sync_models(text) IS
+COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
-COMMENT ON FUNCTION chat_complete(text, jsonb, jsonb, text, text) IS
+COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream. PT400 to PT504.';
-COMMENT ON FUNCTION chat_stream(text, jsonb, jsonb, text, text) IS
+COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns a row for each piece of text (delta) as it arrives, then one with the whole response, its usage and its cost in USD. Rows arrive one by one only from a SELECT list: SELECT (t).delta FROM (SELECT chat_stream(...) AS t) AS s. Options and errors as in chat_complete; a stream that is silent for aggregator.stream_idle_timeout is PT504.';
-COMMENT ON FUNCTION chat_many(jsonb, jsonb, integer) IS
+COMMENT ON FUNCTION @extschema@.chat_many(jsonb, jsonb, integer) IS
     'Sends an array of OpenAI request bodies, at most concurrency at a time, and returns a row for each as it ends: ord from 1, ok, response, content, error, cost in USD, latency_ms. options hold for every request that says nothing else; dedupe: identical requests with temperature 0 are sent once. PT400.';
-COMMENT ON FUNCTION chat_submit(text, jsonb, jsonb, text, text, timestamptz, text) IS
+COMMENT ON FUNCTION @extschema@.chat_submit(text, jsonb, jsonb, text, text, timestamptz, text) IS
     'Writes a chat as a job and returns its id. It runs once the caller''s transaction is committed, not before p_run_after. The same p_idempotency_key of the same user gives the same job. Options as in chat_complete. PT400, PT403, PT404; PT409: the key belongs to another request.';
-COMMENT ON FUNCTION chat_result(uuid) IS
+COMMENT ON FUNCTION @extschema@.chat_result(uuid) IS
     'A job and what it came to: response and content of one that succeeded, error of one that failed, cost in USD. No row: there is no such job of the caller.';
-COMMENT ON FUNCTION chat_wait(uuid, integer) IS
+COMMENT ON FUNCTION @extschema@.chat_wait(uuid, integer) IS
     'Waits until a job has ended, or p_timeout_ms milliseconds (30000), and returns it as chat_result does. PT400: it was submitted by this very transaction, or the transaction cannot see others'' commits; PT404.';
-COMMENT ON FUNCTION chat_cancel(uuid) IS
+COMMENT ON FUNCTION @extschema@.chat_cancel(uuid) IS
     'Cancels a job with the caller''s transaction; a request in flight is aborted. False: it has ended already, or there is no such job of the caller. PT403.';
-COMMENT ON FUNCTION set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text) IS
+COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text) IS
     'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
-COMMENT ON FUNCTION remove_budget(uuid) IS 'Removes a budget; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION set_rate_limit(bigint, bigint, text, boolean, text, text) IS
+COMMENT ON FUNCTION @extschema@.remove_budget(uuid) IS 'Removes a budget; false if there was none. Administrators. PT403.';
+COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text) IS
     'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
-COMMENT ON FUNCTION remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others.';
-COMMENT ON FUNCTION aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
-COMMENT ON FUNCTION aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
-COMMENT ON FUNCTION aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
-COMMENT ON FUNCTION aggregator_is_model(text, text) IS 'Whether a rule about a model means this one.';
-COMMENT ON FUNCTION aggregator_spent(text, uuid, text, timestamptz) IS 'What was spent in a scope since a moment, and what is set aside, as far as the caller sees the usage log.';
-COMMENT ON FUNCTION aggregator_counted_users(aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
-COMMENT ON FUNCTION aggregator_await_job(uuid, integer) IS
+COMMENT ON FUNCTION @extschema@.remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others.';
+COMMENT ON FUNCTION @extschema@.aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
+COMMENT ON FUNCTION @extschema@.aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
+COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
+COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz) IS 'What was spent in a scope since a moment, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
+COMMENT ON FUNCTION @extschema@.aggregator_await_job(uuid, integer) IS
     'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';
-COMMENT ON FUNCTION aggregator_job_response(aggregator_jobs) IS
+COMMENT ON FUNCTION @extschema@.aggregator_job_response(@extschema@.aggregator_jobs) IS
     'The answer of a job as chat_complete would have given it.';
-COMMENT ON FUNCTION chat(text, text, jsonb) IS
+COMMENT ON FUNCTION @extschema@.chat(text, text, jsonb) IS
     'Sends one prompt and returns the text of the answer. Options and errors as in chat_complete.';
-COMMENT ON FUNCTION chat_completions(jsonb) IS
+COMMENT ON FUNCTION @extschema@.chat_completions(jsonb) IS
     'Takes a whole OpenAI chat request body, vendor fields included, and returns the answer. Errors as in chat_complete.';
-COMMENT ON FUNCTION calculate_cost(text, jsonb, text, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.calculate_cost(text, jsonb, text, timestamptz) IS
     'USD that this usage (OpenAI''s or Anthropic''s form) of this model costs by the prices of p_at; what the usage itself reports comes first. Before the first known price, that one holds. NULL: unpriced, never 0.';
-COMMENT ON FUNCTION quote_cost(text, jsonb, integer, text) IS
+COMMENT ON FUNCTION @extschema@.quote_cost(text, jsonb, integer, text) IS
     'What a chat would cost, in USD, without sending it. max_cost: one request costs no more; NULL: not bounded (images, audio, files, no limit on the answer) or not priced. expected_cost: by the estimated prompt and an answer as long as the caller''s last ones of this model, else as the prompt. PT400.';
-COMMENT ON FUNCTION set_model_price(text, jsonb, text) IS
+COMMENT ON FUNCTION @extschema@.set_model_price(text, jsonb, text) IS
     'Sets the price list of a model, which syncs then leave alone; with p_provider the model need not be in the catalogue. p_pricing NULL goes back to the catalogue''s. Keys and units as in aggregator_models.pricing. Administrators. PT400, PT403, PT404.';
-COMMENT ON FUNCTION recost_usage(timestamptz, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.recost_usage(timestamptz, timestamptz) IS
     'Prices usage rows from p_from up to but not including p_to (NULL: no limit) that had no price, or not every price, by the prices of their time, and returns those that changed; costs in USD. What a provider reported and what was computed in full stays. Administrators. PT403.';
-COMMENT ON FUNCTION calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
     'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
-COMMENT ON FUNCTION aggregator_status() IS
+COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
-COMMENT ON FUNCTION aggregator_grant(regrole, text) IS
+COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
-COMMENT ON FUNCTION forget_user(text) IS
+COMMENT ON FUNCTION @extschema@.forget_user(text) IS
     'Deletes the keys, settings and jobs of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
-COMMENT ON FUNCTION aggregator_check_provider_urls(text, text, text) IS
+COMMENT ON FUNCTION @extschema@.aggregator_check_provider_urls(text, text, text) IS
     'Raises PT400 if the URLs of a provider are not usable or do not share one origin.';
-COMMENT ON FUNCTION aggregator_usage(jsonb) IS
+COMMENT ON FUNCTION @extschema@.aggregator_usage(jsonb) IS
     'A usage object as disjoint parts, and the cost that the provider reports, as text.';
-COMMENT ON FUNCTION aggregator_provider_id(text) IS 'Id of the provider of this name or id; NULL if there is none.';
-COMMENT ON FUNCTION aggregator_routes(text, text, text) IS 'Every route of a user for a model, best first. Internal.';
-COMMENT ON FUNCTION aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
-COMMENT ON FUNCTION aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
-COMMENT ON FUNCTION aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
-COMMENT ON FUNCTION aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the ledger settles a row, and where it comes from.';
-COMMENT ON FUNCTION aggregator_find_model(text, text) IS 'The model of the catalogue that a name means: of this very id first, then the cheapest.';
-COMMENT ON FUNCTION aggregator_price_list(uuid, text, timestamptz) IS 'The price list of a model at a moment: before the first known one, that one. NULL: none is known.';
-COMMENT ON FUNCTION aggregator_prompt_size(jsonb) IS 'Estimated tokens of messages, their bytes, and whether they are only text. NULL: no messages.';
-COMMENT ON FUNCTION aggregator_cost_bound(jsonb, bigint, bigint) IS 'USD that a request of so many tokens at most costs at most, at the dearest prices that may hold. NULL: unpriced.';
-COMMENT ON FUNCTION aggregator_pricing_problem(jsonb) IS 'What is wrong with a price list; NULL: nothing.';
-COMMENT ON FUNCTION aggregator_note_prices(uuid[]) IS 'Brings the price history of these models up to date with the catalogue. Internal.';
-COMMENT ON FUNCTION aggregator_store_prices(uuid[]) IS 'Writes the history for aggregator_note_prices. Internal.';
-COMMENT ON FUNCTION aggregator_recost(timestamptz, timestamptz) IS 'The work of recost_usage. Internal.';
-COMMENT ON FUNCTION aggregator_apply_cost(uuid, smallint, timestamptz, numeric, numeric, text) IS 'Gives a settled usage row another cost; false if it has no cost to be replaced. Internal.';
-COMMENT ON FUNCTION aggregator_before_model() IS 'Marks a price that is not the catalogue''s as set by hand.';
-COMMENT ON FUNCTION aggregator_after_models() IS 'Has changed prices noted in the history.';
-COMMENT ON FUNCTION aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
-COMMENT ON FUNCTION aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
-COMMENT ON FUNCTION aggregator_privileges(text) IS 'What a kind of role is granted: user, reader, admin, anon, public. Internal.';
-COMMENT ON FUNCTION aggregator_granted_roles() IS 'The roles that have the grants of a user, a reader or an administrator.';
-COMMENT ON FUNCTION aggregator_standard_roles() IS 'The roles that are granted without being asked, where they exist. Internal.';
-COMMENT ON FUNCTION aggregator_is_new(xid) IS 'Whether a row with this xmin is of this very transaction. Internal.';
-COMMENT ON FUNCTION aggregator_new_objects() IS 'The objects of the extension that this transaction has made. Internal.';
-COMMENT ON FUNCTION aggregator_close_new() IS 'Default deny for the objects that this transaction has made, then the grants of a fresh installation. Internal.';
-COMMENT ON FUNCTION aggregator_open_new() IS 'Grants the objects that this transaction has made to the roles that have the old ones. Internal.';
-COMMENT ON FUNCTION aggregator_finish_script() IS 'The last call of an install or upgrade script: gives new objects their owner and grants. Internal.';
-COMMENT ON FUNCTION aggregator_before_provider() IS 'Checks the URLs of a provider, notes edits, lets a restored row win over a fresh seed.';
-COMMENT ON FUNCTION aggregator_before_key() IS 'Notes edits of a key''s row.';
-COMMENT ON FUNCTION aggregator_notify_postgrest() IS 'NOTIFY pgrst.';
+COMMENT ON FUNCTION @extschema@.aggregator_provider_id(text) IS 'Id of the provider of this name or id; NULL if there is none.';
+COMMENT ON FUNCTION @extschema@.aggregator_routes(text, text, text) IS 'Every route of a user for a model, best first. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
+COMMENT ON FUNCTION @extschema@.aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
+COMMENT ON FUNCTION @extschema@.aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
+COMMENT ON FUNCTION @extschema@.aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the ledger settles a row, and where it comes from.';
+COMMENT ON FUNCTION @extschema@.aggregator_find_model(text, text) IS 'The model of the catalogue that a name means: of this very id first, then the cheapest.';
+COMMENT ON FUNCTION @extschema@.aggregator_price_list(uuid, text, timestamptz) IS 'The price list of a model at a moment: before the first known one, that one. NULL: none is known.';
+COMMENT ON FUNCTION @extschema@.aggregator_prompt_size(jsonb) IS 'Estimated tokens of messages, their bytes, and whether they are only text. NULL: no messages.';
+COMMENT ON FUNCTION @extschema@.aggregator_cost_bound(jsonb, bigint, bigint) IS 'USD that a request of so many tokens at most costs at most, at the dearest prices that may hold. NULL: unpriced.';
+COMMENT ON FUNCTION @extschema@.aggregator_pricing_problem(jsonb) IS 'What is wrong with a price list; NULL: nothing.';
+COMMENT ON FUNCTION @extschema@.aggregator_note_prices(uuid[]) IS 'Brings the price history of these models up to date with the catalogue. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_store_prices(uuid[]) IS 'Writes the history for aggregator_note_prices. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_recost(timestamptz, timestamptz) IS 'The work of recost_usage. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_apply_cost(uuid, smallint, timestamptz, numeric, numeric, text) IS 'Gives a settled usage row another cost; false if it has no cost to be replaced. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_before_model() IS 'Marks a price that is not the catalogue''s as set by hand.';
+COMMENT ON FUNCTION @extschema@.aggregator_after_models() IS 'Has changed prices noted in the history.';
+COMMENT ON FUNCTION @extschema@.aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_privileges(text) IS 'What a kind of role is granted: user, reader, admin, anon, public. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_granted_roles() IS 'The roles that have the grants of a user, a reader or an administrator.';
+COMMENT ON FUNCTION @extschema@.aggregator_standard_roles() IS 'The roles that are granted without being asked, where they exist. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_is_new(xid) IS 'Whether a row with this xmin is of this very transaction. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_new_objects() IS 'The objects of the extension that this transaction has made. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_hand_over() IS 'Gives everything of the extension to aggregator_owner. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_arm_triggers() IS 'Has the extension''s triggers fire in the worker too. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and rules on the extension''s tables that are not its own; the worker does not run them unless a superuser has it run them always. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_close_new() IS 'Default deny for the objects that this transaction has made, then the grants of a fresh installation. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_open_new() IS 'Grants the objects that this transaction has made to the roles that have the old ones. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_finish_script() IS 'The last call of an install or upgrade script: gives new objects their owner and grants. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_before_provider() IS 'Checks the URLs of a provider, notes edits, lets a restored row win over a fresh seed.';
+COMMENT ON FUNCTION @extschema@.aggregator_before_key() IS 'Notes edits of a key''s row.';
+COMMENT ON FUNCTION @extschema@.aggregator_notify_postgrest() IS 'NOTIFY pgrst.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

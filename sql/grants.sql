@@ -1,6 +1,8 @@
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
 -- extension itself. identity and privileges are ready for GRANT.
-CREATE FUNCTION aggregator_privileges(
+CREATE FUNCTION @extschema@.aggregator_privileges(
     p_kind         text,
     OUT class      regclass,
     OUT object     oid,
@@ -181,7 +183,7 @@ END
 $$;
 
 -- Grants to a kind of role. Runs as the owner; aggregator_grant() in front of it decides who may ask.
-CREATE FUNCTION aggregator_apply_grants(p_role regrole, p_kind text) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_apply_grants(p_role regrole, p_kind text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -199,7 +201,7 @@ $$;
 
 -- The roles that have such grants. Known by marks that no sweeping grant makes: USAGE on a type, and
 -- a grant on columns. So they are dumped and restored, and go with the role.
-CREATE FUNCTION aggregator_granted_roles(OUT role regrole, OUT kind text) RETURNS SETOF record
+CREATE FUNCTION @extschema@.aggregator_granted_roles(OUT role regrole, OUT kind text) RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -224,7 +226,7 @@ AS $$
 $$;
 
 -- The roles that CREATE EXTENSION grants to, where they exist: those of Supabase and PostgREST.
-CREATE FUNCTION aggregator_standard_roles(OUT role text, OUT kind text) RETURNS SETOF record
+CREATE FUNCTION @extschema@.aggregator_standard_roles(OUT role text, OUT kind text) RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -236,3 +238,5 @@ AS $$
         AS standard (name, kind) ON standard.name = r.rolname
     WHERE r.rolname <> 'postgres' OR NOT r.rolsuper
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,5 +1,7 @@
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- What cools down, kept for the next worker, and shown with the figures of the ledger.
-CREATE TABLE aggregator_cooling (
+CREATE TABLE @extschema@.aggregator_cooling (
     provider_id      uuid    NOT NULL,
     user_provider_id uuid,
     model_id         text,
@@ -14,7 +16,7 @@ CREATE TABLE aggregator_cooling (
     UNIQUE NULLS NOT DISTINCT (provider_id, user_provider_id, model_id)
 );
 
-CREATE VIEW aggregator_provider_health WITH (security_invoker = true) AS
+CREATE VIEW @extschema@.aggregator_provider_health WITH (security_invoker = true) AS
 WITH calls AS (
     SELECT log.provider_id,
         log.model_id,
@@ -25,7 +27,7 @@ WITH calls AS (
         percentile_disc(0.95) WITHIN GROUP (ORDER BY log.latency_ms) FILTER (WHERE log.status = 'success') AS p95_latency_ms,
         (array_agg(log.error_code ORDER BY log.created_at DESC) FILTER (WHERE log.status = 'error'))[1] AS last_error,
         max(log.created_at) FILTER (WHERE log.status = 'error') AS last_error_at
-    FROM aggregator_usage_logs AS log
+    FROM @extschema@.aggregator_usage_logs AS log
     WHERE log.created_at >= now() - interval '24 hours'
       AND log.status <> 'pending'
     GROUP BY log.provider_id, log.model_id
@@ -35,11 +37,11 @@ cooling AS (
     SELECT cold.provider_id, cold.model_id, max(cold.cooling_until) AS cooling_until,
         (array_agg(cold.reason ORDER BY cold.noted_at DESC))[1] AS reason,
         max(cold.noted_at) AS noted_at
-    FROM aggregator_cooling AS cold
+    FROM @extschema@.aggregator_cooling AS cold
     WHERE cold.cooling_until > now()
       -- A key that was saved again since is another key.
       AND NOT EXISTS (
-          SELECT FROM user_api_providers AS k
+          SELECT FROM @extschema@.user_api_providers AS k
           WHERE k.id = cold.user_provider_id AND k.updated_at > cold.noted_at AND cold.cooling_until = 'infinity'
       )
     GROUP BY cold.provider_id, cold.model_id
@@ -60,7 +62,9 @@ FROM (
     UNION
     SELECT provider_id, model_id FROM cooling
 ) AS seen
-JOIN api_providers AS p ON p.id = seen.provider_id
+JOIN @extschema@.api_providers AS p ON p.id = seen.provider_id
 LEFT JOIN calls ON calls.provider_id = seen.provider_id AND calls.model_id = seen.model_id
 LEFT JOIN cooling AS own ON own.provider_id = seen.provider_id AND own.model_id = seen.model_id
 LEFT JOIN cooling AS whole ON whole.provider_id = seen.provider_id AND whole.model_id IS NULL;
+
+SET LOCAL search_path = @extschema@, pg_temp;

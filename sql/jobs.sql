@@ -1,7 +1,9 @@
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Durable jobs: a transactional outbox. A row exists if and only if its transaction committed; the
 -- worker claims it, commits that, and only then sends the request. Tenants may read their rows, and
 -- lock one by chat_cancel; the worker passes over locked rows and comes back to them.
-CREATE TABLE aggregator_jobs (
+CREATE TABLE @extschema@.aggregator_jobs (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id         text        NOT NULL CHECK (user_id <> ''),
     status          text        NOT NULL DEFAULT 'queued'
@@ -26,15 +28,15 @@ CREATE TABLE aggregator_jobs (
     UNIQUE (user_id, idempotency_key)
 ) WITH (fillfactor = 80);
 -- The worker takes users in turn, and of each the job that is due first.
-CREATE INDEX aggregator_jobs_queued ON aggregator_jobs (user_id, run_after) WHERE status = 'queued';
-CREATE INDEX aggregator_jobs_running ON aggregator_jobs (epoch) WHERE status = 'running';
-CREATE INDEX aggregator_jobs_ended ON aggregator_jobs (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX ON aggregator_jobs (user_id, created_at);
+CREATE INDEX aggregator_jobs_queued ON @extschema@.aggregator_jobs (user_id, run_after) WHERE status = 'queued';
+CREATE INDEX aggregator_jobs_running ON @extschema@.aggregator_jobs (epoch) WHERE status = 'running';
+CREATE INDEX aggregator_jobs_ended ON @extschema@.aggregator_jobs (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX ON @extschema@.aggregator_jobs (user_id, created_at);
 
-SELECT pg_catalog.pg_extension_config_dump('aggregator_jobs', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_jobs', '');
 
 -- The answer of a job as chat_complete would have given it.
-CREATE FUNCTION aggregator_job_response(p_job aggregator_jobs) RETURNS jsonb
+CREATE FUNCTION @extschema@.aggregator_job_response(p_job @extschema@.aggregator_jobs) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -53,7 +55,7 @@ END
 $$;
 
 -- Runs as the caller: whose job it is, row-level security decides.
-CREATE FUNCTION chat_result(p_job_id uuid)
+CREATE FUNCTION @extschema@.chat_result(p_job_id uuid)
 RETURNS TABLE (
     id          uuid,
     status      text,
@@ -85,7 +87,7 @@ END
 $$;
 
 -- In plpgsql each statement takes a snapshot of its own: the second sees how the job ended.
-CREATE FUNCTION chat_wait(p_job_id uuid, p_timeout_ms integer DEFAULT 30000)
+CREATE FUNCTION @extschema@.chat_wait(p_job_id uuid, p_timeout_ms integer DEFAULT 30000)
 RETURNS TABLE (
     id          uuid,
     status      text,
@@ -106,3 +108,5 @@ BEGIN
     RETURN QUERY SELECT * FROM @extschema@.chat_result(p_job_id);
 END
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

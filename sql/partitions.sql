@@ -1,9 +1,11 @@
 -- The ledger by months: partitions ahead of time, and an end for what is old.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Makes the partition of a month (UTC), with the rights, row-level security and storage of the
 -- default one. False: it is there; or so many rows of the month are in the default partition that
 -- moving them would hold up the ledger, so that it keeps the month; or somebody is using the ledger.
-CREATE FUNCTION aggregator_make_partition(p_month timestamptz) RETURNS boolean
+CREATE FUNCTION @extschema@.aggregator_make_partition(p_month timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '200ms'
@@ -47,6 +49,9 @@ BEGIN
             CASE v_grantee.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grantee.grantee::regrole::text END);
     END LOOP;
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ROW LEVEL SECURITY', v_name);
+    EXECUTE format('CREATE TRIGGER before_truncate BEFORE TRUNCATE ON @extschema@.%I
+        FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_before_truncate()', v_name);
+    EXECUTE format('ALTER TABLE @extschema@.%I OWNER TO aggregator_owner', v_name);
     EXECUTE format('COMMENT ON TABLE @extschema@.%I IS %L', v_name,
         format('Partition of the ledger for %s (UTC).', to_char(v_from AT TIME ZONE 'UTC', 'FMMonth YYYY')));
     -- From partition to partition: no trigger of the ledger sees it, and the sums stay as they are.
@@ -67,7 +72,7 @@ END
 $$;
 
 -- The partitions that have bounds.
-CREATE FUNCTION aggregator_partitions(OUT partition regclass, OUT since timestamptz, OUT until timestamptz) RETURNS SETOF record
+CREATE FUNCTION @extschema@.aggregator_partitions(OUT partition regclass, OUT since timestamptz, OUT until timestamptz) RETURNS SETOF record
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET timezone = 'UTC'
@@ -87,7 +92,7 @@ $$;
 -- Makes partitions for this month and the next two (p_ahead), and forgets what is older than p_retention
 -- seconds (0: nothing): whole partitions, old rows of the default one, and their sums, by whole
 -- hours. Each is done by itself, so that what cannot be had now is left for another time.
-CREATE FUNCTION aggregator_maintain_usage(
+CREATE FUNCTION @extschema@.aggregator_maintain_usage(
     p_ahead     boolean,
     p_retention integer,
     OUT created integer,
@@ -136,7 +141,7 @@ END
 $$;
 
 -- Drops a partition and the sums of its hours, if nobody is using the ledger.
-CREATE FUNCTION aggregator_drop_partition(p_partition regclass, p_since timestamptz, p_until timestamptz) RETURNS boolean
+CREATE FUNCTION @extschema@.aggregator_drop_partition(p_partition regclass, p_since timestamptz, p_until timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '200ms'
@@ -152,13 +157,15 @@ EXCEPTION
 END
 $$;
 
-CREATE FUNCTION maintain_usage(OUT created integer, OUT dropped integer, OUT deleted bigint) RETURNS SETOF record
+CREATE FUNCTION @extschema@.maintain_usage(OUT created integer, OUT dropped integer, OUT deleted bigint) RETURNS SETOF record
 LANGUAGE c VOLATILE STRICT
 AS 'MODULE_PATHNAME', 'maintain_usage_wrapper';
 
-COMMENT ON FUNCTION aggregator_make_partition(timestamptz) IS 'Makes the partition of the ledger for a month; false if it is there or cannot be had now. Internal.';
-COMMENT ON FUNCTION aggregator_partitions() IS 'The partitions of the ledger that have bounds. Internal.';
-COMMENT ON FUNCTION aggregator_drop_partition(regclass, timestamptz, timestamptz) IS 'Drops a partition of the ledger and the sums of its hours; false if it cannot be had now. Internal.';
-COMMENT ON FUNCTION aggregator_maintain_usage(boolean, integer) IS 'Partitions ahead, and an end for what is older than so many seconds. Internal.';
-COMMENT ON FUNCTION maintain_usage() IS
+COMMENT ON FUNCTION @extschema@.aggregator_make_partition(timestamptz) IS 'Makes the partition of the ledger for a month; false if it is there or cannot be had now. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_partitions() IS 'The partitions of the ledger that have bounds. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_drop_partition(regclass, timestamptz, timestamptz) IS 'Drops a partition of the ledger and the sums of its hours; false if it cannot be had now. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_maintain_usage(boolean, integer) IS 'Partitions ahead, and an end for what is older than so many seconds. Internal.';
+COMMENT ON FUNCTION @extschema@.maintain_usage() IS
     'What the worker does from time to time, for pg_cron: partitions of the ledger for this month and the next two, and an end for what is older than aggregator.usage_retention. Says how many partitions it made and dropped, and how many rows it deleted. Administrators. PT403.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

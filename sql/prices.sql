@@ -1,24 +1,26 @@
 -- What models cost, and when: the history of price lists, prices that somebody sets, and what asks
 -- for a price of another moment than now.
 
-CREATE TABLE aggregator_model_prices (
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE TABLE @extschema@.aggregator_model_prices (
     id          uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
-    provider_id uuid        NOT NULL REFERENCES api_providers ON DELETE CASCADE,
+    provider_id uuid        NOT NULL REFERENCES @extschema@.api_providers ON DELETE CASCADE,
     model_id    text        NOT NULL,
-    pricing     jsonb       NOT NULL CONSTRAINT pricing CHECK (aggregator_is_pricing(pricing)),
+    pricing     jsonb       NOT NULL CONSTRAINT pricing CHECK (@extschema@.aggregator_is_pricing(pricing)),
     valid_from  timestamptz NOT NULL,
     valid_to    timestamptz CHECK (valid_to > valid_from),
     source      text        NOT NULL CHECK (source IN ('sync', 'manual')),
     UNIQUE (provider_id, model_id, valid_from)
 );
 -- At most one list of a model holds at a time.
-CREATE UNIQUE INDEX ON aggregator_model_prices (provider_id, model_id) WHERE valid_to IS NULL;
+CREATE UNIQUE INDEX ON @extschema@.aggregator_model_prices (provider_id, model_id) WHERE valid_to IS NULL;
 
-SELECT pg_catalog.pg_extension_config_dump('aggregator_model_prices', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_model_prices', '');
 
 -- Brings the history of these models up to date with the catalogue. It only ever writes what the
 -- catalogue says, and only where that is news. A model without any price has no open row.
-CREATE FUNCTION aggregator_store_prices(p_models uuid[]) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_store_prices(p_models uuid[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -54,7 +56,7 @@ END
 $$;
 
 -- A price that is not the catalogue's is somebody's, who need not say so.
-CREATE FUNCTION aggregator_before_model() RETURNS trigger
+CREATE FUNCTION @extschema@.aggregator_before_model() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -71,12 +73,12 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER before_model BEFORE INSERT OR UPDATE ON aggregator_models
-FOR EACH ROW EXECUTE FUNCTION aggregator_before_model();
+CREATE TRIGGER before_model BEFORE INSERT OR UPDATE ON @extschema@.aggregator_models
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_model();
 
 -- The one way into the history, whoever wrote to the catalogue. It runs as the writer, who may not
 -- write here; aggregator_note_prices may, and believes nobody but the catalogue.
-CREATE FUNCTION aggregator_after_models() RETURNS trigger
+CREATE FUNCTION @extschema@.aggregator_after_models() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -98,18 +100,18 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER after_insert AFTER INSERT ON aggregator_models
+CREATE TRIGGER after_insert AFTER INSERT ON @extschema@.aggregator_models
 REFERENCING NEW TABLE AS fresh
-FOR EACH STATEMENT EXECUTE FUNCTION aggregator_after_models();
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_after_models();
 
-CREATE TRIGGER after_update AFTER UPDATE ON aggregator_models
+CREATE TRIGGER after_update AFTER UPDATE ON @extschema@.aggregator_models
 REFERENCING OLD TABLE AS stale NEW TABLE AS fresh
-FOR EACH STATEMENT EXECUTE FUNCTION aggregator_after_models();
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_after_models();
 
 -- The list that held at a moment. Before the first that is known, and where there was none for a
 -- while, it is the next one that came: the nearest to the truth that there is, and what makes the
 -- week before the installation priceable. A model whose price is no longer known has none.
-CREATE FUNCTION aggregator_price_list(p_provider_id uuid, p_model_id text, p_at timestamptz) RETURNS jsonb
+CREATE FUNCTION @extschema@.aggregator_price_list(p_provider_id uuid, p_model_id text, p_at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -134,7 +136,7 @@ $$;
 
 -- The model that a name means, without asking whose keys there are: of this very id first, then at
 -- the provider that the name begins with, then the cheapest.
-CREATE FUNCTION aggregator_find_model(p_model text, p_provider text) RETURNS aggregator_models
+CREATE FUNCTION @extschema@.aggregator_find_model(p_model text, p_provider text) RETURNS @extschema@.aggregator_models
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -161,7 +163,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION calculate_cost(
+CREATE FUNCTION @extschema@.calculate_cost(
     p_model    text,
     p_usage    jsonb,
     p_provider text        DEFAULT NULL,
@@ -188,7 +190,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION set_model_price(
+CREATE FUNCTION @extschema@.set_model_price(
     p_model            text,
     p_pricing          jsonb,
     p_provider         text DEFAULT NULL,
@@ -279,7 +281,7 @@ $$;
 -- Gives a settled row of the ledger another cost: the one place where that is done, so whatever is
 -- kept beside the ledger and must equal it is to be changed HERE, in the same transaction. False: the
 -- row has meanwhile a cost that stands.
-CREATE FUNCTION aggregator_apply_cost(
+CREATE FUNCTION @extschema@.aggregator_apply_cost(
     p_call_id    uuid,
     p_attempt    smallint,
     p_created_at timestamptz,
@@ -305,7 +307,7 @@ END
 $$;
 
 -- Runs as the owner, granted to nobody; recost_usage in front of it decides who may ask.
-CREATE FUNCTION aggregator_recost(p_from timestamptz, p_to timestamptz)
+CREATE FUNCTION @extschema@.aggregator_recost(p_from timestamptz, p_to timestamptz)
 RETURNS TABLE (
     call_id    uuid,
     attempt    smallint,
@@ -380,7 +382,7 @@ $$;
 -- The most that one request can cost: every token of the prompt at the dearest rate that a prompt's
 -- token may have, and likewise of the answer, over all tiers that so long a prompt may reach, at any
 -- time of day.
-CREATE FUNCTION aggregator_cost_bound(p_pricing jsonb, p_prompt_tokens bigint, p_output_tokens bigint) RETURNS numeric
+CREATE FUNCTION @extschema@.aggregator_cost_bound(p_pricing jsonb, p_prompt_tokens bigint, p_output_tokens bigint) RETURNS numeric
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -411,7 +413,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION quote_cost(
+CREATE FUNCTION @extschema@.quote_cost(
     p_model                   text,
     p_messages                jsonb,
     p_max_output_tokens       integer DEFAULT NULL,
@@ -484,3 +486,5 @@ BEGIN
         now()) AS c;
 END
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

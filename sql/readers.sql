@@ -1,11 +1,13 @@
 -- Readers see the usage of all users and what it cost, and neither spend nor change anything: for
 -- Metabase, Grafana, and whoever keeps the books.
 
--- USAGE on this type marks them, as aggregator_admin does administrators.
-CREATE DOMAIN aggregator_reader AS boolean;
-REVOKE ALL ON TYPE aggregator_reader FROM PUBLIC;
+SET LOCAL search_path = pg_catalog, pg_temp;
 
-CREATE FUNCTION aggregator_is_reader() RETURNS boolean
+-- USAGE on this type marks them, as aggregator_admin does administrators.
+CREATE DOMAIN @extschema@.aggregator_reader AS boolean;
+REVOKE ALL ON TYPE @extschema@.aggregator_reader FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.aggregator_is_reader() RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -14,7 +16,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON DOMAIN aggregator_reader IS
+COMMENT ON DOMAIN @extschema@.aggregator_reader IS
     'USAGE on this type marks the roles that may see the usage of all users; see aggregator_grant(role, kind).';
-COMMENT ON FUNCTION aggregator_is_reader() IS
+COMMENT ON FUNCTION @extschema@.aggregator_is_reader() IS
     'Whether the effective role may see the usage of all users: a superuser, or one that was granted reader or admin.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,19 +1,21 @@
 -- Reports over the sums, under the caller's own rights. A range begins at a full hour, so that it is
 -- never too short: 'day' is the 24 hours before now and what the first of them lacks.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- The sums of each user by the hour, and those of all users (user_id is NULL) by the hour and day.
-CREATE VIEW aggregator_usage_sums WITH (security_invoker = true) AS
+CREATE VIEW @extschema@.aggregator_usage_sums WITH (security_invoker = true) AS
 SELECT user_id, 'hour' AS grain, hour AS start, provider_id, model_id, status, requests, unreachable, priced, unpriced,
     prompt_tokens, completion_tokens, total_tokens, timed, latency_ms_sum, latency, cost
-FROM aggregator_usage_hourly
+FROM @extschema@.aggregator_usage_hourly
 UNION ALL
 SELECT NULL, grain, start, provider_id, model_id, status, requests, unreachable, priced, unpriced,
     prompt_tokens, completion_tokens, total_tokens, timed, latency_ms_sum, latency, cost
-FROM aggregator_usage_totals;
+FROM @extschema@.aggregator_usage_totals;
 
 -- What a report is about. all_users: a reader asks for nobody in particular. From since on
 -- up to days_since it sums up hours; from there on days, where there are days.
-CREATE FUNCTION aggregator_report(
+CREATE FUNCTION @extschema@.aggregator_report(
     p_range        text,
     p_provider     text,
     p_user_id      text,
@@ -63,7 +65,7 @@ END
 $$;
 
 -- USD of so many priced requests. Where there are only unpriced ones it is unknown, which is not 0.
-CREATE FUNCTION aggregator_known_cost(p_cost numeric, p_priced numeric, p_unpriced numeric) RETURNS numeric
+CREATE FUNCTION @extschema@.aggregator_known_cost(p_cost numeric, p_priced numeric, p_unpriced numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -72,7 +74,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION usage_summary(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+CREATE FUNCTION @extschema@.usage_summary(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     total_tokens      bigint,
     total_cost        numeric,
@@ -109,7 +111,7 @@ $$;
 
 -- p_bucket: hour or day (UTC); else hours for a day and days for what is longer. The first bucket
 -- may begin before the range, and then counts only what is in it.
-CREATE FUNCTION usage_over_time(
+CREATE FUNCTION @extschema@.usage_over_time(
     p_range    text DEFAULT 'week',
     p_provider text DEFAULT NULL,
     p_user_id  text DEFAULT NULL,
@@ -164,7 +166,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION usage_by_model(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+CREATE FUNCTION @extschema@.usage_by_model(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     provider_name     text,
     model_id          text,
@@ -213,7 +215,7 @@ END
 $$;
 
 -- What never left this machine is a status of its own here: unreachable.
-CREATE FUNCTION usage_by_status(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+CREATE FUNCTION @extschema@.usage_by_status(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     status            text,
     requests          bigint,
@@ -254,7 +256,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION usage_by_user(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+CREATE FUNCTION @extschema@.usage_by_user(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     user_id           text,
     requests          bigint,
@@ -291,34 +293,36 @@ BEGIN
 END
 $$;
 
-COMMENT ON VIEW aggregator_usage_sums IS 'What the reports read: the sums of each user by the hour, and those of all users together (user_id is NULL) by the hour and by the day.';
-COMMENT ON COLUMN aggregator_usage_sums.user_id IS 'Whose; NULL: all users together.';
-COMMENT ON COLUMN aggregator_usage_sums.grain IS 'hour or day.';
-COMMENT ON COLUMN aggregator_usage_sums.start IS 'Beginning of the hour or day, in UTC.';
-COMMENT ON COLUMN aggregator_usage_sums.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_sums.model_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_sums.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_sums.requests IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.unreachable IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.priced IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.unpriced IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.prompt_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.completion_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.total_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.timed IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.latency_ms_sum IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.latency IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN aggregator_usage_sums.cost IS 'As in aggregator_usage_hourly.';
+COMMENT ON VIEW @extschema@.aggregator_usage_sums IS 'What the reports read: the sums of each user by the hour, and those of all users together (user_id is NULL) by the hour and by the day.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.user_id IS 'Whose; NULL: all users together.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.grain IS 'hour or day.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.start IS 'Beginning of the hour or day, in UTC.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.provider_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.model_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.status IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.requests IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.unreachable IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.priced IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.unpriced IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.prompt_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.completion_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.total_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.timed IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.latency_ms_sum IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.latency IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_sums.cost IS 'As in aggregator_usage_hourly.';
 
-COMMENT ON FUNCTION aggregator_report(text, text, text) IS 'What a report with these arguments is about. PT400, PT403, PT404. Internal.';
-COMMENT ON FUNCTION aggregator_known_cost(numeric, numeric, numeric) IS 'USD of so many priced requests; NULL if there are only unpriced ones.';
-COMMENT ON FUNCTION usage_summary(text, text, text) IS
+COMMENT ON FUNCTION @extschema@.aggregator_report(text, text, text) IS 'What a report with these arguments is about. PT400, PT403, PT404. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_known_cost(numeric, numeric, numeric) IS 'USD of so many priced requests; NULL if there are only unpriced ones.';
+COMMENT ON FUNCTION @extschema@.usage_summary(text, text, text) IS
     'Tokens, USD, requests, errors and milliseconds (average and 95th percentile of the successful ones; the latter from a histogram) of the caller, of p_user_id (readers), or of all users together (readers, p_user_id NULL). p_range: day (24 hours), week (7 days) or month (30 days), whole hours; p_provider: name or id. total_cost is of the priced requests; NULL: none is priced. PT400, PT403, PT404.';
-COMMENT ON FUNCTION usage_over_time(text, text, text, text) IS
+COMMENT ON FUNCTION @extschema@.usage_over_time(text, text, text, text) IS
     'The same over time: a row for each hour or day (UTC; p_bucket) of the range, those without usage too. cost NULL: nothing in it is priced. PT400, PT403, PT404.';
-COMMENT ON FUNCTION usage_by_model(text, text, text) IS
+COMMENT ON FUNCTION @extschema@.usage_by_model(text, text, text) IS
     'The same per provider and model, the dearest first. cost NULL: nothing is priced. PT400, PT403, PT404.';
-COMMENT ON FUNCTION usage_by_status(text, text, text) IS
+COMMENT ON FUNCTION @extschema@.usage_by_status(text, text, text) IS
     'The same per status; unreachable is what never left this machine, and counts as a request nowhere else. PT400, PT403, PT404.';
-COMMENT ON FUNCTION usage_by_user(text, text, text) IS
+COMMENT ON FUNCTION @extschema@.usage_by_user(text, text, text) IS
     'The same per user, the dearest first. For readers. PT400, PT403, PT404.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

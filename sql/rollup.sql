@@ -1,8 +1,10 @@
 -- What the reports read: the settled rows of the ledger, summed up in the transaction that settles
 -- them. Both tables equal the rows of the ledger at every moment.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Per hour (UTC) and user.
-CREATE TABLE aggregator_usage_hourly (
+CREATE TABLE @extschema@.aggregator_usage_hourly (
     hour                  timestamptz NOT NULL,
     user_id               text        NOT NULL,
     provider_id           uuid        NOT NULL,
@@ -32,25 +34,25 @@ CREATE TABLE aggregator_usage_hourly (
     latency               integer[]   NOT NULL,
     PRIMARY KEY (user_id, hour, provider_id, model_id, status)
 ) WITH (fillfactor = 80);
-CREATE INDEX ON aggregator_usage_hourly USING brin (hour);
+CREATE INDEX ON @extschema@.aggregator_usage_hourly USING brin (hour);
 
 -- Of all users together, per hour and per day (UTC): a month of everybody is then some thousand
 -- rows, however many users there are.
-CREATE TABLE aggregator_usage_totals (
+CREATE TABLE @extschema@.aggregator_usage_totals (
     grain                 text        NOT NULL CHECK (grain IN ('hour', 'day')),
     start                 timestamptz NOT NULL,
-    LIKE aggregator_usage_hourly,
+    LIKE @extschema@.aggregator_usage_hourly,
     PRIMARY KEY (grain, start, provider_id, model_id, status)
 ) WITH (fillfactor = 80);
-ALTER TABLE aggregator_usage_totals DROP COLUMN hour, DROP COLUMN user_id;
+ALTER TABLE @extschema@.aggregator_usage_totals DROP COLUMN hour, DROP COLUMN user_id;
 
-SELECT pg_catalog.pg_extension_config_dump('aggregator_usage_hourly', '');
-SELECT pg_catalog.pg_extension_config_dump('aggregator_usage_totals', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_hourly', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_totals', '');
 
 -- What a row counts against a budget, pending or settled: what it cost where that is certain, else
 -- the upper bound that was reserved for it, or what is known if that is more.
-CREATE FUNCTION aggregator_counted(
-    p_log        aggregator_usage_logs,
+CREATE FUNCTION @extschema@.aggregator_counted(
+    p_log        @extschema@.aggregator_usage_logs,
     OUT cost     numeric,
     OUT tokens   bigint,
     OUT requests integer
@@ -75,38 +77,38 @@ $$;
 
 -- A latency histogram has a place for each of these upper ends (milliseconds, exclusive), and one for
 -- what is above them; each end is about 1.6 times the one before.
-CREATE FUNCTION aggregator_latency_bounds() RETURNS integer[]
+CREATE FUNCTION @extschema@.aggregator_latency_bounds() RETURNS integer[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'aggregator_latency_bounds_wrapper';
 
-CREATE FUNCTION aggregator_latency_histogram(p_latency_ms integer, p_times integer) RETURNS integer[]
+CREATE FUNCTION @extschema@.aggregator_latency_histogram(p_latency_ms integer, p_times integer) RETURNS integer[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'aggregator_latency_histogram_wrapper';
 
-CREATE FUNCTION aggregator_add_histograms(p_one integer[], p_other integer[]) RETURNS integer[]
+CREATE FUNCTION @extschema@.aggregator_add_histograms(p_one integer[], p_other integer[]) RETURNS integer[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'aggregator_add_histograms_wrapper';
 
-CREATE FUNCTION aggregator_percentile(p_histogram bigint[], p_share double precision) RETURNS integer
+CREATE FUNCTION @extschema@.aggregator_percentile(p_histogram bigint[], p_share double precision) RETURNS integer
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'aggregator_percentile_wrapper';
 
 -- Whether this is the worker, writing the ledger.
-CREATE FUNCTION aggregator_is_settling() RETURNS boolean
+CREATE FUNCTION @extschema@.aggregator_is_settling() RETURNS boolean
 LANGUAGE c STABLE STRICT
 AS 'MODULE_PATHNAME', 'aggregator_is_settling_wrapper';
 
 -- The histograms of several rows as one.
-CREATE AGGREGATE aggregator_sum_histograms(integer[]) (
-    SFUNC = aggregator_add_histograms,
+CREATE AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) (
+    SFUNC = @extschema@.aggregator_add_histograms,
     STYPE = integer[],
-    COMBINEFUNC = aggregator_add_histograms,
+    COMBINEFUNC = @extschema@.aggregator_add_histograms,
     PARALLEL = SAFE
 );
 
 -- Adds rows of the ledger to the sums and takes others away; pending ones count for nothing. In the
 -- order of the keys, so that two writers wait for each other instead of locking each other out.
-CREATE FUNCTION aggregator_roll_up(p_added aggregator_usage_logs[], p_removed aggregator_usage_logs[]) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_roll_up(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -287,7 +289,7 @@ $$;
 
 -- The same for one row that was settled, without the machinery of sums over many: what a single call
 -- pays. Sums that do not exist yet are made by the other.
-CREATE FUNCTION aggregator_roll_up_one(p_log aggregator_usage_logs) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_roll_up_one(p_log @extschema@.aggregator_usage_logs) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -362,7 +364,7 @@ END
 $$;
 
 -- The rows that one batch of the worker has settled.
-CREATE FUNCTION aggregator_roll_up_batch(p_settled aggregator_usage_logs[]) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_roll_up_batch(p_settled @extschema@.aggregator_usage_logs[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -382,7 +384,7 @@ $$;
 -- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
 -- worker adds what it settles by itself, a batch at a time. pg_dump restores into the partitions,
 -- which have no such trigger, and the sums from the dump.
-CREATE FUNCTION aggregator_after_usage() RETURNS trigger
+CREATE FUNCTION @extschema@.aggregator_after_usage() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -439,24 +441,24 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER after_insert AFTER INSERT ON aggregator_usage_logs
+CREATE TRIGGER after_insert AFTER INSERT ON @extschema@.aggregator_usage_logs
 REFERENCING NEW TABLE AS added
-FOR EACH STATEMENT WHEN (NOT aggregator_is_settling()) EXECUTE FUNCTION aggregator_after_usage();
+FOR EACH STATEMENT WHEN (NOT @extschema@.aggregator_is_settling()) EXECUTE FUNCTION @extschema@.aggregator_after_usage();
 
-CREATE TRIGGER after_update AFTER UPDATE ON aggregator_usage_logs
+CREATE TRIGGER after_update AFTER UPDATE ON @extschema@.aggregator_usage_logs
 REFERENCING OLD TABLE AS removed NEW TABLE AS added
-FOR EACH STATEMENT WHEN (NOT aggregator_is_settling()) EXECUTE FUNCTION aggregator_after_usage();
+FOR EACH STATEMENT WHEN (NOT @extschema@.aggregator_is_settling()) EXECUTE FUNCTION @extschema@.aggregator_after_usage();
 
-CREATE TRIGGER after_delete AFTER DELETE ON aggregator_usage_logs
+CREATE TRIGGER after_delete AFTER DELETE ON @extschema@.aggregator_usage_logs
 REFERENCING OLD TABLE AS removed
-FOR EACH STATEMENT EXECUTE FUNCTION aggregator_after_usage();
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_after_usage();
 
-CREATE TRIGGER after_truncate AFTER TRUNCATE ON aggregator_usage_logs
-FOR EACH STATEMENT EXECUTE FUNCTION aggregator_after_usage();
+CREATE TRIGGER after_truncate AFTER TRUNCATE ON @extschema@.aggregator_usage_logs
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_after_usage();
 
 -- Sums up the ledger anew, for what was written past the triggers (into a partition, or with
 -- triggers off): the days (UTC) from p_from up to p_to; NULL: from the first, up to the last.
-CREATE FUNCTION aggregator_recount_usage(p_from timestamptz DEFAULT NULL, p_to timestamptz DEFAULT NULL) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_recount_usage(p_from timestamptz DEFAULT NULL, p_to timestamptz DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -495,74 +497,76 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE aggregator_usage_hourly IS 'The settled rows of the usage log, summed up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
-COMMENT ON COLUMN aggregator_usage_hourly.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
-COMMENT ON COLUMN aggregator_usage_hourly.user_id IS 'As in aggregator_usage_logs.';
-COMMENT ON TABLE aggregator_usage_totals IS 'The same sums of all users together, per hour and per day (UTC). For administrators.';
-COMMENT ON COLUMN aggregator_usage_totals.grain IS 'hour or day: what the row sums up. Each attempt is in one of either.';
-COMMENT ON COLUMN aggregator_usage_totals.start IS 'Beginning of the hour or day, in UTC.';
-COMMENT ON COLUMN aggregator_usage_hourly.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_hourly.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_hourly.requests IS 'Attempts that left this machine.';
-COMMENT ON COLUMN aggregator_usage_hourly.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
-COMMENT ON COLUMN aggregator_usage_hourly.priced IS 'Of the requests: those with a cost, be it 0.';
-COMMENT ON COLUMN aggregator_usage_hourly.unpriced IS 'Of the requests: those whose cost is unknown.';
-COMMENT ON COLUMN aggregator_usage_hourly.prompt_tokens IS 'Tokens that went in, as far as known.';
-COMMENT ON COLUMN aggregator_usage_hourly.completion_tokens IS 'Tokens that came out, as far as known.';
-COMMENT ON COLUMN aggregator_usage_hourly.total_tokens IS 'Both together.';
-COMMENT ON COLUMN aggregator_usage_hourly.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
-COMMENT ON COLUMN aggregator_usage_hourly.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
-COMMENT ON COLUMN aggregator_usage_hourly.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
-COMMENT ON COLUMN aggregator_usage_hourly.audio_input_tokens IS 'Of prompt_tokens: audio.';
-COMMENT ON COLUMN aggregator_usage_hourly.reasoning_tokens IS 'Of completion_tokens: reasoning.';
-COMMENT ON COLUMN aggregator_usage_hourly.audio_output_tokens IS 'Of completion_tokens: audio.';
-COMMENT ON COLUMN aggregator_usage_hourly.timed IS 'Attempts with a latency.';
-COMMENT ON COLUMN aggregator_usage_hourly.latency_ms_sum IS 'Sum of their latencies, in milliseconds.';
-COMMENT ON COLUMN aggregator_usage_hourly.first_tokens IS 'Attempts with a time to the first token.';
-COMMENT ON COLUMN aggregator_usage_hourly.first_token_ms_sum IS 'Sum of those times, in milliseconds.';
-COMMENT ON COLUMN aggregator_usage_hourly.budget_requests IS 'Requests that count against a budget.';
-COMMENT ON COLUMN aggregator_usage_hourly.budget_tokens IS 'Tokens that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN aggregator_usage_hourly.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
-COMMENT ON COLUMN aggregator_usage_hourly.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN aggregator_usage_hourly.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
-COMMENT ON COLUMN aggregator_usage_totals.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_totals.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN aggregator_usage_totals.requests IS 'Attempts that left this machine.';
-COMMENT ON COLUMN aggregator_usage_totals.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
-COMMENT ON COLUMN aggregator_usage_totals.priced IS 'Of the requests: those with a cost, be it 0.';
-COMMENT ON COLUMN aggregator_usage_totals.unpriced IS 'Of the requests: those whose cost is unknown.';
-COMMENT ON COLUMN aggregator_usage_totals.prompt_tokens IS 'Tokens that went in, as far as known.';
-COMMENT ON COLUMN aggregator_usage_totals.completion_tokens IS 'Tokens that came out, as far as known.';
-COMMENT ON COLUMN aggregator_usage_totals.total_tokens IS 'Both together.';
-COMMENT ON COLUMN aggregator_usage_totals.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
-COMMENT ON COLUMN aggregator_usage_totals.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
-COMMENT ON COLUMN aggregator_usage_totals.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
-COMMENT ON COLUMN aggregator_usage_totals.audio_input_tokens IS 'Of prompt_tokens: audio.';
-COMMENT ON COLUMN aggregator_usage_totals.reasoning_tokens IS 'Of completion_tokens: reasoning.';
-COMMENT ON COLUMN aggregator_usage_totals.audio_output_tokens IS 'Of completion_tokens: audio.';
-COMMENT ON COLUMN aggregator_usage_totals.timed IS 'Attempts with a latency.';
-COMMENT ON COLUMN aggregator_usage_totals.latency_ms_sum IS 'Sum of their latencies, in milliseconds.';
-COMMENT ON COLUMN aggregator_usage_totals.first_tokens IS 'Attempts with a time to the first token.';
-COMMENT ON COLUMN aggregator_usage_totals.first_token_ms_sum IS 'Sum of those times, in milliseconds.';
-COMMENT ON COLUMN aggregator_usage_totals.budget_requests IS 'Requests that count against a budget.';
-COMMENT ON COLUMN aggregator_usage_totals.budget_tokens IS 'Tokens that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN aggregator_usage_totals.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
-COMMENT ON COLUMN aggregator_usage_totals.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN aggregator_usage_totals.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
+COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, summed up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.user_id IS 'As in aggregator_usage_logs.';
+COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same sums of all users together, per hour and per day (UTC). For administrators.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.grain IS 'hour or day: what the row sums up. Each attempt is in one of either.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.start IS 'Beginning of the hour or day, in UTC.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.provider_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.status IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.priced IS 'Of the requests: those with a cost, be it 0.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unpriced IS 'Of the requests: those whose cost is unknown.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.prompt_tokens IS 'Tokens that went in, as far as known.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.completion_tokens IS 'Tokens that came out, as far as known.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.total_tokens IS 'Both together.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.audio_input_tokens IS 'Of prompt_tokens: audio.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.reasoning_tokens IS 'Of completion_tokens: reasoning.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.audio_output_tokens IS 'Of completion_tokens: audio.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.timed IS 'Attempts with a latency.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency_ms_sum IS 'Sum of their latencies, in milliseconds.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.first_tokens IS 'Attempts with a time to the first token.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.first_token_ms_sum IS 'Sum of those times, in milliseconds.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_requests IS 'Requests that count against a budget.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_tokens IS 'Tokens that count against a budget; see aggregator_counted.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.provider_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.status IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.priced IS 'Of the requests: those with a cost, be it 0.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unpriced IS 'Of the requests: those whose cost is unknown.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.prompt_tokens IS 'Tokens that went in, as far as known.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.completion_tokens IS 'Tokens that came out, as far as known.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.total_tokens IS 'Both together.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.audio_input_tokens IS 'Of prompt_tokens: audio.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.reasoning_tokens IS 'Of completion_tokens: reasoning.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.audio_output_tokens IS 'Of completion_tokens: audio.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.timed IS 'Attempts with a latency.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.latency_ms_sum IS 'Sum of their latencies, in milliseconds.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.first_tokens IS 'Attempts with a time to the first token.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.first_token_ms_sum IS 'Sum of those times, in milliseconds.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_requests IS 'Requests that count against a budget.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_tokens IS 'Tokens that count against a budget; see aggregator_counted.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
 
-COMMENT ON FUNCTION aggregator_counted(aggregator_usage_logs) IS
+COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved. What never left is no request.';
-COMMENT ON FUNCTION aggregator_latency_bounds() IS 'Upper ends of the places of a latency histogram, in milliseconds, exclusive.';
-COMMENT ON FUNCTION aggregator_latency_histogram(integer, integer) IS 'A latency histogram that counts one latency so many times.';
-COMMENT ON FUNCTION aggregator_add_histograms(integer[], integer[]) IS 'Two latency histograms as one.';
-COMMENT ON FUNCTION aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
-COMMENT ON FUNCTION aggregator_is_settling() IS 'Whether this process is the worker and writes the ledger just now. Internal.';
-COMMENT ON AGGREGATE aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
-COMMENT ON FUNCTION aggregator_roll_up_one(aggregator_usage_logs) IS 'Adds one settled row of the usage log to the sums. Internal.';
-COMMENT ON FUNCTION aggregator_roll_up_batch(aggregator_usage_logs[]) IS 'Adds the rows that the worker has settled in one batch to the sums. Internal.';
-COMMENT ON FUNCTION aggregator_roll_up(aggregator_usage_logs[], aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums and takes others away. Internal.';
-COMMENT ON FUNCTION aggregator_after_usage() IS 'Keeps the sums equal to the usage log, whoever changes it.';
-COMMENT ON FUNCTION aggregator_recount_usage(timestamptz, timestamptz) IS
+COMMENT ON FUNCTION @extschema@.aggregator_latency_bounds() IS 'Upper ends of the places of a latency histogram, in milliseconds, exclusive.';
+COMMENT ON FUNCTION @extschema@.aggregator_latency_histogram(integer, integer) IS 'A latency histogram that counts one latency so many times.';
+COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) IS 'Two latency histograms as one.';
+COMMENT ON FUNCTION @extschema@.aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
+COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the ledger just now. Internal.';
+COMMENT ON AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs) IS 'Adds one settled row of the usage log to the sums. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]) IS 'Adds the rows that the worker has settled in one batch to the sums. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums and takes others away. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the sums equal to the usage log, whoever changes it.';
+COMMENT ON FUNCTION @extschema@.aggregator_recount_usage(timestamptz, timestamptz) IS
     'Sums up the usage log anew, whole days (UTC) from p_from up to p_to, for what was written past the triggers. For the owner of the extension.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

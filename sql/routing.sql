@@ -1,7 +1,9 @@
 -- How a call finds its provider, model and key. What runs in every call is plpgsql, which keeps its
 -- plans for the session; a SQL function with a search_path of its own is planned on each call.
 
-CREATE FUNCTION aggregator_provider_id(p_provider text) RETURNS uuid
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION @extschema@.aggregator_provider_id(p_provider text) RETURNS uuid
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -19,7 +21,7 @@ $$;
 -- Every route for a model, best first: the user's own key before the platform's, then priority
 -- (higher first), then price. It bypasses row-level security by running as the owner, so it is
 -- granted to nobody; the functions in front of it settle who the user is.
-CREATE FUNCTION aggregator_routes(p_model text, p_user_id text, p_provider text DEFAULT NULL)
+CREATE FUNCTION @extschema@.aggregator_routes(p_model text, p_user_id text, p_provider text DEFAULT NULL)
 RETURNS TABLE (
     provider_id       uuid,
     provider_name     text,
@@ -104,7 +106,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION get_user_available_models(p_user_id text DEFAULT NULL)
+CREATE FUNCTION @extschema@.get_user_available_models(p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     provider_id           uuid,
     provider_name         text,
@@ -133,3 +135,5 @@ AS $$
       AND m.is_available
     ORDER BY p.name, m.model_id
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,9 +1,11 @@
 -- Schedules of pg_cron, for databases that have it: what one would write by hand, with the name, the
 -- schema and the database filled in, and with a clear word where it cannot work.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Refuses whoever may not schedule, and says what is missing where pg_cron is not at hand. p_there: the
 -- statement that does the same in the database that has it.
-CREATE FUNCTION aggregator_require_cron(p_action text, p_there text) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_require_cron(p_action text, p_there text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -36,7 +38,7 @@ END
 $$;
 
 -- Makes, or changes, the schedule of this name.
-CREATE FUNCTION aggregator_schedule(p_name text, p_schedule text, p_command text) RETURNS bigint
+CREATE FUNCTION @extschema@.aggregator_schedule(p_name text, p_schedule text, p_command text) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -64,7 +66,7 @@ END
 $$;
 
 -- Ends every schedule of this name for this database that the caller sees.
-CREATE FUNCTION aggregator_unschedule(p_name text) RETURNS boolean
+CREATE FUNCTION @extschema@.aggregator_unschedule(p_name text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -76,7 +78,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION schedule_model_sync(p_schedule text DEFAULT '0 * * * *') RETURNS bigint
+CREATE FUNCTION @extschema@.schedule_model_sync(p_schedule text DEFAULT '0 * * * *') RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -85,7 +87,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION unschedule_model_sync() RETURNS boolean
+CREATE FUNCTION @extschema@.unschedule_model_sync() RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -94,7 +96,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION schedule_usage_maintenance(p_schedule text DEFAULT '5 0 * * *') RETURNS bigint
+CREATE FUNCTION @extschema@.schedule_usage_maintenance(p_schedule text DEFAULT '5 0 * * *') RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -103,7 +105,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION unschedule_usage_maintenance() RETURNS boolean
+CREATE FUNCTION @extschema@.unschedule_usage_maintenance() RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -112,12 +114,14 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION schedule_model_sync(text) IS
+COMMENT ON FUNCTION @extschema@.schedule_model_sync(text) IS
     'Has pg_cron run sync_models() as the caller, every hour unless p_schedule (cron''s five fields, in the time zone of pg_cron: UTC) says otherwise; a second call changes the schedule. Returns pg_cron''s job id. Administrators. PT400: no schedule; PT403; PT503: pg_cron is not here, and what to do.';
-COMMENT ON FUNCTION unschedule_model_sync() IS 'Ends the schedule of schedule_model_sync(); false if there was none. Administrators. PT403, PT503.';
-COMMENT ON FUNCTION schedule_usage_maintenance(text) IS
+COMMENT ON FUNCTION @extschema@.unschedule_model_sync() IS 'Ends the schedule of schedule_model_sync(); false if there was none. Administrators. PT403, PT503.';
+COMMENT ON FUNCTION @extschema@.schedule_usage_maintenance(text) IS
     'Has pg_cron run maintain_usage() as the caller, each night unless p_schedule says otherwise; for databases whose worker is not always there. As schedule_model_sync.';
-COMMENT ON FUNCTION unschedule_usage_maintenance() IS 'Ends the schedule of schedule_usage_maintenance(); false if there was none. Administrators. PT403, PT503.';
-COMMENT ON FUNCTION aggregator_require_cron(text, text) IS 'Raises PT403 or PT503 where the caller cannot schedule with pg_cron. Internal.';
-COMMENT ON FUNCTION aggregator_schedule(text, text, text) IS 'Makes or changes a schedule of pg_cron. PT400, PT403, PT503. Internal.';
-COMMENT ON FUNCTION aggregator_unschedule(text) IS 'Ends the schedules of a name; false if there was none. Internal.';
+COMMENT ON FUNCTION @extschema@.unschedule_usage_maintenance() IS 'Ends the schedule of schedule_usage_maintenance(); false if there was none. Administrators. PT403, PT503.';
+COMMENT ON FUNCTION @extschema@.aggregator_require_cron(text, text) IS 'Raises PT403 or PT503 where the caller cannot schedule with pg_cron. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_schedule(text, text, text) IS 'Makes or changes a schedule of pg_cron. PT400, PT403, PT503. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_unschedule(text) IS 'Ends the schedules of a name; false if there was none. Internal.';
+
+SET LOCAL search_path = @extschema@, pg_temp;

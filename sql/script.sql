@@ -2,7 +2,9 @@
 -- those of upgrades. Only objects that the script has made are touched: on others an administrator
 -- may have granted more, or less.
 
-CREATE FUNCTION aggregator_new_objects(OUT class regclass, OUT object oid, OUT kind text, OUT identity text) RETURNS SETOF record
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION @extschema@.aggregator_new_objects(OUT class regclass, OUT object oid, OUT kind text, OUT identity text) RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -22,51 +24,156 @@ AS $$
       )
 $$;
 
--- What is done here is the extension's own doing to pg_dump, which leaves it out: CREATE EXTENSION
--- will do it again.
-CREATE FUNCTION aggregator_close_new() RETURNS void
+-- Tables, views and sequences of the extension, and the partitions that were made since.
+CREATE FUNCTION @extschema@.aggregator_relations() RETURNS SETOF regclass
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT d.objid::regclass
+    FROM pg_depend AS d
+    WHERE d.classid = 'pg_class'::regclass
+      AND d.deptype = 'e'
+      AND d.refclassid = 'pg_extension'::regclass
+      AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
+    UNION
+    SELECT i.inhrelid::regclass
+    FROM pg_inherits AS i
+    WHERE i.inhparent = '@extschema@.aggregator_usage_logs'::regclass
+$$;
+
+-- Gives everything of the extension to aggregator_owner: what a script has made, what an earlier version owned
+-- as a superuser, partitions that somebody else restored. But not what PostgreSQL runs in the name of whoever
+-- does something, a superuser included: event triggers and their functions.
+CREATE FUNCTION @extschema@.aggregator_hand_over() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_owner   pg_roles := (SELECT r FROM pg_roles AS r WHERE r.oid = (SELECT extowner FROM pg_extension WHERE extname = 'aggregator'));
+    c_owner  CONSTANT oid := 'aggregator_owner'::regrole;
+    v_object record;
+BEGIN
+    FOR v_object IN
+        WITH member AS (
+            SELECT d.classid, d.objid
+            FROM pg_depend AS d
+            WHERE d.deptype = 'e'
+              AND d.refclassid = 'pg_extension'::regclass
+              AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
+        )
+        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS identity
+        FROM @extschema@.aggregator_relations() AS relation
+        JOIN pg_class AS c ON c.oid = relation
+        WHERE c.relkind IN ('r', 'p', 'v', 'S')
+          AND c.relowner <> c_owner
+          -- The sequence of a column goes with its table.
+          AND NOT EXISTS (
+              SELECT FROM pg_depend AS d
+              WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+                AND c.relkind = 'S'
+          )
+        UNION ALL
+        SELECT CASE p.prokind WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
+        FROM member
+        JOIN pg_proc AS p ON p.oid = member.objid
+        WHERE member.classid = 'pg_proc'::regclass
+          AND p.prorettype <> 'event_trigger'::regtype
+          AND p.proowner <> c_owner
+        UNION ALL
+        SELECT 'TYPE', t.oid::regtype::text
+        FROM member
+        JOIN pg_type AS t ON t.oid = member.objid
+        WHERE member.classid = 'pg_type'::regclass
+          AND t.typtype = 'd'
+          AND t.typowner <> c_owner
+    LOOP
+        EXECUTE format('ALTER %s %s OWNER TO aggregator_owner', v_object.kind, v_object.identity);
+    END LOOP;
+END
+$$;
+
+-- The worker runs with session_replication_role = replica: of triggers and rules on these tables it runs those
+-- alone that are to run always. Ours are; what others have put there is not, unless a superuser says so. A
+-- restore with --disable-triggers leaves ours as ordinary ones: the worker calls this when it begins.
+CREATE FUNCTION @extschema@.aggregator_arm_triggers() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '2s'
+AS $$
+DECLARE
+    v_trigger record;
+BEGIN
+    FOR v_trigger IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation
+        FROM @extschema@.aggregator_relations() AS ours
+        JOIN pg_trigger AS t ON t.tgrelid = ours
+        JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid
+        WHERE NOT t.tgisinternal
+          AND t.tgenabled <> 'A'
+          AND d.deptype = 'e'
+          AND d.refclassid = 'pg_extension'::regclass
+          AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
+    LOOP
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', v_trigger.relation, v_trigger.tgname);
+    END LOOP;
+END
+$$;
+
+-- Triggers and rules on the extension's tables that are not the extension's.
+CREATE FUNCTION @extschema@.aggregator_foreign_triggers() RETURNS SETOF text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('trigger %I on %s', t.tgname, t.tgrelid::regclass)
+    FROM @extschema@.aggregator_relations() AS ours
+    JOIN pg_trigger AS t ON t.tgrelid = ours
+    WHERE NOT t.tgisinternal
+      AND NOT EXISTS (
+          SELECT FROM pg_depend AS d
+          WHERE d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
+            AND d.refclassid = 'pg_extension'::regclass
+            AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
+      )
+    UNION ALL
+    SELECT format('rule %I on %s', r.rulename, r.ev_class::regclass)
+    FROM @extschema@.aggregator_relations() AS ours
+    JOIN pg_rewrite AS r ON r.ev_class = ours
+    WHERE r.rulename <> '_RETURN'
+$$;
+
+-- What is done here is the extension's own doing to pg_dump, which leaves it out: CREATE EXTENSION
+-- will do it again.
+CREATE FUNCTION @extschema@.aggregator_close_new() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
     v_object  record;
     v_grantee oid;
     v_granted record;
 BEGIN
-    -- An upgrade may be run by another superuser than the one who made the extension.
-    IF v_owner.rolname <> current_user THEN
-        FOR v_object IN
-            SELECT made.kind, made.identity FROM @extschema@.aggregator_new_objects() AS made
-            -- The sequence of a column goes with its table.
-            WHERE NOT EXISTS (
-                SELECT FROM pg_depend AS d
-                WHERE d.classid = made.class AND d.objid = made.object
-                  AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-            )
-        LOOP
-            EXECUTE format('ALTER %s %s OWNER TO %I', v_object.kind, v_object.identity, v_owner.rolname);
-        END LOOP;
-    END IF;
+    PERFORM @extschema@.aggregator_hand_over();
+    PERFORM @extschema@.aggregator_guard_tables();
+    PERFORM @extschema@.aggregator_arm_triggers();
     -- The default privileges of a database may have handed our objects to anybody.
     FOR v_object IN
-        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, made.identity, c.relacl AS acl
+        SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, made.identity, c.relacl AS acl, c.relowner AS owner
         FROM @extschema@.aggregator_new_objects() AS made
         JOIN pg_class AS c ON c.oid = made.object
         WHERE made.class = 'pg_class'::regclass AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
         UNION ALL
-        SELECT 'FUNCTION', p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner))
+        SELECT 'FUNCTION', p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner
         FROM @extschema@.aggregator_new_objects() AS made
         JOIN pg_proc AS p ON p.oid = made.object
         WHERE made.class = 'pg_proc'::regclass
         UNION ALL
-        SELECT 'TYPE', made.identity, coalesce(t.typacl, acldefault('T', t.typowner))
+        SELECT 'TYPE', made.identity, coalesce(t.typacl, acldefault('T', t.typowner)), t.typowner
         FROM @extschema@.aggregator_new_objects() AS made
         JOIN pg_type AS t ON t.oid = made.object
         WHERE made.class = 'pg_type'::regclass
     LOOP
         FOR v_grantee IN
-            SELECT DISTINCT acl.grantee FROM aclexplode(v_object.acl) AS acl WHERE acl.grantee <> v_owner.oid
+            SELECT DISTINCT acl.grantee FROM aclexplode(v_object.acl) AS acl WHERE acl.grantee <> v_object.owner
         LOOP
             EXECUTE format('REVOKE ALL ON %s %s FROM %s', v_object.kind, v_object.identity,
                 CASE v_grantee WHEN 0 THEN 'PUBLIC' ELSE v_grantee::regrole::text END);
@@ -86,13 +193,15 @@ $$;
 
 -- What is done here carries on what an administrator did, and pg_dump carries it: a restored copy
 -- would lack it.
-CREATE FUNCTION aggregator_open_new() RETURNS void
+CREATE FUNCTION @extschema@.aggregator_open_new() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_changed record;
 BEGIN
+    -- To make partitions, and to find its own objects where PUBLIC may not look.
+    GRANT USAGE, CREATE ON SCHEMA @extschema@ TO aggregator_owner;
     -- From whom the old objects were taken is not given the new ones.
     FOR v_changed IN
         SELECT standard.role, allowed.privileges, allowed.identity
@@ -121,3 +230,5 @@ BEGIN
     END LOOP;
 END
 $$;
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,6 +1,8 @@
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- The providers that everybody starts with. Their ids are constant, so that restored keys, models
 -- and logs find them again.
-INSERT INTO api_providers
+INSERT INTO @extschema@.api_providers
     (id, name, display_name, provider_type, api_standard, base_url, models_url, key_check_url,
      catalogue_format, headers, features, documentation_url, key_url)
 VALUES
@@ -47,3 +49,5 @@ VALUES
      'https://api.together.xyz/v1', NULL, NULL, 'openai', '{}',
      '{"supports_streaming": true, "supports_vision": true, "supports_functions": true, "supports_audio": true}',
      'https://docs.together.ai', 'https://api.together.ai/settings/api-keys');
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,4 +1,6 @@
-CREATE TABLE api_providers (
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE TABLE @extschema@.api_providers (
     id                uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     name              text        NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
     display_name      text        NOT NULL,
@@ -20,10 +22,10 @@ CREATE TABLE api_providers (
     updated_at        timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE TABLE user_api_providers (
+CREATE TABLE @extschema@.user_api_providers (
     id                uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id           text        CHECK (user_id <> ''),
-    provider_id       uuid        NOT NULL REFERENCES api_providers ON DELETE CASCADE,
+    provider_id       uuid        NOT NULL REFERENCES @extschema@.api_providers ON DELETE CASCADE,
     api_key_encrypted bytea       NOT NULL,
     key_hint          text        NOT NULL,
     is_active         boolean     NOT NULL DEFAULT true,
@@ -36,11 +38,11 @@ CREATE TABLE user_api_providers (
     -- One key per user and provider; and one platform key, whose user is NULL, per provider.
     UNIQUE NULLS NOT DISTINCT (user_id, provider_id)
 );
-CREATE INDEX ON user_api_providers (provider_id);
+CREATE INDEX ON @extschema@.user_api_providers (provider_id);
 
-CREATE TABLE aggregator_models (
+CREATE TABLE @extschema@.aggregator_models (
     id                uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
-    provider_id       uuid        NOT NULL REFERENCES api_providers ON DELETE CASCADE,
+    provider_id       uuid        NOT NULL REFERENCES @extschema@.api_providers ON DELETE CASCADE,
     model_id          text        NOT NULL,
     model_name        text        NOT NULL,
     display_name      text        NOT NULL,
@@ -58,13 +60,13 @@ CREATE TABLE aggregator_models (
     UNIQUE (provider_id, model_id)
 );
 -- A model is looked for by its id and by the last part of its id ("gpt-4o" in "openai/gpt-4o").
-CREATE INDEX ON aggregator_models (model_id);
-CREATE INDEX ON aggregator_models (model_name);
+CREATE INDEX ON @extschema@.aggregator_models (model_id);
+CREATE INDEX ON @extschema@.aggregator_models (model_name);
 
 -- The ledger: one row per request that left, keyed by values that the gateway fixes before it
 -- writes, so that writing twice changes nothing. No foreign keys: a tenant's lock on a referenced
 -- row would stall the worker. No index on a column that settling writes: updates stay HOT.
-CREATE TABLE aggregator_usage_logs (
+CREATE TABLE @extschema@.aggregator_usage_logs (
     call_id                uuid        NOT NULL,
     created_at             timestamptz NOT NULL,
     epoch                  bigint      NOT NULL,
@@ -102,15 +104,15 @@ CREATE TABLE aggregator_usage_logs (
 
 -- The keys and indexes are each partition's own: of those it would inherit pg_dump makes a second
 -- set, because the ledger, with its indexes, is there before a restored partition is attached to it.
-CREATE TABLE aggregator_usage_logs_default PARTITION OF aggregator_usage_logs DEFAULT WITH (fillfactor = 80);
-ALTER TABLE aggregator_usage_logs_default ADD PRIMARY KEY (call_id, attempt, created_at);
-CREATE INDEX ON aggregator_usage_logs_default (user_id, created_at);
-CREATE INDEX ON aggregator_usage_logs_default (provider_id, created_at);
-CREATE INDEX ON aggregator_usage_logs_default USING brin (created_at);
+CREATE TABLE @extschema@.aggregator_usage_logs_default PARTITION OF @extschema@.aggregator_usage_logs DEFAULT WITH (fillfactor = 80);
+ALTER TABLE @extschema@.aggregator_usage_logs_default ADD PRIMARY KEY (call_id, attempt, created_at);
+CREATE INDEX ON @extschema@.aggregator_usage_logs_default (user_id, created_at);
+CREATE INDEX ON @extschema@.aggregator_usage_logs_default (provider_id, created_at);
+CREATE INDEX ON @extschema@.aggregator_usage_logs_default USING brin (created_at);
 
 -- One row per life of the worker that has not ended well, and the last that has. What a dead life
 -- left pending becomes 'unknown'.
-CREATE TABLE aggregator_worker_epochs (
+CREATE TABLE @extschema@.aggregator_worker_epochs (
     epoch      bigint      PRIMARY KEY,
     started_at timestamptz NOT NULL DEFAULT now(),
     low_water  timestamptz NOT NULL DEFAULT now(),
@@ -118,8 +120,10 @@ CREATE TABLE aggregator_worker_epochs (
 );
 
 -- What pg_dump carries. Seed rows only if they were edited; a restored row wins over a fresh seed.
-SELECT pg_catalog.pg_extension_config_dump('api_providers',
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.api_providers',
     $$WHERE id::text NOT LIKE 'a9920000-%' OR updated_at <> created_at$$);
-SELECT pg_catalog.pg_extension_config_dump('user_api_providers', '');
-SELECT pg_catalog.pg_extension_config_dump('aggregator_models', '');
-SELECT pg_catalog.pg_extension_config_dump('aggregator_usage_logs_default', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.user_api_providers', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_models', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_logs_default', '');
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,4 +1,6 @@
-CREATE FUNCTION aggregator_before_provider() RETURNS trigger
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE FUNCTION @extschema@.aggregator_before_provider() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -47,10 +49,10 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER before_provider BEFORE INSERT OR UPDATE ON api_providers
-FOR EACH ROW EXECUTE FUNCTION aggregator_before_provider();
+CREATE TRIGGER before_provider BEFORE INSERT OR UPDATE ON @extschema@.api_providers
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_provider();
 
-CREATE FUNCTION aggregator_before_key() RETURNS trigger
+CREATE FUNCTION @extschema@.aggregator_before_key() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -63,11 +65,11 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER before_key BEFORE UPDATE ON user_api_providers
-FOR EACH ROW EXECUTE FUNCTION aggregator_before_key();
+CREATE TRIGGER before_key BEFORE UPDATE ON @extschema@.user_api_providers
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_key();
 
 -- PostgREST reads the schema again when the extension changes or goes.
-CREATE FUNCTION aggregator_notify_postgrest() RETURNS event_trigger
+CREATE FUNCTION @extschema@.aggregator_notify_postgrest() RETURNS event_trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -78,4 +80,6 @@ $$;
 
 CREATE EVENT TRIGGER aggregator_notify_postgrest ON ddl_command_start
 WHEN TAG IN ('ALTER EXTENSION', 'DROP EXTENSION')
-EXECUTE FUNCTION aggregator_notify_postgrest();
+EXECUTE FUNCTION @extschema@.aggregator_notify_postgrest();
+
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -1,15 +1,18 @@
-//! Where the extension lives in this database, and in which version.
+//! Where the extension lives in this database, in which version, and as whom its privileged code runs.
 
 use crate::error::Error;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi, SpiClient};
 use std::cell::RefCell;
+use std::ffi::CStr;
+
+/// The role that everything of the extension belongs to. No superuser, and nobody can log in as it.
+const OWNER: &CStr = c"aggregator_owner";
 
 /// One installation: gone and made anew, it is another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     pub oid: pg_sys::Oid,
-    pub owner: pg_sys::Oid,
     /// Quoted, ready for SQL text.
     pub schema: String,
     /// The type whose USAGE marks administrators.
@@ -21,6 +24,26 @@ thread_local! {
 }
 
 impl Installed {
+    /// The role as which privileged code runs. Asked for each time, because a role can be changed: one that
+    /// is missing, or has become a superuser, runs nothing.
+    pub fn owner(&self) -> Result<pg_sys::Oid, Error> {
+        let unusable = |what: &str| Error::GatewayDown {
+            reason: format!("the role aggregator_owner {what}"),
+            hint: "ALTER EXTENSION aggregator UPDATE; or ALTER ROLE aggregator_owner NOSUPERUSER;"
+                .to_owned(),
+        };
+        // SAFETY: look-ups in a transaction; the name is a constant C string.
+        let (role, is_superuser) = unsafe {
+            let role = pg_sys::get_role_oid(OWNER.as_ptr(), true);
+            (role, role != pg_sys::InvalidOid && pg_sys::superuser_arg(role))
+        };
+        match role {
+            pg_sys::InvalidOid => Err(unusable("does not exist")),
+            _ if is_superuser => Err(unusable("is a superuser, and nothing runs as one")),
+            role => Ok(role),
+        }
+    }
+
     /// The installation as of now, in a transaction. `None`: there is none.
     pub fn find() -> Option<Self> {
         // SAFETY: a catalog look-up inside a transaction; the name is a constant C string.
@@ -39,7 +62,7 @@ impl Installed {
 
     fn load(oid: pg_sys::Oid) -> spi::Result<Option<Self>> {
         const SQL: &str = "
-            SELECT e.extowner, pg_catalog.quote_ident(n.nspname), t.oid
+            SELECT pg_catalog.quote_ident(n.nspname), t.oid
             FROM pg_catalog.pg_extension AS e
             JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
             JOIN pg_catalog.pg_type AS t ON t.typnamespace OPERATOR(pg_catalog.=) n.oid
@@ -47,14 +70,8 @@ impl Installed {
             WHERE e.oid OPERATOR(pg_catalog.=) $1";
         Spi::connect(|client| {
             let row = client.select(SQL, Some(1), &[oid.into()])?.first();
-            let (owner, schema, admin_type) =
-                row.get_three::<pg_sys::Oid, String, pg_sys::Oid>().unwrap_or((None, None, None));
-            Ok(owner.zip(schema).zip(admin_type).map(|((owner, schema), admin_type)| Self {
-                oid,
-                owner,
-                schema,
-                admin_type,
-            }))
+            let (schema, admin_type) = row.get_two::<String, pg_sys::Oid>().unwrap_or((None, None));
+            Ok(schema.zip(admin_type).map(|(schema, admin_type)| Self { oid, schema, admin_type }))
         })
     }
 
@@ -65,7 +82,8 @@ impl Installed {
 
     /// The version that the database has. Not kept: ALTER EXTENSION changes it under the same oid.
     pub fn version(&self, client: &SpiClient<'_>) -> spi::Result<String> {
-        const SQL: &str = "SELECT extversion FROM pg_catalog.pg_extension WHERE oid = $1";
+        const SQL: &str =
+            "SELECT extversion FROM pg_catalog.pg_extension WHERE oid OPERATOR(pg_catalog.=) $1";
         let version = client.select(SQL, Some(1), &[self.oid.into()])?.first().get_one()?;
         Ok(version.unwrap_or_default())
     }

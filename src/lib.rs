@@ -53,6 +53,7 @@ extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["views
 extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["schedule"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/script.sql", name = "script", requires = ["grants"]);
+extension_sql_file!("../sql/guard.sql", name = "guard", requires = ["script"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 
 /// What `cargo pgrx test` looks for.

@@ -3,21 +3,28 @@
 
 use crate::error::Error;
 use crate::installed::Installed;
+use crate::session::raise::raise;
 use pgrx::pg_sys;
 
-/// The installation, or the error that there is none.
+/// The installation, with an owner as whom something may run, or the error that there is none.
 pub fn installed() -> Result<Installed, Error> {
-    Installed::find().ok_or_else(|| {
+    let installed = Installed::find().ok_or_else(|| {
         Error::bad_request_hint(
             "the extension aggregator is not installed in this database",
             "CREATE EXTENSION aggregator;",
         )
-    })
+    })?;
+    installed.owner()?;
+    Ok(installed)
 }
 
 /// Runs `work` as the extension's owner, with a search_path that no caller can bend. Every
-/// statement inside must name the user whose rows it means.
+/// statement inside must name the user whose rows it means. Whatever else it may set off (a trigger
+/// that a superuser has put on a table) can neither become another role nor leave something behind in
+/// the session.
 pub fn as_owner<T>(installed: &Installed, work: impl FnOnce() -> T) -> T {
+    // `installed()` has looked already; the role was changed since.
+    let owner = installed.owner().unwrap_or_else(|error| raise(error));
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: the pattern of a security definer function in fmgr.c: the user, the context and a
     // GUC nesting level are saved, and put back after the work. If the work raises, the abort of
@@ -36,8 +43,10 @@ pub fn as_owner<T>(installed: &Installed, work: impl FnOnce() -> T) -> T {
             false,
         );
         pg_sys::SetUserIdAndSecContext(
-            installed.owner,
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+            owner,
+            context
+                | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+                | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
         );
         let result = work();
         pg_sys::SetUserIdAndSecContext(user, context);

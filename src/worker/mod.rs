@@ -9,6 +9,7 @@ mod process;
 mod settling;
 mod spending;
 mod statements;
+mod triggers;
 
 use crate::gateway::ledger::{self, Inbox};
 use crate::gateway::{Gateway, Handle};
@@ -44,6 +45,7 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     // As no role in particular: the owner may be NOLOGIN.
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database.into()), None);
+    process::prepare();
     let stays = BackgroundWorker::get_extra() == STAY;
     let Some(_lock) = lock(database) else { return };
     let found = process::transaction(|installed| {
@@ -92,6 +94,7 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
     let _ = std::fs::remove_file(&path);
     let said = |error: std::io::Error| error.to_string();
     let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
+    triggers::prepare();
     let mut desk = Desk::open(installed)?;
     let listener = UnixListener::bind(&path).map_err(said)?;
     process::raise_file_limit();

@@ -4,6 +4,7 @@ use crate::installed::Installed;
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::ffi::CStr;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
@@ -24,32 +25,37 @@ pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> 
     PgTryBuilder::new(AssertUnwindSafe(|| {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: the main thread of a connected worker, outside any transaction. The user is put
-        // back before the commit; an abort puts it back by itself.
+        // back after the commit; an abort puts it back by itself.
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
         }
-        let result = match Installed::find() {
+        let owned = match Installed::find() {
             None => Err(Failure::NotInstalled),
-            Some(installed) => {
-                // SAFETY: as above.
-                unsafe {
-                    pg_sys::SetUserIdAndSecContext(
-                        installed.owner,
-                        context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
-                    );
-                }
-                work(&installed).map_err(|error| Failure::Database(error.to_string()))
-            }
+            Some(installed) => match installed.owner() {
+                Ok(owner) => Ok((installed, owner)),
+                Err(error) => Err(Failure::Database(error.to_string())),
+            },
         };
+        let result = owned.and_then(|(installed, owner)| {
+            // SAFETY: as above.
+            unsafe {
+                pg_sys::SetUserIdAndSecContext(
+                    owner,
+                    context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
+                );
+            }
+            work(&installed).map_err(|error| Failure::Database(error.to_string()))
+        });
         // SAFETY: as above.
         unsafe {
-            pg_sys::SetUserIdAndSecContext(user, context);
             if result.is_ok() {
                 pg_sys::PopActiveSnapshot();
+                // Still as the owner: what was put off until now runs in here.
                 pg_sys::CommitTransactionCommand();
+                pg_sys::SetUserIdAndSecContext(user, context);
             } else {
                 pg_sys::AbortCurrentTransaction();
             }
@@ -158,36 +164,41 @@ pub fn reload() {
 /// Settings of the worker's own session.
 pub fn prepare() {
     let durability = if settings::for_gateway().ledger_sync { None } else { Some(c"off") };
-    // SAFETY: names and values are constant C strings; NULL puts the server's own value back.
+    set(c"synchronous_commit", durability);
+    for (name, value) in [
+        (c"search_path", c"pg_catalog, pg_temp"),
+        // A lock on the ledger is somebody's mistake: better to retry than to wait.
+        (c"lock_timeout", c"1s"),
+        // In a deadlock it is the worker that steps back and comes again: others look after 1 s.
+        (c"deadlock_timeout", c"100ms"),
+        // What a database sets for its users is not meant for the ledger.
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        // Its statements are few and always the same: planning them anew costs as much as they.
+        (c"plan_cache_mode", c"force_generic_plan"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"application_name", c"aggregator worker"),
+    ] {
+        set(name, Some(value));
+    }
+}
+
+/// Of triggers and rules, only those that run always; or, with `false`, all of them.
+pub fn run_own_triggers_alone(yes: bool) {
+    set(c"session_replication_role", Some(if yes { c"replica" } else { c"origin" }));
+}
+
+/// Sets a setting of this process; `None`: to the server's own value.
+fn set(name: &CStr, value: Option<&CStr>) {
+    // SAFETY: constant C strings, in a process that no user's statement reaches.
     unsafe {
         pg_sys::SetConfigOption(
-            c"synchronous_commit".as_ptr(),
-            durability.map_or(std::ptr::null(), |value| value.as_ptr()),
-            pg_sys::GucContext::PGC_USERSET,
+            name.as_ptr(),
+            value.map_or(std::ptr::null(), CStr::as_ptr),
+            pg_sys::GucContext::PGC_SUSET,
             pg_sys::GucSource::PGC_S_SESSION,
         );
-        for (name, value) in [
-            (c"search_path", c"pg_catalog, pg_temp"),
-            // A lock on the ledger is somebody's mistake: better to retry than to wait.
-            (c"lock_timeout", c"1s"),
-            // In a deadlock it is the worker that steps back and comes again: others look after 1 s.
-            (c"deadlock_timeout", c"100ms"),
-            // What a database sets for its users is not meant for the ledger.
-            (c"default_transaction_read_only", c"off"),
-            (c"default_transaction_isolation", c"read committed"),
-            // Its statements are few and always the same: planning them anew costs as much as they.
-            (c"plan_cache_mode", c"force_generic_plan"),
-            (c"statement_timeout", c"0"),
-            (c"idle_in_transaction_session_timeout", c"0"),
-            (c"application_name", c"aggregator worker"),
-        ] {
-            pg_sys::SetConfigOption(
-                name.as_ptr(),
-                value.as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-            );
-        }
     }
 }
 
