@@ -5,6 +5,7 @@
 //! `PT` + an HTTP status is the convention that PostgREST turns into that status.
 
 use crate::core::retry::{self, Again};
+use crate::core::scan::{MAX_VALUES, Unfit};
 use crate::core::secret::SecretError;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -95,6 +96,8 @@ pub enum Error {
     NoTurn { target: Target, waited_ms: u64 },
     #[error("a request of {size} bytes is too large for a job")]
     RequestTooLarge { size: usize, limit: usize },
+    #[error("the request has more than {limit} {unit}")]
+    RequestBeyond { limit: u64, unit: String },
     #[error("no provider can serve model '{model}' for this user any more")]
     NoRoute { model: String },
     #[error("statement_timeout leaves {left_ms} ms, too little for a call to {target}")]
@@ -158,6 +161,16 @@ impl Error {
         Self::Unsupported { what: what.into() }
     }
 
+    /// The one translation from what is wrong with the JSON of a request.
+    pub fn unfit(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::TooManyValues => {
+                Self::RequestBeyond { limit: MAX_VALUES as u64, unit: "values".to_owned() }
+            }
+            other => Self::bad_request(format!("the request {other}")),
+        }
+    }
+
     /// The one translation from the envelope's errors.
     pub fn from_secret(error: SecretError, provider: &str) -> Self {
         match error {
@@ -179,7 +192,7 @@ impl Error {
             | Self::NoKey { .. }
             | Self::NoRoute { .. }
             | Self::UnknownJob { .. } => "PT404",
-            Self::RequestTooLarge { .. } => "PT413",
+            Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "PT413",
             Self::KeyReused { .. } => "PT409",
             Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
             Self::RateLimited { .. } => "PT429",
@@ -222,7 +235,7 @@ impl Error {
             Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
             Self::Stalled { .. } => "stalled",
             Self::NoTurn { .. } => "no_turn",
-            Self::RequestTooLarge { .. } => "request_too_large",
+            Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "request_too_large",
             Self::NoRoute { .. } => "no_route",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::NoCostBound { .. } => "no_cost_bound",
@@ -306,6 +319,9 @@ impl Error {
             }
             Self::RequestTooLarge { limit, .. } => {
                 return Some(format!("A job takes {limit} bytes; chat_complete takes more."));
+            }
+            Self::RequestBeyond { .. } => {
+                "Send less at once. A superuser sets aggregator.max_request_size."
             }
             Self::NoRoute { .. } => "Check the user's keys and the model's availability.",
             Self::UnknownJob { .. } => "Jobs are seen by their user, once they are committed.",

@@ -84,7 +84,7 @@ pub struct ChatCall {
     /// Whom to ask, best first; the next one is asked where the failure of one allows it.
     pub candidates: Arc<[Candidate]>,
     /// The request's JSON in OpenAI's form, without a model.
-    pub body: String,
+    pub body: Arc<String>,
     pub max_retries: u16,
     /// From now on.
     pub deadline_ms: u64,

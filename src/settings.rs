@@ -16,6 +16,7 @@ static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::n
 static LEDGER_SYNC: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ALLOW_PRIVATE_NETWORKS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static MAX_RESPONSE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+static MAX_REQUEST_SIZE: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 static MAX_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(512 * 1024);
 static STREAM_UPSTREAM: GucSetting<bool> = GucSetting::<bool>::new(false);
 static STREAM_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
@@ -83,6 +84,16 @@ pub fn register(is_preloading: bool) {
         c"The largest answer that is read from a provider.",
         c"",
         &MAX_RESPONSE_SIZE,
+        1,
+        256 * 1024,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"aggregator.max_request_size",
+        c"The largest request that is sent to a provider.",
+        c"A larger one is refused with PT413. A job's request is 16 MB at the most.",
+        &MAX_REQUEST_SIZE,
         1,
         256 * 1024,
         GucContext::Sighup,
@@ -191,6 +202,11 @@ pub fn usage_retention_s() -> i32 {
     USAGE_RETENTION.get()
 }
 
+/// Bytes of one request.
+pub fn max_request_size() -> usize {
+    kilobytes(&MAX_REQUEST_SIZE)
+}
+
 /// How often a job may be run.
 pub fn job_max_attempts() -> i32 {
     JOB_MAX_ATTEMPTS.get()
@@ -228,6 +244,7 @@ pub fn databases() -> Vec<String> {
 pub fn for_gateway() -> gateway::Settings {
     gateway::Settings {
         ledger_sync: LEDGER_SYNC.get(),
+        max_request_size: max_request_size(),
         max_response_size: kilobytes(&MAX_RESPONSE_SIZE),
         max_memory: kilobytes(&MAX_MEMORY),
         allow_private_networks: ALLOW_PRIVATE_NETWORKS.get(),

@@ -1,20 +1,27 @@
 //! The most that a request can cost, before it is sent. A budget reserves this much, so that what
 //! is spent can never pass it, whatever happens at once.
 
+use crate::core::request::Outline;
 use crate::core::usage::decimal;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Prices per token that may apply to what goes in, and to what comes out.
 const INPUT: &[&str] = &["input", "cache_read", "cache_write", "cache_write_1h"];
 const OUTPUT: &[&str] = &["output", "reasoning"];
-/// Members of a request that let the provider do, and bill, more than answer in text.
-const UNBOUNDED: &[&str] =
-    &["plugins", "web_search_options", "audio", "mcp_servers", "container", "search_parameters"];
+/// No price is more than this, in USD per 1M tokens or per request: what is has no bound.
+const DEAREST: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
+/// What marks the whole prompt, beyond its JSON.
+const OVERHEAD: i64 = 64;
+/// What providers tell a model of how to call tools (Anthropic's page "Tool use": 346 tokens at
+/// the most).
+const OVERHEAD_OF_TOOLS: i64 = 1024;
+/// Tokens of an answer at the most where the catalogue does not know the model's limit: more than
+/// any model writes.
+pub const MOST_OUTPUT_TOKENS: i64 = 1_000_000;
 
 /// Why there is no bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,67 +33,69 @@ pub enum NoBound {
 }
 
 /// What bounds a request's use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Size {
     /// A token has at least one byte, and what marks a message costs less than its JSON.
     pub input_tokens: i64,
-    /// Of one answer; `None`: neither the request nor the model says.
+    /// Of one answer; `None`: neither the request nor the model says. At most the model's limit,
+    /// or [`MOST_OUTPUT_TOKENS`].
     pub output_tokens: Option<i64>,
-    /// Answers.
+    /// Answers, from 1 to 128.
     pub n: i64,
     /// What keeps the cost from being bounded by tokens.
     pub unbounded: Option<String>,
 }
 
-/// The size of a request in OpenAI's form for a model with this limit.
-pub fn size(body: &str, model: &str, model_limit: Option<i32>) -> Size {
-    let fields: BTreeMap<&str, &RawValue> = serde_json::from_str(body).unwrap_or_default();
-    let number = |key: &str| {
-        let value: Value = serde_json::from_str(fields.get(key)?.get()).ok()?;
-        value.as_i64().or_else(|| value.as_f64().map(|n| n.ceil() as i64)).filter(|n| *n >= 0)
-    };
-    let limit = match (number("max_completion_tokens"), number("max_tokens")) {
-        (Some(a), Some(b)) => Some(a.max(b)),
-        (a, b) => a.or(b),
-    };
-    Size {
-        input_tokens: i64::try_from(body.len()).unwrap_or(i64::MAX).saturating_add(64),
-        output_tokens: limit.or(model_limit.map(i64::from)),
-        n: number("n").unwrap_or(1).max(1),
-        unbounded: unbounded(&fields, model),
+/// What the catalogue knows of a model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Model<'a> {
+    pub id: &'a str,
+    pub max_output_tokens: Option<i32>,
+    pub context_window: Option<i32>,
+    pub pricing: Option<&'a str>,
+}
+
+impl Model<'_> {
+    /// The most tokens that an answer may be asked for.
+    pub fn most_output_tokens(&self) -> i64 {
+        // A model that no token comes out of is one that the catalogue describes wrongly.
+        let known = [self.max_output_tokens, self.context_window];
+        let limit = known.into_iter().flatten().find(|limit| *limit > 0);
+        limit.map_or(MOST_OUTPUT_TOKENS, i64::from)
     }
 }
 
-/// What in a request cannot be bounded by its tokens.
-fn unbounded(fields: &BTreeMap<&str, &RawValue>, model: &str) -> Option<String> {
-    let is_set = |key: &&&str| fields.get(**key).is_some_and(|value| value.get() != "null");
-    if let Some(key) = UNBOUNDED.iter().find(is_set) {
-        return Some((*key).to_owned());
+/// The size of a request for a model. `default_output_tokens`: what the provider's standard asks
+/// for where nobody says.
+pub fn size(request: &Outline, model: &Model<'_>, default_output_tokens: Option<i32>) -> Size {
+    let overhead = OVERHEAD + if request.has_tools { OVERHEAD_OF_TOOLS } else { 0 };
+    let asked = request.max_tokens.map(|asked| asked.min(model.most_output_tokens()));
+    let limit = model.max_output_tokens.or(default_output_tokens).filter(|limit| *limit > 0);
+    Size {
+        input_tokens: i64::try_from(request.bytes).unwrap_or(i64::MAX).saturating_add(overhead),
+        output_tokens: asked.or(limit.map(i64::from)),
+        n: request.n.unwrap_or(1),
+        unbounded: unbounded(request, model),
+    }
+}
+
+fn unbounded(request: &Outline, model: &Model<'_>) -> Option<String> {
+    if request.unbounded.is_some() {
+        return request.unbounded.clone();
     }
     // OpenRouter's suffix for web search.
-    if model.ends_with(":online") {
+    if model.id.rsplit(':').next().is_some_and(|suffix| suffix.eq_ignore_ascii_case("online")) {
         return Some("web search".to_owned());
     }
-    let list = |key: &str| -> Vec<Value> {
-        fields.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
-    };
-    if list("modalities").iter().any(|kind| kind != "text") {
-        return Some("modalities".to_owned());
-    }
-    if let Some(tool) = list("tools").iter().find_map(|tool| {
-        let kind = tool["type"].as_str().unwrap_or("function");
-        (!matches!(kind, "function" | "custom")).then(|| kind.to_owned())
-    }) {
-        return Some(format!("tool '{tool}'"));
-    }
-    list("messages").iter().find_map(|message| {
-        message["content"].as_array()?.iter().find_map(|part| {
-            let kind = part["type"].as_str().unwrap_or("text");
-            let is_text =
-                matches!(kind, "text" | "refusal" | "tool_use" | "tool_result" | "thinking");
-            (!is_text).then(|| kind.to_owned())
-        })
-    })
+    // To write a cache is dearer than to read a prompt (Anthropic's page "Prompt caching").
+    (request.caches && !prices_cache_writes(model.pricing))
+        .then(|| "cache_control, and the price of writing the cache is not known".to_owned())
+}
+
+fn prices_cache_writes(pricing: Option<&str>) -> bool {
+    let list: Option<BTreeMap<String, &RawValue>> =
+        pricing.and_then(|text| serde_json::from_str(text).ok());
+    list.is_some_and(|list| list.contains_key("cache_write"))
 }
 
 /// The dearest prices of a list, whatever tier or part applies, in USD per token and request.
@@ -105,26 +114,42 @@ impl Dearest {
             #[serde(borrow, default)]
             tiers: Vec<BTreeMap<String, &'a RawValue>>,
         }
-        let text = pricing.unwrap_or("{}");
+        let text = pricing.ok_or(NoBound::Unpriced)?;
         let base: BTreeMap<String, &RawValue> =
             serde_json::from_str(text).map_err(|_| NoBound::Unpriced)?;
         let tiers: Tiers = serde_json::from_str(text).map_err(|_| NoBound::Unpriced)?;
-        let lists: Vec<_> = std::iter::once(&base).chain(&tiers.tiers).collect();
-        let price = |key: &str| lists.iter().filter_map(|list| decimal(list.get(key)?.get())).max();
-        let dearest = |keys: &[&str]| keys.iter().filter_map(|key| price(key)).max();
+        // The dearest price of each part. One that cannot be read could be any.
+        let mut dearest: BTreeMap<&str, Decimal> = BTreeMap::new();
+        for (key, raw) in std::iter::once(&base).chain(&tiers.tiers).flatten() {
+            let is_price = INPUT.iter().chain(OUTPUT).chain(&["request"]).any(|part| part == key);
+            if !is_price || raw.get() == "null" {
+                continue;
+            }
+            let price = decimal(raw.get())
+                .filter(|price| !price.is_sign_negative() && *price <= DEAREST)
+                .ok_or(NoBound::Unpriced)?;
+            let known = dearest.entry(key).or_insert(price);
+            *known = price.max(*known);
+        }
         let per_million = Decimal::from(1_000_000);
-        // Without its base price a part could be billed at anything.
-        let (Some(_), Some(_)) = (price("input"), price("output")) else {
-            return Err(NoBound::Unpriced);
+        let of = |keys: &[&str]| {
+            let price = keys.iter().filter_map(|key| dearest.get(key)).max();
+            price.map(|price| price / per_million)
         };
+        // Without its base price a part could be billed at anything.
+        let has_base = |key: &str| base.get(key).is_some_and(|price| price.get() != "null");
+        if !has_base("input") || !has_base("output") {
+            return Err(NoBound::Unpriced);
+        }
         Ok(Self {
-            input: dearest(INPUT).unwrap_or_default() / per_million,
-            output: dearest(OUTPUT).unwrap_or_default() / per_million,
-            request: price("request").unwrap_or_default(),
+            input: of(INPUT).ok_or(NoBound::Unpriced)?,
+            output: of(OUTPUT).ok_or(NoBound::Unpriced)?,
+            // Not every provider takes money for the request itself.
+            request: dearest.get("request").copied().unwrap_or(Decimal::ZERO),
         })
     }
 
-    /// USD of a request at the most.
+    /// USD of a request at the most. `None`: more than can be computed.
     pub fn cost(&self, size: &Size, output_tokens: i64) -> Option<Decimal> {
         let output = Decimal::from(output_tokens).checked_mul(Decimal::from(size.n))?;
         let input = self.input.checked_mul(Decimal::from(size.input_tokens))?;
@@ -134,20 +159,22 @@ impl Dearest {
     /// Tokens of each answer that `left` USD can pay.
     pub fn affordable(&self, size: &Size, left: Decimal) -> i64 {
         let Some(fixed) = self.cost(size, 0) else { return 0 };
-        let per_token = self.output * Decimal::from(size.n);
+        let Some(per_token) = self.output.checked_mul(Decimal::from(size.n)) else { return 0 };
         if left < fixed {
             return 0;
         }
-        if per_token.is_zero() {
-            return i64::MAX;
+        // More than any answer has.
+        match (left - fixed).checked_div(per_token) {
+            Some(tokens) => tokens.floor().to_i64().unwrap_or(i64::MAX),
+            None => i64::MAX,
         }
-        ((left - fixed) / per_token).floor().to_i64().unwrap_or(i64::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::request::outline;
 
     const PRICES: &str = r#"{"input":2,"output":10,"cache_write":2.5,"request":0.01,
         "tiers":[{"min_prompt_tokens":200000,"input":4,"output":20}]}"#;
@@ -175,33 +202,91 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_request() {
-        let body = r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":7,"n":3}"#;
-        let size = size(body, "m", Some(99));
-        assert_eq!((size.output_tokens, size.n, size.unbounded), (Some(7), 3, None));
-        assert!(size.input_tokens >= body.len() as i64);
-        let plain = r#"{"messages":[]}"#;
-        assert_eq!(super::size(plain, "m", Some(99)).output_tokens, Some(99));
-        assert_eq!(super::size(plain, "m", None).output_tokens, None);
+    fn a_price_that_cannot_be_read_has_no_bound() {
+        for price in [r#""x""#, "-1", "1e30", "1e-99999", "true", "[]", "{}", "99999999"] {
+            for pricing in [
+                format!(r#"{{"input":{price},"output":1}}"#),
+                format!(r#"{{"input":1,"output":1,"cache_write_1h":{price}}}"#),
+                format!(r#"{{"input":1,"output":1,"tiers":[{{"output":{price}}}]}}"#),
+            ] {
+                assert_eq!(Dearest::of(Some(&pricing)), Err(NoBound::Unpriced), "{pricing}");
+            }
+        }
+        // What a tier does not say is that of the list.
+        let tier = r#"{"input":1,"output":1,"tiers":[{"output":null}]}"#;
+        assert_eq!(Dearest::of(Some(tier)).unwrap().output, Decimal::new(1, 6));
     }
 
     #[test]
-    fn what_tokens_do_not_bound_is_named() {
-        let what = |body: &str| size(body, "m", None).unbounded;
-        let image = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"x"},{"type":"image_url"}]}]}"#;
-        assert_eq!(what(image).unwrap(), "image_url");
-        assert_eq!(what(r#"{"modalities":["text","audio"]}"#).unwrap(), "modalities");
-        assert_eq!(what(r#"{"plugins":[{"id":"web"}]}"#).unwrap(), "plugins");
-        assert_eq!(what(r#"{"tools":[{"type":"web_search"}]}"#).unwrap(), "tool 'web_search'");
-        assert_eq!(what(r#"{"tools":[{"type":"function"}],"plugins":null}"#), None);
-        assert_eq!(size("{}", "x/y:online", None).unbounded.unwrap(), "web search");
+    fn the_largest_size_has_a_cost() {
+        let list = r#"{"input":1000000,"output":1000000,"request":1000000}"#;
+        let size = Size { input_tokens: 1 << 40, output_tokens: None, n: 128, unbounded: None };
+        let dearest = Dearest::of(Some(list)).unwrap();
+        assert!(dearest.cost(&size, i64::from(i32::MAX)).unwrap() > Decimal::from(1u64 << 40));
+        assert!(dearest.affordable(&size, Decimal::MAX) > 0);
+    }
+
+    fn size_of(body: &str, model: Model<'_>) -> Size {
+        size(&outline(body).unwrap(), &model, None)
+    }
+
+    fn limited(limit: Option<i32>) -> Model<'static> {
+        Model { id: "m", max_output_tokens: limit, ..Model::default() }
+    }
+
+    #[test]
+    fn the_size_of_a_request() {
+        let body = r#"{"messages":[{"role":"user","content":"hi"}],"max_tokens":7,"n":3}"#;
+        let size = size_of(body, limited(Some(99)));
+        assert_eq!((size.output_tokens, size.n, size.unbounded), (Some(7), 3, None));
+        assert!(size.input_tokens >= body.len() as i64);
+        let plain = r#"{"messages":[]}"#;
+        assert_eq!(size_of(plain, limited(Some(99))).output_tokens, Some(99));
+        assert_eq!(size_of(plain, limited(None)).output_tokens, None);
+        let defaulted = super::size(&outline(plain).unwrap(), &limited(None), Some(5));
+        assert_eq!(defaulted.output_tokens, Some(5));
+        let tools = r#"{"messages":[],"tools":[{"type":"function"}]}"#;
+        assert!(size_of(tools, limited(None)).input_tokens >= tools.len() as i64 + 346);
+    }
+
+    #[test]
+    fn no_more_is_asked_for_than_the_model_can_write() {
+        for asked in ["6660000", "9223372036854775807", "99999999999999999999999999"] {
+            for name in ["max_tokens", "max_completion_tokens"] {
+                let body = format!(r#"{{"{name}":{asked}}}"#);
+                let most = |model| size_of(&body, model).output_tokens.unwrap();
+                assert_eq!(most(limited(Some(8192))), 8192);
+                let window = Model { context_window: Some(1000), ..limited(None) };
+                assert_eq!(most(window), 1000);
+                assert_eq!(most(Model { max_output_tokens: Some(0), ..window }), 1000);
+                assert_eq!(most(limited(None)), MOST_OUTPUT_TOKENS);
+            }
+        }
+        let both = r#"{"max_tokens":5,"max_completion_tokens":9}"#;
+        assert_eq!(size_of(both, limited(Some(8192))).output_tokens, Some(9));
+    }
+
+    #[test]
+    fn a_model_that_searches_has_no_bound() {
+        let what = |id| size_of("{}", Model { id, ..Model::default() }).unbounded;
+        assert_eq!(what("x/y:online").unwrap(), "web search");
+        assert_eq!(what("x/y:free:ONLINE").unwrap(), "web search");
+        assert_eq!(what("x/y:free"), None);
+    }
+
+    #[test]
+    fn a_cache_is_written_at_a_price_that_is_known() {
+        let body = r#"{"messages":[{"content":[{"type":"text","text":"x","cache_control":{}}]}]}"#;
+        let model = |pricing| Model { pricing, ..limited(None) };
+        assert!(size_of(body, model(Some(r#"{"input":1,"output":1}"#))).unbounded.is_some());
+        let priced = size_of(body, model(Some(r#"{"input":1,"output":1,"cache_write":2}"#)));
+        assert_eq!(priced.unbounded, None);
     }
 
     proptest::proptest! {
         #[test]
-        fn nothing_from_outside_panics(body in "\\PC{0,80}", json in "[{}\\[\\]\":,a-z0-9]{0,60}") {
-            let _ = (size(&body, "m", None), size(&json, "m", None));
-            let _ = (Dearest::of(Some(&body)), Dearest::of(Some(&json)));
+        fn no_price_list_panics(text in "\\PC{0,80}", json in "[{}\\[\\]\":,a-z0-9]{0,60}") {
+            let _ = (Dearest::of(Some(&text)), Dearest::of(Some(&json)));
         }
     }
 }

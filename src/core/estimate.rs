@@ -4,13 +4,11 @@
 //! that is marked as an estimate. English text and code have about four bytes a token; other
 //! scripts have about one character a token.
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use crate::core::request;
+use crate::core::scan::Text;
+use serde::Serialize;
 
 const ASCII_BYTES_PER_TOKEN: usize = 4;
-/// What the role and the marks around a message take.
-const TOKENS_PER_MESSAGE: usize = 4;
 
 /// Counts text that comes in pieces, without rounding each piece up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +26,34 @@ impl Counter {
         self.others += text.bytes().filter(|byte| *byte >= 0xC0).count();
     }
 
+    /// Counts what a string of JSON says.
+    pub fn add_json(&mut self, text: Text<'_>) {
+        if !text.is_escaped() {
+            return self.add(text.raw());
+        }
+        let mut rest = text.raw();
+        while let Some((plain, escape)) = rest.split_once('\\') {
+            self.add(plain);
+            // The backslash is gone: one letter follows, or `u` and four digits.
+            rest = match escape.strip_prefix('u').and_then(|digits| digits.split_at_checked(4)) {
+                Some((digits, rest)) => {
+                    match u16::from_str_radix(digits, 16) {
+                        Ok(..0x80) => self.ascii += 1,
+                        // The second half of a pair belongs to the first.
+                        Ok(0xDC00..0xE000) => {}
+                        _ => self.others += 1,
+                    }
+                    rest
+                }
+                None => {
+                    self.ascii += 1;
+                    &escape[1..]
+                }
+            };
+        }
+        self.add(rest);
+    }
+
     /// Counts what another counter has counted.
     pub fn add_all(&mut self, other: Self) {
         self.ascii += other.ascii;
@@ -39,26 +65,14 @@ impl Counter {
         to_i32(self.exact())
     }
 
+    /// The estimate for all text so far, and tokens beside it.
+    pub fn tokens_and(&self, more: usize) -> i32 {
+        to_i32(self.exact().saturating_add(more))
+    }
+
     fn exact(&self) -> usize {
         self.ascii.div_ceil(ASCII_BYTES_PER_TOKEN).saturating_add(self.others)
     }
-}
-
-/// About how many tokens the `messages` of a request in OpenAI's form have, and its `tools`.
-/// Images, audio and files are left out: their base64 has nothing to do with their tokens. 0 for
-/// what is no request.
-pub fn prompt_tokens(body: &str) -> i32 {
-    #[derive(Deserialize)]
-    struct Request<'a> {
-        #[serde(borrow)]
-        messages: Vec<&'a RawValue>,
-        #[serde(borrow)]
-        tools: Option<&'a RawValue>,
-    }
-    let Ok(request) = serde_json::from_str::<Request>(body) else { return 0 };
-    let mut counter = Counter::default();
-    counter.add(request.tools.map_or("", RawValue::get));
-    tokens_of(&request.messages, counter)
 }
 
 /// How large messages are.
@@ -75,50 +89,8 @@ pub struct PromptSize {
 /// How large the `messages` of a request in OpenAI's form are; `None` for what is not a list of
 /// messages.
 pub fn prompt_size(messages: &str) -> Option<PromptSize> {
-    let list: Vec<&RawValue> = serde_json::from_str(messages).ok()?;
-    let mut is_text = true;
-    for message in &list {
-        is_text &= is_text_only(serde_json::from_str(message.get()).ok()?);
-    }
-    let tokens = tokens_of(&list, Counter::default());
-    Some(PromptSize { tokens, bytes: messages.len(), is_text })
-}
-
-fn is_text_only(message: Map<String, Value>) -> bool {
-    let is_text = |part: &Value| matches!(part["type"].as_str(), Some("text" | "refusal"));
-    let content = match message.get("content") {
-        Some(Value::Array(parts)) => parts.iter().all(is_text),
-        Some(Value::Object(_)) => false,
-        _ => true,
-    };
-    // An earlier answer in sound is named by its id alone.
-    content && message.get("audio").is_none_or(Value::is_null)
-}
-
-fn tokens_of(messages: &[&RawValue], mut counter: Counter) -> i32 {
-    for message in messages {
-        count_message(message.get(), &mut counter);
-    }
-    let overhead = messages.len().saturating_mul(TOKENS_PER_MESSAGE);
-    to_i32(counter.exact().saturating_add(overhead))
-}
-
-fn count_message(message: &str, counter: &mut Counter) {
-    #[derive(Deserialize)]
-    struct Message<'a> {
-        content: Option<Value>,
-        #[serde(borrow)]
-        tool_calls: Option<&'a RawValue>,
-    }
-    let Ok(message) = serde_json::from_str::<Message>(message) else { return };
-    counter.add(message.tool_calls.map_or("", RawValue::get));
-    match message.content {
-        Some(Value::String(text)) => counter.add(&text),
-        Some(Value::Array(parts)) => {
-            parts.iter().filter_map(|part| part["text"].as_str()).for_each(|text| counter.add(text))
-        }
-        _ => {}
-    }
+    let found = request::messages(messages).ok()?;
+    Some(PromptSize { tokens: found.tokens, bytes: messages.len(), is_text: found.is_text })
 }
 
 fn to_i32(count: usize) -> i32 {
@@ -128,6 +100,7 @@ fn to_i32(count: usize) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::scan::Scanner;
 
     fn tokens(text: &str) -> i32 {
         let mut counter = Counter::default();
@@ -150,6 +123,10 @@ mod tests {
         assert_eq!(counter.tokens(), tokens("a text in pieces"));
     }
 
+    fn prompt_tokens(body: &str) -> i32 {
+        request::outline(body).unwrap().prompt_tokens
+    }
+
     #[test]
     fn a_prompt_is_its_texts() {
         let text = r#"{"model":"m","messages":[{"role":"user","content":"12345678"}]}"#;
@@ -170,13 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_counts_nothing() {
+    fn what_is_no_request_has_no_size() {
         let bomb = format!(r#"{{"messages":[{{"content":{}]}}"#, "[".repeat(100_000));
-        for body in ["", "[]", "{}", r#"{"messages":7}"#, &bomb] {
-            assert_eq!(prompt_tokens(body), 0);
+        for body in ["", "[]", r#"{"messages":7}"#, r#"{"messages":[1]}"#, &bomb] {
+            assert!(request::outline(body).is_err(), "{}", &body[..body.len().min(40)]);
         }
-        let odd = r#"{"messages":[1,null,{"content":1e999},{"content":[3,{"text":4}]}]}"#;
-        assert_eq!(prompt_tokens(odd), 16);
     }
 
     #[test]
@@ -201,6 +176,17 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn escapes_count_as_what_they_say(text in "(\\PC|[\"\\\\\n\u{0}-\u{1f}/é😀]){0,40}") {
+            let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+            let json = serde_json::to_string(&text).unwrap();
+            for json in [json, format!("\"{escaped}\"")] {
+                let mut counter = Counter::default();
+                counter.add_json(Scanner::new(&json).string().unwrap());
+                proptest::prop_assert_eq!(counter.tokens(), tokens(&text));
+            }
+        }
+
         #[test]
         fn an_estimate_is_within_its_bound(text in "\\PC{0,60}") {
             let messages = serde_json::json!([{"role": "user", "content": text}]).to_string();

@@ -1,6 +1,12 @@
 //! JSON text from outside, made safe for `jsonb`, and numbers that keep every digit.
 
+use crate::core::request::MOST_MEMBERS;
+use crate::core::scan::Unfit;
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// Deepest nesting that is passed on; PostgreSQL's own parser would stop at its stack limit.
 const MAX_DEPTH: usize = 512;
@@ -16,6 +22,53 @@ pub enum JsonError {
     TooDeep,
     #[error("a number of {0} bytes or with an exponent past {MAX_EXPONENT}")]
     Number(usize),
+}
+
+/// The members of an object, under what their names say: a name may be written with escapes, and
+/// whoever reads it next would see the plain one. None is given twice, or two readers could each
+/// believe another one.
+pub fn members(text: &str) -> Result<BTreeMap<String, &RawValue>, Unfit> {
+    let wrong = || Unfit::Wrong("must be a JSON object".to_owned());
+    let Pairs(pairs) = serde_json::from_str(text).map_err(|_| wrong())?;
+    if pairs.len() > MOST_MEMBERS {
+        return Err(Unfit::Wrong(format!("has more than {MOST_MEMBERS} members")));
+    }
+    let mut members = BTreeMap::new();
+    for (name, value) in pairs {
+        if let Some((name, _)) = members.get_key_value(&name) {
+            let name: &String = name;
+            return Err(Unfit::Twice(name.chars().take(64).collect()));
+        }
+        members.insert(name, value);
+    }
+    Ok(members)
+}
+
+/// The members of an object as they come, or one too many of them.
+struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a, 'de: 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Vec<(String, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    if pairs.len() <= MOST_MEMBERS {
+                        pairs.push(pair);
+                    }
+                }
+                Ok(pairs)
+            }
+        }
+        deserializer.deserialize_map(Reader).map(Pairs)
+    }
 }
 
 /// Replaces what is valid JSON but not valid `jsonb` (`\u0000` and lone surrogates) by U+FFFD.
@@ -123,6 +176,20 @@ pub fn amount(number: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_have_the_names_that_they_say() {
+        let found = members(r#"{"max_tok\u0065ns":1,"a\"b":[2]}"#).unwrap();
+        let names: Vec<(&str, &str)> = found.iter().map(|(k, v)| (k.as_str(), v.get())).collect();
+        assert_eq!(names, [("a\"b", "[2]"), ("max_tokens", "1")]);
+        let twice = members(r#"{"max_tok\u0065ns":1,"max_tokens":2}"#).unwrap_err();
+        assert_eq!(twice, Unfit::Twice("max_tokens".into()));
+        let many: String = (0..1000).map(|n| format!("\"{n}\":0,")).collect();
+        assert!(members(&format!("{{{many}\"x\":1}}")).is_err());
+        for bad in ["[]", "null", "", r#"{"a":1}x"#, r#"{"\ud800":1}"#] {
+            assert!(members(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn leaves_good_text_alone() {

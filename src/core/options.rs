@@ -2,46 +2,14 @@
 //!
 //! Values pass through as the text they were given as: no number is read and printed again.
 
+use crate::core::json;
+use crate::core::parameters::{self, PARAMETERS};
+use crate::core::scan::{Kind, MAX_VALUES, Scanner, Unfit};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// OpenAI's chat parameters (API reference, "Create chat completion").
-const KNOWN: &[&str] = &[
-    "audio",
-    "frequency_penalty",
-    "function_call",
-    "functions",
-    "logit_bias",
-    "logprobs",
-    "max_completion_tokens",
-    "max_tokens",
-    "metadata",
-    "modalities",
-    "n",
-    "parallel_tool_calls",
-    "prediction",
-    "presence_penalty",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "reasoning_effort",
-    "response_format",
-    "safety_identifier",
-    "seed",
-    "service_tier",
-    "stop",
-    "store",
-    "stream",
-    "temperature",
-    "tool_choice",
-    "tools",
-    "top_logprobs",
-    "top_p",
-    "user",
-    "verbosity",
-    "web_search_options",
-];
 /// Ours: they steer the call and are never sent.
 const OURS: &[&str] = &[
     "extra_body",
@@ -95,6 +63,8 @@ impl Prepared {
         options: Option<&str>,
     ) -> Result<Self, Error> {
         let fields = checked_options(options)?;
+        let messages = messages.map(|text| RawValue::from_string(text.to_owned()));
+        let messages = messages.transpose().map_err(|_| no_messages())?;
         Self::from_fields(model, messages, fields)
     }
 
@@ -112,16 +82,17 @@ impl Prepared {
         let model =
             fields.remove("model").and_then(|m| serde_json::from_str::<String>(m.get()).ok());
         let messages = fields.remove("messages");
-        Self::from_fields(model.as_deref(), messages.as_deref().map(RawValue::get), fields)
+        Self::from_fields(model.as_deref(), messages, fields)
     }
 
     fn from_fields(
         model: Option<&str>,
-        messages: Option<&str>,
+        messages: Option<Box<RawValue>>,
         mut fields: Fields,
     ) -> Result<Self, Error> {
         let model = checked_model(model.unwrap_or_default(), "model")?;
-        let messages = checked_messages(messages)?;
+        let messages = messages.ok_or_else(no_messages)?;
+        let mut values = checked_messages(messages.get())?;
         let streams = take(&mut fields, "stream", "true or false")?.unwrap_or(false);
         let timeout_ms =
             take(&mut fields, "timeout_ms", "a number of milliseconds from 1 to 86400000")?
@@ -147,6 +118,12 @@ impl Prepared {
         let on_deadline =
             take(&mut fields, "on_deadline", "'error' or 'queue'")?.unwrap_or_default();
         let stream_upstream = take(&mut fields, "stream_upstream", "true or false")?;
+        for (name, value) in &fields {
+            values += checked_parameter(name, value.get())?;
+            if values > MAX_VALUES {
+                return Err(Error::unfit(Unfit::TooManyValues));
+            }
+        }
         fields.insert("messages".to_owned(), messages);
         Ok(Self {
             model,
@@ -170,6 +147,15 @@ impl Prepared {
             ));
         }
         Ok(self)
+    }
+
+    /// Refuses a request of more bytes than this.
+    pub fn within(&self, most: usize) -> Result<(), Error> {
+        let bytes = self.fields.iter().map(|(name, value)| name.len() + value.get().len());
+        if bytes.sum::<usize>() > most {
+            return Err(Error::RequestBeyond { limit: most as u64, unit: "bytes".to_owned() });
+        }
+        Ok(())
     }
 
     /// The models that may serve the call, the wanted one first.
@@ -270,30 +256,55 @@ fn checked_model(model: &str, what: &str) -> Result<String, Error> {
 }
 
 fn is_known(key: &str) -> bool {
-    KNOWN.contains(&key) || OURS.contains(&key)
+    OURS.contains(&key) || parameters::find(key).is_some_and(|parameter| parameter.is_openais)
 }
 
 fn object(text: &str, what: &str) -> Result<Fields, Error> {
     if text.trim() == "null" && what == "options" {
         return Ok(Fields::new());
     }
-    serde_json::from_str(text)
-        .map_err(|_| Error::bad_request(format!("{what} must be a JSON object")))
+    let members = json::members(text).map_err(|unfit| match unfit {
+        Unfit::Wrong(_) => Error::bad_request(format!("{what} must be a JSON object")),
+        other => Error::bad_request(format!("{what}: the object {other}")),
+    })?;
+    Ok(members.into_iter().map(|(name, value)| (name, value.to_owned())).collect())
 }
 
-fn checked_messages(messages: Option<&str>) -> Result<Box<RawValue>, Error> {
-    let refuse = || {
-        Error::bad_request_hint(
-            "messages must be a non-empty array of objects",
-            r#"For example: '[{"role": "user", "content": "Hello"}]'"#,
-        )
-    };
-    let text = messages.ok_or_else(refuse)?;
-    let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| refuse())?;
-    if items.is_empty() || items.iter().any(|item| !item.get().starts_with('{')) {
-        return Err(refuse());
+fn no_messages() -> Error {
+    Error::bad_request_hint(
+        "messages must be a non-empty array of objects",
+        r#"For example: '[{"role": "user", "content": "Hello"}]'"#,
+    )
+}
+
+/// Counts the values in `messages`.
+fn checked_messages(text: &str) -> Result<usize, Error> {
+    let mut scanner = Scanner::within_object(text);
+    let mut is_fit = false;
+    let read = scanner.items(|scanner| {
+        is_fit = scanner.kind()? == Kind::Object;
+        if !is_fit {
+            return Err(Unfit::NotJson(0));
+        }
+        scanner.skip().map(drop)
+    });
+    match read {
+        Ok(()) if is_fit => Ok(scanner.values()),
+        Ok(()) | Err(Unfit::NotJson(_)) => Err(no_messages()),
+        Err(other) => Err(Error::unfit(other)),
     }
-    RawValue::from_string(text.to_owned()).map_err(|_| refuse())
+}
+
+/// Counts the values in a parameter, which is of its kind, if it is known.
+fn checked_parameter(name: &str, value: &str) -> Result<usize, Error> {
+    let mut scanner = Scanner::within_object(value);
+    scanner.skip().map_err(Error::unfit)?;
+    match parameters::find(name) {
+        Some(parameter) if !parameter.takes.fits(value) => {
+            Err(invalid(name, parameter.takes.words()))
+        }
+        _ => Ok(scanner.values()),
+    }
 }
 
 /// Takes one of our own options out; JSON null is the default.
@@ -313,9 +324,10 @@ fn invalid(key: &str, expected: &str) -> Error {
 }
 
 fn unknown_option(key: &str) -> Error {
-    let nearest = KNOWN
-        .iter()
-        .chain(OURS)
+    let known = PARAMETERS.iter().filter(|parameter| parameter.is_openais);
+    let nearest = known
+        .map(|parameter| parameter.name)
+        .chain(OURS.iter().copied())
         .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)))
         .expect("there are known options");
     Error::bad_request_hint(
@@ -421,6 +433,51 @@ mod tests {
         ] {
             assert!(with(options).is_err(), "{options}");
         }
+    }
+
+    #[test]
+    fn a_parameter_of_the_wrong_type_is_a_bad_request() {
+        for options in [
+            r#"{"n":"128"}"#,
+            r#"{"n":9223372036854775807}"#,
+            r#"{"n":0}"#,
+            r#"{"max_completion_tokens":"1000000"}"#,
+            r#"{"max_tokens":-1}"#,
+            r#"{"max_tokens":1.5}"#,
+            r#"{"extra_body":{"max_tokens":"7"}}"#,
+            r#"{"service_tier":1}"#,
+            r#"{"temperature":"hot"}"#,
+            r#"{"tools":{"type":"function"}}"#,
+            r#"{"modalities":"text"}"#,
+        ] {
+            let error = with(options).unwrap_err();
+            assert_eq!(error.sqlstate(), "PT400", "{options}");
+            assert!(error.to_string().contains("must be"), "{error}");
+        }
+        let body = format!(r#"{{"model":"m","messages":{HELLO},"n":"2"}}"#);
+        assert_eq!(Prepared::from_body(Some(&body)).unwrap_err().sqlstate(), "PT400");
+        for options in [r#"{"max_tokens":9223372036854775808}"#, r#"{"n":null,"tools":null}"#] {
+            assert!(with(options).is_ok(), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_its_bounds() {
+        let too_many = format!(r#"{{"stop":[{}1]}}"#, "1,".repeat(MAX_VALUES));
+        let error = with(&too_many).unwrap_err();
+        assert_eq!(error.sqlstate(), "PT413", "{error}");
+        let messages = format!(r#"[{{"content":[{}null]}}]"#, "null,".repeat(MAX_VALUES));
+        let error = Prepared::from_arguments(Some("m"), Some(&messages), None).unwrap_err();
+        assert_eq!(error.sqlstate(), "PT413", "{error}");
+        let deep = format!(r#"{{"metadata":{}1{}}}"#, r#"{"a":"#.repeat(99), "}".repeat(99));
+        assert!(with(&deep).is_ok());
+        let deeper = format!(r#"{{"metadata":{}1{}}}"#, r#"{"a":"#.repeat(100), "}".repeat(100));
+        assert_eq!(with(&deeper).unwrap_err().sqlstate(), "PT400");
+        let small = with("{}").unwrap();
+        assert!(small.within(100).is_ok());
+        assert_eq!(small.within(30).unwrap_err().sqlstate(), "PT413");
+        let twice = format!(r#"{{"model":"m","messages":{HELLO},"n":1,"n":2}}"#);
+        assert_eq!(Prepared::from_body(Some(&twice)).unwrap_err().sqlstate(), "PT400");
     }
 
     #[test]

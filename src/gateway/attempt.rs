@@ -1,13 +1,15 @@
 //! One request to one candidate: admission, the pending row, the exchange, and what it came to.
 
+use crate::core::bound::{self, Model, Size};
 use crate::core::budget::Rules;
 use crate::core::health::{Fault, Subject};
+use crate::core::json;
 use crate::core::reply::{self, Completion, Reading};
+use crate::core::request::Outline;
 use crate::core::retry::{self, Again};
 use crate::core::sse::{Event, Parser};
 use crate::core::standard::{Cap, Sending, Step};
 use crate::core::stream::Assembler;
-use crate::core::{bound, estimate, json};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::admission::Permit;
@@ -60,10 +62,19 @@ impl Failed {
     }
 }
 
+/// Limits of the answer that a budget counts on.
+#[derive(Clone, Copy)]
+struct Limits {
+    cap: Option<i32>,
+    most_tokens: Option<i64>,
+}
+
 /// What all attempts of a call share.
 pub struct Attempts<'a> {
     pub shared: &'a Shared,
     pub call: &'a ChatCall,
+    /// What its request asks for.
+    pub outline: Outline,
     pub delivery: Delivery<'a>,
     pub deadline: Instant,
     /// Attempts for which a row was opened.
@@ -87,8 +98,13 @@ impl Attempts<'_> {
             .open(&settings.keyring_file, &provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
         let permit = self.enter(candidate).await.map_err(Failed::finally)?;
-        let hold = self.hold(candidate).await.map_err(Failed::elsewhere)?;
-        let (request, body) = match self.prepare(candidate, &key, &settings, hold.cap()) {
+        let size = self.size(candidate);
+        let hold = self.hold(candidate, &size).await.map_err(Failed::elsewhere)?;
+        // What was reserved is what may be asked for.
+        let most_tokens = (*call.rules != Rules::default()).then_some(size.output_tokens).flatten();
+        let limits = Limits { cap: hold.cap(), most_tokens };
+        let mut sent = shared.memory.lease();
+        let request = match self.prepare(candidate, &key, &settings, limits, &mut sent).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 hold.release();
@@ -99,9 +115,11 @@ impl Attempts<'_> {
         let number = call.earlier_attempts.saturating_add(self.made);
         let leave = Leave { permit, hold };
         let sync = settings.ledger_sync;
-        let row = OpenRow::open(&shared.ledger, call, candidate, number, body, leave, sync)
-            .await
-            .map_err(Failed::finally)?;
+        let prompt_tokens = self.outline.prompt_tokens;
+        let row =
+            OpenRow::open(&shared.ledger, call, candidate, number, prompt_tokens, leave, sync)
+                .await
+                .map_err(Failed::finally)?;
         let exchange = Exchange { candidate, key: &key, settings: &settings, row, lease };
         match timeout_at(self.deadline, request.send(Some(&key))).await {
             Ok(Ok(incoming)) if incoming.status.is_success() && incoming.is_event_stream => {
@@ -137,49 +155,65 @@ impl Attempts<'_> {
         permit.ok_or(Error::Internal)
     }
 
-    /// Sets aside what the attempt may cost, and takes its share of the rate limits.
-    async fn hold(&self, candidate: &Candidate) -> Result<Hold, Error> {
-        let call = self.call;
-        let standard = candidate.provider.standard.wire();
-        let limit = candidate.max_output_tokens.or(standard.default_output_tokens());
-        let has_rules = *call.rules != Rules::default();
-        let (size, estimate) = if has_rules {
-            let size = bound::size(&call.body, &candidate.model_id, limit);
-            let prompt = i64::from(estimate::prompt_tokens(&call.body));
-            (size, prompt)
-        } else {
-            (bound::Size::default(), 0)
+    /// What the request asks of this candidate at the most.
+    fn size(&self, candidate: &Candidate) -> Size {
+        let model = Model {
+            id: &candidate.model_id,
+            max_output_tokens: candidate.max_output_tokens,
+            context_window: candidate.context_window,
+            pricing: candidate.pricing.as_deref(),
         };
-        let asking =
-            Asking { user: &call.user_id, candidate, rules: &call.rules, size: &size, estimate };
+        let standard = candidate.provider.standard.wire();
+        bound::size(&self.outline, &model, standard.default_output_tokens())
+    }
+
+    /// Sets aside what the attempt may cost, and takes its share of the rate limits.
+    async fn hold(&self, candidate: &Candidate, size: &Size) -> Result<Hold, Error> {
+        let call = self.call;
+        let estimate = i64::from(self.outline.prompt_tokens);
+        let asking = Asking { user: &call.user_id, candidate, rules: &call.rules, size, estimate };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
 
-    /// The request, ready to leave, and its body.
-    fn prepare(
+    /// The request, ready to leave, whose body `sent` accounts for.
+    async fn prepare(
         &self,
         candidate: &Candidate,
         key: &str,
         settings: &Settings,
-        cap: Option<i32>,
-    ) -> Result<(Prepared, Bytes), Error> {
+        limits: Limits,
+        sent: &mut Lease,
+    ) -> Result<Prepared, Error> {
         let provider = &candidate.provider;
+        let standard = provider.standard;
         let is_openai_itself = provider.base_url.starts_with("https://api.openai.com/");
-        let sending = Sending {
-            model_id: &candidate.model_id,
-            max_output_tokens: candidate.max_output_tokens,
-            streams: self.streams(candidate, settings),
-            cap: cap.map(|tokens| Cap { tokens, is_openai_itself }),
+        let body = self.call.body.clone();
+        let model_id = candidate.model_id.clone();
+        let max_output_tokens = candidate.max_output_tokens;
+        let streams = self.streams(candidate, settings);
+        let translate = move || {
+            let sending = Sending {
+                model_id: &model_id,
+                max_output_tokens,
+                streams,
+                cap: limits.cap.map(|tokens| Cap { tokens, is_openai_itself }),
+                most_tokens: limits.most_tokens,
+            };
+            standard.wire().request(&body, &sending)
         };
-        let body = Bytes::from(provider.standard.wire().request(&self.call.body, &sending)?);
-        let request = self.shared.clients(settings)?.prepare(Outgoing {
+        let bytes = self.call.body.len();
+        let mut working = self.shared.memory.lease();
+        working.grow(bytes + self.outline.values * standard.wire().bytes_per_value())?;
+        let body = Bytes::from(self.shared.heavy.run(bytes, translate).await??);
+        drop(working);
+        sent.grow(body.len())?;
+        self.shared.clients(settings)?.prepare(Outgoing {
             provider,
             target: candidate.target(),
-            url: &provider.standard.chat_url(&provider.base_url),
+            url: &standard.chat_url(&provider.base_url),
             key: Some(key),
-            body: Some(body.clone()),
-        })?;
-        Ok((request, body))
+            body: Some(body),
+        })
     }
 
     fn streams(&self, candidate: &Candidate, settings: &Settings) -> bool {

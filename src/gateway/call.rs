@@ -2,6 +2,7 @@
 //! failure allows it, and another round after a pause.
 
 use crate::core::health::{Change, Fault, Health, Subject};
+use crate::core::request::{self, Outline};
 use crate::core::retry::{self, Again};
 use crate::error::Error;
 use crate::gateway::attempt::{Attempts, Delivery, Failed, subject};
@@ -23,9 +24,17 @@ pub async fn run(
     lease: &mut Lease,
 ) -> ChatReply {
     let started = Instant::now();
+    let outline = match read(shared, call).await {
+        Ok(outline) => outline,
+        Err(error) => {
+            let latency_ms = started.elapsed().as_millis() as u64;
+            return ChatReply { outcome: Err(error), attempts: 0, latency_ms };
+        }
+    };
     let mut attempts = Attempts {
         shared,
         call,
+        outline,
         delivery,
         deadline: started + Duration::from_millis(call.deadline_ms),
         made: 0,
@@ -34,6 +43,17 @@ pub async fn run(
     let outcome = rounds(&mut attempts, lease).await.map_err(|failed| failed.error);
     let latency_ms = started.elapsed().as_millis() as u64;
     ChatReply { outcome, attempts: attempts.made, latency_ms }
+}
+
+/// What the request asks for, within the bounds of a request. Whoever wrote it has looked already,
+/// but a job may be old, and this is where all requests pass.
+async fn read(shared: &Shared, call: &ChatCall) -> Result<Outline, Error> {
+    let (bytes, most) = (call.body.len(), shared.settings().max_request_size);
+    if bytes > most {
+        return Err(Error::RequestBeyond { limit: most as u64, unit: "bytes".to_owned() });
+    }
+    let body = call.body.clone();
+    shared.heavy.run(bytes, move || request::outline(&body)).await?.map_err(Error::unfit)
 }
 
 async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAnswer, Failed> {

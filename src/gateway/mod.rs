@@ -8,6 +8,7 @@ mod batch;
 mod budget;
 mod call;
 mod catalogue;
+mod heavy;
 mod http;
 mod jobs;
 mod keys;
@@ -28,6 +29,8 @@ use std::time::Duration;
 pub struct Settings {
     /// Wait for the pending row to be on disk before the request leaves.
     pub ledger_sync: bool,
+    /// Bytes of one request.
+    pub max_request_size: usize,
     /// Bytes of one answer.
     pub max_response_size: usize,
     /// Bytes of all calls in flight.

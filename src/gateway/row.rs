@@ -1,7 +1,6 @@
 //! The usage row of one attempt: written before the request leaves, settled exactly once after.
 
 use crate::core::budget::Spent;
-use crate::core::estimate;
 use crate::core::reply::clean_word;
 use crate::core::stream::Assembler;
 use crate::core::usage::{Parts, Usage};
@@ -10,7 +9,6 @@ use crate::gateway::admission::Permit;
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
 use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
-use bytes::Bytes;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -64,8 +62,8 @@ pub struct OpenRow<'a> {
     permit: Option<Permit>,
     /// What the attempt has set aside in budgets.
     hold: Option<Hold>,
-    /// The request as it was sent, for an estimate of what went in.
-    sent: Bytes,
+    /// About what went in.
+    prompt_tokens: i32,
     /// What has come of a streamed answer, once it has begun.
     pub stream: Option<Assembler>,
 }
@@ -78,7 +76,7 @@ impl<'a> OpenRow<'a> {
         call: &'a ChatCall,
         candidate: &'a Candidate,
         attempt: u16,
-        sent: Bytes,
+        prompt_tokens: i32,
         leave: Leave,
         sync: bool,
     ) -> Result<Self, Error> {
@@ -107,7 +105,7 @@ impl<'a> OpenRow<'a> {
             first_token: None,
             permit: Some(permit),
             hold: Some(hold),
-            sent,
+            prompt_tokens,
             stream: None,
         };
         if sync {
@@ -204,7 +202,7 @@ impl<'a> OpenRow<'a> {
                 ..parts
             },
             None => Parts {
-                input: estimate::prompt_tokens(std::str::from_utf8(&self.sent).unwrap_or_default()),
+                input: self.prompt_tokens,
                 output: stream.output_estimate(),
                 ..Parts::default()
             },

@@ -6,6 +6,7 @@ use crate::gateway::admission::Admission;
 use crate::gateway::attempt::Delivery;
 use crate::gateway::budget::{Lease, Memory};
 use crate::gateway::call::SharedHealth;
+use crate::gateway::heavy::Heavy;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub spending: Arc<Spending>,
     pub jobs: Jobs,
     pub memory: Arc<Memory>,
+    pub heavy: Heavy,
     pub stats: Arc<Stats>,
     extension: u32,
     epoch: i64,
@@ -125,6 +127,7 @@ impl Gateway {
         let stats = Arc::new(Stats::default());
         let shared = Arc::new(Shared {
             memory: Memory::new(self.settings.max_memory),
+            heavy: Heavy::default(),
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
             spending: Arc::default(),

@@ -13,6 +13,7 @@ use crate::session::request::{Resolved, usable_ms};
 use pgrx::prelude::*;
 use serde_json::value::RawValue;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const MOST_AT_ONCE: i32 = 10_000;
@@ -81,7 +82,7 @@ struct Planned {
     refused: VecDeque<(i32, Error)>,
     /// Routes of models seen so far; most requests of a batch are for one model.
     routes: HashMap<Vec<String>, Result<Resolved, Error>>,
-    identical: HashMap<(Vec<String>, String), usize>,
+    identical: HashMap<(Vec<String>, Arc<String>), usize>,
 }
 
 impl Planned {

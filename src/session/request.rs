@@ -7,6 +7,7 @@ use crate::error::{Error, Target};
 use crate::protocol::{Candidate, ChatCall};
 use crate::session::owner::installed;
 use crate::session::{deadline, identity, route};
+use crate::settings;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -23,6 +24,7 @@ impl Resolved {
         provider: Option<&str>,
         p_user_id: Option<&str>,
     ) -> Result<Self, Error> {
+        prepared.within(settings::max_request_size())?;
         let user = identity::acting_user(p_user_id, "chat")?;
         let (candidates, rules) = route::candidates(&installed()?, prepared, &user, provider)?;
         Ok(Self { user, candidates: candidates.into(), rules: Arc::new(rules) })
@@ -38,7 +40,7 @@ impl Resolved {
             call_id: Uuid::now_v7(),
             user_id: self.user.clone(),
             candidates: self.candidates.clone(),
-            body: prepared.body(),
+            body: prepared.body().into(),
             max_retries: prepared.max_retries,
             deadline_ms,
             stream_upstream: prepared.stream_upstream,

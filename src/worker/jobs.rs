@@ -461,7 +461,7 @@ fn prepare(
             call_id: job.id,
             user_id: job.user.clone(),
             candidates,
-            body: prepared.body(),
+            body: prepared.body().into(),
             max_retries: prepared.max_retries,
             deadline_ms: prepared.timeout_ms,
             stream_upstream: prepared.stream_upstream,

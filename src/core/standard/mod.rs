@@ -5,9 +5,12 @@ mod anthropic;
 mod openai;
 
 use crate::core::sse::Event;
+use crate::core::{json, parameters};
 use crate::error::{Error, Refusal};
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// How a provider is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,9 @@ pub trait Wire: Sync {
     /// The body to send, from a request in OpenAI's form that names no model.
     fn request(&self, body: &str, sending: &Sending<'_>) -> Result<String, Error>;
 
+    /// Bytes that each value of a request takes at the most while it is translated, beside its text.
+    fn bytes_per_value(&self) -> usize;
+
     /// Most tokens of an answer where neither the request nor the model says.
     fn default_output_tokens(&self) -> Option<i32>;
 
@@ -81,6 +87,27 @@ pub struct Sending<'a> {
     pub streams: bool,
     /// The most tokens that a budget allows for the answer, where the request says nothing.
     pub cap: Option<Cap>,
+    /// Where a budget counts on it: no more tokens than this are asked for.
+    pub most_tokens: Option<i64>,
+}
+
+impl Sending<'_> {
+    /// A number of tokens that a request asks for (JSON), or the most that it may ask for, where
+    /// that is less.
+    fn within_most<'a>(&self, asked: &'a RawValue) -> Result<Cow<'a, RawValue>, Error> {
+        match (self.most_tokens, parameters::whole(asked.get())) {
+            (Some(most), Some(asked)) if asked > most => {
+                to_raw_value(&most).map(Cow::Owned).map_err(|_| Error::Internal)
+            }
+            (Some(_), None) => Err(Error::bad_request("max_tokens must be a whole number")),
+            _ => Ok(Cow::Borrowed(asked)),
+        }
+    }
+}
+
+/// The members of a request: under the names that the bound of its cost has read them by.
+fn members(body: &str) -> Result<BTreeMap<String, &RawValue>, Error> {
+    json::members(body).map_err(Error::unfit)
 }
 
 /// A limit of the answer's tokens that a budget sets.

@@ -1,6 +1,6 @@
 //! OpenAI's chat completions: the form that everything else here speaks, so there is little to do.
 
-use super::{Chunks, Sending, Step, Wire};
+use super::{Chunks, Sending, Step, Wire, members};
 use crate::core::reply;
 use crate::core::sse::Event;
 use crate::error::Error;
@@ -25,8 +25,9 @@ impl Wire for OpenAi {
     }
 
     fn request(&self, body: &str, sending: &Sending<'_>) -> Result<String, Error> {
+        let given = members(body)?;
         let mut fields: BTreeMap<&str, &RawValue> =
-            serde_json::from_str(body).map_err(|_| Error::Internal)?;
+            given.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let model = to_raw_value(sending.model_id).map_err(|_| Error::Internal)?;
         fields.insert("model", &model);
         let yes = RawValue::from_string("true".to_owned()).map_err(|_| Error::Internal)?;
@@ -39,6 +40,13 @@ impl Wire for OpenAi {
         if let Some((name, Ok(tokens))) = &cap {
             fields.insert(name, tokens);
         }
+        let asked = ["max_tokens", "max_completion_tokens"].map(|name| {
+            let asked = given.get(name).filter(|asked| asked.get() != "null")?;
+            Some((name, sending.within_most(asked)))
+        });
+        let asked = asked.into_iter().flatten().map(|(name, asked)| Ok((name, asked?)));
+        let asked = asked.collect::<Result<Vec<_>, Error>>()?;
+        fields.extend(asked.iter().map(|(name, asked)| (*name, &**asked)));
         // OpenAI refuses the options of a stream without one, and sends no usage with a stream
         // unless it is told to.
         fields.remove("stream_options");
@@ -47,6 +55,11 @@ impl Wire for OpenAi {
             fields.insert("stream_options", &usage);
         }
         serde_json::to_string(&fields).map_err(|_| Error::Internal)
+    }
+
+    fn bytes_per_value(&self) -> usize {
+        // Members are passed on as they are.
+        0
     }
 
     fn default_output_tokens(&self) -> Option<i32> {
@@ -100,8 +113,13 @@ mod tests {
 
     #[test]
     fn a_request_gets_its_model_and_keeps_its_digits() {
-        let sending =
-            Sending { model_id: "v/m", max_output_tokens: None, streams: false, cap: None };
+        let sending = Sending {
+            model_id: "v/m",
+            max_output_tokens: None,
+            streams: false,
+            cap: None,
+            most_tokens: None,
+        };
         let body = OpenAi.request(r#"{"seed":12345678901234567890123}"#, &sending).unwrap();
         assert_eq!(body, r#"{"model":"v/m","seed":12345678901234567890123}"#);
         let unheard = r#"{"stream_options":{"include_usage":false}}"#;
@@ -115,10 +133,44 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_asked_for_than_was_reserved() {
+        let most_tokens = Some(8192);
+        let sending = Sending {
+            model_id: "m",
+            max_output_tokens: None,
+            streams: false,
+            cap: None,
+            most_tokens,
+        };
+        for (asked, sent) in [
+            (r#"{"max_tokens":9223372036854775807}"#, r#"{"max_tokens":8192,"model":"m"}"#),
+            (r#"{"max_tok\u0065ns":9999}"#, r#"{"max_tokens":8192,"model":"m"}"#),
+            (r#"{"max_completion_tokens":9999}"#, r#"{"max_completion_tokens":8192,"model":"m"}"#),
+            (r#"{"max_tokens":7}"#, r#"{"max_tokens":7,"model":"m"}"#),
+            (r#"{"max_tokens":null}"#, r#"{"max_tokens":null,"model":"m"}"#),
+        ] {
+            assert_eq!(OpenAi.request(asked, &sending).unwrap(), sent);
+        }
+        for refused in [r#"{"max_tokens":"9"}"#, r#"{"max_tokens":1,"max_tok\u0065ns":9}"#] {
+            let error = OpenAi.request(refused, &sending).unwrap_err();
+            assert_eq!(error.sqlstate(), "PT400", "{refused}");
+        }
+        let unlimited = Sending { most_tokens: None, ..sending };
+        let body = OpenAi.request(r#"{"max_tokens":9999}"#, &unlimited).unwrap();
+        assert_eq!(body, r#"{"max_tokens":9999,"model":"m"}"#);
+    }
+
+    #[test]
     fn a_budget_limits_the_answer() {
         for (is_openai_itself, name) in [(true, "max_completion_tokens"), (false, "max_tokens")] {
             let cap = Some(Cap { tokens: 9, is_openai_itself });
-            let sending = Sending { model_id: "m", max_output_tokens: None, streams: false, cap };
+            let sending = Sending {
+                model_id: "m",
+                max_output_tokens: None,
+                streams: false,
+                cap,
+                most_tokens: None,
+            };
             let body = OpenAi.request("{}", &sending).unwrap();
             assert!(body.contains(&format!(r#""{name}":9"#)), "{body}");
         }

@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 /// JSON that is passed on as it was given, or that was made here.
 pub(super) type Raw<'a> = Cow<'a, RawValue>;
 
+/// A content block comes of two values at the least, and the list that it is in may have room for
+/// as many again.
+pub(super) const BYTES_PER_VALUE: usize = 256;
+const _: () = assert!(size_of::<Block>() + size_of::<Turn>() + 32 <= BYTES_PER_VALUE);
+
 /// What becomes of `messages`.
 #[derive(Debug, Default)]
 pub(super) struct Conversation<'a> {
@@ -410,6 +415,12 @@ fn has_prefix(text: &str, prefix: &str) -> bool {
 fn thinking<'a>(raw: &'a RawValue, place: &str) -> Result<Block<'a>, Error> {
     let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(raw.get())
         .map_err(|_| Error::bad_request(format!("{place}.thinking_blocks must hold objects")))?;
+    let kind: Option<String> =
+        fields.get("type").and_then(|kind| serde_json::from_str(kind.get()).ok());
+    if !matches!(kind.as_deref(), Some("thinking" | "redacted_thinking")) {
+        // It would be sent as it is, whatever it is.
+        return Err(Error::bad_request(format!("{place}.thinking_blocks must hold thinking")));
+    }
     let block = match fields.remove("index") {
         Some(_) => json(&fields)?,
         None => Cow::Borrowed(raw),

@@ -33,6 +33,10 @@ impl Wire for Anthropic {
         request::translate(body, sending)
     }
 
+    fn bytes_per_value(&self) -> usize {
+        messages::BYTES_PER_VALUE
+    }
+
     fn default_output_tokens(&self) -> Option<i32> {
         Some(request::DEFAULT_MAX_TOKENS)
     }

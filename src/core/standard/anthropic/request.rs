@@ -1,7 +1,7 @@
 //! A request: from OpenAI's parameters to Anthropic's.
 
 use super::messages::{Conversation, Raw, json};
-use crate::core::standard::Sending;
+use crate::core::standard::{Sending, members};
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -48,7 +48,7 @@ type Fields<'a> = BTreeMap<String, &'a RawValue>;
 /// The body to send, from a request in OpenAI's form. Members that OpenAI's form does not have
 /// are sent as they are, and win over what the others are translated to.
 pub(super) fn translate(body: &str, sending: &Sending<'_>) -> Result<String, Error> {
-    let mut given: Fields = serde_json::from_str(body).map_err(|_| Error::Internal)?;
+    let mut given: Fields = members(body)?;
     refuse(&mut given)?;
     let messages = take(&mut given, "messages")
         .ok_or_else(|| Error::bad_request("messages must be an array of objects"))?;
@@ -295,7 +295,7 @@ fn stop_sequences<'a>(stop: Option<&RawValue>) -> Result<Option<Raw<'a>>, Error>
 fn max_tokens<'a>(given: &mut Fields<'a>, sending: &Sending<'_>) -> Result<Raw<'a>, Error> {
     let older = take(given, "max_tokens");
     match take(given, "max_completion_tokens").or(older) {
-        Some(asked) => Ok(Cow::Borrowed(asked)),
+        Some(asked) => sending.within_most(asked),
         None => json(&sending.max_output_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
     }
 }

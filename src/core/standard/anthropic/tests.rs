@@ -14,8 +14,13 @@ macro_rules! goldens {
     };
 }
 
-const SENDING: Sending<'static> =
-    Sending { model_id: "claude-x", max_output_tokens: None, streams: false, cap: None };
+const SENDING: Sending<'static> = Sending {
+    model_id: "claude-x",
+    max_output_tokens: None,
+    streams: false,
+    cap: None,
+    most_tokens: None,
+};
 const HELLO: &str = r#"[{"role":"user","content":"Hello"}]"#;
 
 fn parse(text: &str) -> Value {
