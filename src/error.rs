@@ -112,8 +112,12 @@ pub enum Error {
     BrokenAnswer { target: Target, status: u16, what: String, request_id: Option<String> },
     #[error("the answer of {target} is larger than {limit} bytes")]
     AnswerTooLarge { target: Target, limit: u64 },
-    #[error("the gateway's memory limit of {limit} bytes is reached")]
+    #[error("this user's share of the gateway's memory of {limit} bytes is taken")]
     OutOfMemory { limit: u64 },
+    #[error(
+        "the answer of {target} does not fit into this user's share of the gateway's memory of {limit} bytes"
+    )]
+    AnswerOutOfMemory { target: Target, limit: u64 },
     #[error("the {} budget{} does not suffice for {target}: {}", shortfall.period, shortfall.whose, shortfall.amounts())]
     BudgetExceeded { target: Target, shortfall: Box<Shortfall> },
     #[error("a budget is set, and what {target} may cost has no bound: {what}")]
@@ -212,6 +216,7 @@ impl Error {
             | Self::Internal
             | Self::GatewayLost => "PT502",
             Self::OutOfMemory { .. }
+            | Self::AnswerOutOfMemory { .. }
             | Self::Ledger { .. }
             | Self::MissingMasterKey { .. }
             | Self::Keyring { .. }
@@ -247,7 +252,7 @@ impl Error {
             Self::AddressRefused { .. } => "address_refused",
             Self::BrokenAnswer { .. } => "broken_answer",
             Self::AnswerTooLarge { .. } => "answer_too_large",
-            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::OutOfMemory { .. } | Self::AnswerOutOfMemory { .. } => "out_of_memory",
             Self::Ledger { .. } => "ledger",
             Self::KeyRefused { .. } => "key_refused",
             Self::KeyUnreadable { .. } => "key_unreadable",
@@ -343,7 +348,13 @@ impl Error {
                  aggregator_usage_logs."
             }
             Self::AnswerTooLarge { .. } => "Raise aggregator.max_response_size.",
-            Self::OutOfMemory { .. } => "Try again later, or raise aggregator.max_memory.",
+            Self::OutOfMemory { .. } => {
+                "Nothing was sent. Try again later, or raise aggregator.max_memory."
+            }
+            Self::AnswerOutOfMemory { .. } => {
+                "The attempt is in aggregator_usage_logs. Ask for less at one time, or raise \
+                 aggregator.max_memory."
+            }
             Self::Ledger { .. } => "See the server log.",
             Self::KeyRefused { .. } => {
                 "Nothing was saved. Check the key, or save it with p_validate => false."
@@ -376,6 +387,7 @@ impl Error {
             | Self::Disconnected { target, .. }
             | Self::BrokenAnswer { target, .. }
             | Self::AnswerTooLarge { target, .. }
+            | Self::AnswerOutOfMemory { target, .. }
             | Self::BudgetExceeded { target, .. }
             | Self::NoCostBound { target, .. }
             | Self::RateLimited { target, .. } => Some(target),
@@ -402,7 +414,6 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Disconnected { .. }
             | Self::Stalled { .. }
-            | Self::OutOfMemory { .. }
             | Self::Ledger { .. } => Some(None),
             _ => self.turn_in().map(Some),
         }
@@ -415,6 +426,7 @@ impl Error {
             Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
                 Some(Duration::from_secs(2))
             }
+            Self::OutOfMemory { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

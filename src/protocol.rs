@@ -1,7 +1,9 @@
 //! The frames between a session and the gateway, over the worker's Unix socket.
 //!
 //! A frame is a length (4 bytes, little endian) and a postcard document. A session sends one
-//! request and reads replies until the last one; closing the connection cancels the request.
+//! request and reads replies until the last one; closing the connection cancels the request. Between the
+//! length of a request and its document stands for whose sake it comes (a length of one byte, and the
+//! user's id), because the memory for it is that user's.
 //! Provider keys cross the socket sealed, never in the clear.
 //!
 //! [`Request::Outbox`] is different: after it the session sends one bare byte, when its
@@ -19,7 +21,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// After [`Request::Outbox`], at the end of the transaction.
 pub const COMMITTED: u8 = b'+';
@@ -196,6 +198,19 @@ pub enum Request {
     Status,
 }
 
+impl Request {
+    /// For whose sake it comes; "": nobody's in particular.
+    fn user(&self) -> &str {
+        match self {
+            Self::Chat { call, .. } => &call.user_id,
+            Self::Stream(call) => &call.user_id,
+            Self::Many(batch) => batch.calls.first().map_or("", |call| &call.user_id),
+            Self::CheckKey(check) => check.key.binding.user_id.as_deref().unwrap_or(""),
+            _ => "",
+        }
+    }
+}
+
 /// How the ledger settled the attempt that answered.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Settled {
@@ -270,6 +285,25 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut frame = postcard::to_extend(value, vec![0; HEADER_LEN]).expect("frames can be encoded");
     let len = (frame.len() - HEADER_LEN) as u32;
     frame[..HEADER_LEN].copy_from_slice(&len.to_le_bytes());
+    frame
+}
+
+/// A request's frame, with its header and for whose sake it comes.
+pub fn encode_request(extension: u32, request: &Request) -> Vec<u8> {
+    let user = request.user();
+    // No id is longer; of one that was, the beginning would do to tell users apart.
+    let mut end = user.len().min(usize::from(u8::MAX));
+    while !user.is_char_boundary(end) {
+        end -= 1;
+    }
+    let user = &user[..end];
+    let start = HEADER_LEN + 1 + user.len();
+    let addressed = Addressed { extension, request };
+    let mut frame = postcard::to_extend(&addressed, vec![0; start]).expect("frames can be encoded");
+    let len = (frame.len() - start) as u32;
+    frame[..HEADER_LEN].copy_from_slice(&len.to_le_bytes());
+    frame[HEADER_LEN] = user.len() as u8;
+    frame[HEADER_LEN + 1..start].copy_from_slice(user.as_bytes());
     frame
 }
 

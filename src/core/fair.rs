@@ -20,9 +20,41 @@ pub fn shares(mut room: usize, most_of_each: &[usize]) -> Vec<usize> {
     }
 }
 
+/// Of a limit below this, nothing is kept back: half of it would be nothing to speak of.
+const SMALL: usize = 8;
+
+/// The most that one user may hold of a limit of which the others hold `others`: half of what they leave,
+/// so that, whoever holds what for however long, there is something left for the next one. Of 256 places
+/// one user alone has 128, a second one 64, a third one 32, and so on.
+pub fn most(limit: usize, others: usize) -> usize {
+    let left = limit.saturating_sub(others);
+    if limit < SMALL { left } else { left.div_ceil(2) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::shares;
+    use super::{most, shares};
+
+    #[test]
+    fn there_is_something_left_for_the_next_one() {
+        assert_eq!(most(256, 0), 128);
+        assert_eq!(most(256, 128), 64);
+        assert_eq!(most(3, 0), 3);
+        assert_eq!(most(3, 2), 1);
+        assert_eq!(most(8, 8), 0);
+        assert_eq!(most(8, 9), 0);
+        for limit in [8, 100, 256, 1000] {
+            let (mut held, mut users) = (0, 0);
+            while held < limit {
+                let taken = most(limit, held);
+                assert!(taken > 0);
+                held += taken;
+                users += 1;
+            }
+            assert_eq!(held, limit);
+            assert!(1 << users >= limit, "{users} users fill {limit}");
+        }
+    }
 
     #[test]
     fn room_is_shared_evenly() {

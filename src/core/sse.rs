@@ -70,6 +70,11 @@ impl Parser {
         Ok(())
     }
 
+    /// Bytes of an event that is not complete.
+    pub fn pending(&self) -> usize {
+        self.line.len() + self.data.as_ref().map_or(0, String::len)
+    }
+
     /// What is left when the body ends without the blank line after the last event. The standard
     /// drops it, but many upstreams end so.
     pub fn finish(mut self) -> Result<Option<Event>, SseError> {

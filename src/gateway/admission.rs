@@ -1,6 +1,9 @@
 //! Limits in flight: at them a call waits. Users take turns, so that the thousand calls of one do
-//! not hold up the one call of another.
+//! not hold up the one call of another. Calls that are inside may stay there for hours, and nobody throws
+//! them out: so of all places, and of those of a key that many may spend, one user takes at most half of
+//! what the others leave ([`fair::most`]), and the next one always finds a place.
 
+use crate::core::fair;
 use crate::gateway::Limits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,11 +22,19 @@ struct State {
     limits: Limits,
     in_flight: usize,
     users: HashMap<String, User>,
-    keys: HashMap<Uuid, usize>,
+    keys: HashMap<Uuid, Key>,
     /// Users with a queue, the next one to be served in front.
     turns: VecDeque<String>,
     /// Calls that have queued so far.
     queued: u64,
+}
+
+/// Calls inside with one key.
+#[derive(Default)]
+struct Key {
+    in_flight: usize,
+    /// Of each user, where more than one may spend it.
+    of: HashMap<String, usize>,
 }
 
 #[derive(Default)]
@@ -36,6 +47,8 @@ struct Waiter {
     /// Later ones have larger numbers.
     number: u64,
     key: Uuid,
+    /// Others may spend the key as well.
+    is_shared: bool,
     enter: oneshot::Sender<Permit>,
 }
 
@@ -75,15 +88,16 @@ impl Admission {
         self.let_in(state);
     }
 
-    /// Waits for its turn. Dropping the future gives the place up.
-    pub async fn enter(self: &Arc<Self>, user: &str, key: Uuid) -> Option<Permit> {
+    /// Waits for its turn. Dropping the future gives the place up. `is_shared`: others may spend the key
+    /// as well.
+    pub async fn enter(self: &Arc<Self>, user: &str, key: Uuid, is_shared: bool) -> Option<Permit> {
         let (enter, entered) = oneshot::channel();
         let number = {
             let mut state = self.lock();
             state.queued += 1;
             let number = state.queued;
             let queue = &mut state.users.entry(user.to_owned()).or_default().queue;
-            queue.push_back(Waiter { number, key, enter });
+            queue.push_back(Waiter { number, key, is_shared, enter });
             if queue.len() == 1 {
                 state.turns.push_back(user.to_owned());
             }
@@ -112,7 +126,7 @@ impl Admission {
             match state.next_of(&name) {
                 Some(waiter) => {
                     passed_over = 0;
-                    state.count_in(&name, waiter.key);
+                    state.count_in(&name, &waiter);
                     let permit = Permit {
                         admission: self.clone(),
                         user: name.clone(),
@@ -145,22 +159,32 @@ impl State {
     /// Takes the first call of a user that may enter out of their queue.
     fn next_of(&mut self, name: &str) -> Option<Waiter> {
         let user = self.users.get_mut(name)?;
-        if user.in_flight >= self.limits.per_user {
+        let others = self.in_flight - user.in_flight;
+        let most = self.limits.per_user.min(fair::most(self.limits.all, others));
+        if user.in_flight >= most {
             return None;
         }
-        let keys = &self.keys;
-        let most = self.limits.per_key;
-        let index = user
-            .queue
-            .iter()
-            .take(LOOK_AHEAD)
-            .position(|waiter| keys.get(&waiter.key).copied().unwrap_or(0) < most)?;
+        let (keys, most) = (&self.keys, self.limits.per_key);
+        let may_enter = |waiter: &Waiter| {
+            let Some(key) = keys.get(&waiter.key) else { return most > 0 };
+            let own = key.of.get(name).copied().unwrap_or(0);
+            if waiter.is_shared {
+                own < fair::most(most, key.in_flight - own)
+            } else {
+                key.in_flight < most
+            }
+        };
+        let index = user.queue.iter().take(LOOK_AHEAD).position(may_enter)?;
         user.queue.remove(index)
     }
 
-    fn count_in(&mut self, name: &str, key: Uuid) {
+    fn count_in(&mut self, name: &str, waiter: &Waiter) {
         self.in_flight += 1;
-        *self.keys.entry(key).or_default() += 1;
+        let key = self.keys.entry(waiter.key).or_default();
+        key.in_flight += 1;
+        if waiter.is_shared {
+            *key.of.entry(name.to_owned()).or_default() += 1;
+        }
         if let Some(user) = self.users.get_mut(name) {
             user.in_flight += 1;
         }
@@ -168,9 +192,15 @@ impl State {
 
     fn count_out(&mut self, name: &str, key: Uuid) {
         self.in_flight -= 1;
-        if let Some(count) = self.keys.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(inside) = self.keys.get_mut(&key) {
+            inside.in_flight -= 1;
+            if let Some(own) = inside.of.get_mut(name) {
+                *own -= 1;
+                if *own == 0 {
+                    inside.of.remove(name);
+                }
+            }
+            if inside.in_flight == 0 {
                 self.keys.remove(&key);
             }
         }
@@ -237,11 +267,11 @@ mod tests {
     #[test]
     fn past_a_limit_calls_wait_and_users_take_turns() {
         let gate = gate(1, 9, 9);
-        let mut first = Box::pin(gate.enter("alice", A));
+        let mut first = Box::pin(gate.enter("alice", A, false));
         let inside = poll(&mut first).flatten().unwrap();
-        let mut alices: Vec<_> = (0..3).map(|_| Box::pin(gate.enter("alice", A))).collect();
+        let mut alices: Vec<_> = (0..3).map(|_| Box::pin(gate.enter("alice", A, false))).collect();
         assert!(alices.iter_mut().all(|call| poll(call).is_none()));
-        let mut bobs = Box::pin(gate.enter("bob", B));
+        let mut bobs = Box::pin(gate.enter("bob", B, false));
         assert!(poll(&mut bobs).is_none());
         assert_eq!(gate.waiting(), 4);
         drop(inside);
@@ -256,15 +286,15 @@ mod tests {
     #[test]
     fn limits_of_user_and_key_hold_only_them_up() {
         let gate = gate(9, 2, 1);
-        let mut one = Box::pin(gate.enter("alice", A));
+        let mut one = Box::pin(gate.enter("alice", A, false));
         let one = poll(&mut one).flatten().unwrap();
-        let mut same_key = Box::pin(gate.enter("alice", A));
+        let mut same_key = Box::pin(gate.enter("alice", A, false));
         assert!(poll(&mut same_key).is_none());
-        let mut other_key = Box::pin(gate.enter("alice", B));
+        let mut other_key = Box::pin(gate.enter("alice", B, false));
         let other_key = poll(&mut other_key).flatten().unwrap();
-        let mut third = Box::pin(gate.enter("alice", Uuid::from_u128(3)));
+        let mut third = Box::pin(gate.enter("alice", Uuid::from_u128(3), false));
         assert!(poll(&mut third).is_none());
-        let mut bob = Box::pin(gate.enter("bob", Uuid::from_u128(4)));
+        let mut bob = Box::pin(gate.enter("bob", Uuid::from_u128(4), false));
         assert!(poll(&mut bob).is_some());
         drop(one);
         assert!(poll(&mut same_key).is_some());
@@ -274,11 +304,11 @@ mod tests {
     #[test]
     fn who_stops_waiting_holds_nobody_up() {
         let gate = gate(1, 9, 9);
-        let mut first = Box::pin(gate.enter("alice", A));
+        let mut first = Box::pin(gate.enter("alice", A, false));
         let inside = poll(&mut first).flatten().unwrap();
-        let mut gone = Box::pin(gate.enter("bob", A));
+        let mut gone = Box::pin(gate.enter("bob", A, false));
         assert!(poll(&mut gone).is_none());
-        let mut last = Box::pin(gate.enter("carol", A));
+        let mut last = Box::pin(gate.enter("carol", A, false));
         assert!(poll(&mut last).is_none());
         drop(gone);
         drop(inside);
@@ -287,9 +317,10 @@ mod tests {
         drop(permit);
         assert!(gate.lock().users.is_empty() && gate.lock().keys.is_empty());
         // However many they are.
-        let mut holder = Box::pin(gate.enter("eve", A));
+        let mut holder = Box::pin(gate.enter("eve", A, false));
         let held = poll(&mut holder).flatten().unwrap();
-        let mut many: Vec<_> = (0..100_000).map(|_| Box::pin(gate.enter("eve", A))).collect();
+        let mut many: Vec<_> =
+            (0..100_000).map(|_| Box::pin(gate.enter("eve", A, false))).collect();
         assert!(many.iter_mut().all(|call| poll(call).is_none()));
         many.truncate(1);
         assert_eq!(gate.waiting(), 1);
@@ -299,9 +330,50 @@ mod tests {
         assert!(gate.lock().users.is_empty() && gate.lock().turns.is_empty());
         // A raised limit lets in who waits.
         gate.set_limits(Limits { all: 0, per_user: 1, per_key: 1 });
-        let mut waits = Box::pin(gate.enter("dora", A));
+        let mut waits = Box::pin(gate.enter("dora", A, false));
         assert!(poll(&mut waits).is_none());
         gate.set_limits(Limits { all: 1, per_user: 1, per_key: 1 });
         assert!(poll(&mut waits).is_some());
+    }
+
+    /// As many calls of a user as may enter.
+    fn fill(gate: &Arc<Admission>, user: &str, key: Uuid, is_shared: bool) -> Vec<Permit> {
+        let mut inside = Vec::new();
+        loop {
+            let mut call = Box::pin(gate.enter(user, key, is_shared));
+            match poll(&mut call).flatten() {
+                Some(permit) => inside.push(permit),
+                None => return inside,
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_holds_a_shared_key_leaves_places_for_the_next_user() {
+        let gate = gate(1000, 1000, 256);
+        let mut inside = Vec::new();
+        for (user, places) in [("a", 128), ("b", 64), ("c", 32), ("d", 16), ("e", 8)] {
+            let held = fill(&gate, user, A, true);
+            assert_eq!(held.len(), places, "{user}");
+            inside.push(held);
+        }
+        // A key of one's own is one's own.
+        assert_eq!(fill(&gate, "f", B, false).len(), 256);
+        // Who goes makes place, and at the limit it is for whom it does not make too many.
+        inside.remove(1);
+        assert_eq!(fill(&gate, "a", A, true).len(), 0, "it has 128 of the 200 that others leave");
+        assert_eq!(fill(&gate, "g", A, true).len(), 36);
+        drop(inside);
+        assert!(gate.lock().users.is_empty() && gate.lock().keys.is_empty());
+    }
+
+    #[test]
+    fn whoever_holds_places_of_all_leaves_some_for_the_next_user() {
+        let gate = gate(100, 100, 100);
+        let key = |user: u128| Uuid::from_u128(user);
+        let inside: Vec<_> =
+            (0..7).map(|user| fill(&gate, &user.to_string(), key(user), false)).collect();
+        let held: Vec<usize> = inside.iter().map(Vec::len).collect();
+        assert_eq!(held, [50, 25, 13, 6, 3, 2, 1]);
     }
 }

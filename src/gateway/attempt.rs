@@ -13,9 +13,9 @@ use crate::core::stream::Assembler;
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::admission::Permit;
-use crate::gateway::budget::Lease;
 use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Task};
+use crate::gateway::memory::Lease;
 use crate::gateway::row::{End, Leave, OpenRow};
 use crate::gateway::server::Shared;
 use crate::gateway::spending::{Asking, Hold};
@@ -23,11 +23,13 @@ use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a stream that has said that it is complete may take to end, so that its connection can
 /// serve again.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Between looks whether there is memory for a job.
+const MEMORY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How the caller wants its answer.
 #[derive(Clone, Copy)]
@@ -97,13 +99,13 @@ impl Attempts<'_> {
             .keys
             .open(&settings.keyring_file, &provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
-        let permit = self.enter(candidate).await.map_err(Failed::finally)?;
+        let permit = self.enter(candidate, &settings, lease).await.map_err(Failed::finally)?;
         let size = self.size(candidate);
         let hold = self.hold(candidate, &size).await.map_err(Failed::elsewhere)?;
         // What was reserved is what may be asked for.
         let most_tokens = (*call.rules != Rules::default()).then_some(size.output_tokens).flatten();
         let limits = Limits { cap: hold.cap(), most_tokens };
-        let mut sent = shared.memory.lease();
+        let mut sent = shared.memory.lease(&call.user_id);
         let request = match self.prepare(candidate, &key, &settings, limits, &mut sent).await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -138,21 +140,37 @@ impl Attempts<'_> {
         }
     }
 
-    /// Waits for its turn. A job has all the time for that: its own begins when it is sent.
-    async fn enter(&mut self, candidate: &Candidate) -> Result<Permit, Error> {
+    /// Waits for its turn, and takes room for the answer. A job has all the time for that: its own begins
+    /// when it is sent.
+    async fn enter(
+        &mut self,
+        candidate: &Candidate,
+        settings: &Settings,
+        lease: &mut Lease,
+    ) -> Result<Permit, Error> {
         let waiting_since = Instant::now();
-        let entering = self.shared.admission.enter(&self.call.user_id, candidate.user_provider_id);
-        let permit = if matches!(self.delivery, Delivery::Job) {
-            let permit = entering.await;
-            self.deadline += waiting_since.elapsed();
-            permit
-        } else {
-            timeout_at(self.deadline, entering).await.map_err(|_| Error::NoTurn {
+        let is_shared = candidate.key.binding.user_id.is_none();
+        let (user, key) = (&self.call.user_id, candidate.user_provider_id);
+        let admission = &self.shared.admission;
+        if !matches!(self.delivery, Delivery::Job) {
+            let entering = admission.enter(user, key, is_shared);
+            let permit = timeout_at(self.deadline, entering).await.map_err(|_| Error::NoTurn {
                 target: candidate.target(),
                 waited_ms: waiting_since.elapsed().as_millis() as u64,
-            })?
-        };
-        permit.ok_or(Error::Internal)
+            })?;
+            lease.expect_answer(settings.max_response_size)?;
+            return permit.ok_or(Error::Internal);
+        }
+        loop {
+            let permit = admission.enter(user, key, is_shared).await;
+            if lease.expect_answer(settings.max_response_size).is_ok() {
+                self.deadline += waiting_since.elapsed();
+                return permit.ok_or(Error::Internal);
+            }
+            // Nobody is to wait behind the memory of somebody else.
+            drop(permit);
+            sleep(MEMORY_PAUSE).await;
+        }
     }
 
     /// What the request asks of this candidate at the most.
@@ -202,17 +220,18 @@ impl Attempts<'_> {
             standard.wire().request(&body, &sending)
         };
         let bytes = self.call.body.len();
-        let mut working = self.shared.memory.lease();
-        working.grow(bytes + self.outline.values * standard.wire().bytes_per_value())?;
+        let mut working = self.shared.memory.lease(&self.call.user_id);
+        working.begin(bytes + self.outline.values * standard.wire().bytes_per_value())?;
         let body = Bytes::from(self.shared.heavy.run(bytes, translate).await??);
         drop(working);
-        sent.grow(body.len())?;
+        sent.begin(body.len())?;
         self.shared.clients(settings)?.prepare(Outgoing {
             provider,
             target: candidate.target(),
             url: &standard.chat_url(&provider.base_url),
             key: Some(key),
             body: Some(body),
+            limit: settings.max_response_size,
         })
     }
 
@@ -319,10 +338,6 @@ impl Attempts<'_> {
                         let error = Error::AnswerTooLarge { target: candidate.target(), limit };
                         return Err(exchange.given_up(error).await);
                     }
-                    // Once here, once in the frame to the session.
-                    if let Err(error) = exchange.lease.grow(2 * bytes.len()) {
-                        return Err(exchange.given_up(error).await);
-                    }
                     parser.feed(&bytes, &mut events)
                 }
                 None => std::mem::replace(&mut parser, Parser::new(0))
@@ -373,6 +388,12 @@ impl Attempts<'_> {
                     }
                     Step::Broken(what) => break 'reading what.to_owned(),
                 }
+            }
+            // The answer once here, once in the frame to the session.
+            let size = exchange.row.stream.as_ref().map_or(0, Assembler::size);
+            if let Err(shortage) = exchange.lease.grow_to(2 * size + parser.pending()) {
+                let (target, limit) = (candidate.target(), shortage.limit as u64);
+                return Err(exchange.given_up(Error::AnswerOutOfMemory { target, limit }).await);
             }
             if has_ended {
                 break String::new();

@@ -35,7 +35,7 @@ pub async fn run(shared: Arc<Shared>, batch: Batch, sink: mpsc::Sender<Reply>) {
             call.deadline_ms = call.deadline_ms.min(left);
             let shared = shared.clone();
             let task = running.spawn(async move {
-                let mut lease = shared.memory.lease();
+                let mut lease = shared.memory.lease(&call.user_id);
                 call::run(&shared, &call, Delivery::Whole, &mut lease).await
             });
             indices.insert(task.id(), index);

@@ -2,8 +2,8 @@
 
 use crate::core::{catalogue, reply, secret};
 use crate::error::{Error, Refusal};
-use crate::gateway::budget::Lease;
 use crate::gateway::http::{Answer, Failure, Outgoing};
+use crate::gateway::memory::Lease;
 use crate::gateway::server::Shared;
 use crate::protocol::{CatalogueFetch, Fetched, KeyCheck, Provider, SealedKey};
 use std::time::Duration;
@@ -93,6 +93,7 @@ async fn get(
             url,
             key,
             body: None,
+            limit: settings.max_response_size,
         })
     };
     let exchange = async {

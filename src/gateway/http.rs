@@ -4,19 +4,36 @@
 use crate::core::{address, reply, secret};
 use crate::error::{Error, Target};
 use crate::gateway::Settings;
-use crate::gateway::budget::Lease;
+use crate::gateway::body::{Limit, Requests, TooMuch, Unpacked, chunk};
+use crate::gateway::connection::{BUFFER, Connector};
+use crate::gateway::departure::{Departure, Noted};
+use crate::gateway::memory::Lease;
 use crate::gateway::resolver::{GuardedResolver, Refused};
 use crate::protocol::Provider;
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, StatusCode, redirect};
-use std::error::Error as _;
+use http::header::{
+    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    USER_AGENT,
+};
+use http::{Method, Request, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use rustls_platform_verifier::ConfigVerifierExt;
+use std::error::Error as StdError;
 use std::time::{Duration, SystemTime};
+use tower_http::decompression::Decompression;
+use tower_service::Service;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_CONNECTION: Duration = Duration::from_secs(90);
 /// A provider that asks for more time than this is not taken at its word.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// Of a response: more headers than any provider sends.
+const MOST_HEADERS: usize = 100;
+/// What one answer may have on its way over HTTP/2, and all that share the connection: one whose
+/// caller does not take it must not hold up the others.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
 /// A provider's row may not set these: they belong to the gateway or to the connection.
 const FORBIDDEN_HEADERS: &[&str] = &[
     "authorization",
@@ -31,10 +48,12 @@ const FORBIDDEN_HEADERS: &[&str] = &[
 /// The pooled clients, made anew when the guard's switch changes: a connection that was allowed
 /// must not outlive the permission.
 pub struct Clients {
-    tls: Client,
-    plain: Client,
+    tls: Pooled,
+    plain: Pooled,
     allow_private: bool,
 }
+
+type Pooled = Decompression<Requests>;
 
 /// An answer, read to its end.
 pub struct Answer {
@@ -64,24 +83,27 @@ impl Failure {
 }
 
 impl Clients {
-    pub fn new(settings: &Settings) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: &Settings) -> Result<Self, rustls::Error> {
+        let authorities = ClientConfig::with_platform_verifier()?;
         let client = |plain: bool| {
             let resolver =
                 GuardedResolver { plain, allow_private: settings.allow_private_networks };
-            Client::builder()
-                .redirect(redirect::Policy::none())
-                .no_proxy()
-                .https_only(!plain)
-                .dns_resolver(resolver)
-                .connect_timeout(CONNECT_TIMEOUT)
+            let connector = Connector::new(resolver, authorities.clone());
+            let client = Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE_CONNECTION)
-                .tcp_nodelay(true)
-                .user_agent(concat!("aggregator/", env!("CARGO_PKG_VERSION")))
-                .build()
+                .http1_max_buf_size(BUFFER)
+                .http1_max_headers(MOST_HEADERS)
+                .http2_max_header_list_size(BUFFER as u32)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .build(connector);
+            Decompression::new(Requests(client))
         };
         Ok(Self {
-            tls: client(false)?,
-            plain: client(true)?,
+            tls: client(false),
+            plain: client(true),
             allow_private: settings.allow_private_networks,
         })
     }
@@ -99,18 +121,23 @@ impl Clients {
         })?;
         let headers = headers(request.provider, request.key)?;
         let client = if url.scheme() == "http" { &self.plain } else { &self.tls };
-        let builder = match request.body {
-            Some(body) => client
-                .request(Method::POST, url)
-                .header(CONTENT_TYPE, "application/json")
-                .body(body),
-            None => client.request(Method::GET, url),
-        };
-        let request = builder.headers(headers).build().map_err(|error| Error::Unreachable {
+        let uri = Uri::try_from(url.as_str()).map_err(|_| Error::Unreachable {
             target: target.clone(),
-            reason: cause(&error),
+            reason: "its URL is not one".to_owned(),
         })?;
-        Ok(Prepared { client: client.clone(), request, target })
+        let method = if request.body.is_some() { Method::POST } else { Method::GET };
+        let departure = Departure::default();
+        let limit = Limit(request.limit);
+        let mut request = Request::new(departure.body(request.body));
+        request.extensions_mut().insert(limit);
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        if method == Method::POST {
+            let json = HeaderValue::from_static("application/json");
+            request.headers_mut().insert(CONTENT_TYPE, json);
+        }
+        Ok(Prepared { client: client.clone(), request, target, departure })
     }
 }
 
@@ -128,8 +155,9 @@ impl Prepared {
 
     /// Sends the request and waits for the head of the answer.
     pub async fn send(self, key: Option<&str>) -> Result<Incoming, Failure> {
-        let Self { client, request, target } = self;
-        let response = client.execute(request).await.map_err(|error| sending(error, &target))?;
+        let Self { mut client, request, target, departure } = self;
+        let response =
+            client.call(request).await.map_err(|error| sending(error, &target, &departure))?;
         let headers = response.headers();
         let request_id = ["x-request-id", "request-id", "x-generation-id"]
             .iter()
@@ -152,7 +180,7 @@ pub struct Incoming {
     pub request_id: Option<String>,
     pub retry_after: Option<Duration>,
     pub is_event_stream: bool,
-    response: reqwest::Response,
+    response: Unpacked,
     target: Target,
 }
 
@@ -168,9 +196,9 @@ impl Incoming {
 
     /// The next bytes of the body. `None`: it has ended.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        self.response.chunk().await.map_err(|error| Error::Disconnected {
+        chunk(&mut self.response).await.map_err(|error| Error::Disconnected {
             target: self.target.clone(),
-            reason: cause(&error),
+            reason: cause(&*error),
         })
     }
 }
@@ -182,18 +210,25 @@ pub struct Outgoing<'a> {
     pub url: &'a str,
     pub key: Option<&'a str>,
     pub body: Option<Bytes>,
+    /// Bytes of the answer, packed or not.
+    pub limit: usize,
 }
 
 /// A request that is ready to leave.
 pub struct Prepared {
-    client: Client,
-    request: reqwest::Request,
+    client: Pooled,
+    request: Request<Noted>,
     target: Target,
+    departure: Departure,
 }
 
 fn headers(provider: &Provider, key: Option<&str>) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("aggregator/", env!("CARGO_PKG_VERSION"))),
+    );
     let invalid = |name: &str| {
         Error::bad_request(format!("header '{name}' of provider '{}' is not valid", provider.name))
     };
@@ -234,13 +269,17 @@ fn retry_after(value: &HeaderValue) -> Option<Duration> {
     Some(asked.min(LONGEST_RETRY_AFTER))
 }
 
-fn sending(error: reqwest::Error, target: &Target) -> Failure {
+fn sending(
+    error: hyper_util::client::legacy::Error,
+    target: &Target,
+    departure: &Departure,
+) -> Failure {
     if let Some(Refused(reason)) = refusal(&error) {
         let (provider, reason) = (target.provider.clone(), (*reason).to_owned());
         return Failure::NotSent(Error::AddressRefused { provider, reason });
     }
     let (target, reason) = (target.clone(), cause(&error));
-    if error.is_connect() || error.is_builder() {
+    if error.is_connect() && !departure.has_left() {
         Failure::NotSent(Error::Unreachable { target, reason })
     } else {
         Failure::NoAnswer(Error::Disconnected { target, reason })
@@ -248,7 +287,7 @@ fn sending(error: reqwest::Error, target: &Target) -> Failure {
 }
 
 /// The guard's own error, if that is what stopped the request.
-fn refusal(error: &reqwest::Error) -> Option<&Refused> {
+fn refusal<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Refused> {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(refused) = inner.downcast_ref() {
@@ -259,41 +298,56 @@ fn refusal(error: &reqwest::Error) -> Option<&Refused> {
     None
 }
 
-/// The innermost cause: short, and without the URL.
-fn cause(error: &reqwest::Error) -> String {
-    let mut source = error.source();
-    let mut text = "the request failed".to_owned();
-    while let Some(inner) = source {
-        text = inner.to_string();
-        source = inner.source();
+/// Whether an answer was cut off where its size on the wire reached the limit.
+fn is_too_much(error: &(dyn StdError + 'static)) -> bool {
+    let mut error = Some(error);
+    while let Some(inner) = error {
+        if inner.is::<TooMuch>() {
+            return true;
+        }
+        error = inner.source();
     }
-    reply::clean_word(&text)
+    false
+}
+
+/// The innermost cause: short, and without the URL.
+fn cause(error: &(dyn StdError + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(inner) = innermost.source() {
+        innermost = inner;
+    }
+    reply::clean_word(&innermost.to_string())
 }
 
 async fn read_capped(
-    mut response: reqwest::Response,
+    mut response: Unpacked,
     limit: usize,
     lease: &mut Lease,
     target: &Target,
 ) -> Result<String, Error> {
     let too_large = || Error::AnswerTooLarge { target: target.clone(), limit: limit as u64 };
-    if response.content_length().is_some_and(|len| len > limit as u64) {
+    let announced = response.headers().get(CONTENT_LENGTH).and_then(|len| len.to_str().ok());
+    if announced.and_then(|len| len.parse::<u64>().ok()).is_some_and(|len| len > limit as u64) {
         return Err(too_large());
     }
     let mut body = Vec::new();
     loop {
-        match response.chunk().await {
+        match chunk(&mut response).await {
             Ok(Some(chunk)) => {
                 if body.len() + chunk.len() > limit {
                     return Err(too_large());
                 }
                 // Once here, once in the frame to the session.
-                lease.grow(2 * chunk.len())?;
+                lease.grow(2 * chunk.len()).map_err(|shortage| Error::AnswerOutOfMemory {
+                    target: target.clone(),
+                    limit: shortage.limit as u64,
+                })?;
                 body.extend_from_slice(&chunk);
             }
             Ok(None) => break,
+            Err(error) if is_too_much(&*error) => return Err(too_large()),
             Err(error) => {
-                return Err(Error::Disconnected { target: target.clone(), reason: cause(&error) });
+                return Err(Error::Disconnected { target: target.clone(), reason: cause(&*error) });
             }
         }
     }

@@ -5,6 +5,7 @@ use crate::gateway::InFlight;
 use crate::gateway::attempt::Delivery;
 use crate::gateway::call;
 use crate::gateway::ledger::{JobAnswer, JobEnd, Task};
+use crate::gateway::memory::Lease;
 use crate::gateway::server::Shared;
 use crate::protocol::{ChatCall, Reply};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,13 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Jobs whose end is remembered, for those who come a moment late to wait for it.
 const REMEMBERED: usize = 8192;
-/// Between looks whether there is memory for a job.
-const MEMORY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Jobs that run, and who waits for them.
 #[derive(Default)]
@@ -93,17 +92,12 @@ impl Jobs {
 }
 
 /// Starts jobs that the main thread has claimed.
-pub fn start(shared: &Arc<Shared>, calls: Vec<ChatCall>) {
-    for call in calls {
+pub fn start(shared: &Arc<Shared>, calls: Vec<(ChatCall, Lease)>) {
+    for (call, mut lease) in calls {
         let in_flight = shared.stats.enter();
         let job = call.call_id;
         let shared_by_call = shared.clone();
         watch(shared, job, in_flight, async move {
-            let mut lease = shared_by_call.memory.lease();
-            // The job waits for its turn, also for the memory's.
-            while lease.grow(call.body.len()).is_err() {
-                sleep(MEMORY_PAUSE).await;
-            }
             let reply = call::run(&shared_by_call, &call, Delivery::Job, &mut lease).await;
             // An answer was written with the settling of its attempt.
             reply.outcome.map(|_| None)

@@ -5,14 +5,17 @@
 mod admission;
 mod attempt;
 mod batch;
-mod budget;
+mod body;
 mod call;
 mod catalogue;
+mod connection;
+mod departure;
 mod heavy;
 mod http;
 mod jobs;
 mod keys;
 pub mod ledger;
+mod memory;
 mod resolver;
 mod row;
 mod server;

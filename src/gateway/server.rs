@@ -4,13 +4,13 @@ use crate::core::health::Health;
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::attempt::Delivery;
-use crate::gateway::budget::{Lease, Memory};
 use crate::gateway::call::SharedHealth;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{Ledger, Task};
+use crate::gateway::memory::{Lease, Memory};
 use crate::gateway::spending::Spending;
 use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, jobs, row};
 use crate::protocol::{
@@ -89,7 +89,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 enum Command {
     Reload(Settings),
-    Run(Vec<ChatCall>),
+    Run(Vec<(ChatCall, Lease)>),
     Abort(Vec<Uuid>),
     Ended(Vec<Uuid>),
     /// Stop if no request is in flight and no more than this many were answered, and say whether
@@ -114,6 +114,7 @@ pub struct Gateway {
 /// The main thread's hold on the gateway.
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
+    memory: Arc<Memory>,
     stats: Arc<Stats>,
     thread: JoinHandle<()>,
 }
@@ -125,8 +126,9 @@ impl Gateway {
         let failed = |_| std::io::Error::other("the HTTP client cannot be built");
         let clients = Clients::new(&self.settings).map_err(failed)?;
         let stats = Arc::new(Stats::default());
+        let memory = Memory::new(self.settings.max_memory);
         let shared = Arc::new(Shared {
-            memory: Memory::new(self.settings.max_memory),
+            memory: memory.clone(),
             heavy: Heavy::default(),
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
@@ -156,7 +158,7 @@ impl Gateway {
                 // Dropping the runtime drops every call, and each settles its row as it goes.
                 runtime.shutdown_background();
             })?;
-        Ok(Handle { commands, stats, thread })
+        Ok(Handle { commands, memory, stats, thread })
     }
 }
 
@@ -165,9 +167,19 @@ impl Handle {
         let _ = self.commands.send(Command::Reload(settings));
     }
 
-    /// Runs jobs that were claimed.
+    /// Bytes of requests that this user may still have in flight.
+    pub fn room(&self, user: &str) -> usize {
+        self.memory.room(user)
+    }
+
+    /// Runs jobs that were claimed. Their requests are in memory already.
     pub fn run_jobs(&self, calls: Vec<ChatCall>) {
-        let _ = self.commands.send(Command::Run(calls));
+        let leased = calls.into_iter().map(|call| {
+            let mut lease = self.memory.lease(&call.user_id);
+            lease.begin_anyway(call.body.len());
+            (call, lease)
+        });
+        let _ = self.commands.send(Command::Run(leased.collect()));
     }
 
     /// Aborts jobs that were cancelled.
@@ -248,8 +260,9 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
             return;
         }
         let Some(len) = protocol::body_len(header) else { return };
-        let mut lease = shared.memory.lease();
-        if let Err(error) = lease.grow(len) {
+        let Ok(user) = read_user(&mut stream).await else { return };
+        let mut lease = shared.memory.lease(&user);
+        if let Err(error) = lease.begin(len) {
             let discarded =
                 tokio::io::copy(&mut (&mut stream).take(len as u64), &mut tokio::io::sink()).await;
             if discarded.is_err() || send(&mut stream, &Reply::Failed(error)).await.is_err() {
@@ -281,6 +294,13 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
             return;
         }
     }
+}
+
+/// For whose sake the frame comes.
+async fn read_user(stream: &mut UnixStream) -> std::io::Result<String> {
+    let mut user = vec![0; usize::from(stream.read_u8().await?)];
+    stream.read_exact(&mut user).await?;
+    String::from_utf8(user).map_err(std::io::Error::other)
 }
 
 /// Waits for the end of a transaction that writes jobs, of which one byte tells, or the end of its
@@ -391,7 +411,7 @@ async fn answer(
             for (index, fetch) in fetches.into_iter().enumerate() {
                 let shared = shared.clone();
                 tasks.spawn(async move {
-                    let mut lease = shared.memory.lease();
+                    let mut lease = shared.memory.lease("");
                     (index, catalogue::fetch(&shared, &fetch, &mut lease).await)
                 });
             }
@@ -417,7 +437,7 @@ async fn answer(
 fn sync(shared: Arc<Shared>, fetch: CatalogueFetch) -> impl Future<Output = ()> {
     let in_flight = shared.stats.enter();
     async move {
-        let mut lease = shared.memory.lease();
+        let mut lease = shared.memory.lease("");
         match catalogue::fetch(&shared, &fetch, &mut lease).await {
             Ok(fetched) => shared.ledger.send(Task::Catalogue(Box::new(fetch), fetched)),
             Err(error) => shared.ledger.send(Task::Log(format!("first sync failed: {error}"))),

@@ -1,7 +1,7 @@
 //! The session's connection to the gateway: kept between calls, dropped to cancel one.
 
 use crate::error::Error;
-use crate::protocol::{self, Addressed, HEADER_LEN, Reply, Request};
+use crate::protocol::{self, HEADER_LEN, Reply, Request};
 use crate::session::flush::flush_client;
 use crate::session::owner::installed;
 use crate::session::start;
@@ -78,7 +78,7 @@ pub fn exchange(request: &Request) -> Result<Reply, Error> {
 /// Sends a request over this connection, or a fresh one, until a worker accepts it.
 pub fn accepted(request: &Request, mut kept: Option<Link>) -> Result<Link, Error> {
     let extension = u32::from(installed()?.oid);
-    let frame = protocol::encode(&Addressed { extension, request });
+    let frame = protocol::encode_request(extension, request);
     for round in 0..ROUNDS {
         if round > 1 {
             wait::sleep(PAUSE_MS);

@@ -202,14 +202,12 @@ impl Jobs {
 
     /// Leases due jobs, commits that, and hands them to the gateway.
     fn claim(&mut self, statements: &Statements, gateway: &Handle) -> bool {
-        // Some more than can be in flight, so that the next one is there when one has ended.
-        let most = self.limits.all + (self.limits.all / 4).min(CLAIMS);
-        let room = most.saturating_sub(self.claimed.len()).min(CLAIMS);
+        let room = self.most().saturating_sub(self.claimed.len()).min(CLAIMS);
         if room == 0 {
             return false;
         }
         let looked = process::transaction(|installed| {
-            Spi::connect_mut(|client| self.look(client, statements, installed, room))
+            Spi::connect_mut(|client| self.look(client, statements, installed, gateway, room))
         });
         let Look { ready, failed, turn, is_whole } = match looked {
             Ok(look) => look,
@@ -236,15 +234,23 @@ impl Jobs {
         has_any
     }
 
+    /// Some more than can be in flight, so that the next one is there when one has ended.
+    fn most(&self) -> usize {
+        self.limits.all + (self.limits.all / 4).min(CLAIMS)
+    }
+
     fn look(
         &self,
         client: &mut SpiClient,
         statements: &Statements,
         installed: &Installed,
+        gateway: &Handle,
         room: usize,
     ) -> spi::Result<Look> {
         let spare = |user: &String| {
-            self.limits.per_user.saturating_sub(self.busy.get(user).copied().unwrap_or(0))
+            let own = self.busy.get(user).copied().unwrap_or(0);
+            let most = fair::most(self.most(), self.claimed.len().saturating_sub(own));
+            self.limits.per_user.min(most).saturating_sub(own)
         };
         let (users, reached, is_whole) = self.users(client, statements, |user| spare(user) > 0)?;
         let most: Vec<usize> = users.iter().map(spare).collect();
@@ -252,7 +258,8 @@ impl Jobs {
         let mut claimed = Vec::new();
         for (user, share) in users.iter().zip(fair::shares(room, &most)) {
             if share > 0 {
-                self.lease(client, statements, user, share, &mut claimed)?;
+                let memory = gateway.room(user);
+                self.lease(client, statements, user, (share, memory), &mut claimed)?;
                 look.turn.clone_from(user);
             }
         }
@@ -317,11 +324,13 @@ impl Jobs {
         client: &mut SpiClient,
         statements: &Statements,
         user: &str,
-        share: usize,
+        (share, memory): (usize, usize),
         claimed: &mut Vec<Claimed>,
     ) -> spi::Result<()> {
         let taken: usize = claimed.iter().map(|job| job.request.len()).sum();
-        let left = CLAIMED_BYTES - i64::try_from(taken).unwrap_or(CLAIMED_BYTES);
+        // Of one's share of the memory, the job that reaches its end is taken whole.
+        let left = (CLAIMED_BYTES - i64::try_from(taken).unwrap_or(CLAIMED_BYTES))
+            .min(i64::try_from(memory).unwrap_or(i64::MAX));
         if left <= 0 {
             return Ok(());
         }

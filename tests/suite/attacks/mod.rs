@@ -1,2 +1,6 @@
 //! Attacks, each under the role of the attacker and over a real connection: what one tenant, one provider
 //! or one object in the schema must not do to the others.
+
+mod floods;
+mod memory;
+mod places;

@@ -1,0 +1,149 @@
+//! A provider that sends without end what is no answer: it must not take the gateway's thread.
+
+use crate::bed::{Cluster, Database, failure, rows, value};
+use crate::chat::{HELLO, add_named, add_provider, save_key};
+use crate::upstream::{Answer, Upstream};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// What is sent at the start, and what again and again after it.
+struct Flood {
+    start: &'static [u8],
+    again: Vec<u8>,
+    pause: Duration,
+}
+
+/// A raw upstream, and how many bytes of its flood somebody took.
+struct Flooder {
+    port: u16,
+    taken: Arc<AtomicUsize>,
+    is_flooding: Arc<AtomicBool>,
+}
+
+impl Flooder {
+    fn start(flood: Flood) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let is_flooding = Arc::new(AtomicBool::new(false));
+        let (count, flag, flood) = (taken.clone(), is_flooding.clone(), Arc::new(flood));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (count, flag, flood) = (count.clone(), flag.clone(), flood.clone());
+                std::thread::spawn(move || {
+                    let _ = pour(stream.unwrap(), &flood, &count, &flag);
+                });
+            }
+        });
+        Self { port, taken, is_flooding }
+    }
+}
+
+fn pour(
+    mut stream: TcpStream,
+    flood: &Flood,
+    count: &AtomicUsize,
+    flag: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut request = [0; 65536];
+    let _ = stream.read(&mut request)?;
+    flag.store(true, Ordering::SeqCst);
+    stream.write_all(flood.start)?;
+    loop {
+        stream.write_all(&flood.again)?;
+        count.fetch_add(flood.again.len(), Ordering::SeqCst);
+        std::thread::sleep(flood.pause);
+    }
+}
+
+/// The longest of another tenant's calls, made one after the other for as long.
+async fn slowest(client: &Client, time: Duration) -> Duration {
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < time {
+        let call = Instant::now();
+        value(client, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
+        slowest = slowest.max(call.elapsed());
+    }
+    slowest
+}
+
+async fn tenant(database: &Database<'_>, name: &str) -> Client {
+    let client = database.rest("authenticated", Some(name)).await;
+    value(&client, "SELECT aggregator_user_id()").await;
+    client
+}
+
+const CHUNKED: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+
+#[tokio::test]
+async fn a_provider_that_floods_takes_nobody_elses_time() {
+    let cluster = Cluster::start("floods", "");
+    cluster.supabase_roles().await;
+    let good = Upstream::start(|_| Answer::hello()).await;
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_provider(&root, &good).await;
+    let bob = tenant(&database, "u-b").await;
+    save_key(&bob, "standin", "sk-good-b").await;
+    let alice = tenant(&database, "u-a").await;
+    let none = Duration::ZERO;
+    let gzip: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03";
+    let floods = [
+        ("hundreds", b"" as &[u8], b"HTTP/1.1 100 Continue\r\n\r\n".repeat(4000), none),
+        (
+            "hints",
+            b"",
+            b"HTTP/1.1 103 Early Hints\r\nlink: </x>; rel=preload\r\n\r\n".repeat(2000),
+            none,
+        ),
+        ("headers", b"HTTP/1.1 200 OK\r\n", b"x-a: b\r\n".repeat(8000), none),
+        ("header", b"HTTP/1.1 200 OK\r\nx-a: ", vec![b'a'; 65536], none),
+        ("reason", b"HTTP/1.1 200 ", vec![b'a'; 65536], none),
+        ("extension", CHUNKED, [b"1;".to_vec(), vec![b'a'; 65536]].concat(), none),
+        (
+            "trailers",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+            b"x-a: b\r\n".repeat(8000),
+            none,
+        ),
+        // Stored blocks of no bytes: it is unpacked to nothing.
+        ("gzip", gzip, b"\x00\x00\x00\xff\xff".repeat(10_000), none),
+        ("drip", b"", b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(), Duration::from_millis(20)),
+    ];
+    for (name, start, again, pause) in floods {
+        let flooder = Flooder::start(Flood { start, again, pause });
+        let url = format!("http://127.0.0.1:{}/v1", flooder.port);
+        add_named(&root, name, "openai", &url, &[]).await;
+        save_key(&alice, name, "sk-good-a").await;
+        let sql = format!(
+            r#"SELECT chat_complete('x', '{HELLO}', '{{"timeout_ms": 2500, "max_retries": 0}}', '{name}')"#
+        );
+        let attack = async {
+            let began = Instant::now();
+            let (code, message) = failure(&alice, &sql).await;
+            (code, message, began.elapsed())
+        };
+        let others = async {
+            while !flooder.is_flooding.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            slowest(&bob, Duration::from_millis(1500)).await
+        };
+        let ((code, message, took), slowest) = tokio::join!(attack, others);
+        assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
+        assert!(took < Duration::from_secs(8), "{name}: {took:?}");
+        assert!(slowest < Duration::from_millis(700), "{name}: another tenant waited {slowest:?}");
+        let taken = flooder.taken.load(Ordering::SeqCst);
+        // Of which the sockets hold some megabytes.
+        assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
+    }
+    let log = "SELECT count(*) FILTER (WHERE status = 'error'), count(DISTINCT provider_id)
+               FROM aggregator_usage_logs WHERE user_id = 'u-a'";
+    assert_eq!(rows(&root, log).await, ["9|9"]);
+}
