@@ -3,7 +3,7 @@ PG ?= 15
 export PG
 SHELL := /bin/bash
 
-.PHONY: demo test install bench lint package package-test release-sql clean
+.PHONY: demo test install bench lint package package-test upgrade-sql release-sql clean
 
 demo: ## CREATE EXTENSION to a paid answer, with a real model, on a throw-away server
 	@tools/demo.sh
@@ -25,6 +25,9 @@ package: ## .deb, tarball and source archive for PostgreSQL $(PG), into .build/d
 
 package-test: ## makes the packages, installs, uses and removes the .deb
 	@packaging/test.sh
+
+upgrade-sql: ## writes sql/aggregator--LAST--THIS.sql, from the kept install script, today's, and sql/upgrades
+	@tools/upgrade.sh
 
 release-sql: ## keeps this version's install script, from which tests upgrade; REF=v0.1.0: that commit's
 	@tools/release.sh $(REF)

@@ -20,6 +20,7 @@ $$;
 
 -- Everything of the extension belongs to this role, and whatever acts with more rights than its caller acts as
 -- it: nothing of ours runs as a superuser. The role is the cluster's; its other databases share it.
+-- Upgrades run this too.
 DO $$
 DECLARE
     v_owner   pg_roles;

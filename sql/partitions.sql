@@ -51,6 +51,7 @@ BEGIN
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ROW LEVEL SECURITY', v_name);
     EXECUTE format('CREATE TRIGGER before_truncate BEFORE TRUNCATE ON @extschema@.%I
         FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_before_truncate()', v_name);
+    EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER before_truncate', v_name);
     EXECUTE format('ALTER TABLE @extschema@.%I OWNER TO aggregator_owner', v_name);
     EXECUTE format('COMMENT ON TABLE @extschema@.%I IS %L', v_name,
         format('Partition of the ledger for %s (UTC).', to_char(v_from AT TIME ZONE 'UTC', 'FMMonth YYYY')));

@@ -43,14 +43,15 @@ $$;
 
 -- Gives everything of the extension to aggregator_owner: what a script has made, what an earlier version owned
 -- as a superuser, partitions that somebody else restored. But not what PostgreSQL runs in the name of whoever
--- does something, a superuser included: event triggers and their functions.
+-- does something, a superuser included: event triggers and their functions stay with whom the extension belongs to.
 CREATE FUNCTION @extschema@.aggregator_hand_over() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    c_owner  CONSTANT oid := 'aggregator_owner'::regrole;
-    v_object record;
+    c_owner   CONSTANT oid := 'aggregator_owner'::regrole;
+    c_creator CONSTANT oid := (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'aggregator');
+    v_object  record;
 BEGIN
     FOR v_object IN
         WITH member AS (
@@ -60,7 +61,8 @@ BEGIN
               AND d.refclassid = 'pg_extension'::regclass
               AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
         )
-        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS identity
+        SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS identity,
+            c.oid, c.relowner AS owner, c_owner AS heir
         FROM @extschema@.aggregator_relations() AS relation
         JOIN pg_class AS c ON c.oid = relation
         WHERE c.relkind IN ('r', 'p', 'v', 'S')
@@ -73,21 +75,50 @@ BEGIN
                 AND c.relkind = 'S'
           )
         UNION ALL
-        SELECT CASE p.prokind WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
+        SELECT CASE p.prokind WHEN 'a' THEN 'AGGREGATE' ELSE 'FUNCTION' END, p.oid::regprocedure::text,
+            p.oid, p.proowner, heir.role
         FROM member
         JOIN pg_proc AS p ON p.oid = member.objid
+        CROSS JOIN LATERAL (
+            SELECT CASE p.prorettype WHEN 'event_trigger'::regtype THEN c_creator ELSE c_owner END AS role
+        ) AS heir
         WHERE member.classid = 'pg_proc'::regclass
-          AND p.prorettype <> 'event_trigger'::regtype
-          AND p.proowner <> c_owner
+          AND p.proowner <> heir.role
         UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text
+        SELECT 'EVENT TRIGGER', quote_ident(e.evtname), e.oid, e.evtowner, c_creator
+        FROM member
+        JOIN pg_event_trigger AS e ON e.oid = member.objid
+        WHERE member.classid = 'pg_event_trigger'::regclass
+          AND e.evtowner <> c_creator
+        UNION ALL
+        SELECT 'TYPE', t.oid::regtype::text, t.oid, t.typowner, c_owner
         FROM member
         JOIN pg_type AS t ON t.oid = member.objid
         WHERE member.classid = 'pg_type'::regclass
           AND t.typtype = 'd'
           AND t.typowner <> c_owner
     LOOP
-        EXECUTE format('ALTER %s %s OWNER TO aggregator_owner', v_object.kind, v_object.identity);
+        EXECUTE format('ALTER %s %s OWNER TO %s', v_object.kind, v_object.identity, v_object.heir::regrole);
+        -- What the extension has granted from the start, pg_dump leaves out; before version 17, PostgreSQL does not
+        -- tell it that the owner who granted it is another one now.
+        UPDATE pg_init_privs AS initial
+        SET initprivs = ARRAY(
+            SELECT (
+                CASE item.grantee WHEN 0 THEN '' ELSE format('"%s"', replace(grantee.rolname, '"', '""')) END
+                || substring(acl.item::text FROM '=[a-zA-Z*]*/')
+                || format('"%s"', replace(grantor.rolname, '"', '""'))
+            )::aclitem
+            FROM unnest(initial.initprivs) WITH ORDINALITY AS acl (item, place)
+            CROSS JOIN LATERAL (SELECT * FROM aclexplode(ARRAY[acl.item]) LIMIT 1) AS item
+            JOIN pg_roles AS grantor ON grantor.oid = CASE item.grantor WHEN v_object.owner THEN v_object.heir ELSE item.grantor END
+            LEFT JOIN pg_roles AS grantee ON grantee.oid = CASE item.grantee WHEN v_object.owner THEN v_object.heir ELSE item.grantee END
+            ORDER BY acl.place)
+        WHERE initial.objoid = v_object.oid
+          AND initial.classoid = CASE
+              WHEN v_object.kind = 'TYPE' THEN 'pg_type'::regclass
+              WHEN v_object.kind IN ('FUNCTION', 'AGGREGATE') THEN 'pg_proc'::regclass
+              WHEN v_object.kind IN ('TABLE', 'VIEW', 'SEQUENCE') THEN 'pg_class'::regclass
+          END;
     END LOOP;
 END
 $$;

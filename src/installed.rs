@@ -17,6 +17,8 @@ pub struct Installed {
     pub schema: String,
     /// The type whose USAGE marks administrators.
     pub admin_type: pg_sys::Oid,
+    /// Whether the tables belong to the role as which privileged code runs. Before 0.3.0 they were a superuser's.
+    is_handed_over: bool,
 }
 
 thread_local! {
@@ -32,6 +34,13 @@ impl Installed {
             hint: "ALTER EXTENSION aggregator UPDATE; or ALTER ROLE aggregator_owner NOSUPERUSER;"
                 .to_owned(),
         };
+        if !self.is_handed_over {
+            let version = Spi::connect(|client| self.version(client)).ok();
+            if let Some(version) = version.filter(|version| version != LIBRARY) {
+                return Err(wrong_version(&version));
+            }
+            return Err(unusable("does not own the extension's tables"));
+        }
         // SAFETY: look-ups in a transaction; the name is a constant C string.
         let (role, is_superuser) = unsafe {
             let role = pg_sys::get_role_oid(OWNER.as_ptr(), true);
@@ -56,13 +65,15 @@ impl Installed {
             return known;
         }
         let found = Self::load(oid).ok().flatten();
-        KNOWN.set(found.clone());
+        // An upgrade hands it over under the same oid.
+        KNOWN.set(found.clone().filter(|found| found.is_handed_over));
         found
     }
 
     fn load(oid: pg_sys::Oid) -> spi::Result<Option<Self>> {
         const SQL: &str = "
-            SELECT pg_catalog.quote_ident(n.nspname), t.oid
+            SELECT pg_catalog.quote_ident(n.nspname), t.oid,
+                t.typowner OPERATOR(pg_catalog.=) pg_catalog.to_regrole('aggregator_owner')::pg_catalog.oid
             FROM pg_catalog.pg_extension AS e
             JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
             JOIN pg_catalog.pg_type AS t ON t.typnamespace OPERATOR(pg_catalog.=) n.oid
@@ -70,8 +81,15 @@ impl Installed {
             WHERE e.oid OPERATOR(pg_catalog.=) $1";
         Spi::connect(|client| {
             let row = client.select(SQL, Some(1), &[oid.into()])?.first();
-            let (schema, admin_type) = row.get_two::<String, pg_sys::Oid>().unwrap_or((None, None));
-            Ok(schema.zip(admin_type).map(|(schema, admin_type)| Self { oid, schema, admin_type }))
+            let (schema, admin_type, is_handed_over) =
+                row.get_three::<String, pg_sys::Oid, bool>().unwrap_or((None, None, None));
+            let is_handed_over = is_handed_over == Some(true);
+            Ok(schema.zip(admin_type).map(|(schema, admin_type)| Self {
+                oid,
+                schema,
+                admin_type,
+                is_handed_over,
+            }))
         })
     }
 

@@ -130,3 +130,17 @@ install_extension() {
     "$CARGO_PGRX" pgrx install --release --no-default-features --features "pg$PG" --pg-config "$1" \
         > "$BUILD/install.log" 2>&1 || { cat "$BUILD/install.log" >&2; fail "the extension does not build"; }
 }
+
+version() { sed -n '0,/^version = /s/^version = "\(.*\)"/\1/p' "$TREE/Cargo.toml"; }
+# The version before this one: the last that is kept.
+last_version() {
+    find "$TREE/tests/upgrades" -name 'aggregator--*.sql' -printf '%f\n' | sed 's/^aggregator--\(.*\)\.sql$/\1/' \
+        | grep -vxF "$(version)" | sort -V | tail -n 1
+}
+upgrade_path() { echo "sql/aggregator--$(last_version)--$(version).sql"; }
+# The upgrade script as it ought to be, for the extension that was installed last.
+upgrade_script() {
+    python3 "$TREE/tools/upgrade_script.py" "$TREE/tests/upgrades/aggregator--$(last_version).sql" \
+        "$("$PG_CONFIG" --sharedir)/extension/aggregator--$(version).sql" \
+        "$TREE/sql/upgrades/$(last_version)--$(version).sql" "$(last_version)" "$(version)"
+}

@@ -8,14 +8,19 @@ use pgrx::pg_sys;
 
 /// The installation, with an owner as whom something may run, or the error that there is none.
 pub fn installed() -> Result<Installed, Error> {
-    let installed = Installed::find().ok_or_else(|| {
+    let installed = find()?;
+    installed.owner()?;
+    Ok(installed)
+}
+
+/// The installation, whoever owns it: in the middle of a script nobody may yet.
+pub fn find() -> Result<Installed, Error> {
+    Installed::find().ok_or_else(|| {
         Error::bad_request_hint(
             "the extension aggregator is not installed in this database",
             "CREATE EXTENSION aggregator;",
         )
-    })?;
-    installed.owner()?;
-    Ok(installed)
+    })
 }
 
 /// Runs `work` as the extension's owner, with a search_path that no caller can bend. Every

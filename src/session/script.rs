@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::installed::{self, Installed};
-use crate::session::owner::installed;
+use crate::session::owner::find;
 use crate::session::raise::or_raise;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -23,7 +23,7 @@ fn aggregator_finish_script() {
 }
 
 fn finish() -> Result<(), Error> {
-    let installed = installed()?;
+    let installed = find()?;
     // SAFETY: plain reads of a backend's state.
     let is_script =
         unsafe { pg_sys::creating_extension && pg_sys::CurrentExtensionObject == installed.oid };

@@ -27,7 +27,7 @@ const BEFORE: &str = "
     ALTER DEFAULT PRIVILEGES FOR ROLE postgres, deputy GRANT ALL ON TYPES TO anon";
 /// What an administrator has granted, taken and edited, and partitions of the next months.
 const ADMINISTERED: &str = "
-    SELECT aggregator_grant('alice', 'user'), aggregator_grant('bob', 'admin');
+    SELECT aggregator_apply_grants('alice', 'user'), aggregator_apply_grants('bob', 'admin');
     REVOKE EXECUTE ON FUNCTION chat_many(jsonb, jsonb, integer) FROM alice, service_role;
     GRANT SELECT ON aggregator_worker_epochs TO alice;
     UPDATE api_providers SET display_name = 'Edited' WHERE name = 'xai';
@@ -135,16 +135,47 @@ fn assert_kept(before: &BTreeMap<String, Vec<Value>>, after: &BTreeMap<String, V
     }
 }
 
-/// Something of every kind: keys, models, prices, budgets, logs, jobs. Without the gateway, which
-/// does not serve an older version. Returns a job that waits to be run.
-async fn fill(root: &Client, user: &Client, upstream: &Upstream) -> String {
-    add_provider(root, upstream).await;
-    save_key(root, "standin", "sk-good-of-root").await;
-    save_key(user, "standin", "sk-good-of-user").await;
+/// A provider with its model, price and keys, as rows for a database of an older version, where today's library
+/// does no more than say that it must be upgraded. Keys are encrypted by the cluster's one keyring.
+async fn provider_rows(cluster: &Cluster, upstream: &Upstream) -> Vec<(&'static str, String)> {
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_provider(&root, upstream).await;
+    save_key(&root, "standin", "sk-good-of-root").await;
+    let user = database.rest("authenticated", Some("u-1")).await;
+    save_key(&user, "standin", "sk-good-of-user").await;
     root.batch_execute(
         "SELECT save_platform_key('standin', 'sk-good-of-platform');
-         SELECT set_model_price('m', '{\"input\": 3, \"output\": 10}');
-         SELECT set_budget(50, p_period => 'total'), set_budget(p_limit_tokens => 1000000, p_each_user => true);
+         SELECT set_model_price('m', '{\"input\": 3, \"output\": 10}', 'standin')",
+    )
+    .await
+    .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    let mut found = vec![];
+    for (table, filter) in [
+        ("api_providers", "name = 'standin'"),
+        ("user_api_providers", "true"),
+        ("aggregator_models", "true"),
+        ("aggregator_model_prices", "true"),
+    ] {
+        let sql = format!("SELECT json_agg(t) FROM {table} AS t WHERE {filter}");
+        found.push((table, value(&root, &sql).await.unwrap()));
+    }
+    found
+}
+
+/// Something of every kind: keys, models, prices, budgets, logs, jobs. Returns a job that waits to be run.
+async fn fill(root: &Client, provider: &[(&str, String)]) -> String {
+    root.batch_execute("SET session_replication_role = replica").await.unwrap();
+    for (table, rows) in provider {
+        let rows = bed::quoted(rows);
+        let sql = format!(
+            "INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, {rows})"
+        );
+        root.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    }
+    root.batch_execute("RESET session_replication_role").await.unwrap();
+    root.batch_execute(
+        "SELECT set_budget(50, p_period => 'total'), set_budget(p_limit_tokens => 1000000, p_each_user => true);
          SELECT set_rate_limit(6000, p_each_user => true);
          INSERT INTO aggregator_budget_warnings (budget_id, period_start, percent, spent_usd, spent_tokens, spent_requests)
          SELECT id, now(), 80, 40, 1000, 10 FROM aggregator_budgets WHERE limit_usd IS NOT NULL;
@@ -178,6 +209,7 @@ async fn every_released_version_becomes_this_one() {
     let restored = self::cluster("restored").await;
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (_fresh, fresh) = administered(&cluster, CURRENT).await;
+    let provider = provider_rows(&cluster, &upstream).await;
     let mut tried = 0;
     for (version, script) in released() {
         if version == CURRENT {
@@ -191,7 +223,7 @@ async fn every_released_version_becomes_this_one() {
         let _script = Script::install(&version, &script);
         let (database, root) = administered(&cluster, &version).await;
         let user = database.rest("authenticated", Some("u-1")).await;
-        let job = fill(&root, &user, &upstream).await;
+        let job = fill(&root, &provider).await;
         let tables = rows(
             &root,
             "SELECT unnest(extconfig)::regclass FROM pg_extension WHERE extname = 'aggregator'",

@@ -87,7 +87,7 @@ UNION ALL
 SELECT format('initial grant: %s to %s: %s', pg_describe_object(classoid, objoid, objsubid),
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END, string_agg(privilege_type, ', ' ORDER BY privilege_type))
 FROM ext, pg_init_privs, aclexplode(initprivs)
-WHERE privtype = 'e' AND grantee <> extowner AND (pg_identify_object(classoid, objoid, objsubid)).schema = 'public'
+WHERE privtype = 'e' AND grantee NOT IN (extowner, 'aggregator_owner'::regrole) AND (pg_identify_object(classoid, objoid, objsubid)).schema = 'public'
 GROUP BY classoid, objoid, objsubid, grantee
 UNION ALL
 SELECT format('comment: %s: %s', pg_describe_object(classoid, objoid, objsubid), description) FROM pg_description WHERE objoid >= 16384
