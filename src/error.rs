@@ -98,6 +98,8 @@ pub enum Error {
     RequestTooLarge { size: usize, limit: usize },
     #[error("the request has more than {limit} {unit}")]
     RequestBeyond { limit: u64, unit: String },
+    #[error("the row of provider '{provider}' cannot be used: {what}")]
+    BadProvider { provider: String, what: String },
     #[error("no provider can serve model '{model}' for this user any more")]
     NoRoute { model: String },
     #[error("statement_timeout leaves {left_ms} ms, too little for a call to {target}")]
@@ -207,7 +209,7 @@ impl Error {
             | Self::Stalled { .. }
             | Self::NoTurn { .. } => "PT504",
             Self::KeyRefused { .. } => "PT401",
-            Self::KeyUnreadable { .. } => "PT409",
+            Self::KeyUnreadable { .. } | Self::BadProvider { .. } => "PT409",
             Self::AddressRefused { .. } => "PT403",
             Self::Unreachable { .. }
             | Self::Disconnected { .. }
@@ -242,6 +244,7 @@ impl Error {
             Self::NoTurn { .. } => "no_turn",
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "request_too_large",
             Self::NoRoute { .. } => "no_route",
+            Self::BadProvider { .. } => "bad_provider",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::NoCostBound { .. } => "no_cost_bound",
             Self::RateLimited { .. } => "rate_limited",
@@ -327,6 +330,9 @@ impl Error {
             }
             Self::RequestBeyond { .. } => {
                 "Send less at once. A superuser sets aggregator.max_request_size."
+            }
+            Self::BadProvider { .. } => {
+                "headers must be an object of texts; an administrator mends api_providers."
             }
             Self::NoRoute { .. } => "Check the user's keys and the model's availability.",
             Self::UnknownJob { .. } => "Jobs are seen by their user, once they are committed.",

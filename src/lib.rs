@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 mod core;
 mod error;
+mod fresh;
 mod gateway;
 mod installed;
 mod keyring;

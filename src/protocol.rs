@@ -93,8 +93,11 @@ pub struct ChatCall {
     /// Ask the upstream for a stream even if the caller wants the answer whole. `None`: as
     /// `aggregator.stream_upstream` says.
     pub stream_upstream: Option<bool>,
-    /// Budgets and rate limits, as the caller's transaction saw them.
+    /// Budgets and rate limits, as of `resolved_at`.
     pub rules: Arc<Rules>,
+    /// When candidates and rules were read, or a moment before: microseconds since 1970. A call that
+    /// waits has them read again before it is sent.
+    pub resolved_at: i64,
     /// Attempts that the ledger has of this call already, from earlier runs of a job.
     pub earlier_attempts: u16,
 }
@@ -120,6 +123,16 @@ impl Candidate {
     pub fn target(&self) -> Target {
         self.provider.target(&self.model_id)
     }
+}
+
+/// What tells a candidate of a user from every other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Known {
+    pub user_id: String,
+    pub provider_id: Uuid,
+    pub provider_name: String,
+    pub user_provider_id: Uuid,
+    pub model_id: String,
 }
 
 /// Many chat calls, at most so many at a time.

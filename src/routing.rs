@@ -6,13 +6,13 @@ use crate::core::options::Prepared;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::error::Error;
+use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
-use crate::protocol::{Candidate, Provider, SealedKey};
-use pgrx::PgOid;
+use crate::protocol::{Candidate, Known, Provider, SealedKey};
 use pgrx::pg_sys::{Oid, TEXTOID};
-use pgrx::spi::{self, OwnedPreparedStatement, SpiClient, SpiHeapTupleData};
+use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ const RULES: &str = "
     WHERE r.user_id IS NULL OR r.user_id = $1";
 
 /// Plans of the statements above, for the installation that they were made for.
-type Plans = HashMap<(Oid, &'static str), Rc<OwnedPreparedStatement>>;
+type Plans = HashMap<(Oid, &'static str), Rc<Plan>>;
 
 thread_local! {
     static PLANS: RefCell<Plans> = RefCell::default();
@@ -56,20 +56,21 @@ fn plan(
     installed: &Installed,
     sql: &'static str,
     arguments: usize,
-) -> spi::Result<Rc<OwnedPreparedStatement>> {
+) -> spi::Result<Rc<Plan>> {
     PLANS.with_borrow_mut(|plans| {
         plans.retain(|(oid, _), _| *oid == installed.oid);
         if let Some(plan) = plans.get(&(installed.oid, sql)) {
             return Ok(plan.clone());
         }
-        let text = vec![PgOid::from(TEXTOID); arguments];
-        let plan = Rc::new(client.prepare(installed.sql(sql).as_str(), &text)?.keep());
+        let types = vec![TEXTOID; arguments];
+        let plan = Rc::new(Plan::prepare(client, &installed.sql(sql), &types)?);
         plans.insert((installed.oid, sql), plan.clone());
         Ok(plan)
     })
 }
 
-/// Every route of a user for a model, best first.
+/// Every route of a user for a model, best first, as of now. A row that cannot be used is passed over
+/// where there is another.
 pub fn routes(
     client: &SpiClient,
     installed: &Installed,
@@ -79,13 +80,40 @@ pub fn routes(
 ) -> Result<Vec<Route>, Error> {
     let rows = || -> spi::Result<Vec<_>> {
         let plan = plan(client, installed, ROUTES, 3)?;
-        let found = client.select(&*plan, None, &[model.into(), user.into(), provider.into()])?;
-        found.map(|row| Columns::read(&row)).collect()
+        let arguments = [model.into(), user.into(), provider.into()];
+        fresh::select(client, &plan, &arguments)?.iter().map(Columns::read).collect()
     };
-    rows().map_err(|_| Error::Internal)?.into_iter().map(|row| row.into_route(user)).collect()
+    let mut routes = Vec::new();
+    let mut unusable = None;
+    for row in rows().map_err(|_| Error::Internal)? {
+        match row.into_route(user) {
+            Ok(route) => routes.push(route),
+            Err(error) => unusable = unusable.or(Some(error)),
+        }
+    }
+    match unusable {
+        Some(error) if routes.is_empty() => Err(error),
+        _ => Ok(routes),
+    }
 }
 
-/// The budgets and rate limits that may concern a user.
+/// A candidate as it is now, for a call that has waited since it was found. `None`: the key or its
+/// provider is no more, or not active, or may not serve the model any longer.
+pub fn again(
+    client: &SpiClient,
+    installed: &Installed,
+    known: &Known,
+) -> Result<Option<Candidate>, Error> {
+    // With the provider's name before it, no model's name can mean another.
+    let model = format!("{}:{}", known.provider_name, known.model_id);
+    let provider = known.provider_id.to_string();
+    let routes = routes(client, installed, &model, &known.user_id, Some(&provider))?;
+    Ok(routes.into_iter().map(|route| route.candidate).find(|candidate| {
+        candidate.user_provider_id == known.user_provider_id && candidate.model_id == known.model_id
+    }))
+}
+
+/// The budgets and rate limits that may concern a user, as of now.
 pub fn rules(client: &SpiClient, installed: &Installed, user: &str) -> Result<Rules, Error> {
     read_rules(client, installed, user).map_err(|_| Error::Internal)
 }
@@ -93,23 +121,24 @@ pub fn rules(client: &SpiClient, installed: &Installed, user: &str) -> Result<Ru
 fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Result<Rules> {
     let mut rules = Rules::default();
     let plan = plan(client, installed, RULES, 1)?;
-    for row in client.select(&*plan, None, &[user.into()])? {
-        let id = uuid(row.get(1)?);
+    for row in fresh::select(client, &plan, &[user.into()])? {
+        let id = fresh::uuid(&row, 1)?;
         let scope = Scope {
             user_id: row.get(2)?,
-            is_each_user: row.get(3)?.unwrap_or_default(),
+            is_each_user: required(&row, 3)?,
             provider_id: row.get::<pgrx::Uuid>(4)?.map(|id| uuid(Some(id))),
             model: row.get(5)?,
         };
-        match row.get::<String>(6)?.as_deref().and_then(Period::parse) {
+        // Only budgets have a period; one that is not known is not a budget of no period.
+        match row.get::<String>(6)? {
             Some(period) => rules.budgets.push(Budget {
                 id,
                 scope,
-                period,
+                period: Period::parse(&period).ok_or(fresh::UNREADABLE)?,
                 limit_usd: row.get(7)?,
                 limit_tokens: row.get(8)?,
                 limit_requests: row.get(9)?,
-                blocks: row.get(10)?.unwrap_or(true),
+                blocks: required(&row, 10)?,
             }),
             None => rules.rate_limits.push(RateLimit {
                 id,
@@ -172,20 +201,20 @@ struct Columns {
 impl Columns {
     fn read(row: &SpiHeapTupleData) -> spi::Result<Self> {
         Ok(Self {
-            provider_id: uuid(row.get(1)?),
-            provider_name: row.get(2)?.unwrap_or_default(),
-            provider_type: row.get(3)?.unwrap_or_default(),
-            api_standard: row.get(4)?.unwrap_or_default(),
-            base_url: row.get(5)?.unwrap_or_default(),
-            headers: row.get(6)?.unwrap_or_default(),
-            model_id: row.get(7)?.unwrap_or_default(),
-            user_provider_id: uuid(row.get(8)?),
-            is_platform_key: row.get(9)?.unwrap_or_default(),
-            envelope: row.get(10)?.unwrap_or_default(),
+            provider_id: fresh::uuid(row, 1)?,
+            provider_name: required(row, 2)?,
+            provider_type: required(row, 3)?,
+            api_standard: required(row, 4)?,
+            base_url: required(row, 5)?,
+            headers: required(row, 6)?,
+            model_id: required(row, 7)?,
+            user_provider_id: fresh::uuid(row, 8)?,
+            is_platform_key: required(row, 9)?,
+            envelope: required(row, 10)?,
             pricing: row.get(11)?,
             context_window: row.get(12)?,
             max_output_tokens: row.get(13)?,
-            can_stream: row.get(14)?.unwrap_or_default(),
+            can_stream: required(row, 14)?,
         })
     }
 
@@ -225,17 +254,17 @@ pub fn provider(
     base_url: String,
     headers: &str,
 ) -> Result<Provider, Error> {
-    let headers: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(headers).unwrap_or_default();
+    // Sent without what an administrator wanted sent, a request would be another one.
+    let headers: BTreeMap<String, Option<String>> = match serde_json::from_str(headers) {
+        Ok(headers) => headers,
+        Err(_) => return Err(Error::BadProvider { provider: name, what: "headers".to_owned() }),
+    };
     Ok(Provider {
         id,
         name,
         standard: Standard::parse(standard)?,
         base_url,
-        headers: headers
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())))
-            .collect(),
+        headers: headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
     })
 }
 

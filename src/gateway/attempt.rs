@@ -14,7 +14,7 @@ use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::admission::Permit;
 use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
-use crate::gateway::ledger::{JobAnswer, Outcome, Task};
+use crate::gateway::ledger::{JobAnswer, Outcome, Renewed, Task};
 use crate::gateway::memory::Lease;
 use crate::gateway::row::{End, Leave, OpenRow};
 use crate::gateway::server::Shared;
@@ -94,16 +94,29 @@ impl Attempts<'_> {
     ) -> Result<ChatAnswer, Failed> {
         let (shared, call) = (self.shared, self.call);
         let settings = shared.settings();
-        let provider = &candidate.provider;
+        let permit = self.enter(candidate, &settings, lease).await.map_err(Failed::finally)?;
+        // From here on what holds now, where the call has waited.
+        let renewed = shared
+            .renewals
+            .renew(&shared.ledger, &call.user_id, candidate, call.resolved_at)
+            .await
+            .map_err(Failed::elsewhere)?;
+        let (candidate, rules) = match &renewed {
+            None => (candidate, &*call.rules),
+            Some(Renewed { candidate: Some(candidate), rules }) => (&**candidate, &**rules),
+            Some(Renewed { candidate: None, .. }) => {
+                let model = candidate.model_id.clone();
+                return Err(Failed::elsewhere(Error::NoRoute { model }));
+            }
+        };
         let key = shared
             .keys
-            .open(&settings.keyring_file, &provider.name, &candidate.key)
+            .open(&settings.keyring_file, &candidate.provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
-        let permit = self.enter(candidate, &settings, lease).await.map_err(Failed::finally)?;
         let size = self.size(candidate);
-        let hold = self.hold(candidate, &size).await.map_err(Failed::elsewhere)?;
+        let hold = self.hold(candidate, rules, &size).await.map_err(Failed::elsewhere)?;
         // What was reserved is what may be asked for.
-        let most_tokens = (*call.rules != Rules::default()).then_some(size.output_tokens).flatten();
+        let most_tokens = (*rules != Rules::default()).then_some(size.output_tokens).flatten();
         let limits = Limits { cap: hold.cap(), most_tokens };
         let mut sent = shared.memory.lease(&call.user_id);
         let request = match self.prepare(candidate, &key, &settings, limits, &mut sent).await {
@@ -186,10 +199,10 @@ impl Attempts<'_> {
     }
 
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.
-    async fn hold(&self, candidate: &Candidate, size: &Size) -> Result<Hold, Error> {
+    async fn hold(&self, candidate: &Candidate, rules: &Rules, size: &Size) -> Result<Hold, Error> {
         let call = self.call;
         let estimate = i64::from(self.outline.prompt_tokens);
-        let asking = Asking { user: &call.user_id, candidate, rules: &call.rules, size, estimate };
+        let asking = Asking { user: &call.user_id, candidate, rules, size, estimate };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
 

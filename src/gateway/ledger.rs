@@ -1,10 +1,10 @@
 //! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
 
-use crate::core::budget::{Amount, Scope};
+use crate::core::budget::{Amount, Rules, Scope};
 use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
 use crate::error::Error;
-use crate::protocol::{CatalogueFetch, Fetched, Settled};
+use crate::protocol::{Candidate, CatalogueFetch, Fetched, Known, Settled};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -118,6 +118,8 @@ pub enum Task {
     HandedOver(Uuid),
     /// The transaction that should have made rows of these calls was rolled back.
     HandOversUndone(Vec<Uuid>),
+    /// What holds now for a call that has waited since it was resolved.
+    Renew(Known, oneshot::Sender<Result<Renewed, Error>>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.
@@ -126,6 +128,14 @@ pub enum Task {
     Outdated,
     /// A line for the server log.
     Log(String),
+}
+
+/// What holds for a call to a candidate.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    pub rules: Arc<Rules>,
+    /// `None`: it may not serve the call any longer.
+    pub candidate: Option<Arc<Candidate>>,
 }
 
 impl JobEnd {

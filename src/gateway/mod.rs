@@ -16,6 +16,7 @@ mod jobs;
 mod keys;
 pub mod ledger;
 mod memory;
+mod renewal;
 mod resolver;
 mod row;
 mod server;

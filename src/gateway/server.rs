@@ -11,6 +11,7 @@ use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
+use crate::gateway::renewal::Renewals;
 use crate::gateway::spending::Spending;
 use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, jobs, row};
 use crate::protocol::{
@@ -38,6 +39,7 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     pub health: SharedHealth,
     pub spending: Arc<Spending>,
+    pub renewals: Renewals,
     pub jobs: Jobs,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
@@ -133,6 +135,7 @@ impl Gateway {
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
             spending: Arc::default(),
+            renewals: Renewals::default(),
             jobs: Jobs::default(),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),

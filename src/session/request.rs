@@ -7,15 +7,17 @@ use crate::error::{Error, Target};
 use crate::protocol::{Candidate, ChatCall};
 use crate::session::owner::installed;
 use crate::session::{deadline, identity, route};
-use crate::settings;
+use crate::{settings, time};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// A call, resolved under the caller's transaction.
+/// A call, resolved as of now: not as its transaction or its statement saw the rules at its start.
 pub struct Resolved {
     pub user: String,
     pub candidates: Arc<[Candidate]>,
     rules: Arc<Rules>,
+    /// Microseconds since 1970, from before they were read.
+    at: i64,
 }
 
 impl Resolved {
@@ -26,8 +28,9 @@ impl Resolved {
     ) -> Result<Self, Error> {
         prepared.within(settings::max_request_size())?;
         let user = identity::acting_user(p_user_id, "chat")?;
+        let at = time::now();
         let (candidates, rules) = route::candidates(&installed()?, prepared, &user, provider)?;
-        Ok(Self { user, candidates: candidates.into(), rules: Arc::new(rules) })
+        Ok(Self { user, candidates: candidates.into(), rules: Arc::new(rules), at })
     }
 
     /// Whom the call would ask first, for messages.
@@ -45,6 +48,7 @@ impl Resolved {
             deadline_ms,
             stream_upstream: prepared.stream_upstream,
             rules: self.rules.clone(),
+            resolved_at: self.at,
             earlier_attempts: 0,
         }
     }

@@ -13,6 +13,7 @@ use crate::time::timestamp;
 use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
+use crate::worker::renewal;
 use crate::worker::settling::settling;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
@@ -209,6 +210,10 @@ impl Desk {
                 }
                 Task::HandOversUndone(jobs) => {
                     self.jobs.forget(&jobs);
+                    inbox.wake.done();
+                }
+                Task::Renew(known, reply) => {
+                    let _ = reply.send(renewal::find(&known));
                     inbox.wake.done();
                 }
                 Task::Spending(query, reply) => {

@@ -18,6 +18,7 @@ use crate::installed::Installed;
 use crate::protocol::{Candidate, ChatCall};
 use crate::routing::{self, pg_uuid, uuid};
 use crate::settings;
+use crate::time;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use ending::finish_alone;
@@ -444,6 +445,7 @@ fn prepare(
     // Jobs of one batch mostly take the same route, and find the same lack of one.
     let mut known: HashMap<Route, Result<Arc<[Candidate]>, Error>> = HashMap::new();
     let mut rules: HashMap<String, Arc<Rules>> = HashMap::new();
+    let resolved_at = time::now();
     let mut prepare = |job: &Claimed| {
         let prepared = Prepared::from_body(Some(&job.request))?;
         let models = prepared.models().map(str::to_owned).collect();
@@ -475,6 +477,7 @@ fn prepare(
             deadline_ms: prepared.timeout_ms,
             stream_upstream: prepared.stream_upstream,
             rules,
+            resolved_at,
             earlier_attempts: job.earlier_attempts,
         })
     };
