@@ -60,7 +60,27 @@ CREATE FUNCTION @extschema@.aggregator_before_model() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_long text;
 BEGIN
+    v_long := CASE
+        WHEN octet_length(NEW.model_id) > 255 THEN 'model_id must not be longer than 255 bytes'
+        WHEN octet_length(NEW.model_name) > 255 THEN 'model_name must not be longer than 255 bytes'
+        -- What a list says is cut to 128 characters.
+        WHEN octet_length(NEW.display_name) > 1024 THEN 'display_name must not be longer than 1024 bytes'
+        WHEN octet_length(NEW.model_type) > 255 THEN 'model_type must not be longer than 255 bytes'
+        WHEN octet_length(NEW.capabilities::text) > 8192 THEN 'capabilities must not be longer than 8192 bytes'
+        WHEN octet_length(NEW.pricing::text) > 16384 THEN 'pricing must not be longer than 16384 bytes'
+        WHEN octet_length(NEW.catalogue_pricing::text) > 16384
+            THEN 'catalogue_pricing must not be longer than 16384 bytes'
+    END;
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.first_seen_at < now() THEN
+        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
+        RAISE WARNING 'a model is left out: %', v_long;
+        RETURN NULL;
+    ELSIF v_long IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_long USING ERRCODE = 'PT413';
+    END IF;
     IF NEW.pricing = coalesce(NEW.catalogue_pricing, '{}') THEN
         RETURN NEW;
     END IF;

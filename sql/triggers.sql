@@ -1,17 +1,48 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- What a column may hold is in these triggers, and in no CHECK, because a restore must not lose a whole
+-- table for one row that is too long.
 CREATE FUNCTION @extschema@.aggregator_before_provider() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_long text;
 BEGIN
     PERFORM @extschema@.aggregator_check_provider_urls(NEW.base_url, NEW.models_url, NEW.key_check_url);
     IF TG_OP = 'UPDATE' THEN
-        -- A sync is not an edit.
-        IF (to_jsonb(NEW) - 'last_synced_at') IS DISTINCT FROM (to_jsonb(OLD) - 'last_synced_at')
-           AND NEW.updated_at = OLD.updated_at THEN
+        -- A sync is not an edit, and writes last_synced_at alone.
+        IF (NEW.id, NEW.name, NEW.display_name, NEW.provider_type, NEW.api_standard, NEW.base_url, NEW.models_url,
+            NEW.key_check_url, NEW.catalogue_format, NEW.headers, NEW.features, NEW.documentation_url,
+            NEW.key_url, NEW.is_active, NEW.created_at, NEW.updated_at)
+           IS NOT DISTINCT FROM
+           (OLD.id, OLD.name, OLD.display_name, OLD.provider_type, OLD.api_standard, OLD.base_url, OLD.models_url,
+            OLD.key_check_url, OLD.catalogue_format, OLD.headers, OLD.features, OLD.documentation_url,
+            OLD.key_url, OLD.is_active, OLD.created_at, OLD.updated_at)
+        THEN
+            RETURN NEW;
+        END IF;
+        IF NEW.updated_at = OLD.updated_at THEN
             NEW.updated_at := clock_timestamp();
         END IF;
+    END IF;
+    v_long := CASE
+        WHEN octet_length(NEW.display_name) > 255 THEN 'display_name must not be longer than 255 bytes'
+        WHEN octet_length(NEW.base_url) > 2000 THEN 'base_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.models_url) > 2000 THEN 'models_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.key_check_url) > 2000 THEN 'key_check_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.documentation_url) > 2000 THEN 'documentation_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.key_url) > 2000 THEN 'key_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.headers::text) > 8192 THEN 'headers must not be longer than 8192 bytes'
+        WHEN octet_length(NEW.features::text) > 8192 THEN 'features must not be longer than 8192 bytes'
+    END;
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.created_at < now() THEN
+        RAISE WARNING 'provider % is restored, and not active: %', NEW.name, v_long;
+        NEW.is_active := false;
+    ELSIF v_long IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_long USING ERRCODE = 'PT413';
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
         RETURN NEW;
     END IF;
     -- Only a restore inserts rows of the past. Such a row replaces the fresh seed of its id, and
@@ -56,16 +87,39 @@ CREATE FUNCTION @extschema@.aggregator_before_key() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_settings CONSTANT integer := 8192;
 BEGIN
-    -- Use is not an edit.
-    IF (to_jsonb(NEW) - 'last_used_at') IS DISTINCT FROM (to_jsonb(OLD) - 'last_used_at') THEN
+    IF TG_OP = 'INSERT' THEN
+        IF octet_length(NEW.settings::text) <= c_settings THEN
+            RETURN NEW;
+        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
+        ELSIF NEW.created_at < now() THEN
+            RAISE WARNING 'the settings of key % are longer than % bytes, and left out', NEW.id, c_settings;
+            NEW.settings := '{}';
+            RETURN NEW;
+        END IF;
+        RAISE EXCEPTION 'settings must not be longer than % bytes', c_settings USING ERRCODE = 'PT413';
+    END IF;
+    IF NEW.settings IS DISTINCT FROM OLD.settings
+       AND octet_length(NEW.settings::text) > c_settings THEN
+        RAISE EXCEPTION 'settings must not be longer than % bytes', c_settings USING ERRCODE = 'PT413';
+    END IF;
+    IF (NEW.id, NEW.user_id, NEW.provider_id, NEW.api_key_encrypted, NEW.key_hint, NEW.is_active, NEW.priority,
+        NEW.settings, NEW.last_validated_at, NEW.created_at, NEW.updated_at)
+       IS DISTINCT FROM
+       (OLD.id, OLD.user_id, OLD.provider_id, OLD.api_key_encrypted, OLD.key_hint, OLD.is_active, OLD.priority,
+        OLD.settings, OLD.last_validated_at, OLD.created_at, OLD.updated_at)
+    THEN
         NEW.updated_at := clock_timestamp();
     END IF;
     RETURN NEW;
 END
 $$;
 
-CREATE TRIGGER before_key BEFORE UPDATE ON @extschema@.user_api_providers
+-- Use is not an edit: where the worker writes last_used_at, nothing of the row is read.
+CREATE TRIGGER before_key BEFORE INSERT OR UPDATE OF id, user_id, provider_id, api_key_encrypted, key_hint, is_active,
+    priority, settings, last_validated_at, created_at, updated_at ON @extschema@.user_api_providers
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_key();
 
 -- PostgREST reads the schema again when the extension changes or goes.

@@ -85,7 +85,13 @@ pub fn read(body: &str, dialect: Dialect) -> Result<Catalogue, &'static str> {
             Dialect::AiHubMix => aihubmix(item, &mut warnings),
             Dialect::OpenAi | Dialect::Auto => bare(item),
         };
-        if let Some(model) = model {
+        if let Some(mut model) = model {
+            let size = model.pricing.as_ref().map_or(0, |prices| {
+                prices.iter().map(|(key, price)| key.len() + price.get().len() + 6).sum()
+            });
+            if size > LONGEST_PRICING {
+                model.pricing = None;
+            }
             models.insert(model.model_id.clone(), model);
         }
     }
@@ -166,6 +172,8 @@ const PER_TOKEN: &[(&str, &str)] = &[
 const UNPRICED: &[&str] = &["image_token", "image_output", "input_audio_cache", "discount"];
 /// More say nothing new.
 const MOST_WARNINGS: usize = 20;
+/// Bytes of a model's prices: what is more is no price list.
+const LONGEST_PRICING: usize = 12_000;
 
 fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
     let Some(raw) = item.get("pricing").and_then(|p| serde_json::from_str::<Item>(p.get()).ok())
@@ -325,7 +333,7 @@ fn id(item: &Item, key: &str) -> Option<String> {
     let id: String = serde_json::from_str(item.get(key)?.get()).ok()?;
     // Gemini's list writes ids as paths.
     let id = id.strip_prefix("models/").unwrap_or(&id);
-    let fits = !id.is_empty() && id.len() <= 256 && !id.chars().any(char::is_control);
+    let fits = !id.is_empty() && id.len() <= 255 && !id.chars().any(char::is_control);
     fits.then(|| id.to_owned())
 }
 

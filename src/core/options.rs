@@ -248,8 +248,8 @@ fn checked_model(model: &str, what: &str) -> Result<String, Error> {
     if model.is_empty() {
         return Err(Error::bad_request(format!("{what} must be a non-empty text")));
     }
-    if model.len() > 512 || model.chars().any(char::is_control) {
-        let what = format!("{what} must be a printable text of at most 512 bytes");
+    if model.len() > 255 || model.chars().any(char::is_control) {
+        let what = format!("{what} must be a printable text of at most 255 bytes");
         return Err(Error::bad_request(what));
     }
     Ok(model.to_owned())

@@ -11,6 +11,9 @@ use crate::{settings, time};
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// Of the argument that names a provider, in bytes.
+const LONGEST_PROVIDER: usize = 255;
+
 /// A call, resolved as of now: not as its transaction or its statement saw the rules at its start.
 pub struct Resolved {
     pub user: String,
@@ -27,6 +30,11 @@ impl Resolved {
         p_user_id: Option<&str>,
     ) -> Result<Self, Error> {
         prepared.within(settings::max_request_size())?;
+        if provider.is_some_and(|name| name.len() > LONGEST_PROVIDER) {
+            let what =
+                format!("provider must be a name or an id, of at most {LONGEST_PROVIDER} bytes");
+            return Err(Error::bad_request(what));
+        }
         let user = identity::acting_user(p_user_id, "chat")?;
         let at = time::now();
         let (candidates, rules) = route::candidates(&installed()?, prepared, &user, provider)?;
