@@ -98,6 +98,8 @@ pub enum Error {
     RequestTooLarge { size: usize, limit: usize },
     #[error("the request has more than {limit} {unit}")]
     RequestBeyond { limit: u64, unit: String },
+    #[error("more than {limit} of this user may not wait at one time")]
+    QueueFull { limit: String },
     #[error("the row of provider '{provider}' cannot be used: {what}")]
     BadProvider { provider: String, what: String },
     #[error("no provider can serve model '{model}' for this user any more")]
@@ -201,7 +203,7 @@ impl Error {
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "PT413",
             Self::KeyReused { .. } => "PT409",
             Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
-            Self::RateLimited { .. } => "PT429",
+            Self::RateLimited { .. } | Self::QueueFull { .. } => "PT429",
             Self::Unsupported { .. } => "PT501",
             Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
             Self::Deadline { .. }
@@ -245,6 +247,7 @@ impl Error {
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "request_too_large",
             Self::NoRoute { .. } => "no_route",
             Self::BadProvider { .. } => "bad_provider",
+            Self::QueueFull { .. } => "queue_full",
             Self::BudgetExceeded { .. } => "budget_exceeded",
             Self::NoCostBound { .. } => "no_cost_bound",
             Self::RateLimited { .. } => "rate_limited",
@@ -330,6 +333,10 @@ impl Error {
             }
             Self::RequestBeyond { .. } => {
                 "Send less at once. A superuser sets aggregator.max_request_size."
+            }
+            Self::QueueFull { .. } => {
+                "Submit more once some have run, or cancel some. A superuser sets \
+                 aggregator.max_queued_jobs_per_user and aggregator.max_queued_size_per_user."
             }
             Self::BadProvider { .. } => {
                 "headers must be an object of texts; an administrator mends api_providers."

@@ -25,6 +25,8 @@ static MAX_IN_FLIGHT_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(128);
 static MAX_IN_FLIGHT_PER_KEY: GucSetting<i32> = GucSetting::<i32>::new(256);
 static JOB_MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
+static MAX_QUEUED_JOBS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(100_000);
+static MAX_QUEUED_SIZE_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static USAGE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// Registers the settings. `is_preloading`: the library is being loaded by
@@ -172,6 +174,26 @@ fn register_calls() {
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
+        c"aggregator.max_queued_jobs_per_user",
+        c"Jobs of one user that may wait at one time; more are refused.",
+        c"",
+        &MAX_QUEUED_JOBS_PER_USER,
+        1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"aggregator.max_queued_size_per_user",
+        c"The size of the requests of one user's jobs that may wait at one time; more are refused.",
+        c"",
+        &MAX_QUEUED_SIZE_PER_USER,
+        1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
         c"aggregator.job_retention",
         c"How long jobs are kept after they have ended.",
         c"0 keeps them for ever.",
@@ -205,6 +227,20 @@ pub fn usage_retention_s() -> i32 {
 /// Bytes of one request.
 pub fn max_request_size() -> usize {
     kilobytes(&MAX_REQUEST_SIZE)
+}
+
+/// What may wait of one user's jobs.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    pub jobs: i64,
+    pub bytes: i64,
+}
+
+pub fn queue_limits() -> QueueLimits {
+    QueueLimits {
+        jobs: i64::from(MAX_QUEUED_JOBS_PER_USER.get()),
+        bytes: i64::from(MAX_QUEUED_SIZE_PER_USER.get()) * 1024,
+    }
 }
 
 /// How often a job may be run.

@@ -10,7 +10,7 @@ use crate::session::json::JsonText;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
 use crate::session::request::{Resolved, usable_ms};
-use crate::session::{identity, link, outbox};
+use crate::session::{identity, link, outbox, queue};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -21,6 +21,10 @@ use uuid::Uuid;
 const LOOK_MS: u64 = 1000;
 /// Bytes of a request that is kept for later: it is written, read and sent as a whole.
 const LARGEST_REQUEST: usize = 16 << 20;
+/// Of an idempotency key, in bytes: it is part of an index.
+const LONGEST_KEY: usize = 255;
+/// How far ahead a job may be put off.
+const LONGEST_WAIT_DAYS: i64 = 366;
 
 /// Writes a chat as a job that runs once the caller's transaction is committed.
 #[pg_extern]
@@ -36,15 +40,41 @@ fn chat_submit(
     let prepared = Prepared::from_arguments(model, text(&messages), text(&options));
     drop((messages, options));
     let job = prepared.and_then(Prepared::whole).and_then(|prepared| {
-        if p_idempotency_key == Some("") {
-            return Err(Error::bad_request("p_idempotency_key must not be empty"));
-        }
+        check_idempotency_key(p_idempotency_key)?;
+        check_run_after(p_run_after)?;
         // A request that nobody can serve is better refused now than later.
         let resolved = Resolved::find(&prepared, provider, p_user_id)?;
         let job = Job { prepared: &prepared, user: &resolved.user, provider };
         submit(&job, p_run_after, p_idempotency_key)
     });
     pg_uuid(or_raise(job))
+}
+
+fn check_idempotency_key(key: Option<&str>) -> Result<(), Error> {
+    let Some(key) = key else { return Ok(()) };
+    if key.is_empty() {
+        return Err(Error::bad_request("p_idempotency_key must not be empty"));
+    }
+    if key.len() > LONGEST_KEY || key.chars().any(char::is_control) {
+        let what =
+            format!("p_idempotency_key must be a printable text of at most {LONGEST_KEY} bytes");
+        return Err(Error::bad_request(what));
+    }
+    Ok(())
+}
+
+/// A job that never runs would wait for ever, and keep the worker from leaving.
+fn check_run_after(at: Option<TimestampWithTimeZone>) -> Result<(), Error> {
+    let Some(at) = at else { return Ok(()) };
+    let at = pg_sys::TimestampTz::from(at);
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    // '-infinity' is the smallest number.
+    if at == i64::MIN || at > now + LONGEST_WAIT_DAYS * 24 * 60 * 60 * 1_000_000 {
+        let what = format!("p_run_after must be a time at most {LONGEST_WAIT_DAYS} days ahead");
+        return Err(Error::bad_request(what));
+    }
+    Ok(())
 }
 
 /// Waits until a job has ended, or so many milliseconds.
@@ -92,6 +122,12 @@ fn submit(
     if request.len() > LARGEST_REQUEST {
         return Err(Error::RequestTooLarge { size: request.len(), limit: LARGEST_REQUEST });
     }
+    if let Some(key) = idempotency_key
+        && let Some(id) = earlier(job, &request, key)?
+    {
+        return Ok(id);
+    }
+    queue::admit(&installed, job.user, request.len())?;
     let arguments: [DatumWithOid<'_>; 7] = [
         pg_uuid(id).into(),
         job.user.into(),
@@ -108,14 +144,15 @@ fn submit(
     })
     .map_err(|_| Error::Internal)?;
     if let Some(key) = idempotency_key.filter(|_| !is_new) {
-        return earlier(job, &request, key);
+        let reused = || Error::KeyReused { key: key.to_owned() };
+        return earlier(job, &request, key)?.ok_or_else(reused);
     }
     outbox::open()?;
     Ok(id)
 }
 
-/// The job that has this idempotency key already, if its request is the same.
-fn earlier(job: &Job<'_>, request: &str, key: &str) -> Result<Uuid, Error> {
+/// The job that has this idempotency key already, if there is one; its request has to be the same.
+fn earlier(job: &Job<'_>, request: &str, key: &str) -> Result<Option<Uuid>, Error> {
     let installed = installed()?;
     let sql = installed.sql(
         "SELECT job.id, job.request = $3::jsonb AND job.provider IS NOT DISTINCT FROM $4
@@ -133,8 +170,9 @@ fn earlier(job: &Job<'_>, request: &str, key: &str) -> Result<Uuid, Error> {
     })
     .map_err(|_: spi::Error| Error::Internal)?;
     match found {
-        Some((id, Some(true))) => Ok(crate::routing::uuid(id)),
-        _ => Err(Error::KeyReused { key: key.to_owned() }),
+        None => Ok(None),
+        Some((Some(id), Some(true))) => Ok(Some(crate::routing::uuid(Some(id)))),
+        Some(_) => Err(Error::KeyReused { key: key.to_owned() }),
     }
 }
 

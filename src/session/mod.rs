@@ -20,6 +20,8 @@ mod owner;
 #[cfg(feature = "pg_test")]
 mod pg_tests;
 mod provider;
+
+mod queue;
 pub mod raise;
 mod request;
 mod route;

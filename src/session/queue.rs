@@ -1,0 +1,227 @@
+//! How many jobs of a user may wait, and of how many bytes.
+//!
+//! Counting what waits takes longer the more that is, so it is not done for each job: a transaction
+//! counts once and adds what it submits. What transactions that are open at one time submit together
+//! shows when they commit: whoever has submitted much, or may be near the limit, then counts once
+//! more, one after the other.
+
+use crate::error::Error;
+use crate::fresh::{self, Plan, required};
+use crate::installed::Installed;
+use crate::session::owner::{as_owner, installed};
+use crate::session::raise::raise;
+use crate::settings::{self, QueueLimits};
+use pgrx::pg_sys::{self, INT8OID, TEXTOID};
+use pgrx::prelude::*;
+use pgrx::spi::Spi;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// For so long a count may be used by the next transaction of the session, far from the limit.
+const KEPT: Duration = Duration::from_secs(1);
+/// A transaction that submits more than this part of what may wait is counted again at its end.
+const PART: i64 = 64;
+/// Users whose counts a session keeps.
+const MANY: usize = 64;
+
+/// What waits, no further than to the limit.
+const WAITING: &str = "
+    SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(waiting.request_bytes), 0)::bigint
+    FROM (
+        SELECT job.request_bytes
+        FROM @extschema@.aggregator_jobs AS job
+        WHERE job.user_id = $1 AND job.status = 'queued'::text
+        LIMIT $2
+    ) AS waiting";
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Amount {
+    jobs: i64,
+    bytes: i64,
+}
+
+impl Amount {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            jobs: self.jobs.saturating_add(other.jobs),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+
+    /// Whether a part of it, one in so many, is within the limits.
+    fn fits(self, parts: i64, limits: QueueLimits) -> bool {
+        self.jobs.saturating_mul(parts) <= limits.jobs
+            && self.bytes.saturating_mul(parts) <= limits.bytes
+    }
+}
+
+/// What is known of a user's jobs.
+struct Count {
+    user: String,
+    /// The transaction that has counted, or submitted last.
+    transaction: u64,
+    at: Instant,
+    /// What waits, this transaction's own included.
+    waiting: Amount,
+    /// What this transaction has submitted.
+    own: Amount,
+}
+
+/// Of this session: raised by each end of a transaction.
+static TRANSACTION: AtomicU64 = AtomicU64::new(0);
+static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static COUNTS: RefCell<Vec<Count>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes a job of this size into account, or says that too many wait.
+pub fn admit(installed: &Installed, user: &str, bytes: usize) -> Result<(), Error> {
+    if !IS_REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: the callback is a function of this library, which is never unloaded.
+        unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
+    }
+    let limits = settings::queue_limits();
+    let job = Amount { jobs: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) };
+    let transaction = TRANSACTION.load(Ordering::Relaxed);
+    let known = COUNTS.with_borrow_mut(|counts| {
+        let place = counts.iter().position(|count| count.user == user)?;
+        Some(counts.swap_remove(place))
+    });
+    let known = known.and_then(|count| match count {
+        count if count.transaction == transaction => Some(count),
+        // What it has submitted is committed by now, or is not and counts all the same for a moment.
+        count if count.at.elapsed() < KEPT && count.waiting.fits(2, limits) => {
+            Some(Count { transaction, own: Amount::default(), ..count })
+        }
+        _ => None,
+    });
+    // A savepoint may have taken back what the transaction had submitted.
+    let known = known.filter(|count| count.waiting.plus(job).fits(1, limits));
+    let mut count = match known {
+        Some(count) => count,
+        None => Count {
+            user: user.to_owned(),
+            transaction,
+            at: Instant::now(),
+            waiting: waiting(installed, user, limits)?,
+            own: Amount::default(),
+        },
+    };
+    let result = match count.waiting.plus(job) {
+        waiting if waiting.fits(1, limits) => {
+            count.waiting = waiting;
+            count.own = count.own.plus(job);
+            Ok(())
+        }
+        waiting => Err(full(waiting, limits)),
+    };
+    COUNTS.with_borrow_mut(|counts| {
+        if counts.len() >= MANY {
+            counts.retain(|other| other.transaction == transaction);
+        }
+        counts.push(count);
+    });
+    result
+}
+
+fn full(waiting: Amount, limits: QueueLimits) -> Error {
+    let limit = if waiting.jobs > limits.jobs {
+        format!("{} jobs", limits.jobs)
+    } else {
+        format!("{} bytes of jobs", limits.bytes)
+    };
+    Error::QueueFull { limit }
+}
+
+fn waiting(installed: &Installed, user: &str, limits: QueueLimits) -> Result<Amount, Error> {
+    let count = || -> spi::Result<Amount> {
+        Spi::connect(|client| {
+            let plan = Plan::prepare(client, &installed.sql(WAITING), &[TEXTOID, INT8OID])?;
+            let arguments = [user.into(), limits.jobs.saturating_add(1).into()];
+            let rows = fresh::select(client, &plan, &arguments)?;
+            let row = rows.first().ok_or(fresh::UNREADABLE)?;
+            Ok(Amount { jobs: required(row, 1)?, bytes: required(row, 2)? })
+        })
+    };
+    as_owner(installed, count).map_err(|_| Error::Internal)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_end(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut std::ffi::c_void,
+) {
+    use pg_sys::XactEvent::{
+        XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE,
+        XACT_EVENT_PREPARE,
+    };
+    match event {
+        // Here errors are allowed still.
+        XACT_EVENT_PRE_COMMIT => check(true),
+        // A lock would stay until somebody commits what is prepared.
+        XACT_EVENT_PRE_PREPARE => check(false),
+        // Here they are not: this is all that is done.
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
+            TRANSACTION.fetch_add(1, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+}
+
+/// Before the commit: refuses it if what it adds does not fit to what others have committed since.
+fn check(locks: bool) {
+    let transaction = TRANSACTION.load(Ordering::Relaxed);
+    let mut users = COUNTS.with_borrow(|counts| {
+        let limits = settings::queue_limits();
+        let own =
+            counts.iter().filter(|count| count.transaction == transaction && count.own.jobs > 0);
+        own.filter(|count| !count.waiting.fits(2, limits) || !count.own.fits(PART, limits))
+            .map(|count| count.user.clone())
+            .collect::<Vec<_>>()
+    });
+    if users.is_empty() {
+        return;
+    }
+    // In one order, or two transactions could wait for each other.
+    users.sort_unstable();
+    let checked = users.iter().try_for_each(|user| check_user(user, locks));
+    drop(users);
+    if let Err(error) = checked {
+        raise(error);
+    }
+}
+
+fn check_user(user: &str, locks: bool) -> Result<(), Error> {
+    // Dropped in this very transaction, say.
+    let Ok(installed) = installed() else { return Ok(()) };
+    let limits = settings::queue_limits();
+    // SAFETY: the transaction is in progress still. The lock is let go with it, after others see what
+    // it has committed; no SQL command takes one of this kind. The snapshot is popped after its use,
+    // or by the abort.
+    let waiting = unsafe {
+        if locks {
+            pg_sys::LockDatabaseObject(
+                pg_sys::ExtensionRelationId,
+                installed.oid,
+                place(user),
+                pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+            );
+        }
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let waiting = waiting(&installed, user, limits);
+        pg_sys::PopActiveSnapshot();
+        waiting?
+    };
+    if waiting.fits(1, limits) { Ok(()) } else { Err(full(waiting, limits)) }
+}
+
+/// A number for a user, never that of the extension itself; two users may share one, and then wait for
+/// each other's commits.
+fn place(user: &str) -> u16 {
+    let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash % u64::from(u16::MAX)) as u16 + 1
+}
