@@ -10,6 +10,7 @@ ALTER TABLE @extschema@.aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_jobs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_cooling ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budgets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
@@ -42,6 +43,9 @@ CREATE POLICY seen ON @extschema@.aggregator_usage_logs FOR SELECT
 
 CREATE POLICY seen ON @extschema@.aggregator_jobs FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_admin()));
 
 -- That a provider cannot be reached is nobody's secret.
 CREATE POLICY seen ON @extschema@.aggregator_cooling FOR SELECT
@@ -153,6 +157,8 @@ COMMENT ON FUNCTION @extschema@.recost_usage(timestamptz, timestamptz) IS
     'Prices usage rows from p_from up to but not including p_to (NULL: no limit) that had no price, or not every price, by the prices of their time, and returns those that changed; costs in USD. What a provider reported and what was computed in full stays. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
     'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
+    'Has the worker settle the rows of aggregator_quarantine again, within some seconds; returns their number. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS

@@ -48,6 +48,7 @@ BEGIN
         ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_jobs']),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
+        ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
         ('admin', 'INSERT, UPDATE, DELETE', ARRAY[
             'api_providers',
             'aggregator_models',
@@ -139,6 +140,7 @@ BEGIN
             'aggregator_grant(regrole, text)',
             'aggregator_is_pricing(jsonb)',
             'aggregator_status()',
+            'aggregator_retry_quarantined()',
             'aggregator_check_provider_urls(text, text, text)',
             'aggregator_require_admin(text)',
             'aggregator_rule_provider(text)',

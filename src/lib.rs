@@ -44,7 +44,8 @@ extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["pri
 extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["catalogue"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["jobs"]);
 extension_sql_file!("../sql/rollup.sql", name = "rollup", requires = ["health"]);
-extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["rollup"]);
+extension_sql_file!("../sql/quarantine.sql", name = "quarantine", requires = ["rollup"]);
+extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["quarantine"]);
 extension_sql_file!("../sql/reports.sql", name = "reports", requires = ["readers"]);
 extension_sql_file!("../sql/dashboard.sql", name = "dashboard", requires = ["reports"]);
 extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["dashboard"]);

@@ -22,7 +22,8 @@ taken AS (
 UPDATE @extschema@.aggregator_jobs AS job
 SET status = 'running',
     epoch = $2,
-    attempts = job.attempts + 1,
+    -- Whatever stands there: one row must not keep all others from being taken.
+    attempts = least(job.attempts, 2000000000) + 1,
     started_at = coalesce(job.started_at, now())
 FROM taken
 WHERE job.id = taken.id

@@ -32,10 +32,10 @@ SET status = free.status,
         -- Spread out, or those that wait for the same thing would all come back at once.
         WHEN free.status = 'queued' AND $11 THEN clock_timestamp() + interval '1 millisecond' * $9 * (1 + random())
         WHEN free.status = 'queued' THEN clock_timestamp()
-            + greatest(interval '1 millisecond' * $9, interval '1 second' * least(2 ^ job.attempts, 300))
+            + greatest(interval '1 millisecond' * $9, interval '1 second' * least(2 ^ least(job.attempts, 20), 300))
         ELSE job.run_after
     END,
-    attempts = CASE WHEN $11 THEN job.attempts - 1 ELSE job.attempts END,
+    attempts = CASE WHEN $11 THEN greatest(job.attempts, 1) - 1 ELSE job.attempts END,
     finished_at = CASE WHEN free.status <> 'queued' THEN clock_timestamp() END
 FROM free
 WHERE job.id = free.id

@@ -5,6 +5,7 @@ use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
 use crate::error::Error;
 use crate::protocol::{Candidate, CatalogueFetch, Fetched, Known, Settled};
+use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 /// The key of a row in `aggregator_usage_logs`, fixed before it is written, so that writing it
 /// twice changes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RowKey {
     pub call_id: Uuid,
     pub attempt: i16,
@@ -24,7 +25,7 @@ pub struct RowKey {
 }
 
 /// A pending row.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub key: RowKey,
     pub user_id: String,
@@ -36,14 +37,14 @@ pub struct Begin {
 }
 
 /// The most that an attempt can cost and use, which counts against budgets while it is on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reserved {
     /// USD, decimal. `None`: it cannot be bounded.
     pub cost: Option<String>,
     pub tokens: i64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Outcome {
     Success,
     #[default]
@@ -62,7 +63,7 @@ impl Outcome {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settle {
     /// The pending row; should it be missing, it is written now.
     pub begin: Begin,
@@ -86,7 +87,7 @@ pub struct Settle {
 }
 
 /// What a job came to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct JobAnswer {
     pub response: String,
     pub provider: String,

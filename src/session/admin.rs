@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::protocol::{Reply, Request};
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
-use crate::session::{identity, link};
+use crate::session::{identity, link, quarantine};
 use crate::{settings, time};
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -47,15 +47,16 @@ fn aggregator_status() -> TableIterator<
         name!(ledger_queue, i64),
         name!(waiting, i64),
         name!(preloaded, bool),
+        name!(quarantined, i64),
     ),
 > {
     let status = identity::require_admin("see the gateway's status").and_then(|()| {
         match link::exchange(&Request::Status)? {
-            Reply::Status(status) => Ok(*status),
+            Reply::Status(status) => Ok((*status, quarantine::count()?)),
             _ => Err(link::unexpected()),
         }
     });
-    let status = or_raise(status);
+    let (status, quarantined) = or_raise(status);
     TableIterator::once((
         status.version,
         status.pid as i32,
@@ -65,6 +66,7 @@ fn aggregator_status() -> TableIterator<
         status.ledger_queue as i64,
         status.waiting as i64,
         settings::is_preloaded(),
+        quarantined,
     ))
 }
 
@@ -95,6 +97,12 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
          WHERE user_id = $1
          RETURNING 1",
     );
+    // What is known of rows that were set aside names the user; what is left of them is in the log.
+    let quarantined = installed.sql(
+        "UPDATE @extschema@.aggregator_quarantine
+         SET user_id = 'forgotten:' || $2, settlement = NULL
+         WHERE user_id = $1",
+    );
     let anonymous = uuid::Uuid::new_v4().to_string();
     as_owner(&installed, || {
         Spi::connect_mut(|client| {
@@ -103,8 +111,9 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
             for rule in &rules {
                 client.update(rule.as_str(), None, &[user.into()])?;
             }
-            let rows =
-                client.update(logs.as_str(), None, &[user.into(), anonymous.as_str().into()])?;
+            let both = [user.into(), anonymous.as_str().into()];
+            client.update(quarantined.as_str(), None, &both)?;
+            let rows = client.update(logs.as_str(), None, &both)?;
             Ok::<_, spi::Error>(rows.len() as i64)
         })
     })

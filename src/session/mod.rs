@@ -21,6 +21,7 @@ mod owner;
 mod pg_tests;
 mod provider;
 
+mod quarantine;
 mod queue;
 pub mod raise;
 mod request;

@@ -1,47 +1,67 @@
 //! What cools down, between one life of the worker and the next.
 
 use crate::core::health::{Cold, Health, Place};
+use crate::fresh::{self, required};
 use crate::gateway::ledger::HealthNote;
 use crate::routing::{pg_uuid, uuid};
 use crate::time::timestamp;
-use crate::worker::process;
+use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::{self, Spi, SpiClient};
+use pgrx::spi::{self, Spi, SpiClient, SpiHeapTupleData};
+use std::collections::HashMap;
 
-/// What is cool still. Nothing, if it cannot be read: then it will show again.
+/// What is cool still. What cannot be read is left out: it will show again.
 pub fn load(statements: &Statements) -> Health {
     let rows = process::transaction(|_| {
         Spi::connect(|client| {
-            client
-                .select(&statements.cooling, None, &[])?
-                .map(|row| {
-                    let provider = uuid(row.get(1)?);
-                    let key = row.get::<pgrx::Uuid>(2)?.map(|key| uuid(Some(key)));
-                    let place = match (key, row.get::<String>(3)?) {
-                        (Some(key), Some(model)) => Place::Model(provider, key, model),
-                        (Some(key), None) => Place::Key(provider, key),
-                        (None, _) => Place::Provider(provider),
-                    };
-                    let cold = Cold {
-                        until: row.get(4)?,
-                        key_print: row.get(5)?.unwrap_or_default(),
-                        failures: row.get(6)?.unwrap_or_default(),
-                        reason: row.get(7)?.unwrap_or_default(),
-                    };
-                    Ok((place, cold))
-                })
-                .collect::<spi::Result<Vec<_>>>()
+            let rows = client.select(&statements.cooling, None, &[])?;
+            Ok(rows.filter_map(|row| read(&row).ok()).collect::<Vec<_>>())
         })
     });
-    Health::restored(rows.unwrap_or_default())
+    if let Err(failure) = &rows {
+        pgrx::warning!("aggregator: what cools down cannot be read: {failure:?}");
+    }
+    Health::restored(rows.into_iter().flatten())
 }
 
-/// Writes changes, in a transaction of their own. Says whether that was possible.
-pub fn keep<'a>(
+fn read(row: &SpiHeapTupleData) -> spi::Result<(Place, Cold)> {
+    let provider = fresh::uuid(row, 1)?;
+    let key = row.get::<pgrx::Uuid>(2)?.map(|key| uuid(Some(key)));
+    let place = match (key, row.get::<String>(3)?) {
+        (Some(key), Some(model)) => Place::Model(provider, key, model),
+        (Some(key), None) => Place::Key(provider, key),
+        (None, _) => Place::Provider(provider),
+    };
+    let cold = Cold {
+        until: row.get(4)?,
+        key_print: required(row, 5)?,
+        failures: required(row, 6)?,
+        reason: required(row, 7)?,
+    };
+    Ok((place, cold))
+}
+
+/// Writes changes, in a transaction of their own, and leaves what could not be written now. What can
+/// never be is dropped.
+pub fn keep(statements: &Statements, notes: &mut HashMap<Place, HealthNote>) {
+    match write_all(statements, notes.values()) {
+        Ok(()) => notes.clear(),
+        Err(Failure::Data(_)) => notes.retain(|_, note| {
+            let written = write_all(statements, std::iter::once(&*note));
+            if let Err(Failure::Data(reason)) = &written {
+                pgrx::warning!("aggregator: what cools down is not noted: {reason}");
+            }
+            !matches!(written, Ok(()) | Err(Failure::Data(_)))
+        }),
+        Err(_) => {}
+    }
+}
+
+fn write_all<'a>(
     statements: &Statements,
-    notes: impl Iterator<Item = &'a HealthNote> + std::panic::UnwindSafe,
-) -> bool {
+    notes: impl Iterator<Item = &'a HealthNote>,
+) -> Result<(), Failure> {
     process::transaction(|_| {
         Spi::connect_mut(|client| {
             for note in notes {
@@ -50,7 +70,6 @@ pub fn keep<'a>(
             Ok(())
         })
     })
-    .is_ok()
 }
 
 fn write(client: &mut SpiClient, statements: &Statements, note: &HealthNote) -> spi::Result<()> {

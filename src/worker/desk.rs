@@ -9,10 +9,11 @@ use crate::installed::{Installed, LIBRARY};
 use crate::protocol::{CatalogueFetch, Fetched, Settled};
 use crate::routing::pg_uuid;
 use crate::settings;
-use crate::time::timestamp;
+use crate::time::{self, timestamp};
 use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
+use crate::worker::quarantine;
 use crate::worker::renewal;
 use crate::worker::settling::settling;
 use crate::worker::spending;
@@ -20,7 +21,7 @@ use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -29,6 +30,9 @@ const BATCH: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 /// How often `last_used_at` is noted, and the low-water mark moved.
 const NOTE: Duration = Duration::from_secs(10);
+/// A settlement that cannot be written for what is in it, or in what it adds to, is set aside after so
+/// many tries.
+const MOST_TRIES: u32 = 5;
 /// How often partitions are made ahead and old usage is forgotten.
 const MAINTAIN: Duration = Duration::from_secs(60);
 
@@ -43,6 +47,10 @@ pub struct Desk {
     /// Settlements that could not be written yet.
     stuck: Vec<(Box<Settle>, Option<oneshot::Sender<Settled>>)>,
     stuck_since: Instant,
+    /// How often each of them was tried in vain, if not for a reason that passes.
+    tries: HashMap<RowKey, u32>,
+    /// What dead lives of the worker left pending is not closed yet.
+    has_orphans: bool,
     used: HashSet<Uuid>,
     /// What has cooled down or is well again, not yet written.
     health: HashMap<Place, HealthNote>,
@@ -73,17 +81,13 @@ impl Desk {
     /// Opens the desk: a new epoch, and what dead ones left pending becomes unknown.
     pub fn open(installed: Installed) -> Result<Self, String> {
         process::prepare();
-        let epoch =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as i64);
+        let epoch = time::now();
         let statements = process::transaction(|installed| {
             Spi::connect_mut(|client| {
-                let orphans = installed.sql(include_str!("../../sql/statements/orphans.sql"));
-                client.update(orphans.as_str(), None, &[epoch.into()])?;
-                let ended = installed
-                    .sql("DELETE FROM @extschema@.aggregator_worker_epochs WHERE epoch <> $1");
-                client.update(ended.as_str(), None, &[epoch.into()])?;
-                let begun = installed
-                    .sql("INSERT INTO @extschema@.aggregator_worker_epochs (epoch) VALUES ($1)");
+                let begun = installed.sql(
+                    "INSERT INTO @extschema@.aggregator_worker_epochs (epoch) VALUES ($1)
+                     ON CONFLICT (epoch) DO NOTHING",
+                );
                 client.update(begun.as_str(), None, &[epoch.into()])?;
                 Statements::prepare(client, installed)
             })
@@ -94,7 +98,7 @@ impl Desk {
         if let Err(failure) = jobs.take_over(&statements, &[]) {
             pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
         }
-        Ok(Self {
+        let mut desk = Self {
             installed,
             epoch,
             statements,
@@ -102,6 +106,8 @@ impl Desk {
             open: HashMap::new(),
             stuck: Vec::new(),
             stuck_since: Instant::now(),
+            tries: HashMap::new(),
+            has_orphans: true,
             used: HashSet::new(),
             health: HashMap::new(),
             health_at: Instant::now(),
@@ -109,7 +115,34 @@ impl Desk {
             maintained_at: None,
             has_written: false,
             has_left: false,
-        })
+        };
+        desk.close_orphans();
+        Ok(desk)
+    }
+
+    /// What dead lives left pending becomes unknown. Whatever is in those rows, the worker goes on; what
+    /// a lock prevents is done later.
+    fn close_orphans(&mut self) {
+        let (statements, epoch) = (&self.statements, self.epoch);
+        let closed = process::transaction(|installed| {
+            Spi::connect_mut(|client| {
+                let rows = client.update(&statements.close_orphans, Some(1), &[epoch.into()])?;
+                let set_aside = rows.first().get_one::<i64>()?;
+                let ended = installed
+                    .sql("DELETE FROM @extschema@.aggregator_worker_epochs WHERE epoch <> $1");
+                client.update(ended.as_str(), None, &[epoch.into()])?;
+                Ok(set_aside)
+            })
+        });
+        match closed {
+            Ok(set_aside) => {
+                self.has_orphans = false;
+                quarantine::warn(set_aside);
+            }
+            Err(failure) => pgrx::warning!(
+                "aggregator: what the last worker left pending is not closed yet: {failure:?}"
+            ),
+        }
     }
 
     /// Marks the epoch as ended well, if it did: nothing is pending any more.
@@ -256,6 +289,10 @@ impl Desk {
         }
         if self.noted_at.elapsed() > NOTE {
             self.note();
+            if self.has_orphans {
+                self.close_orphans();
+            }
+            self.retry_quarantined();
             if self.maintained_at.is_none_or(|at| at.elapsed() > MAINTAIN) {
                 self.maintain();
             }
@@ -312,6 +349,7 @@ impl Desk {
             (Row::Settle(settle, done), Written::Settled(settled, finished)) => {
                 let settled = settled.unwrap_or_default();
                 self.open.remove(&settle.begin.key);
+                self.tries.remove(&settle.begin.key);
                 if let (Some(answer), Some(finished)) = (settle.job, finished) {
                     let job = settle.begin.key.call_id;
                     let end = JobEnd { job, outcome: Ok((answer, settled.clone())) };
@@ -351,6 +389,9 @@ impl Desk {
             }
             // The answer was paid for: keep it and try again, for as long as there is a ledger.
             Row::Settle(settle, done) if !self.has_left => {
+                if matches!(failure, Failure::Data(_)) && self.give_up(&settle, &reason) {
+                    return;
+                }
                 if self.stuck.is_empty() {
                     self.stuck_since = Instant::now();
                     pgrx::warning!("aggregator: a usage row is not written yet: {reason}");
@@ -359,6 +400,35 @@ impl Desk {
             }
             Row::Settle(settle, _) => {
                 self.open.remove(&settle.begin.key);
+            }
+        }
+    }
+
+    /// Sets a settlement aside that was tried often enough. Says whether it did.
+    fn give_up(&mut self, settle: &Settle, reason: &str) -> bool {
+        let key = settle.begin.key;
+        let tries = self.tries.entry(key).or_default();
+        *tries += 1;
+        if *tries < MOST_TRIES || !quarantine::set_aside(&self.statements, settle, reason, *tries) {
+            return false;
+        }
+        self.tries.remove(&key);
+        self.open.remove(&key);
+        quarantine::warn(Some(1));
+        true
+    }
+
+    /// Tries what was set aside again, where an administrator has asked for it.
+    fn retry_quarantined(&mut self) {
+        quarantine::retry_orphans(&self.statements);
+        for settle in quarantine::wanted(&self.statements) {
+            // It is set aside once more at the first failure.
+            self.tries.insert(settle.begin.key, MOST_TRIES);
+            let key = settle.begin.key;
+            self.write(vec![Row::Settle(Box::new(settle), None)]);
+            if !self.tries.contains_key(&key) && !self.stuck.iter().any(|(s, _)| s.begin.key == key)
+            {
+                quarantine::forget_written(&self.statements, key);
             }
         }
     }
@@ -383,9 +453,8 @@ impl Desk {
         if self.health.is_empty() || self.health_at > Instant::now() {
             return;
         }
-        if cooling::keep(&self.statements, self.health.values()) {
-            self.health.clear();
-        } else {
+        cooling::keep(&self.statements, &mut self.health);
+        if !self.health.is_empty() {
             self.health_at = Instant::now() + RETRY;
         }
     }
@@ -395,14 +464,22 @@ impl Desk {
         self.noted_at = Instant::now();
         let (statements, epoch) = (&self.statements, self.epoch);
         if !self.used.is_empty() {
-            let keys: Vec<pgrx::Uuid> = self.used.iter().map(|id| pg_uuid(*id)).collect();
-            let noted = process::transaction(|_| {
-                Spi::connect_mut(|client| {
-                    client.update(&statements.used, None, &[keys.into()]).map(|_| ())
+            let used: Vec<Uuid> = self.used.drain().collect();
+            let note = |keys: &[Uuid]| {
+                process::transaction(|_| {
+                    let keys: Vec<pgrx::Uuid> = keys.iter().map(|id| pg_uuid(*id)).collect();
+                    Spi::connect_mut(|client| {
+                        client.update(&statements.used, None, &[keys.into()]).map(|_| ())
+                    })
                 })
-            });
-            if noted.is_ok() {
-                self.used.clear();
+            };
+            // One key's row must not keep that of others from being noted.
+            match note(&used) {
+                Ok(()) => {}
+                Err(Failure::Data(_)) => used.iter().for_each(|key| {
+                    let _ = note(std::slice::from_ref(key));
+                }),
+                Err(_) => self.used.extend(used),
             }
         }
         if !self.open.is_empty() {

@@ -12,11 +12,12 @@ use crate::core::budget::Rules;
 use crate::core::fair;
 use crate::core::options::Prepared;
 use crate::error::Error;
+use crate::fresh::{self, required};
 use crate::gateway::ledger::JobEnd;
 use crate::gateway::{Handle, Limits};
 use crate::installed::Installed;
 use crate::protocol::{Candidate, ChatCall};
-use crate::routing::{self, pg_uuid, uuid};
+use crate::routing::{self, pg_uuid};
 use crate::settings;
 use crate::time;
 use crate::worker::process::{self, Failure};
@@ -87,6 +88,28 @@ struct Look {
     turn: String,
     /// Every user was passed.
     is_whole: bool,
+}
+
+impl Look {
+    /// Adds jobs that were leased; those that cannot be run are ended.
+    fn take(
+        &mut self,
+        client: &mut SpiClient,
+        statements: &Statements,
+        installed: &Installed,
+        claimed: Vec<Claimed>,
+    ) -> spi::Result<()> {
+        for (user, job, call) in prepare(client, installed, claimed) {
+            match call {
+                Ok(call) => self.ready.push((user, call)),
+                Err(error) => {
+                    failed(client, statements, job, &error)?;
+                    self.failed.push(job);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Jobs {
@@ -212,6 +235,11 @@ impl Jobs {
         });
         let Look { ready, failed, turn, is_whole } = match looked {
             Ok(look) => look,
+            // Somebody's job, or what it needs, cannot be read: it must not hold up the others.
+            Err(Failure::Data(reason)) => {
+                pgrx::warning!("aggregator: jobs are claimed one by one: {reason}");
+                self.look_alone(statements, gateway)
+            }
             Err(failure) => {
                 pgrx::warning!("aggregator: jobs cannot be claimed: {failure:?}");
                 self.is_hungry = false;
@@ -240,6 +268,13 @@ impl Jobs {
         self.limits.all + (self.limits.all / 4).min(CLAIMS)
     }
 
+    /// How many more jobs of this user may be taken.
+    fn spare(&self, user: &String) -> usize {
+        let own = self.busy.get(user).copied().unwrap_or(0);
+        let most = fair::most(self.most(), self.claimed.len().saturating_sub(own));
+        self.limits.per_user.min(most).saturating_sub(own)
+    }
+
     fn look(
         &self,
         client: &mut SpiClient,
@@ -248,13 +283,9 @@ impl Jobs {
         gateway: &Handle,
         room: usize,
     ) -> spi::Result<Look> {
-        let spare = |user: &String| {
-            let own = self.busy.get(user).copied().unwrap_or(0);
-            let most = fair::most(self.most(), self.claimed.len().saturating_sub(own));
-            self.limits.per_user.min(most).saturating_sub(own)
-        };
-        let (users, reached, is_whole) = self.users(client, statements, |user| spare(user) > 0)?;
-        let most: Vec<usize> = users.iter().map(spare).collect();
+        let (users, reached, is_whole) =
+            self.users(client, statements, |user| self.spare(user) > 0)?;
+        let most: Vec<usize> = users.iter().map(|user| self.spare(user)).collect();
         let mut look = Look { turn: reached, is_whole, ..Look::default() };
         let mut claimed = Vec::new();
         for (user, share) in users.iter().zip(fair::shares(room, &most)) {
@@ -264,16 +295,41 @@ impl Jobs {
                 look.turn.clone_from(user);
             }
         }
-        for (user, job, call) in prepare(client, installed, claimed) {
-            match call {
-                Ok(call) => look.ready.push((user, call)),
-                Err(error) => {
-                    failed(client, statements, job, &error)?;
-                    look.failed.push(job);
+        look.take(client, statements, installed, claimed)?;
+        Ok(look)
+    }
+
+    /// One job of each user, each in a transaction of its own. One that cannot even be taken fails.
+    fn look_alone(&self, statements: &Statements, gateway: &Handle) -> Look {
+        let users = process::transaction(|_| {
+            Spi::connect(|client| self.users(client, statements, |user| self.spare(user) > 0))
+        });
+        let Ok((users, turn, is_whole)) = users else {
+            return Look { turn: self.turn.clone(), is_whole: true, ..Look::default() };
+        };
+        let mut look = Look { turn, is_whole, ..Look::default() };
+        for user in &users {
+            let found = process::transaction(|installed| {
+                Spi::connect_mut(|client| {
+                    let (mut claimed, mut own) = (Vec::new(), Look::default());
+                    let memory = gateway.room(user);
+                    self.lease(client, statements, user, (1, memory), &mut claimed)?;
+                    own.take(client, statements, installed, claimed)?;
+                    Ok(own)
+                })
+            });
+            match found {
+                Ok(own) => {
+                    look.ready.extend(own.ready);
+                    look.failed.extend(own.failed);
                 }
+                Err(Failure::Data(reason)) => {
+                    look.failed.extend(fail_first(statements, user, &reason));
+                }
+                Err(_) => {}
             }
         }
-        Ok(look)
+        look
     }
 
     /// Users with due jobs whom this test lets pass, from the one after the last that was served
@@ -294,14 +350,14 @@ impl Jobs {
             let arguments: [DatumWithOid<'_>; 2] = [from.into(), ((WALK - walked) as i32).into()];
             let mut last = 0;
             for row in client.select(&statements.claim_users, None, &arguments)? {
-                let user = row.get::<String>(1)?.unwrap_or_default();
-                last = usize::try_from(row.get::<i32>(3)?.unwrap_or(0)).unwrap_or(0);
+                let user: String = required(&row, 1)?;
+                last = usize::try_from(required::<i32>(&row, 3)?).unwrap_or(WALK);
                 if is_second && !self.turn.is_empty() && user > self.turn {
                     is_whole = true;
                     break;
                 }
                 reached.clone_from(&user);
-                if row.get::<bool>(2)?.unwrap_or(false) && may_run(&user) {
+                if required(&row, 2)? && may_run(&user) {
                     users.push(user);
                     if users.len() == USERS {
                         return Ok((users, reached, false));
@@ -338,11 +394,12 @@ impl Jobs {
         let arguments = [user.into(), self.epoch.into(), (share as i64).into(), left.into()];
         for row in client.update(&statements.claim, None, &arguments)? {
             claimed.push(Claimed {
-                id: uuid(row.get(1)?),
+                id: fresh::uuid(&row, 1)?,
                 user: user.to_owned(),
                 provider: row.get(2)?,
-                request: row.get(3)?.unwrap_or_default(),
-                earlier_attempts: row.get::<i16>(4)?.unwrap_or(0).try_into().unwrap_or(0),
+                request: required(&row, 3)?,
+                // A number that no attempt ever had says nothing.
+                earlier_attempts: required::<i16>(&row, 4)?.try_into().unwrap_or(0),
             });
         }
         Ok(())
@@ -360,7 +417,7 @@ impl Jobs {
                 // In here, because the type of an array is looked up in the catalog.
                 let arguments = [ids(&claimed).into(), ids(&adopted).into()];
                 let rows = client.select(&statements.cancelled_jobs, None, &arguments)?;
-                rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<Vec<_>>>()
+                rows.map(|row| fresh::uuid(&row, 1)).collect::<spi::Result<Vec<_>>>()
             })
         });
         let cancelled = cancelled.unwrap_or_default();
@@ -388,7 +445,7 @@ impl Jobs {
         let there = process::transaction(|_| {
             Spi::connect(|client| {
                 let rows = client.select(&statements.known_jobs, None, &[ids(&parked).into()])?;
-                rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<HashSet<_>>>()
+                rows.map(|row| fresh::uuid(&row, 1)).collect::<spi::Result<HashSet<_>>>()
             })
         });
         let Ok(there) = there else { return };
@@ -429,6 +486,29 @@ impl Jobs {
             }
         }
     }
+}
+
+/// Ends the job of a user that is due first and cannot be taken.
+fn fail_first(statements: &Statements, user: &str, reason: &str) -> Option<Uuid> {
+    let error = serde_json::json!({
+        "message": "the job, or what it needs, cannot be read",
+        "code": "unreadable",
+        "sqlstate": "PT500",
+        "detail": reason,
+        "hint": "Nothing was sent in this run. An administrator finds the reason in the server log.",
+    });
+    let error = error.to_string();
+    let ended = process::transaction(|_| {
+        Spi::connect_mut(|client| {
+            let arguments = [user.into(), error.as_str().into()];
+            let rows = client.update(&statements.fail_first, None, &arguments)?;
+            rows.map(|row| fresh::uuid(&row, 1)).next().transpose()
+        })
+    });
+    ended.unwrap_or_else(|failure| {
+        pgrx::warning!("aggregator: a job that cannot be read is not ended: {failure:?}");
+        None
+    })
 }
 
 fn ids(jobs: &[Uuid]) -> Vec<pgrx::Uuid> {

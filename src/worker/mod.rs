@@ -6,6 +6,7 @@ mod desk;
 mod jobs;
 mod launcher;
 mod process;
+mod quarantine;
 mod renewal;
 mod settling;
 mod spending;

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub enum Failure {
     NotInstalled,
     Database(String),
-    /// What was to be written cannot be, now or later: SQLSTATE class 22 or 54.
+    /// What was to be read or written cannot be, now or later.
     Data(String),
 }
 
@@ -73,21 +73,29 @@ pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> 
 }
 
 fn failure(caught: &CaughtError) -> Failure {
-    let report = match caught {
-        CaughtError::PostgresError(report)
-        | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic { ereport: report, .. } => report,
+    let (report, is_panic) = match caught {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => (report, false),
+        // Of our own code, over what it has read.
+        CaughtError::RustPanic { ereport: report, .. } => (report, true),
     };
     let message = report.message().to_owned();
-    // The first two characters of the SQLSTATE, six bits each (elog.h).
-    match report.sql_error_code() as i32 & 0xFFF {
-        CLASS_22 | CLASS_54 => Failure::Data(message),
-        _ => Failure::Database(message),
+    if is_panic || is_about_data(report.sql_error_code() as i32) {
+        Failure::Data(message)
+    } else {
+        Failure::Database(message)
     }
 }
 
-const CLASS_22: i32 = 2 | (2 << 6);
-const CLASS_54: i32 = 5 | (4 << 6);
+/// Whether an error is about the values themselves: data exceptions, broken constraints, program limits
+/// (an entry too large for its index), what a function refuses, and damaged data.
+fn is_about_data(sqlstate: i32) -> bool {
+    // Six bits a character, the first one lowest (elog.h).
+    let pack = |code: &str| {
+        code.bytes().rev().fold(0, |sum, byte| (sum << 6) | i32::from((byte - b'0') & 0x3F))
+    };
+    ["22", "23", "54", "P0"].iter().any(|class| sqlstate & 0xFFF == pack(class))
+        || ["XX001", "XX002"].iter().any(|code| sqlstate == pack(code))
+}
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,5 +235,22 @@ pub fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
         let result = start();
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut());
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_about_data;
+
+    #[test]
+    fn what_passes_is_not_about_data() {
+        // ERRCODE_PROGRAM_LIMIT_EXCEEDED, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, ERRCODE_INDEX_CORRUPTED.
+        for code in [261, 50331778, 33557032] {
+            assert!(is_about_data(code), "{code}");
+        }
+        // ERRCODE_LOCK_NOT_AVAILABLE, ERRCODE_T_R_DEADLOCK_DETECTED, ERRCODE_DISK_FULL, ERRCODE_INTERNAL_ERROR.
+        for code in [50463045, 16908292, 4293, 2600] {
+            assert!(!is_about_data(code), "{code}");
+        }
     }
 }

@@ -10,6 +10,12 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
 /// Prepared once per life of the worker.
 pub struct Statements {
+    pub close_orphans: OwnedPreparedStatement,
+    pub retry_orphans: OwnedPreparedStatement,
+    pub set_aside: OwnedPreparedStatement,
+    pub wanted_settlements: OwnedPreparedStatement,
+    pub forget_quarantined: OwnedPreparedStatement,
+    pub fail_first: OwnedPreparedStatement,
     pub begin: OwnedPreparedStatement,
     pub settle: OwnedPreparedStatement,
     pub roll_up: OwnedPreparedStatement,
@@ -38,6 +44,43 @@ pub struct Statements {
     pub budget_warning: OwnedPreparedStatement,
 }
 
+const CLOSE_ORPHANS: &str =
+    "SELECT orphans.set_aside FROM @extschema@.aggregator_close_orphans($1) AS orphans";
+const RETRY_ORPHANS: &str =
+    "SELECT orphans.set_aside FROM @extschema@.aggregator_retry_orphans() AS orphans";
+const SET_ASIDE: &str = "SELECT @extschema@.aggregator_set_aside($1, $2, $3, $4, $5, $6, $7)";
+/// Asked for once: whatever becomes of them, they are not asked for any more.
+const WANTED_SETTLEMENTS: &str = "
+    UPDATE @extschema@.aggregator_quarantine AS kept
+    SET retry_at = NULL
+    FROM (
+        SELECT wanted.call_id, wanted.attempt, wanted.created_at
+        FROM @extschema@.aggregator_quarantine AS wanted
+        WHERE wanted.retry_at <= now() AND wanted.settlement IS NOT NULL
+        LIMIT 100
+        FOR UPDATE SKIP LOCKED
+    ) AS wanted
+    WHERE kept.call_id = wanted.call_id
+      AND kept.attempt = wanted.attempt
+      AND kept.created_at = wanted.created_at
+    RETURNING kept.settlement";
+const FORGET_QUARANTINED: &str = "
+    DELETE FROM @extschema@.aggregator_quarantine
+    WHERE call_id = $1 AND attempt = $2 AND created_at = $3";
+/// The job of user $1 that is due first, as claim.sql would take it, for the reason $2.
+const FAIL_FIRST: &str = "
+    UPDATE @extschema@.aggregator_jobs AS job
+    SET status = 'failed', error = $2::jsonb, finished_at = clock_timestamp()
+    FROM (
+        SELECT due.id
+        FROM @extschema@.aggregator_jobs AS due
+        WHERE due.status = 'queued' AND due.user_id = $1 AND due.run_after <= now()
+        ORDER BY due.run_after
+        LIMIT 1
+        FOR UPDATE SKIP LOCKED
+    ) AS due
+    WHERE job.id = due.id
+    RETURNING job.id";
 const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
 const MAINTAIN: &str = "SELECT @extschema@.aggregator_maintain_usage($1, $2)";
 const LOW_WATER: &str = "
@@ -70,7 +113,7 @@ const KNOWN_JOBS: &str = "
 /// At an orderly end: what was aborted has not been run.
 const GIVE_BACK_JOBS: &str = "
     UPDATE @extschema@.aggregator_jobs AS job
-    SET status = 'queued', attempts = job.attempts - 1
+    SET status = 'queued', attempts = greatest(job.attempts, 1) - 1
     FROM (
         SELECT own.id FROM @extschema@.aggregator_jobs AS own
         WHERE own.status = 'running' AND own.epoch = $1
@@ -98,6 +141,15 @@ impl Statements {
             client.prepare_mut(installed.sql(sql).as_str(), &types).map(|plan| plan.keep())
         };
         Ok(Self {
+            close_orphans: prepare(CLOSE_ORPHANS, &[INT8OID])?,
+            retry_orphans: prepare(RETRY_ORPHANS, &[])?,
+            set_aside: prepare(
+                SET_ASIDE,
+                &[UUIDOID, INT2OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INT4OID, TEXTOID],
+            )?,
+            wanted_settlements: prepare(WANTED_SETTLEMENTS, &[])?,
+            forget_quarantined: prepare(FORGET_QUARANTINED, &[UUIDOID, INT2OID, TIMESTAMPTZOID])?,
+            fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
             begin: prepare(
                 include_str!("../../sql/statements/begin.sql"),
                 &[

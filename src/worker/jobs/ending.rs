@@ -9,7 +9,11 @@ use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
+use std::time::Duration;
 use uuid::Uuid;
+
+/// What a provider asks for beyond that is not believed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What became of the end of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub fn failed(
 ) -> spi::Result<Finished> {
     let again_after_ms = error
         .may_pass()
-        .map(|asked| asked.map_or(0, |pause| i64::try_from(pause.as_millis()).unwrap_or(i64::MAX)));
+        .map(|asked| asked.map_or(0, |pause| pause.min(LONGEST_PAUSE).as_millis() as i64));
     // What was not sent because its turn comes later has not been run.
     let is_early = error.turn_in().is_some();
     let error = error.to_json().to_string();

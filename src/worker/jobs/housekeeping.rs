@@ -2,7 +2,7 @@
 //! nobody runs are queued again, those that ended long ago are deleted.
 
 use super::{Jobs, LOOK, ids};
-use crate::routing::uuid;
+use crate::fresh::{self, required};
 use crate::settings;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
@@ -46,7 +46,7 @@ impl Jobs {
             Spi::connect(|client| {
                 let arguments = [epoch.into(), ids(&known).into()];
                 let rows = client.select(&statements.lost_jobs, None, &arguments)?;
-                rows.map(|row| Ok(uuid(row.get(1)?))).collect::<spi::Result<HashSet<_>>>()
+                rows.map(|row| fresh::uuid(&row, 1)).collect::<spi::Result<HashSet<_>>>()
             })
         });
         let found = found.unwrap_or_default();
@@ -63,7 +63,7 @@ impl Jobs {
                 let arguments = [epoch.into(), most.into(), ids(lost).into()];
                 let taken = client.update(&statements.take_over_jobs, None, &arguments)?;
                 taken
-                    .map(|row| Ok((uuid(row.get(1)?), row.get::<bool>(2)?.unwrap_or(false))))
+                    .map(|row| Ok((fresh::uuid(&row, 1)?, required::<bool>(&row, 2)?)))
                     .collect::<spi::Result<Vec<_>>>()
             })
         })?;

@@ -1,0 +1,39 @@
+//! Rows of the ledger that were set aside, and what administrators do about them.
+
+use crate::error::Error;
+use crate::session::identity;
+use crate::session::owner::{as_owner, installed};
+use crate::session::raise::or_raise;
+use pgrx::prelude::*;
+use pgrx::spi::Spi;
+
+/// Has the worker try again what it could not settle; returns how many rows that is. It does so within
+/// some seconds.
+#[pg_extern]
+fn aggregator_retry_quarantined() -> i64 {
+    let count = retry();
+    or_raise(count)
+}
+
+fn retry() -> Result<i64, Error> {
+    identity::require_admin("have rows of the usage log settled again")?;
+    let installed = installed()?;
+    let sql =
+        installed.sql("UPDATE @extschema@.aggregator_quarantine SET retry_at = now() RETURNING 1");
+    as_owner(&installed, || {
+        Spi::connect_mut(|client| {
+            client.update(sql.as_str(), None, &[]).map(|rows| rows.len() as i64)
+        })
+    })
+    .map_err(|_| Error::Internal)
+}
+
+/// How many rows are set aside.
+pub fn count() -> Result<i64, Error> {
+    let installed = installed()?;
+    let sql = installed.sql("SELECT pg_catalog.count(*) FROM @extschema@.aggregator_quarantine");
+    let counted = as_owner(&installed, || {
+        Spi::connect(|client| client.select(sql.as_str(), Some(1), &[])?.first().get_one::<i64>())
+    });
+    counted.ok().flatten().ok_or(Error::Internal)
+}
