@@ -158,7 +158,7 @@ COMMENT ON FUNCTION @extschema@.recost_usage(timestamptz, timestamptz) IS
 COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
     'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
-    'Has the worker settle the rows of aggregator_quarantine again, within some seconds; returns their number. Administrators. PT403.';
+    'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS

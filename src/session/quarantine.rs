@@ -1,14 +1,14 @@
 //! Rows of the ledger that were set aside, and what administrators do about them.
 
 use crate::error::Error;
-use crate::session::identity;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
+use crate::session::{identity, outbox};
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
-/// Has the worker try again what it could not settle; returns how many rows that is. It does so within
-/// some seconds.
+/// Has the worker try again what it could not settle; returns how many rows that is. It does so once the
+/// caller's transaction is committed.
 #[pg_extern]
 fn aggregator_retry_quarantined() -> i64 {
     let count = retry();
@@ -20,12 +20,15 @@ fn retry() -> Result<i64, Error> {
     let installed = installed()?;
     let sql =
         installed.sql("UPDATE @extschema@.aggregator_quarantine SET retry_at = now() RETURNING 1");
-    as_owner(&installed, || {
+    let count = as_owner(&installed, || {
         Spi::connect_mut(|client| {
             client.update(sql.as_str(), None, &[]).map(|rows| rows.len() as i64)
         })
     })
-    .map_err(|_| Error::Internal)
+    .map_err(|_| Error::Internal)?;
+    // The worker runs from now on, and is told when this transaction ends.
+    outbox::open()?;
+    Ok(count)
 }
 
 /// How many rows are set aside.

@@ -51,6 +51,10 @@ pub struct Desk {
     tries: HashMap<RowKey, u32>,
     /// What dead lives of the worker left pending is not closed yet.
     has_orphans: bool,
+    /// Rows are set aside; somebody may ask for them to be tried again.
+    has_quarantined: bool,
+    /// A transaction has ended that may have asked so.
+    is_asked: bool,
     used: HashSet<Uuid>,
     /// What has cooled down or is well again, not yet written.
     health: HashMap<Place, HealthNote>,
@@ -108,6 +112,8 @@ impl Desk {
             stuck_since: Instant::now(),
             tries: HashMap::new(),
             has_orphans: true,
+            has_quarantined: true,
+            is_asked: true,
             used: HashSet::new(),
             health: HashMap::new(),
             health_at: Instant::now(),
@@ -117,6 +123,7 @@ impl Desk {
             has_left: false,
         };
         desk.close_orphans();
+        desk.retry_quarantined();
         Ok(desk)
     }
 
@@ -137,6 +144,7 @@ impl Desk {
         match closed {
             Ok(set_aside) => {
                 self.has_orphans = false;
+                self.has_quarantined |= set_aside != Some(0);
                 quarantine::warn(set_aside);
             }
             Err(failure) => pgrx::warning!(
@@ -235,6 +243,7 @@ impl Desk {
                 Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
                 Task::JobsWritten => {
                     self.jobs.written();
+                    self.is_asked = true;
                     inbox.wake.done();
                 }
                 Task::HandedOver(job) => {
@@ -292,10 +301,13 @@ impl Desk {
             if self.has_orphans {
                 self.close_orphans();
             }
-            self.retry_quarantined();
+            self.is_asked = true;
             if self.maintained_at.is_none_or(|at| at.elapsed() > MAINTAIN) {
                 self.maintain();
             }
+        }
+        if std::mem::take(&mut self.is_asked) && self.has_quarantined {
+            self.retry_quarantined();
         }
         self.note_health();
         did
@@ -414,12 +426,14 @@ impl Desk {
         }
         self.tries.remove(&key);
         self.open.remove(&key);
+        self.has_quarantined = true;
         quarantine::warn(Some(1));
         true
     }
 
     /// Tries what was set aside again, where an administrator has asked for it.
     fn retry_quarantined(&mut self) {
+        self.is_asked = false;
         quarantine::retry_orphans(&self.statements);
         for settle in quarantine::wanted(&self.statements) {
             // It is set aside once more at the first failure.
@@ -431,6 +445,7 @@ impl Desk {
                 quarantine::forget_written(&self.statements, key);
             }
         }
+        self.has_quarantined = quarantine::is_there_any(&self.statements);
     }
 
     /// Partitions ahead of time, and an end for what is old. What cannot be had now is left for the

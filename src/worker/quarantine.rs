@@ -40,6 +40,16 @@ pub fn set_aside(statements: &Statements, settle: &Settle, reason: &str, tries: 
     .is_ok()
 }
 
+/// Whether rows are set aside. Also where that cannot be found out.
+pub fn is_there_any(statements: &Statements) -> bool {
+    let any = process::transaction(|_| {
+        Spi::connect(|client| {
+            client.select(&statements.any_quarantined, Some(1), &[])?.first().get_one::<bool>()
+        })
+    });
+    any != Ok(Some(false))
+}
+
 /// Tries rows of dead lives again, where somebody has asked for it.
 pub fn retry_orphans(statements: &Statements) {
     let retried = process::transaction(|_| {

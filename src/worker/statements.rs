@@ -15,6 +15,7 @@ pub struct Statements {
     pub set_aside: OwnedPreparedStatement,
     pub wanted_settlements: OwnedPreparedStatement,
     pub forget_quarantined: OwnedPreparedStatement,
+    pub any_quarantined: OwnedPreparedStatement,
     pub fail_first: OwnedPreparedStatement,
     pub begin: OwnedPreparedStatement,
     pub settle: OwnedPreparedStatement,
@@ -67,6 +68,7 @@ const WANTED_SETTLEMENTS: &str = "
 const FORGET_QUARANTINED: &str = "
     DELETE FROM @extschema@.aggregator_quarantine
     WHERE call_id = $1 AND attempt = $2 AND created_at = $3";
+const ANY_QUARANTINED: &str = "SELECT EXISTS (SELECT FROM @extschema@.aggregator_quarantine)";
 /// The job of user $1 that is due first, as claim.sql would take it, for the reason $2.
 const FAIL_FIRST: &str = "
     UPDATE @extschema@.aggregator_jobs AS job
@@ -149,6 +151,7 @@ impl Statements {
             )?,
             wanted_settlements: prepare(WANTED_SETTLEMENTS, &[])?,
             forget_quarantined: prepare(FORGET_QUARANTINED, &[UUIDOID, INT2OID, TIMESTAMPTZOID])?,
+            any_quarantined: prepare(ANY_QUARANTINED, &[])?,
             fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
             begin: prepare(
                 include_str!("../../sql/statements/begin.sql"),

@@ -37,7 +37,7 @@ async fn one_user_cannot_keep_large_settings() {
 }
 
 #[tokio::test]
-async fn settings_that_are_large_all_the_same_stall_nobody() {
+async fn settings_that_are_large_all_the_same_are_not_copied_by_the_worker() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (database, root) = ready(&upstream).await;
     let one = user(&database, "u-1").await;
@@ -49,11 +49,20 @@ async fn settings_that_are_large_all_the_same_stall_nobody() {
     )
     .await
     .unwrap();
-    // What the worker does for each key that has answered.
+    // What the worker does for each key that has answered costs the time of one look at it (a CHECK), and
+    // not that of several copies.
+    let began = Instant::now();
+    let typed = "SELECT jsonb_typeof(settings) FROM user_api_providers WHERE user_id = 'u-1'";
+    assert_eq!(rows(&root, typed).await, ["object"]);
+    let look = began.elapsed();
     let began = Instant::now();
     let used = "UPDATE user_api_providers SET last_used_at = now() WHERE user_id = 'u-1' RETURNING updated_at < now() - interval '1 ms'";
     assert_eq!(rows(&root, used).await, ["t"]);
-    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < look * 3 + Duration::from_millis(200),
+        "{look:?} {:?}",
+        began.elapsed()
+    );
     value(&one, &chat_sql("{}")).await.unwrap();
     // Its owner gets rid of it.
     value(&one, "UPDATE user_api_providers SET settings = '{}' RETURNING 1").await.unwrap();

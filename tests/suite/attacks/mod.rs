@@ -7,3 +7,4 @@ mod fresh;
 mod memory;
 mod places;
 mod queue;
+mod worst;
