@@ -6,6 +6,8 @@ ALTER TABLE @extschema@.api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.user_api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_models ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_model_prices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_user_models ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_key_checks ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
@@ -32,6 +34,13 @@ CREATE POLICY own_settings ON @extschema@.user_api_providers FOR UPDATE
 
 CREATE POLICY seen ON @extschema@.aggregator_models FOR SELECT
     USING (true);
+
+-- A model of one's own may have a name that is nobody else's business.
+CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+CREATE POLICY seen ON @extschema@.aggregator_key_checks FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
 -- Written as the owner only, by what watches the catalogue.
 CREATE POLICY seen ON @extschema@.aggregator_model_prices FOR SELECT

@@ -30,6 +30,7 @@ BEGIN
             'aggregator_models',
             'aggregator_model_prices',
             'aggregator_usage_logs',
+            'aggregator_key_checks',
             'aggregator_usage_hourly',
             'aggregator_usage_totals',
             'aggregator_usage_sums',
@@ -45,7 +46,7 @@ BEGIN
         ]),
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
-        ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_jobs']),
+        ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_user_models', 'aggregator_jobs']),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
         ('admin', 'INSERT, UPDATE, DELETE', ARRAY[

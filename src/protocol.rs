@@ -138,10 +138,16 @@ pub struct CatalogueFetch {
     pub provider: Provider,
     pub models_url: String,
     pub dialect: Dialect,
-    /// Tried first, where there is one.
+    /// Used where there is one. No user's key is, for what everybody sees.
     pub platform_key: Option<SealedKey>,
-    /// Tried only when the list is refused without it.
-    pub fallback_key: Option<SealedKey>,
+}
+
+/// What a saved key sets off at a provider that was never synced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FirstSync {
+    pub fetch: CatalogueFetch,
+    /// The key that a user has saved: for a list of their own, where there is none for everybody.
+    pub own_key: Option<SealedKey>,
 }
 
 /// A catalogue as it arrived, ready for the SQL that stores it.
@@ -192,7 +198,7 @@ pub enum Request {
     Catalogues(Vec<CatalogueFetch>),
     CheckKey(Box<KeyCheck>),
     /// Sync this provider soon; the reply does not wait for it.
-    SyncSoon(Box<CatalogueFetch>),
+    SyncSoon(Box<FirstSync>),
     /// Open these envelopes and seal them with the newest master key.
     Reseal(Vec<SealedKey>),
     Status,
@@ -206,6 +212,9 @@ impl Request {
             Self::Stream(call) => &call.user_id,
             Self::Many(batch) => batch.calls.first().map_or("", |call| &call.user_id),
             Self::CheckKey(check) => check.key.binding.user_id.as_deref().unwrap_or(""),
+            Self::SyncSoon(sync) => {
+                sync.own_key.as_ref().and_then(|key| key.binding.user_id.as_deref()).unwrap_or("")
+            }
             _ => "",
         }
     }

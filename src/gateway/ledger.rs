@@ -109,6 +109,17 @@ pub enum Task {
     KeyUsed(Uuid),
     /// A catalogue that nobody waits for.
     Catalogue(Box<CatalogueFetch>, Fetched),
+    /// A model list that is one user's.
+    UserModels(Box<UserModels>),
+    /// A key was checked, or a model list fetched.
+    KeyChecked(Box<KeyChecked>),
+    /// When a user's keys were checked at a provider since then (microseconds since 1970).
+    RecentChecks {
+        user: String,
+        provider: Uuid,
+        since: i64,
+        reply: oneshot::Sender<Result<Vec<i64>, String>>,
+    },
     /// Something cools down, or is well again.
     Health(Box<HealthNote>),
     /// A transaction that wrote jobs has ended.
@@ -126,6 +137,54 @@ pub enum Task {
     Outdated,
     /// A line for the server log.
     Log(String),
+}
+
+/// The models that a provider lists to a user's key.
+#[derive(Debug, Clone)]
+pub struct UserModels {
+    pub user_id: String,
+    pub provider_id: Uuid,
+    /// A JSON array.
+    pub models: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyCheckKind {
+    Check,
+    Sync,
+}
+
+impl KeyCheckKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+/// A request that cost nothing, and how it ended.
+#[derive(Debug, Clone)]
+pub struct KeyChecked {
+    pub kind: KeyCheckKind,
+    /// `None`: it was with the platform's key, or with none.
+    pub user_id: Option<String>,
+    pub provider_id: Uuid,
+    /// Microseconds since 1970.
+    pub created_at: i64,
+    pub http_status: Option<u16>,
+    pub error_code: Option<String>,
+    pub latency_ms: u64,
+}
+
+impl KeyChecked {
+    pub fn outcome(&self) -> &'static str {
+        match (self.http_status, &self.error_code) {
+            (Some(401 | 403), _) => "refused",
+            (_, Some(_)) => "error",
+            _ => "success",
+        }
+    }
 }
 
 impl JobEnd {

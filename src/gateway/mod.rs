@@ -8,8 +8,10 @@ mod batch;
 mod body;
 mod call;
 mod catalogue;
+mod checks;
 mod connection;
 mod departure;
+mod first_sync;
 mod heavy;
 mod http;
 mod jobs;
@@ -45,6 +47,8 @@ pub struct Settings {
     /// Whether answers that are wanted whole are asked for as streams.
     pub stream_upstream: bool,
     pub limits: Limits,
+    /// Of one user at one provider.
+    pub key_checks_per_minute: i64,
 }
 
 /// Chat requests at providers at one time; past a limit they wait.

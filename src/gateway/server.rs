@@ -5,6 +5,8 @@ use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::attempt::Delivery;
 use crate::gateway::call::SharedHealth;
+use crate::gateway::checks::Checks;
+use crate::gateway::first_sync::FirstSyncs;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
@@ -12,11 +14,8 @@ use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
 use crate::gateway::spending::Spending;
-use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, jobs, row};
-use crate::protocol::{
-    self, Addressed, CatalogueFetch, ChatCall, HEADER_LEN, Reply, Request, Status,
-};
-use std::future::Future;
+use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, first_sync, jobs, row};
+use crate::protocol::{self, Addressed, ChatCall, HEADER_LEN, Reply, Request, Status};
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -39,6 +38,8 @@ pub struct Shared {
     pub health: SharedHealth,
     pub spending: Arc<Spending>,
     pub jobs: Jobs,
+    pub checks: Checks,
+    pub first_syncs: FirstSyncs,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
     pub stats: Arc<Stats>,
@@ -134,6 +135,8 @@ impl Gateway {
             health: SharedHealth::new(self.health),
             spending: Arc::default(),
             jobs: Jobs::default(),
+            checks: Checks::default(),
+            first_syncs: FirstSyncs::default(),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
@@ -422,27 +425,14 @@ async fn answer(
         Request::CheckKey(check) => {
             Reply::CheckKey(catalogue::check_key(&shared, &check, &mut lease).await)
         }
-        Request::SyncSoon(fetch) => {
-            tokio::spawn(sync(shared, *fetch));
+        Request::SyncSoon(sync) => {
+            tokio::spawn(first_sync::run(shared, *sync));
             Reply::SyncSoon
         }
         Request::Reseal(keys) => {
             Reply::Reseal(shared.keys.reseal(&shared.settings().keyring_file, &keys))
         }
         Request::Status => Reply::Status(Box::new(shared.status())),
-    }
-}
-
-/// A sync that nobody waits for.
-fn sync(shared: Arc<Shared>, fetch: CatalogueFetch) -> impl Future<Output = ()> {
-    let in_flight = shared.stats.enter();
-    async move {
-        let mut lease = shared.memory.lease("");
-        match catalogue::fetch(&shared, &fetch, &mut lease).await {
-            Ok(fetched) => shared.ledger.send(Task::Catalogue(Box::new(fetch), fetched)),
-            Err(error) => shared.ledger.send(Task::Log(format!("first sync failed: {error}"))),
-        }
-        drop(in_flight);
     }
 }
 

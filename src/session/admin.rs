@@ -87,6 +87,8 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
         "DELETE FROM @extschema@.aggregator_budgets WHERE user_id = $1",
         "DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = $1",
         "DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = $1",
+        "DELETE FROM @extschema@.aggregator_user_models WHERE user_id = $1",
+        "DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = $1",
     ]
     .map(|sql| installed.sql(sql));
     let logs = installed.sql(

@@ -6,16 +6,16 @@ use crate::core::usage::Parts;
 use crate::gateway::Handle;
 use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
 use crate::installed::{Installed, LIBRARY};
-use crate::protocol::{CatalogueFetch, Fetched, Settled};
+use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::timestamp;
-use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
 use crate::worker::settling::settling;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
+use crate::worker::{catalogue, cooling};
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
 use std::collections::{HashMap, HashSet};
@@ -230,7 +230,20 @@ impl Desk {
                     inbox.wake.done();
                 }
                 Task::Catalogue(fetch, fetched) => {
-                    self.store(&fetch, &fetched);
+                    catalogue::store(&self.statements, &fetch, &fetched);
+                    inbox.wake.done();
+                }
+                Task::UserModels(own) => {
+                    catalogue::store_own(&self.statements, &own);
+                    inbox.wake.done();
+                }
+                Task::KeyChecked(checked) => {
+                    catalogue::note_check(&self.statements, &checked);
+                    inbox.wake.done();
+                }
+                Task::RecentChecks { user, provider, since, reply } => {
+                    let recent = catalogue::recent_checks(&self.statements, &user, provider, since);
+                    let _ = reply.send(recent);
                     inbox.wake.done();
                 }
                 Task::Outdated => {
@@ -408,25 +421,6 @@ impl Desk {
                     client.update(&statements.low_water, None, &arguments).map(|_| ())
                 })
             });
-        }
-    }
-
-    fn store(&self, fetch: &CatalogueFetch, fetched: &Fetched) {
-        let stored = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                let arguments = [
-                    pg_uuid(fetch.provider.id).into(),
-                    fetched.models.as_str().into(),
-                    fetched.is_inferred.into(),
-                ];
-                client.update(&self.statements.store, None, &arguments).map(|_| ())
-            })
-        });
-        if let Err(failure) = stored {
-            pgrx::warning!(
-                "aggregator: models of '{}' not stored: {failure:?}",
-                fetch.provider.name
-            );
         }
     }
 }

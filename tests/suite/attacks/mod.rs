@@ -2,5 +2,7 @@
 //! or one object in the schema must not do to the others.
 
 mod floods;
+mod key_checks;
 mod memory;
 mod places;
+mod user_models;
