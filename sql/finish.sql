@@ -163,7 +163,7 @@ COMMENT ON FUNCTION @extschema@.recost_usage(timestamptz, timestamptz) IS
 COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz, timestamptz) IS
     'Requests that left (errors included), tokens, USD and average milliseconds per provider and model of one user, from p_start_date up to but not including p_end_date. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
-    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS

@@ -5,6 +5,7 @@
 
 use pgrx::prelude::*;
 
+mod clock;
 mod core;
 mod error;
 mod gateway;

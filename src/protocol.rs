@@ -259,6 +259,8 @@ pub struct Status {
     pub ledger_queue: u64,
     /// Chat calls that wait for a limit in flight.
     pub waiting: u64,
+    /// The longest that the gateway's thread was held lately.
+    pub stall_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -22,12 +22,14 @@ mod resolver;
 mod row;
 mod server;
 mod spending;
+mod watchdog;
 
 pub use server::{Gateway, Handle};
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use watchdog::Watchdog;
 
 /// The settings that the gateway obeys, as of the last reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,12 +68,15 @@ pub struct Stats {
     pub in_flight: AtomicU64,
     /// Requests answered.
     pub served: AtomicU64,
+    watchdog: Watchdog,
 }
 
 impl Stats {
     /// Counts a request as in flight for as long as the returned guard lives.
     fn enter(self: &std::sync::Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.watchdog.wake();
+        }
         InFlight(self.clone())
     }
 }

@@ -80,6 +80,7 @@ impl Shared {
             served: self.stats.served.load(Ordering::Relaxed),
             ledger_queue: self.ledger.queued(),
             waiting: self.admission.waiting() as u64,
+            stall_ms: self.stats.watchdog.worst_ms(),
         }
     }
 }
@@ -226,6 +227,11 @@ async fn accept(
     shared: &Arc<Shared>,
 ) {
     let mut sessions = JoinSet::new();
+    let stats = shared.stats.clone();
+    tokio::spawn(async move {
+        let is_busy = || stats.in_flight.load(Ordering::Relaxed) > 0;
+        stats.watchdog.watch(is_busy).await;
+    });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -279,8 +285,8 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         }
         // Before `Accepted`, or the gateway could stop as idle in between.
         let in_flight = shared.stats.enter();
-        let Some(Addressed { extension, request }) = protocol::decode(&body) else { return };
-        drop(body);
+        let decoded = shared.heavy.run(len, move || protocol::decode(&body)).await;
+        let Ok(Some(Addressed { extension, request })) = decoded else { return };
         if extension != shared.extension {
             // The session tries again, and meets the worker that comes after this one.
             shared.ledger.send(Task::Outdated);

@@ -47,6 +47,7 @@ fn aggregator_status() -> TableIterator<
         name!(ledger_queue, i64),
         name!(waiting, i64),
         name!(preloaded, bool),
+        name!(gateway_stall_ms, i64),
     ),
 > {
     let status = identity::require_admin("see the gateway's status").and_then(|()| {
@@ -65,6 +66,7 @@ fn aggregator_status() -> TableIterator<
         status.ledger_queue as i64,
         status.waiting as i64,
         settings::is_preloaded(),
+        status.stall_ms as i64,
     ))
 }
 

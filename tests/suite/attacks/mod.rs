@@ -1,6 +1,7 @@
 //! Attacks, each under the role of the attacker and over a real connection: what one tenant, one provider
 //! or one object in the schema must not do to the others.
 
+mod bound;
 mod floods;
 mod key_checks;
 mod memory;
