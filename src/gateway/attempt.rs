@@ -21,7 +21,7 @@ use crate::gateway::server::Shared;
 use crate::gateway::spending::{Asking, Hold};
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
 use bytes::Bytes;
-use reqwest::StatusCode;
+use http::StatusCode;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};

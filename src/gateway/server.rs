@@ -271,7 +271,9 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         let Some(len) = protocol::body_len(header) else { return };
         let Ok(user) = read_user(&mut stream).await else { return };
         let mut lease = shared.memory.lease(&user);
-        if let Err(error) = lease.begin(len) {
+        // Once as it comes, and once as what it says, until it is read.
+        let mut reading = shared.memory.lease(&user);
+        if let Err(error) = lease.begin(len).and_then(|()| reading.begin(len)) {
             let discarded =
                 tokio::io::copy(&mut (&mut stream).take(len as u64), &mut tokio::io::sink()).await;
             if discarded.is_err() || send(&mut stream, &Reply::Failed(error)).await.is_err() {
@@ -287,6 +289,7 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         let in_flight = shared.stats.enter();
         let decoded = shared.heavy.run(len, move || protocol::decode(&body)).await;
         let Ok(Some(Addressed { extension, request })) = decoded else { return };
+        drop(reading);
         if extension != shared.extension {
             // The session tries again, and meets the worker that comes after this one.
             shared.ledger.send(Task::Outdated);
