@@ -136,7 +136,7 @@ AS $$
 DECLARE
     v_id uuid;
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('set budgets');
+    PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
@@ -171,7 +171,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('remove budgets');
+    PERFORM @extschema@.aggregator_require_admin('remove budgets'::text);
     DELETE FROM @extschema@.aggregator_budgets WHERE id = p_id;
     RETURN FOUND;
 END
@@ -192,7 +192,7 @@ AS $$
 DECLARE
     v_id uuid;
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('set rate limits');
+    PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
@@ -221,7 +221,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('remove rate limits');
+    PERFORM @extschema@.aggregator_require_admin('remove rate limits'::text);
     DELETE FROM @extschema@.aggregator_rate_limits WHERE id = p_id;
     RETURN FOUND;
 END

@@ -95,6 +95,7 @@ BEGIN
             'aggregator_short_usd(numeric)',
             'aggregator_short_latency(numeric)',
             'aggregator_figure(numeric, text)',
+            'aggregator_count(bigint)',
             'aggregator_axis_end(numeric)',
             'aggregator_chart(text, text, text)',
             'aggregator_table_row(text, text, numeric, text, text[])',

@@ -185,7 +185,7 @@ BEGIN
     SELECT c.cost INTO v_cost
     FROM @extschema@.aggregator_settled_cost(
         @extschema@.aggregator_price_list(v_model.provider_id, v_model.model_id, v_at),
-        nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at) AS c;
+        nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at, false) AS c;
     RETURN v_cost;
 END
 $$;
@@ -359,7 +359,7 @@ BEGIN
             coalesce(
                 @extschema@.aggregator_price_list(v_log.provider_id, v_log.served_model, v_log.created_at),
                 @extschema@.aggregator_price_list(v_log.provider_id, v_log.model_id, v_log.created_at)),
-            v_parts, NULL, false, v_log.created_at,
+            v_parts, NULL::numeric, false, v_log.created_at,
             coalesce(v_log.metadata @> '{"estimated": true}', false)) AS c;
         -- A price where there was none, or all of them where one was missing; nothing in between.
         CONTINUE WHEN v_cost.cost IS NULL
@@ -450,7 +450,7 @@ BEGIN
         SELECT m.* INTO v_model
         FROM @extschema@.get_model_provider_config(
             CASE WHEN v_provider IS NULL OR starts_with(p_model, v_provider || ':') THEN p_model
-                ELSE v_provider || ':' || p_model END) AS route
+                ELSE v_provider || ':' || p_model END, NULL::text) AS route
         JOIN @extschema@.aggregator_models AS m
             ON (m.provider_id, m.model_id) = (route.provider_id, route.model_id)
         WHERE p_provider IS NULL OR v_provider IS NOT NULL;
@@ -465,7 +465,7 @@ BEGIN
     v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
     -- A token has at least a byte, and the marks around a message fewer than its JSON.
     max_cost := @extschema@.aggregator_cost_bound(
-        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate), v_max);
+        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint), v_max::bigint);
     SELECT avg(log.completion_tokens) INTO v_output
     FROM (
         SELECT l.model_id, l.provider_id, l.status, l.completion_tokens

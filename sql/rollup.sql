@@ -328,7 +328,7 @@ BEGIN
       AND kept.model_id = p_log.model_id
       AND kept.status = p_log.status;
     IF NOT FOUND THEN
-        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}');
+        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
         RETURN;
     END IF;
     -- Where a user's hour is, there are the hour and the day of all.
@@ -372,7 +372,7 @@ DECLARE
     v_log @extschema@.aggregator_usage_logs;
 BEGIN
     IF cardinality(p_settled) > 3 THEN
-        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}');
+        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}'::@extschema@.aggregator_usage_logs[]);
         RETURN;
     END IF;
     FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
@@ -403,7 +403,7 @@ BEGIN
                 WHERE log.status <> 'pending'
                 GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
             LOOP
-                PERFORM @extschema@.aggregator_roll_up(v_added, '{}');
+                PERFORM @extschema@.aggregator_roll_up(v_added, '{}'::@extschema@.aggregator_usage_logs[]);
             END LOOP;
         WHEN 'DELETE' THEN
             SELECT count(*) / c_part + 1 INTO v_parts FROM removed;
@@ -413,7 +413,7 @@ BEGIN
                 WHERE log.status <> 'pending'
                 GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
             LOOP
-                PERFORM @extschema@.aggregator_roll_up('{}', v_removed);
+                PERFORM @extschema@.aggregator_roll_up('{}'::@extschema@.aggregator_usage_logs[], v_removed);
             END LOOP;
         WHEN 'UPDATE' THEN
             -- A row's old and new form go into one part: what stays the same then cancels out.
@@ -491,7 +491,7 @@ BEGIN
             ) AS numbered
             GROUP BY numbered.part
         LOOP
-            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}');
+            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}'::@extschema@.aggregator_usage_logs[]);
         END LOOP;
     END LOOP;
 END

@@ -28,7 +28,7 @@ fn grant(role: pg_sys::Oid, kind: &str) -> Result<(), Error> {
         return Err(Error::bad_request("kind must be 'user', 'reader' or 'admin'"));
     }
     let installed = installed()?;
-    let sql = installed.sql("SELECT @extschema@.aggregator_apply_grants($1, $2)");
+    let sql = installed.sql("SELECT @extschema@.aggregator_apply_grants($1::regrole, $2::text)");
     as_owner(&installed, || Spi::run_with_args(&sql, &[role.into(), kind.into()]))
         .map_err(|_| Error::Internal)
 }
