@@ -7,3 +7,4 @@ mod key_checks;
 mod memory;
 mod places;
 mod user_models;
+mod planting;
