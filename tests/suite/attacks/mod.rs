@@ -6,5 +6,5 @@ mod floods;
 mod key_checks;
 mod memory;
 mod places;
-mod user_models;
 mod planting;
+mod user_models;
