@@ -206,6 +206,180 @@ AS $$
     ORDER BY 2, 5
 $$;
 
+CREATE OR REPLACE FUNCTION @extschema@.calculate_cost(
+    p_model    text,
+    p_usage    jsonb,
+    p_provider text        DEFAULT NULL,
+    p_at       timestamptz DEFAULT now()
+) RETURNS numeric
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_at    timestamptz := coalesce(p_at, now());
+    v_usage jsonb       := @extschema@.aggregator_usage(p_usage);
+    v_model @extschema@.aggregator_models := @extschema@.aggregator_find_model(p_model, p_provider);
+    v_cost  numeric;
+BEGIN
+    -- A provider that does not exist has no models, whatever the usage reports.
+    IF p_provider IS NOT NULL AND @extschema@.aggregator_provider_id(p_provider) IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT c.cost INTO v_cost
+    FROM @extschema@.aggregator_settled_cost(
+        @extschema@.aggregator_price_list(v_model.provider_id, v_model.model_id, v_at),
+        nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at, false) AS c;
+    RETURN v_cost;
+END
+$$;
+
+-- Runs as the owner, granted to nobody; recost_usage in front of it decides who may ask.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_recost(p_from timestamptz, p_to timestamptz)
+RETURNS TABLE (
+    call_id    uuid,
+    attempt    smallint,
+    created_at timestamptz,
+    model_id   text,
+    old_cost   numeric,
+    new_cost   numeric,
+    old_source text,
+    new_source text
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_log   @extschema@.aggregator_usage_logs;
+    v_parts jsonb;
+    v_cost  record;
+BEGIN
+    FOR v_log IN
+        SELECT log.*
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.created_at >= coalesce(p_from, '-infinity')
+          AND log.created_at < coalesce(p_to, 'infinity')
+          AND log.status <> 'pending'
+          AND log.cost_source IN ('unpriced', 'incomplete')
+          AND log.prompt_tokens IS NOT NULL
+          -- Tokens that are a guess stay one at any price.
+          AND (log.cost_estimate IS NULL OR NOT coalesce(log.metadata @> '{"estimated": true}', false))
+        ORDER BY log.created_at, log.call_id, log.attempt
+    LOOP
+        v_parts := jsonb_build_object(
+            'input', v_log.prompt_tokens::bigint - coalesce(v_log.cache_read_tokens, 0)
+                - coalesce(v_log.cache_write_tokens, 0) - coalesce(v_log.cache_write_1h_tokens, 0)
+                - coalesce(v_log.audio_input_tokens, 0),
+            'cache_read', coalesce(v_log.cache_read_tokens, 0),
+            'cache_write', coalesce(v_log.cache_write_tokens, 0),
+            'cache_write_1h', coalesce(v_log.cache_write_1h_tokens, 0),
+            'audio_input', coalesce(v_log.audio_input_tokens, 0),
+            'output', coalesce(v_log.completion_tokens, 0)::bigint - coalesce(v_log.reasoning_tokens, 0)
+                - coalesce(v_log.audio_output_tokens, 0),
+            'reasoning', coalesce(v_log.reasoning_tokens, 0),
+            'audio_output', coalesce(v_log.audio_output_tokens, 0),
+            'image', coalesce((v_log.metadata ->> 'image')::integer, 0),
+            'web_search', coalesce((v_log.metadata ->> 'web_search')::integer, 0));
+        SELECT c.* INTO v_cost
+        FROM @extschema@.aggregator_settled_cost(
+            -- As in settling: the model that answered decides the price.
+            coalesce(
+                @extschema@.aggregator_price_list(v_log.provider_id, v_log.served_model, v_log.created_at),
+                @extschema@.aggregator_price_list(v_log.provider_id, v_log.model_id, v_log.created_at)),
+            v_parts, NULL::numeric, false, v_log.created_at,
+            coalesce(v_log.metadata @> '{"estimated": true}', false)) AS c;
+        -- A price where there was none, or all of them where one was missing; nothing in between.
+        CONTINUE WHEN v_cost.cost IS NULL
+            OR (v_log.cost_estimate IS NOT NULL AND v_cost.source <> 'computed')
+            OR NOT @extschema@.aggregator_apply_cost(
+                v_log.call_id, v_log.attempt, v_log.created_at, v_cost.cost, v_cost.computed, v_cost.source);
+        call_id := v_log.call_id;
+        attempt := v_log.attempt;
+        created_at := v_log.created_at;
+        model_id := v_log.model_id;
+        old_cost := v_log.cost_estimate;
+        new_cost := v_cost.cost;
+        old_source := v_log.cost_source;
+        new_source := v_cost.source;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.quote_cost(
+    p_model                   text,
+    p_messages                jsonb,
+    p_max_output_tokens       integer DEFAULT NULL,
+    p_provider                text    DEFAULT NULL,
+    OUT input_tokens_estimate integer,
+    OUT max_cost              numeric,
+    OUT expected_cost         numeric,
+    OUT currency              text
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_size     jsonb := @extschema@.aggregator_prompt_size(p_messages);
+    v_user     text  := @extschema@.aggregator_user_id();
+    v_model    @extschema@.aggregator_models;
+    v_provider text;
+    v_max      integer;
+    v_output   numeric;
+BEGIN
+    IF v_size IS NULL THEN
+        RAISE EXCEPTION 'p_messages must be an array of messages' USING ERRCODE = 'PT400';
+    END IF;
+    IF p_max_output_tokens < 1 THEN
+        RAISE EXCEPTION 'p_max_output_tokens must be positive' USING ERRCODE = 'PT400';
+    END IF;
+    input_tokens_estimate := v_size -> 'tokens';
+    currency := 'USD';
+    -- The route that the call would take, if the caller has one; else what the catalogue says.
+    IF v_user IS NOT NULL THEN
+        SELECT p.name INTO v_provider
+        FROM @extschema@.api_providers AS p
+        WHERE p.id = @extschema@.aggregator_provider_id(p_provider);
+        SELECT m.* INTO v_model
+        FROM @extschema@.get_model_provider_config(
+            CASE WHEN v_provider IS NULL OR starts_with(p_model, v_provider || ':') THEN p_model
+                ELSE v_provider || ':' || p_model END, NULL::text) AS route
+        JOIN @extschema@.aggregator_models AS m
+            ON (m.provider_id, m.model_id) = (route.provider_id, route.model_id)
+        WHERE p_provider IS NULL OR v_provider IS NOT NULL;
+    END IF;
+    IF v_model.id IS NULL THEN
+        v_model := @extschema@.aggregator_find_model(p_model, p_provider);
+    END IF;
+    -- What images, audio and files cost shows only in the answer.
+    IF v_model.id IS NULL OR NOT (v_size -> 'is_text')::boolean THEN
+        RETURN;
+    END IF;
+    v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
+    -- A token has at least a byte, and the marks around a message fewer than its JSON.
+    max_cost := @extschema@.aggregator_cost_bound(
+        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint), v_max::bigint);
+    SELECT avg(log.completion_tokens) INTO v_output
+    FROM (
+        SELECT l.model_id, l.provider_id, l.status, l.completion_tokens
+        FROM @extschema@.aggregator_usage_logs AS l
+        WHERE l.user_id = v_user AND l.created_at > now() - interval '30 days'
+        ORDER BY l.created_at DESC
+        LIMIT 1000
+    ) AS log
+    WHERE (log.provider_id, log.model_id) = (v_model.provider_id, v_model.model_id)
+      AND log.status = 'success';
+    v_output := round(least(coalesce(v_output, input_tokens_estimate), v_max));
+    SELECT c.cost INTO expected_cost
+    FROM @extschema@.aggregator_cost(
+        v_model.pricing,
+        jsonb_build_object(
+            'input', input_tokens_estimate, 'cache_read', 0, 'cache_write', 0, 'cache_write_1h', 0,
+            'audio_input', 0, 'output', v_output, 'reasoning', 0, 'audio_output', 0),
+        now()) AS c;
+END
+$$;
+
 -- Models that a provider lists to one user's key, where it lists them to nobody without one. Only that user
 -- sees them and is routed to them, with their own key; what others see, no user's key decides. The catalogue of
 -- all goes before it. No foreign key to the user's key: a tenant's lock on it would stall the worker.
@@ -360,6 +534,455 @@ COMMENT ON COLUMN @extschema@.aggregator_key_checks.latency_ms IS 'Milliseconds.
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_key_checks(integer) IS 'Forgets key checks that are older than so many seconds, or than 90 days. Internal.';
 
+-- The same for one row that was settled, without the machinery of sums over many: what a single call
+-- pays. Sums that do not exist yet are made by the other.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_one(p_log @extschema@.aggregator_usage_logs) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_counted record;
+    v_latency integer[] := coalesce(
+        @extschema@.aggregator_latency_histogram(p_log.latency_ms, 1), array_fill(0, ARRAY[24]));
+BEGIN
+    SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
+    UPDATE @extschema@.aggregator_usage_hourly AS kept
+    SET requests = kept.requests + v_counted.requests,
+        unreachable = kept.unreachable + (1 - v_counted.requests),
+        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
+        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
+        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
+        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = kept.budget_requests + v_counted.requests,
+        budget_tokens = kept.budget_tokens + v_counted.tokens,
+        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
+        budget_cost = kept.budget_cost + v_counted.cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+    WHERE kept.user_id = p_log.user_id
+      AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
+      AND kept.provider_id = p_log.provider_id
+      AND kept.model_id = p_log.model_id
+      AND kept.status = p_log.status;
+    IF NOT FOUND THEN
+        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
+        RETURN;
+    END IF;
+    -- Where a user's hour is, there are the hour and the day of all.
+    UPDATE @extschema@.aggregator_usage_totals AS kept
+    SET requests = kept.requests + v_counted.requests,
+        unreachable = kept.unreachable + (1 - v_counted.requests),
+        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
+        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
+        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
+        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = kept.budget_requests + v_counted.requests,
+        budget_tokens = kept.budget_tokens + v_counted.tokens,
+        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
+        budget_cost = kept.budget_cost + v_counted.cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+    WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
+           OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
+      AND kept.provider_id = p_log.provider_id
+      AND kept.model_id = p_log.model_id
+      AND kept.status = p_log.status;
+END
+$$;
+
+-- The rows that one batch of the worker has settled.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_batch(p_settled @extschema@.aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_log @extschema@.aggregator_usage_logs;
+BEGIN
+    IF cardinality(p_settled) > 3 THEN
+        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}'::@extschema@.aggregator_usage_logs[]);
+        RETURN;
+    END IF;
+    FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
+        PERFORM @extschema@.aggregator_roll_up_one(v_log);
+    END LOOP;
+END
+$$;
+
+-- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
+-- worker adds what it settles by itself, a batch at a time. pg_dump restores into the partitions,
+-- which have no such trigger, and the sums from the dump.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_after_usage() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_part    CONSTANT integer := 4096;
+    v_parts   bigint;
+    v_added   @extschema@.aggregator_usage_logs[];
+    v_removed @extschema@.aggregator_usage_logs[];
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            SELECT count(*) / c_part + 1 INTO v_parts FROM added;
+            FOR v_added IN
+                SELECT array_agg(ROW(log.*)::@extschema@.aggregator_usage_logs)
+                FROM added AS log
+                WHERE log.status <> 'pending'
+                GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up(v_added, '{}'::@extschema@.aggregator_usage_logs[]);
+            END LOOP;
+        WHEN 'DELETE' THEN
+            SELECT count(*) / c_part + 1 INTO v_parts FROM removed;
+            FOR v_removed IN
+                SELECT array_agg(ROW(log.*)::@extschema@.aggregator_usage_logs)
+                FROM removed AS log
+                WHERE log.status <> 'pending'
+                GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up('{}'::@extschema@.aggregator_usage_logs[], v_removed);
+            END LOOP;
+        WHEN 'UPDATE' THEN
+            -- A row's old and new form go into one part: what stays the same then cancels out.
+            SELECT count(*) / c_part + 1 INTO v_parts FROM added;
+            FOR v_added, v_removed IN
+                SELECT coalesce(array_agg(row) FILTER (WHERE is_new), '{}'),
+                    coalesce(array_agg(row) FILTER (WHERE NOT is_new), '{}')
+                FROM (
+                    SELECT log.call_id, true AS is_new, ROW(log.*)::@extschema@.aggregator_usage_logs AS row
+                    FROM added AS log
+                    WHERE log.status <> 'pending'
+                    UNION ALL
+                    SELECT log.call_id, false, ROW(log.*)::@extschema@.aggregator_usage_logs
+                    FROM removed AS log
+                    WHERE log.status <> 'pending'
+                ) AS changed
+                GROUP BY (uuid_hash(call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
+            END LOOP;
+        WHEN 'TRUNCATE' THEN
+            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals;
+    END CASE;
+    RETURN NULL;
+END
+$$;
+
+-- Sums up the ledger anew, for what was written past the triggers (into a partition, or with
+-- triggers off): the days (UTC) from p_from up to p_to; NULL: from the first, up to the last.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_recount_usage(p_from timestamptz DEFAULT NULL, p_to timestamptz DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_part CONSTANT integer := 20000;
+    v_from timestamptz := coalesce(date_trunc('day', p_from, 'UTC'), '-infinity');
+    v_to   timestamptz := coalesce(date_trunc('day', p_to - interval '1 microsecond', 'UTC') + interval '24 hours', 'infinity');
+    v_hour timestamptz;
+    v_rows @extschema@.aggregator_usage_logs[];
+BEGIN
+    -- Whoever settles rows meanwhile waits, and then finds the new sums.
+    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals
+        IN SHARE ROW EXCLUSIVE MODE;
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
+    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
+    -- Hour by hour, so that each sum is written once or twice and not with every part.
+    FOR v_hour IN
+        SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.created_at >= v_from AND log.created_at < v_to
+    LOOP
+        FOR v_rows IN
+            SELECT array_agg(numbered.log)
+            FROM (
+                SELECT log, (row_number() OVER () - 1) / c_part AS part
+                FROM @extschema@.aggregator_usage_logs AS log
+                WHERE log.status <> 'pending'
+                  AND log.created_at >= v_hour
+                  AND log.created_at < v_hour + interval '1 hour'
+            ) AS numbered
+            GROUP BY numbered.part
+        LOOP
+            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}'::@extschema@.aggregator_usage_logs[]);
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.usage_summary(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    total_tokens      bigint,
+    total_cost        numeric,
+    requests          bigint,
+    errors            bigint,
+    avg_latency_ms    numeric,
+    p95_latency_ms    integer,
+    unpriced_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT coalesce(sum(sums.total_tokens), 0)::bigint,
+        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
+        coalesce(sum(sums.requests), 0)::bigint,
+        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
+        round(sum(sums.latency_ms_sum) FILTER (WHERE sums.status = 'success')
+            / nullif(sum(sums.timed) FILTER (WHERE sums.status = 'success'), 0), 1),
+        @extschema@.aggregator_percentile(
+            (@extschema@.aggregator_sum_histograms(sums.latency) FILTER (WHERE sums.status = 'success'))::bigint[],
+            0.95::double precision),
+        coalesce(sum(sums.unpriced), 0)::bigint
+    FROM @extschema@.aggregator_usage_sums AS sums
+    WHERE (v_report.all_users AND sums.user_id IS NULL OR sums.user_id = v_report.user_id)
+      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+      AND (sums.grain = 'hour' AND sums.start >= v_report.since AND sums.start < v_report.days_since
+           OR sums.grain = 'day' AND sums.start >= v_report.days_since);
+END
+$$;
+
+CREATE FUNCTION @extschema@.aggregator_count(p_number bigint) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_figure(p_number::numeric, @extschema@.aggregator_short_number(p_number::numeric));
+END
+$$;
+
+-- Tokens over time as bars, 720 by 240 units.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_chart(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_left   CONSTANT numeric := 64;
+    c_width  CONSTANT numeric := 636;
+    c_top    CONSTANT numeric := 14;
+    c_height CONSTANT numeric := 186;
+    v_end    numeric;
+    v_grid   text;
+    v_bars   text;
+BEGIN
+    SELECT @extschema@.aggregator_axis_end(max(used.tokens)::numeric) INTO v_end
+    FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id, NULL::text) AS used;
+
+    SELECT string_agg(format(
+            '<line x1="%s" x2="%s" y1="%s" y2="%3$s"/><text class="y" x="%s" y="%s">%s</text>',
+            c_left, c_left + c_width, round(at.y, 1), c_left - 10, round(at.y + 4, 1),
+            @extschema@.aggregator_short_number((v_end * part / 4)::numeric)), E'\n' ORDER BY part)
+    INTO v_grid
+    FROM generate_series(0, 4) AS part
+    CROSS JOIN LATERAL (SELECT c_top + c_height * (4 - part) / 4 AS y) AS at;
+
+    WITH used AS (
+        SELECT u.*, row_number() OVER (ORDER BY u.bucket) - 1 AS place, count(*) OVER () AS places
+        FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id, NULL::text) AS u
+    ),
+    drawn AS (
+        SELECT used.*,
+            c_left + c_width * place / places AS x,
+            c_width / places AS room,
+            c_height * tokens / v_end AS height,
+            CASE WHEN p_range = 'day' THEN to_char(bucket AT TIME ZONE 'UTC', 'HH24:MI')
+                ELSE to_char(bucket AT TIME ZONE 'UTC', 'FMDD Mon') END AS label,
+            -- So many buckets from one label to the next, counted from the last.
+            CASE p_range WHEN 'day' THEN 4 WHEN 'week' THEN 1 ELSE 5 END AS step
+        FROM used
+    )
+    SELECT string_agg(format(
+            '<g class="bar"><title>%s</title><rect class="room" x="%s" y="%s" width="%s" height="%s"/>'
+            || '<rect class="value" x="%s" y="%s" width="%s" height="%s" rx="2"/></g>%s',
+            @extschema@.aggregator_html(format('%s: %s tokens, %s requests, %s',
+                CASE WHEN p_range = 'day' THEN to_char(bucket AT TIME ZONE 'UTC', 'FMDD Mon HH24:MI') ELSE label END,
+                tokens, requests,
+                coalesce('$' || cost, 'unpriced') || CASE
+                    WHEN cost IS NOT NULL AND unpriced_requests > 0 THEN format(' and %s unpriced requests', unpriced_requests)
+                    ELSE '' END)),
+            round(x, 1), c_top, round(room, 1), c_height,
+            round(x + room * 0.15, 1), round(c_top + c_height - height, 1), round(room * 0.7, 1), round(height, 1),
+            CASE WHEN (places - 1 - place) % step = 0 THEN format('<text class="x%s" x="%s" y="%s">%s</text>',
+                -- On a phone, every other one.
+                CASE WHEN (places - 1 - place) / step % 2 = 1 THEN ' extra' ELSE '' END,
+                round(x + room / 2, 1), c_top + c_height + 26, @extschema@.aggregator_html(label)) ELSE '' END),
+        E'\n' ORDER BY place)
+    INTO v_bars
+    FROM drawn;
+
+    RETURN format($svg$<svg viewBox="0 0 720 240" role="img" aria-label="Tokens over time">
+<g class="grid">
+%s
+</g>
+%s
+</svg>$svg$, v_grid, v_bars);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_models_table(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_shown CONSTANT integer := 20;
+    v_rows  text;
+    v_rest  bigint;
+BEGIN
+    WITH used AS (
+        SELECT u.*, row_number() OVER () AS place,
+            u.total_tokens / nullif(max(u.total_tokens) OVER (), 0)::numeric AS share
+        FROM @extschema@.usage_by_model(p_range, p_provider, p_user_id) AS u
+    )
+    SELECT string_agg(@extschema@.aggregator_table_row(model_id, provider_name, share, ''::text, VARIADIC ARRAY[
+                @extschema@.aggregator_count(requests),
+                @extschema@.aggregator_count(total_tokens),
+                @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))
+                || CASE WHEN cost IS NOT NULL AND unpriced_requests > 0
+                    THEN format('<small class="note">+ %s unpriced</small>', @extschema@.aggregator_short_number(unpriced_requests::numeric))
+                    ELSE '' END]::text[]), E'\n' ORDER BY place) FILTER (WHERE place <= c_shown),
+        count(*) FILTER (WHERE place > c_shown)
+    INTO v_rows, v_rest
+    FROM used;
+    RETURN format($table$<table>
+<thead><tr><th scope="col">Model</th><th scope="col">Requests</th><th scope="col">Tokens</th><th scope="col">Cost</th></tr></thead>
+<tbody>
+%s
+</tbody>
+</table>%s$table$, v_rows,
+        CASE WHEN v_rest > 0 THEN format('<p class="note">and %s more: see usage_by_model()</p>', v_rest) ELSE '' END);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_statuses_table(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rows text;
+BEGIN
+    WITH used AS (
+        SELECT u.*, u.requests / nullif(sum(u.requests) OVER (), 0) AS share
+        FROM @extschema@.usage_by_status(p_range, p_provider, p_user_id) AS u
+    )
+    SELECT string_agg(@extschema@.aggregator_table_row(status, NULL::text, share, status, VARIADIC ARRAY[
+            @extschema@.aggregator_count(requests),
+            CASE WHEN share < 0.001 THEN '&lt; 0.1' ELSE trim_scale(round(100 * share, 1))::text END || ' %',
+            @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))]::text[]), E'\n' ORDER BY requests DESC, status)
+    INTO v_rows
+    FROM used;
+    RETURN format($table$<table>
+<thead><tr><th scope="col">Status</th><th scope="col">Requests</th><th scope="col">Share</th><th scope="col">Cost</th></tr></thead>
+<tbody>
+%s
+</tbody>
+</table>$table$, v_rows);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_dashboard_page(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_summary record;
+    v_report  record;
+    v_whose   text;
+    v_range   text := CASE p_range WHEN 'day' THEN 'Last 24 hours' WHEN 'week' THEN 'Last 7 days' ELSE 'Last 30 days' END;
+    v_body    text;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    SELECT * INTO v_summary FROM @extschema@.usage_summary(p_range, p_provider, p_user_id);
+    v_whose := concat_ws(' · ', v_range,
+        CASE WHEN v_report.all_users THEN 'all users' ELSE v_report.user_id END,
+        (SELECT coalesce(max(p.display_name), v_report.provider::text) FROM @extschema@.api_providers AS p WHERE p.id = v_report.provider));
+
+    IF v_summary.requests = 0 AND NOT EXISTS (SELECT FROM @extschema@.usage_by_status(p_range, p_provider, p_user_id)) THEN
+        v_body := '<section class="panel empty"><h2>Nothing yet</h2><p>No request was made in this time. '
+            || 'One made with <code>chat()</code> shows up here at once.</p></section>';
+    ELSE
+        v_body := format($body$<section class="cards" aria-label="Summary">
+<div class="card" id="tokens"><h2>Tokens</h2><p class="big">%s</p><p class="note">%s per request</p></div>
+<div class="card" id="cost"><h2>Cost</h2><p class="big">%s</p>%s</div>
+<div class="card" id="requests"><h2>Requests</h2><p class="big">%s</p>%s</div>
+<div class="card" id="latency"><h2>Average latency</h2><p class="big">%s</p><p class="note">95 %% within %s</p></div>
+</section>
+<section class="panel" id="over-time"><h2>Tokens over time <small>UTC</small></h2>
+%s
+</section>
+<section class="panel" id="by-model"><h2>By model</h2>
+%s
+</section>
+<section class="panel" id="by-status"><h2>By status</h2>
+%s
+</section>$body$,
+            @extschema@.aggregator_count(v_summary.total_tokens),
+            @extschema@.aggregator_short_number(coalesce(v_summary.total_tokens / nullif(v_summary.requests, 0), 0)::numeric),
+            @extschema@.aggregator_figure(v_summary.total_cost, @extschema@.aggregator_short_usd(v_summary.total_cost)),
+            CASE WHEN v_summary.unpriced_requests > 0 THEN format('<p class="note warn" id="unpriced">%s %s unpriced</p>',
+                @extschema@.aggregator_count(v_summary.unpriced_requests),
+                CASE v_summary.unpriced_requests WHEN 1 THEN 'request' ELSE 'requests' END)
+                ELSE '<p class="note">USD, every request priced</p>' END,
+            @extschema@.aggregator_count(v_summary.requests),
+            CASE WHEN v_summary.errors > 0 THEN format('<p class="note warn" id="errors">%s failed</p>',
+                @extschema@.aggregator_count(v_summary.errors))
+                ELSE '<p class="note">none failed</p>' END,
+            @extschema@.aggregator_figure(v_summary.avg_latency_ms, @extschema@.aggregator_short_latency(v_summary.avg_latency_ms)),
+            @extschema@.aggregator_figure(v_summary.p95_latency_ms::numeric, @extschema@.aggregator_short_latency(v_summary.p95_latency_ms::numeric)),
+            @extschema@.aggregator_chart(p_range, p_provider, p_user_id),
+            @extschema@.aggregator_models_table(p_range, p_provider, p_user_id),
+            @extschema@.aggregator_statuses_table(p_range, p_provider, p_user_id));
+    END IF;
+
+    -- The policy forbids what the page does not do anyway.
+    RETURN format($page$<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>Usage · %1$s</title>
+<style>%3$s</style>
+</head>
+<body>
+<main>
+<header><h1>Usage</h1><p>%1$s</p></header>
+%2$s
+<footer>%4$s UTC</footer>
+</main>
+</body>
+</html>
+$page$,
+        @extschema@.aggregator_html(v_whose), v_body, @extschema@.aggregator_dashboard_style(),
+        to_char(now() AT TIME ZONE 'UTC', 'FMDD Mon YYYY, HH24:MI'));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.aggregator_count(bigint) IS 'HTML of a number that is shown short and kept whole.';
+
 -- Makes the partition of a month (UTC), with the rights, row-level security and storage of the
 -- default one. False: it is there; or so many rows of the month are in the default partition that
 -- moving them would hold up the ledger, so that it keeps the month; or somebody is using the ledger.
@@ -482,6 +1105,230 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION @extschema@.set_budget(
+    p_limit_usd      numeric DEFAULT NULL,
+    p_limit_tokens   bigint  DEFAULT NULL,
+    p_limit_requests bigint  DEFAULT NULL,
+    p_period         text    DEFAULT 'month',
+    p_user_id        text    DEFAULT NULL,
+    p_each_user      boolean DEFAULT false,
+    p_provider       text    DEFAULT NULL,
+    p_model          text    DEFAULT NULL,
+    p_action         text    DEFAULT 'block'
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
+    IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
+        RAISE EXCEPTION 'a budget needs a limit'
+            USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
+    ELSIF p_limit_usd < 0 OR p_limit_tokens < 0 OR p_limit_requests < 0
+        OR p_limit_usd IN ('NaN', 'Infinity') OR p_limit_usd >= 1e12 THEN
+        RAISE EXCEPTION 'a limit must be a number from 0 up' USING ERRCODE = 'PT400';
+    ELSIF p_period IS NULL OR p_period NOT IN ('hour', 'day', 'week', 'month', 'total') THEN
+        RAISE EXCEPTION 'p_period must be hour, day, week, month or total' USING ERRCODE = 'PT400';
+    ELSIF p_action IS NULL OR p_action NOT IN ('block', 'warn') THEN
+        RAISE EXCEPTION 'p_action must be block or warn' USING ERRCODE = 'PT400';
+    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+        RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR p_model = '' THEN
+        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    INSERT INTO @extschema@.aggregator_budgets AS b
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action)
+    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
+        p_period, p_limit_usd, p_limit_tokens, p_limit_requests, p_action)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action) DO UPDATE
+    SET limit_usd = excluded.limit_usd,
+        limit_tokens = excluded.limit_tokens,
+        limit_requests = excluded.limit_requests,
+        updated_at = now()
+    RETURNING b.id INTO v_id;
+    RETURN v_id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.remove_budget(p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('remove budgets'::text);
+    DELETE FROM @extschema@.aggregator_budgets WHERE id = p_id;
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.set_rate_limit(
+    p_requests_per_minute bigint  DEFAULT NULL,
+    p_tokens_per_minute   bigint  DEFAULT NULL,
+    p_user_id             text    DEFAULT NULL,
+    p_each_user           boolean DEFAULT false,
+    p_provider            text    DEFAULT NULL,
+    p_model               text    DEFAULT NULL
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
+    IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
+        RAISE EXCEPTION 'a rate limit needs a limit'
+            USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
+    ELSIF p_requests_per_minute < 1 OR p_tokens_per_minute < 1 THEN
+        RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
+    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+        RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR p_model = '' THEN
+        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    INSERT INTO @extschema@.aggregator_rate_limits AS r
+        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
+    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
+        p_requests_per_minute, p_tokens_per_minute)
+    ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
+    SET requests_per_minute = excluded.requests_per_minute,
+        tokens_per_minute = excluded.tokens_per_minute,
+        updated_at = now()
+    RETURNING r.id INTO v_id;
+    RETURN v_id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.remove_rate_limit(p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('remove rate limits'::text);
+    DELETE FROM @extschema@.aggregator_rate_limits WHERE id = p_id;
+    RETURN FOUND;
+END
+$$;
+
+-- Each hour of each user.
+CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_hour WITH (security_invoker = true) AS
+SELECT used.hour,
+    used.user_id,
+    coalesce(p.name, used.provider_id::text) AS provider_name,
+    used.model_id,
+    used.status,
+    used.requests,
+    used.prompt_tokens,
+    used.completion_tokens,
+    used.total_tokens,
+    @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
+    used.unpriced AS unpriced_requests,
+    round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+FROM @extschema@.aggregator_usage_hourly AS used
+LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id;
+
+-- Each day of all users together.
+CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_day WITH (security_invoker = true) AS
+SELECT used.start AS day,
+    coalesce(p.name, used.provider_id::text) AS provider_name,
+    used.model_id,
+    used.status,
+    used.requests,
+    used.prompt_tokens,
+    used.completion_tokens,
+    used.total_tokens,
+    @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
+    used.unpriced AS unpriced_requests,
+    round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+FROM @extschema@.aggregator_usage_totals AS used
+LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
+WHERE used.grain = 'day';
+
+-- Makes, or changes, the schedule of this name.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_schedule(p_name text, p_schedule text, p_command text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id     bigint;
+    v_reason text;
+BEGIN
+    PERFORM @extschema@.aggregator_require_cron('schedule'::text, format('SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+        p_name, coalesce(p_schedule, ''), p_command, current_database()));
+    IF coalesce(p_schedule, '') = '' THEN
+        RAISE EXCEPTION 'p_schedule must not be empty'
+            USING ERRCODE = 'PT400', HINT = 'It is cron''s: minute, hour, day of the month, month, day of the week.';
+    END IF;
+    -- Somebody else's of the same name would run beside it.
+    PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
+    BEGIN
+        v_id := cron.schedule(p_name, p_schedule, p_command);
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS v_reason = MESSAGE_TEXT;
+        RAISE EXCEPTION 'pg_cron refuses the schedule: %', v_reason
+            USING ERRCODE = 'PT400', HINT = 'It is cron''s: minute, hour, day of the month, month, day of the week.';
+    END;
+    RETURN v_id;
+END
+$$;
+
+-- Ends every schedule of this name for this database that the caller sees.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_unschedule(p_name text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_cron('unschedule'::text, format(
+        'SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = %L AND database = %L;', p_name, current_database()));
+    PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.schedule_model_sync(p_schedule text DEFAULT '0 * * * *') RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_schedule('aggregator: sync models'::text, p_schedule,
+        $command$SELECT * FROM @extschema@.sync_models(NULL::text)$command$::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.unschedule_model_sync() RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_unschedule('aggregator: sync models'::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.schedule_usage_maintenance(p_schedule text DEFAULT '5 0 * * *') RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_schedule('aggregator: maintain usage'::text, p_schedule,
+        $command$SELECT * FROM @extschema@.maintain_usage()$command$::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.unschedule_usage_maintenance() RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_unschedule('aggregator: maintain usage'::text);
+END
+$$;
+
 -- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
 -- extension itself. identity and privileges are ready for GRANT.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_privileges(
@@ -577,6 +1424,7 @@ BEGIN
             'aggregator_short_usd(numeric)',
             'aggregator_short_latency(numeric)',
             'aggregator_figure(numeric, text)',
+            'aggregator_count(bigint)',
             'aggregator_axis_end(numeric)',
             'aggregator_chart(text, text, text)',
             'aggregator_table_row(text, text, numeric, text, text[])',
