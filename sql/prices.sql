@@ -218,6 +218,10 @@ BEGIN
     IF p_model IS NULL OR p_model = '' THEN
         RAISE EXCEPTION 'p_model must not be empty' USING ERRCODE = 'PT400';
     END IF;
+    v_problem := @extschema@.aggregator_model_problem(p_model);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'p_model %', v_problem USING ERRCODE = 'PT400';
+    END IF;
     IF p_provider IS NOT NULL AND v_provider IS NULL THEN
         RAISE EXCEPTION 'provider ''%'' does not exist', p_provider USING ERRCODE = 'PT404';
     END IF;

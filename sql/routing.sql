@@ -18,6 +18,18 @@ BEGIN
 END
 $$;
 
+-- Whether a platform key with these settings serves a model of the catalogue: one on its list, by its
+-- whole id, where it has a list; what is no list has nothing on it.
+CREATE FUNCTION @extschema@.aggregator_platform_serves(p_settings jsonb, p_model_id text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT p_settings ? 'models'
+        OR jsonb_typeof(p_settings -> 'models') = 'array' AND p_settings -> 'models' ? p_model_id;
+END
+$$;
+
 -- Every route for a model, best first: the user's own key before the platform's, then priority
 -- (higher first), then price. It bypasses row-level security by running as the owner, so it is
 -- granted to nobody; the functions in front of it settle who the user is.
@@ -36,7 +48,8 @@ RETURNS TABLE (
     pricing           jsonb,
     context_window    integer,
     max_output_tokens integer,
-    can_stream        boolean
+    can_stream        boolean,
+    is_listed         boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -67,7 +80,7 @@ BEGIN
     RETURN QUERY
     SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
         k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
-        p.features @> '{"supports_streaming": true}'
+        p.features @> '{"supports_streaming": true}'::jsonb, true
     FROM (
         SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
             listed.max_output_tokens, listed.is_available, NULL::text AS user_id
@@ -93,7 +106,8 @@ BEGIN
       AND (m.is_available OR v_provider IS NOT NULL)
       AND p.is_active
       AND k.is_active
-      AND (k.user_id = p_user_id OR k.user_id IS NULL)
+      AND (k.user_id = p_user_id
+           OR k.user_id IS NULL AND @extschema@.aggregator_platform_serves(k.settings, m.model_id))
       -- At one provider, the model of this very id goes before those that only end in it.
       AND (m.model_id = v_model OR NOT EXISTS (
               SELECT FROM @extschema@.aggregator_models AS exact
@@ -110,19 +124,20 @@ BEGIN
         (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
         m.model_id = v_model DESC, p.name, m.model_id;
 
-    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced.
+    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced, where
+    -- the user pays. The platform's key serves what is listed and nothing else.
     IF NOT FOUND AND v_provider IS NOT NULL THEN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
-            k.id, k.user_id IS NULL, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
-            p.features @> '{"supports_streaming": true}'
+            k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
+            p.features @> '{"supports_streaming": true}'::jsonb, false
         FROM @extschema@.api_providers AS p
         JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
         WHERE p.id = v_provider
           AND p.is_active
           AND k.is_active
-          AND (k.user_id = p_user_id OR k.user_id IS NULL)
-        ORDER BY k.user_id IS NULL, k.priority DESC;
+          AND k.user_id = p_user_id
+        ORDER BY k.priority DESC;
     END IF;
 END
 $$;
@@ -151,7 +166,10 @@ AS $$
         p.provider_type = 'aggregator'
     FROM @extschema@.api_providers AS p
     JOIN @extschema@.aggregator_models AS m ON m.provider_id = p.id
+    CROSS JOIN (SELECT @extschema@.aggregator_platform_models(p_user_id) AS listed) AS platform
     WHERE p.id = ANY (@extschema@.aggregator_spendable_providers(p_user_id))
+      -- Where only the platform's key pays, what it serves.
+      AND (NOT platform.listed ? p.id::text OR platform.listed -> p.id::text ? m.model_id)
       AND p.is_active
       AND m.is_available
     UNION ALL

@@ -11,6 +11,7 @@
 
 use crate::core::budget::Rules;
 use crate::core::catalogue::Dialect;
+use crate::core::model::UNLISTED;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::error::{Error, Target};
@@ -104,6 +105,8 @@ pub struct ChatCall {
 pub struct Candidate {
     pub provider: Provider,
     pub model_id: String,
+    /// Whether the provider's catalogue has it.
+    pub is_listed: bool,
     /// The row of `user_api_providers` that pays, and its key.
     pub user_provider_id: Uuid,
     pub key: SealedKey,
@@ -119,6 +122,16 @@ impl Candidate {
     /// For messages about a call to it.
     pub fn target(&self) -> Target {
         self.provider.target(&self.model_id)
+    }
+
+    /// Whether the platform pays, and not the user.
+    pub fn is_platform_key(&self) -> bool {
+        self.key.binding.user_id.is_none()
+    }
+
+    /// The model as rules and sums know it.
+    pub fn counted_model(&self) -> &str {
+        if self.is_listed { &self.model_id } else { UNLISTED }
     }
 }
 

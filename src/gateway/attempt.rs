@@ -117,7 +117,7 @@ impl Attempts<'_> {
         };
         self.made += 1;
         let number = call.earlier_attempts.saturating_add(self.made);
-        let leave = Leave { permit, hold };
+        let leave = Leave { permit, hold, departure: request.departure() };
         let sync = settings.ledger_sync;
         let prompt_tokens = self.outline.prompt_tokens;
         let row =
@@ -190,8 +190,8 @@ impl Attempts<'_> {
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.
     async fn hold(&self, candidate: &Candidate, size: &Size) -> Result<Hold, Error> {
         let call = self.call;
-        let estimate = i64::from(self.outline.prompt_tokens);
-        let asking = Asking { user: &call.user_id, candidate, rules: &call.rules, size, estimate };
+        let prompt = i64::from(self.outline.prompt_tokens);
+        let asking = Asking { user: &call.user_id, candidate, rules: &call.rules, size, prompt };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
 

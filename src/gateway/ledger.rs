@@ -1,6 +1,6 @@
 //! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
 
-use crate::core::budget::{Amount, Scope};
+use crate::core::budget::{Amount, Keys, Scope};
 use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
 use crate::error::Error;
@@ -31,6 +31,10 @@ pub struct Begin {
     pub provider_id: Uuid,
     pub user_provider_id: Uuid,
     pub model_id: String,
+    /// Whether the catalogue lists it.
+    pub is_listed: bool,
+    /// The platform pays, not the user.
+    pub is_platform_key: bool,
     /// `None`: nothing limits what the attempt may cost.
     pub reserved: Option<Reserved>,
 }
@@ -41,6 +45,15 @@ pub struct Reserved {
     /// USD, decimal. `None`: it cannot be bounded.
     pub cost: Option<String>,
     pub tokens: i64,
+}
+
+/// The most that an attempt can come to by its request. What is reported beyond it is noted as it
+/// came, and counts as this much.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// USD, decimal. `None`: the request has no bound, and what holds for all such holds.
+    pub cost: Option<String>,
+    pub tokens: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +86,7 @@ pub struct Settle {
     pub is_estimate: bool,
     /// The upstream refused, or nothing was sent: without usage, that costs nothing.
     pub is_free_of_charge: bool,
+    pub limits: Limits,
     /// Prices of the requested model, for a served model that the catalogue does not know.
     pub pricing: Option<String>,
     pub latency_ms: i32,
@@ -198,7 +212,7 @@ impl JobEnd {
 #[derive(Debug, Clone)]
 pub enum SpendingQuery {
     /// What counts against a budget since then (microseconds since 1970).
-    Budget { scope: Scope, user: Option<String>, since: i64 },
+    Budget { scope: Scope, keys: Keys, user: Option<String>, since: i64 },
     /// The requests since then.
     LastMinute { scope: Scope, user: Option<String>, since: i64 },
 }

@@ -502,6 +502,8 @@ fn insert(
         epoch.into(),
         begin.reserved.as_ref().and_then(|reserved| reserved.cost.as_deref()).into(),
         begin.reserved.as_ref().map(|reserved| reserved.tokens).into(),
+        begin.is_platform_key.into(),
+        begin.is_listed.into(),
     ];
     client.update(&statements.begin, None, &arguments).map(|_| ())
 }
@@ -515,7 +517,7 @@ fn update(
     let parts = settle.usage.parts;
     let parts_json = parts.and_then(|parts| serde_json::to_string(&parts).ok());
     let part = |part: fn(&Parts) -> i32| DatumWithOid::from(parts.as_ref().map(part));
-    let arguments: [DatumWithOid<'_>; 25] = [
+    let arguments: [DatumWithOid<'_>; 27] = [
         pg_uuid(begin.key.call_id).into(),
         begin.key.attempt.into(),
         timestamp(begin.key.created_at).into(),
@@ -541,6 +543,8 @@ fn update(
         part(|parts| parts.audio_output),
         settle.is_estimate.into(),
         settle.time_to_first_token_ms.into(),
+        settle.limits.cost.as_deref().into(),
+        settle.limits.tokens.into(),
     ];
     let rows = client.update(&statements.settle, Some(1), &arguments)?;
     if rows.is_empty() {

@@ -124,6 +124,8 @@ impl Statements {
                     INT8OID,
                     TEXTOID,
                     INT8OID,
+                    BOOLOID,
+                    BOOLOID,
                 ],
             )?,
             settle: prepare(
@@ -155,6 +157,8 @@ impl Statements {
                     INT4OID,
                     BOOLOID,
                     INT4OID,
+                    TEXTOID,
+                    INT8OID,
                 ],
             )?,
             roll_up: prepare(
@@ -206,7 +210,7 @@ impl Statements {
             )?,
             spent: prepare(
                 include_str!("../../sql/statements/spent.sql"),
-                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID],
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID],
             )?,
             last_minute: prepare(
                 include_str!("../../sql/statements/last_minute.sql"),

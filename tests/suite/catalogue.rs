@@ -198,8 +198,8 @@ async fn models_can_be_named_in_three_ways() {
     .await
     .unwrap();
     assert_eq!(route("gpt").await, ["cheap|v/gpt"]);
-    // An id names a provider as well as its name; an unknown model is sent, unpriced.
-    let id = value(root, "SELECT id FROM api_providers WHERE name = 'dear'").await.unwrap();
+    // An id names a provider as well as its name; an unknown model is sent, unpriced, where the user pays.
+    let id = value(root, "SELECT id FROM api_providers WHERE name = 'cheap'").await.unwrap();
     value(root, &format!("SELECT chat_complete('brand/new', '{HELLO}', provider => '{id}')"))
         .await
         .unwrap();

@@ -5,6 +5,7 @@ mod bound;
 mod floods;
 mod key_checks;
 mod memory;
+mod money;
 mod places;
 mod planting;
 mod user_models;
