@@ -10,6 +10,33 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- bound: another column of its result.
 DROP FUNCTION @extschema@.aggregator_status();
 
+-- Money: who paid, which models were listed, whose money a budget protects. Old rows say nothing of it:
+-- in the log they count as the platform's and as listed, and budgets count what they did.
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_platform_key boolean;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_listed boolean;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
+    CHECK (keys IN ('platform', 'own', 'all'));
+DO $upgrade$
+BEGIN
+    EXECUTE (
+        SELECT pg_catalog.format('ALTER TABLE @extschema@.aggregator_budgets DROP CONSTRAINT %I', c.conname)
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
+END
+$upgrade$;
+ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_scope_key
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys);
+-- Their results or arguments have changed.
+DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
+DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
+DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
+
 SET LOCAL search_path = @extschema@, pg_temp;
 
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -50,6 +77,18 @@ BEGIN
 END
 $$;
 
+-- Whether a platform key with these settings serves a model of the catalogue: one on its list, by its
+-- whole id, where it has a list; what is no list has nothing on it.
+CREATE FUNCTION @extschema@.aggregator_platform_serves(p_settings jsonb, p_model_id text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT p_settings ? 'models'
+        OR jsonb_typeof(p_settings -> 'models') = 'array' AND p_settings -> 'models' ? p_model_id;
+END
+$$;
+
 -- Every route for a model, best first: the user's own key before the platform's, then priority
 -- (higher first), then price. It bypasses row-level security by running as the owner, so it is
 -- granted to nobody; the functions in front of it settle who the user is.
@@ -68,7 +107,8 @@ RETURNS TABLE (
     pricing           jsonb,
     context_window    integer,
     max_output_tokens integer,
-    can_stream        boolean
+    can_stream        boolean,
+    is_listed         boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -99,7 +139,7 @@ BEGIN
     RETURN QUERY
     SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
         k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
-        p.features @> '{"supports_streaming": true}'
+        p.features @> '{"supports_streaming": true}'::jsonb, true
     FROM (
         SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
             listed.max_output_tokens, listed.is_available, NULL::text AS user_id
@@ -125,7 +165,8 @@ BEGIN
       AND (m.is_available OR v_provider IS NOT NULL)
       AND p.is_active
       AND k.is_active
-      AND (k.user_id = p_user_id OR k.user_id IS NULL)
+      AND (k.user_id = p_user_id
+           OR k.user_id IS NULL AND @extschema@.aggregator_platform_serves(k.settings, m.model_id))
       -- At one provider, the model of this very id goes before those that only end in it.
       AND (m.model_id = v_model OR NOT EXISTS (
               SELECT FROM @extschema@.aggregator_models AS exact
@@ -142,19 +183,20 @@ BEGIN
         (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
         m.model_id = v_model DESC, p.name, m.model_id;
 
-    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced.
+    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced, where
+    -- the user pays. The platform's key serves what is listed and nothing else.
     IF NOT FOUND AND v_provider IS NOT NULL THEN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
-            k.id, k.user_id IS NULL, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
-            p.features @> '{"supports_streaming": true}'
+            k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
+            p.features @> '{"supports_streaming": true}'::jsonb, false
         FROM @extschema@.api_providers AS p
         JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
         WHERE p.id = v_provider
           AND p.is_active
           AND k.is_active
-          AND (k.user_id = p_user_id OR k.user_id IS NULL)
-        ORDER BY k.user_id IS NULL, k.priority DESC;
+          AND k.user_id = p_user_id
+        ORDER BY k.priority DESC;
     END IF;
 END
 $$;
@@ -183,7 +225,10 @@ AS $$
         p.provider_type = 'aggregator'
     FROM @extschema@.api_providers AS p
     JOIN @extschema@.aggregator_models AS m ON m.provider_id = p.id
+    CROSS JOIN (SELECT @extschema@.aggregator_platform_models(p_user_id) AS listed) AS platform
     WHERE p.id = ANY (@extschema@.aggregator_spendable_providers(p_user_id))
+      -- Where only the platform's key pays, what it serves.
+      AND (NOT platform.listed ? p.id::text OR platform.listed -> p.id::text ? m.model_id)
       AND p.is_active
       AND m.is_available
     UNION ALL
@@ -230,6 +275,98 @@ BEGIN
         @extschema@.aggregator_price_list(v_model.provider_id, v_model.model_id, v_at),
         nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at, false) AS c;
     RETURN v_cost;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.set_model_price(
+    p_model            text,
+    p_pricing          jsonb,
+    p_provider         text DEFAULT NULL,
+    OUT provider_name  text,
+    OUT model_id       text,
+    OUT pricing        jsonb,
+    OUT pricing_source text
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
+    v_model    text := p_model;
+    v_prefix   text := split_part(p_model, ':', 1);
+    v_problem  text;
+    v_ids      uuid[];
+    v_offers   text;
+    v_row      @extschema@.aggregator_models;
+BEGIN
+    IF NOT @extschema@.aggregator_is_admin() THEN
+        RAISE EXCEPTION 'role ''%'' may not set prices', current_user USING ERRCODE = 'PT403';
+    END IF;
+    IF p_model IS NULL OR p_model = '' THEN
+        RAISE EXCEPTION 'p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    v_problem := @extschema@.aggregator_model_problem(p_model);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'p_model %', v_problem USING ERRCODE = 'PT400';
+    END IF;
+    IF p_provider IS NOT NULL AND v_provider IS NULL THEN
+        RAISE EXCEPTION 'provider ''%'' does not exist', p_provider USING ERRCODE = 'PT404';
+    END IF;
+    v_problem := @extschema@.aggregator_pricing_problem(p_pricing);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'p_pricing is refused: %', v_problem
+            USING ERRCODE = 'PT400',
+                HINT = 'USD per 1M tokens, for example {"input": 2.5, "output": 10, "cache_read": 1.25}.';
+    END IF;
+    -- "openrouter:openai/gpt-4o" names its provider, as in a call.
+    IF v_prefix <> p_model THEN
+        SELECT p.id, substr(p_model, length(v_prefix) + 2)
+        INTO v_provider, v_model
+        FROM @extschema@.api_providers AS p
+        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
+        IF NOT FOUND THEN
+            v_provider := @extschema@.aggregator_provider_id(p_provider);
+            v_model := p_model;
+        END IF;
+    END IF;
+
+    -- Models of this very id go before those that only end in it.
+    SELECT array_agg(m.id), string_agg(p.name || ':' || m.model_id, ', ' ORDER BY p.name, m.model_id)
+    INTO v_ids, v_offers
+    FROM @extschema@.aggregator_models AS m
+    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
+      AND (m.model_id = v_model
+           OR (m.model_name = v_model AND NOT EXISTS (
+               SELECT FROM @extschema@.aggregator_models AS exact
+               WHERE exact.model_id = v_model
+                 AND (v_provider IS NULL OR exact.provider_id = v_provider))));
+    IF cardinality(v_ids) > 1 THEN
+        RAISE EXCEPTION 'model ''%'' is offered more than once', p_model
+            USING ERRCODE = 'PT400', HINT = format('Name one of: %s.', v_offers);
+    END IF;
+
+    IF v_ids IS NOT NULL THEN
+        UPDATE @extschema@.aggregator_models AS m
+        SET pricing = coalesce(p_pricing, m.catalogue_pricing, '{}'),
+            pricing_source = CASE WHEN p_pricing IS NULL THEN 'sync' ELSE 'manual' END
+        WHERE m.id = v_ids[1]
+        RETURNING m.* INTO v_row;
+    ELSIF v_provider IS NULL OR p_pricing IS NULL THEN
+        RAISE EXCEPTION 'no model of the catalogue is called ''%''', p_model
+            USING ERRCODE = 'PT404',
+                HINT = 'With p_provider, a model that the catalogue does not know can be priced too.';
+    ELSE
+        INSERT INTO @extschema@.aggregator_models
+            (provider_id, model_id, model_name, display_name, pricing, pricing_source)
+        VALUES (v_provider, v_model, regexp_replace(v_model, '^.*/', ''), v_model, p_pricing, 'manual')
+        RETURNING * INTO v_row;
+    END IF;
+    SELECT p.name INTO provider_name FROM @extschema@.api_providers AS p WHERE p.id = v_row.provider_id;
+    model_id := v_row.model_id;
+    pricing := v_row.pricing;
+    pricing_source := v_row.pricing_source;
 END
 $$;
 
@@ -534,6 +671,254 @@ COMMENT ON COLUMN @extschema@.aggregator_key_checks.latency_ms IS 'Milliseconds.
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_key_checks(integer) IS 'Forgets key checks that are older than so many seconds, or than 90 days. Internal.';
 
+-- What a row counts against a budget, pending or settled: what it cost where that is certain, else
+-- the upper bound that was reserved for it, or what is known if that is more. No single row counts
+-- without end: what was beyond the bound of its request counts as the bound, and what had none as
+-- 1,000 USD and 10,000,000 tokens at the most. And as which model the sums know it, and who paid. The
+-- gateway counts by the same rule (core/budget.rs).
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_counted(
+    p_log               @extschema@.aggregator_usage_logs,
+    OUT cost            numeric,
+    OUT tokens          bigint,
+    OUT requests        integer,
+    OUT model_id        text,
+    OUT is_own_key      boolean
+)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_most_usd    CONSTANT numeric := 1000;
+    c_most_tokens CONSTANT bigint  := 10000000;
+    -- What nobody can have reserved, whatever a column holds.
+    v_usd         numeric := CASE WHEN p_log.reserved_cost IS NOT NULL THEN greatest(least(p_log.reserved_cost, 1e12), 0) END;
+    v_tokens      bigint  := CASE WHEN p_log.reserved_tokens IS NOT NULL THEN greatest(least(p_log.reserved_tokens, 2147483647), 0) END;
+BEGIN
+    cost := coalesce(CASE
+        WHEN p_log.cost_source IN ('upstream', 'computed') THEN p_log.cost_estimate
+        ELSE greatest(v_usd, p_log.cost_estimate)
+    END, 0);
+    tokens := coalesce(CASE
+        WHEN p_log.total_tokens IS NOT NULL AND p_log.metadata -> 'estimated' IS NULL THEN p_log.total_tokens
+        -- Priced without usage: it was refused, or nothing was sent, and it is free.
+        WHEN p_log.total_tokens IS NULL AND p_log.cost_source = 'computed' THEN 0
+        ELSE greatest(v_tokens, p_log.total_tokens)
+    END, 0);
+    IF cost > c_most_usd OR tokens > c_most_tokens OR p_log.metadata ? 'beyond_bound' THEN
+        cost := least(cost, CASE
+            WHEN p_log.metadata -> 'beyond_bound' ? 'cost' THEN coalesce(v_usd, c_most_usd)
+            ELSE greatest(v_usd, c_most_usd)
+        END);
+        tokens := least(tokens, CASE
+            WHEN p_log.metadata -> 'beyond_bound' ? 'tokens' THEN coalesce(v_tokens, c_most_tokens)
+            ELSE greatest(v_tokens, c_most_tokens)
+        END);
+    END IF;
+    requests := CASE WHEN p_log.error_code = 'unreachable' THEN 0 ELSE 1 END;
+    -- Names that people make up are one row of the sums, and not a row each.
+    model_id := CASE WHEN p_log.is_listed IS FALSE THEN '(unlisted)' ELSE p_log.model_id END;
+    is_own_key := p_log.is_platform_key IS FALSE;
+END
+$$;
+
+-- Adds rows of the ledger to the sums and takes others away; pending ones count for nothing. In the
+-- order of the keys, so that two writers wait for each other instead of locking each other out. A sum
+-- that is already larger than anything real stays so: one row must not keep the others from being
+-- settled.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    WITH changed AS (
+        SELECT 1 AS sign, log.*, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
+            counted.requests AS sent, counted.model_id AS summed_model, counted.is_own_key
+        FROM unnest(p_added) AS log
+        CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        WHERE log.status <> 'pending'
+        UNION ALL
+        SELECT -1, log.*, counted.cost, counted.tokens, counted.requests, counted.model_id, counted.is_own_key
+        FROM unnest(p_removed) AS log
+        CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        WHERE log.status <> 'pending'
+    ),
+    part AS MATERIALIZED (
+        SELECT date_trunc('hour', created_at, 'UTC') AS hour,
+            user_id,
+            provider_id,
+            summed_model AS model_id,
+            status,
+            coalesce(sum(sign * sent), 0) AS requests,
+            coalesce(sum(sign * (1 - sent)), 0) AS unreachable,
+            coalesce(sum(sign * sent) FILTER (WHERE cost_estimate IS NOT NULL), 0) AS priced,
+            coalesce(sum(sign * sent) FILTER (WHERE cost_estimate IS NULL), 0) AS unpriced,
+            coalesce(sum(sign * prompt_tokens), 0) AS prompt_tokens,
+            coalesce(sum(sign * completion_tokens), 0) AS completion_tokens,
+            coalesce(sum(sign * total_tokens), 0) AS total_tokens,
+            coalesce(sum(sign * cache_read_tokens), 0) AS cache_read_tokens,
+            coalesce(sum(sign * cache_write_tokens), 0) AS cache_write_tokens,
+            coalesce(sum(sign * cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
+            coalesce(sum(sign * audio_input_tokens), 0) AS audio_input_tokens,
+            coalesce(sum(sign * reasoning_tokens), 0) AS reasoning_tokens,
+            coalesce(sum(sign * audio_output_tokens), 0) AS audio_output_tokens,
+            coalesce(sum(sign) FILTER (WHERE latency_ms IS NOT NULL), 0) AS timed,
+            coalesce(sum(sign * latency_ms), 0) AS latency_ms_sum,
+            coalesce(sum(sign) FILTER (WHERE time_to_first_token_ms IS NOT NULL), 0) AS first_tokens,
+            coalesce(sum(sign * time_to_first_token_ms), 0) AS first_token_ms_sum,
+            coalesce(sum(sign * sent), 0) AS budget_requests,
+            coalesce(sum(sign * counted_tokens), 0) AS budget_tokens,
+            coalesce(sum(sign * cost_estimate), 0) AS cost,
+            coalesce(sum(sign * counted_cost), 0) AS budget_cost,
+            -- One place for each of aggregator_latency_bounds(), and one for what is above them.
+            coalesce(
+                @extschema@.aggregator_sum_histograms(@extschema@.aggregator_latency_histogram(latency_ms, sign)),
+                array_fill(0, ARRAY[24])) AS latency,
+            coalesce(sum(sign * sent) FILTER (WHERE is_own_key), 0) AS own_requests,
+            coalesce(sum(sign * counted_tokens) FILTER (WHERE is_own_key), 0) AS own_tokens,
+            coalesce(sum(sign * counted_cost) FILTER (WHERE is_own_key), 0) AS own_cost
+        FROM changed
+        GROUP BY 1, 2, 3, 4, 5
+    ),
+    hourly AS (
+        INSERT INTO @extschema@.aggregator_usage_hourly AS kept
+            (hour, user_id, provider_id, model_id, status,
+            requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+            cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
+            audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
+            budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
+        SELECT * FROM part
+        ORDER BY user_id, hour, provider_id, model_id, status
+        ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
+            requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+            unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+            priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+            unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+            prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+            completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+            total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+            cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+            cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+            cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+            audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+            reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+            audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+            timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+            latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+            first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+            first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+            budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+            budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+            cost = kept.cost + excluded.cost,
+            budget_cost = kept.budget_cost + excluded.budget_cost,
+            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
+            own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+            own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+            own_cost = kept.own_cost + excluded.own_cost
+    )
+    INSERT INTO @extschema@.aggregator_usage_totals AS kept
+        (grain, start, provider_id, model_id, status,
+        requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+        cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
+        audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
+        budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
+    SELECT grain,
+        CASE grain WHEN 'day' THEN date_trunc('day', hour, 'UTC') ELSE hour END,
+        provider_id,
+        model_id,
+        status,
+        sum(requests),
+        sum(unreachable),
+        sum(priced),
+        sum(unpriced),
+        sum(prompt_tokens),
+        sum(completion_tokens),
+        sum(total_tokens),
+        sum(cache_read_tokens),
+        sum(cache_write_tokens),
+        sum(cache_write_1h_tokens),
+        sum(audio_input_tokens),
+        sum(reasoning_tokens),
+        sum(audio_output_tokens),
+        sum(timed),
+        sum(latency_ms_sum),
+        sum(first_tokens),
+        sum(first_token_ms_sum),
+        sum(budget_requests),
+        sum(budget_tokens),
+        sum(cost),
+        sum(budget_cost),
+        @extschema@.aggregator_sum_histograms(latency),
+        sum(own_requests),
+        sum(own_tokens),
+        sum(own_cost)
+    FROM part
+    CROSS JOIN unnest('{day,hour}'::text[]) AS grain
+    GROUP BY 1, 2, 3, 4, 5
+    -- What only changes hands (forget_user) changes no total, and locks none.
+    HAVING (sum(requests), sum(unreachable), sum(priced), sum(unpriced), sum(prompt_tokens),
+            sum(completion_tokens), sum(total_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
+            sum(cache_write_1h_tokens), sum(audio_input_tokens), sum(reasoning_tokens),
+            sum(audio_output_tokens), sum(timed), sum(latency_ms_sum), sum(first_tokens),
+            sum(first_token_ms_sum), sum(budget_requests), sum(budget_tokens), sum(cost), sum(budget_cost),
+            sum(own_requests), sum(own_tokens), sum(own_cost))
+            <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        OR @extschema@.aggregator_sum_histograms(latency) <> array_fill(0, ARRAY[24])
+    ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
+        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+        timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+        cost = kept.cost + excluded.cost,
+        budget_cost = kept.budget_cost + excluded.budget_cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+        own_cost = kept.own_cost + excluded.own_cost;
+
+    IF cardinality(p_removed) > 0 THEN
+        DELETE FROM @extschema@.aggregator_usage_hourly AS kept
+        USING (
+            SELECT DISTINCT date_trunc('hour', log.created_at, 'UTC') AS hour, log.user_id, log.provider_id,
+                counted.model_id, log.status
+            FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        ) AS gone
+        WHERE (kept.user_id, kept.hour, kept.provider_id, kept.model_id, kept.status)
+            = (gone.user_id, gone.hour, gone.provider_id, gone.model_id, gone.status)
+          AND kept.requests = 0
+          AND kept.unreachable = 0;
+        DELETE FROM @extschema@.aggregator_usage_totals AS kept
+        USING (
+            SELECT DISTINCT grain, date_trunc(grain, log.created_at, 'UTC') AS start, log.provider_id,
+                counted.model_id, log.status
+            FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+            CROSS JOIN unnest('{day,hour}'::text[]) AS grain
+        ) AS gone
+        WHERE (kept.grain, kept.start, kept.provider_id, kept.model_id, kept.status)
+            = (gone.grain, gone.start, gone.provider_id, gone.model_id, gone.status)
+          AND kept.requests = 0
+          AND kept.unreachable = 0;
+    END IF;
+END
+$$;
+
 -- The same for one row that was settled, without the machinery of sums over many: what a single call
 -- pays. Sums that do not exist yet are made by the other.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_one(p_log @extschema@.aggregator_usage_logs) RETURNS void
@@ -547,32 +932,35 @@ DECLARE
 BEGIN
     SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
     UPDATE @extschema@.aggregator_usage_hourly AS kept
-    SET requests = kept.requests + v_counted.requests,
-        unreachable = kept.unreachable + (1 - v_counted.requests),
-        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
-        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
-        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
-        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = kept.budget_requests + v_counted.requests,
-        budget_tokens = kept.budget_tokens + v_counted.tokens,
+    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
+        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
+        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
         cost = kept.cost + coalesce(p_log.cost_estimate, 0),
         budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
+        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
     WHERE kept.user_id = p_log.user_id
       AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
       AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = p_log.model_id
+      AND kept.model_id = v_counted.model_id
       AND kept.status = p_log.status;
     IF NOT FOUND THEN
         PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
@@ -580,32 +968,35 @@ BEGIN
     END IF;
     -- Where a user's hour is, there are the hour and the day of all.
     UPDATE @extschema@.aggregator_usage_totals AS kept
-    SET requests = kept.requests + v_counted.requests,
-        unreachable = kept.unreachable + (1 - v_counted.requests),
-        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
-        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
-        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
-        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = kept.budget_requests + v_counted.requests,
-        budget_tokens = kept.budget_tokens + v_counted.tokens,
+    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
+        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
+        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
         cost = kept.cost + coalesce(p_log.cost_estimate, 0),
         budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
+        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
     WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
            OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
       AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = p_log.model_id
+      AND kept.model_id = v_counted.model_id
       AND kept.status = p_log.status;
 END
 $$;
@@ -728,6 +1119,25 @@ BEGIN
     END LOOP;
 END
 $$;
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which the user''s own key paid; the platform''s paid the rest.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of the user''s own key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of the user''s own key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_cost IS 'Of budget_cost: those of users'' own keys.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
+    'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
 
 CREATE OR REPLACE FUNCTION @extschema@.usage_summary(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
@@ -1105,7 +1515,28 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.set_budget(
+-- Whether a rule about a model means this one: by its id or the last part of it, in any case, and
+-- whatever variant (":floor") is appended; and whether the model is (unlisted), which may be any.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_is_model_wrapper';
+
+-- Why a text is no name of a model; NULL: it is one.
+CREATE FUNCTION @extschema@.aggregator_model_problem(p_model text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_model_problem_wrapper';
+
+-- Of a sum, the part that the keys of a budget have paid; 0 at the least.
+CREATE FUNCTION @extschema@.aggregator_of_keys(p_keys text, p_all numeric, p_own numeric) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN greatest(CASE p_keys WHEN 'platform' THEN p_all - p_own WHEN 'own' THEN p_own ELSE p_all END, 0);
+END
+$$;
+
+CREATE FUNCTION @extschema@.set_budget(
     p_limit_usd      numeric DEFAULT NULL,
     p_limit_tokens   bigint  DEFAULT NULL,
     p_limit_requests bigint  DEFAULT NULL,
@@ -1114,16 +1545,22 @@ CREATE OR REPLACE FUNCTION @extschema@.set_budget(
     p_each_user      boolean DEFAULT false,
     p_provider       text    DEFAULT NULL,
     p_model          text    DEFAULT NULL,
-    p_action         text    DEFAULT 'block'
+    p_action         text    DEFAULT 'block',
+    p_keys           text    DEFAULT NULL
 )
 RETURNS uuid
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id uuid;
+    v_each_user boolean := coalesce(p_each_user, false);
+    v_keys      text    := p_keys;
+    v_provider  uuid;
+    v_problem   text;
+    v_id        uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
+    v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
@@ -1134,16 +1571,31 @@ BEGIN
         RAISE EXCEPTION 'p_period must be hour, day, week, month or total' USING ERRCODE = 'PT400';
     ELSIF p_action IS NULL OR p_action NOT IN ('block', 'warn') THEN
         RAISE EXCEPTION 'p_action must be block or warn' USING ERRCODE = 'PT400';
-    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+    ELSIF p_keys NOT IN ('platform', 'own', 'all') THEN
+        RAISE EXCEPTION 'p_keys must be platform, own or all' USING ERRCODE = 'PT400';
+    ELSIF v_each_user AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
-    ELSIF p_user_id = '' OR p_model = '' THEN
-        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+    END IF;
+    v_provider := @extschema@.aggregator_rule_provider(p_provider);
+    IF v_keys IS NULL THEN
+        -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
+        v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
+        -- One that is set anew protects what it did.
+        v_keys := coalesce((
+            SELECT b.keys
+            FROM @extschema@.aggregator_budgets AS b
+            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, p_model)
+              AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
+            ORDER BY b.keys = v_keys DESC
+            LIMIT 1), v_keys);
     END IF;
     INSERT INTO @extschema@.aggregator_budgets AS b
-        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action)
-    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
-        p_period, p_limit_usd, p_limit_tokens, p_limit_requests, p_action)
-    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action) DO UPDATE
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
+    VALUES (p_user_id, v_each_user, v_provider, p_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+        p_action, v_keys)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
     SET limit_usd = excluded.limit_usd,
         limit_tokens = excluded.limit_tokens,
         limit_requests = excluded.limit_requests,
@@ -1177,9 +1629,11 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id uuid;
+    v_problem text;
+    v_id      uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
+    v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
@@ -1187,8 +1641,8 @@ BEGIN
         RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
     ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
-    ELSIF p_user_id = '' OR p_model = '' THEN
-        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
     INSERT INTO @extschema@.aggregator_rate_limits AS r
         (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
@@ -1213,6 +1667,92 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+
+-- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
+-- on their way; as far as the caller sees the usage log. Whatever the sums hold, it raises nothing.
+CREATE FUNCTION @extschema@.aggregator_spent(
+    p_user_id           text,
+    p_provider_id       uuid,
+    p_model_id          text,
+    p_since             timestamptz,
+    p_keys              text,
+    OUT usd             numeric,
+    OUT tokens          bigint,
+    OUT requests        bigint,
+    OUT reserved_usd    numeric,
+    OUT reserved_tokens bigint,
+    OUT reserved_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_most CONSTANT numeric := 9223372036854775807;
+BEGIN
+    SELECT @extschema@.aggregator_of_keys(p_keys, sum(part.budget_cost), sum(part.own_cost)),
+        least(@extschema@.aggregator_of_keys(p_keys, sum(part.budget_tokens), sum(part.own_tokens)), c_most),
+        least(@extschema@.aggregator_of_keys(p_keys, sum(part.budget_requests), sum(part.own_requests)), c_most)
+    INTO usd, tokens, requests
+    FROM (
+        SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests,
+            own.own_cost, own.own_tokens, own.own_requests
+        FROM @extschema@.aggregator_usage_hourly AS own
+        WHERE own.user_id = p_user_id
+          AND own.hour >= p_since
+        UNION ALL
+        SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
+            everybody.budget_requests, everybody.own_cost, everybody.own_tokens, everybody.own_requests
+        FROM @extschema@.aggregator_usage_totals AS everybody
+        WHERE p_user_id IS NULL
+          AND everybody.grain = 'hour'
+          AND everybody.start >= p_since
+    ) AS part
+    WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
+      AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
+
+    -- No call is on its way for longer than the longest timeout, a day.
+    SELECT coalesce(sum(counted.cost), 0), least(coalesce(sum(counted.tokens), 0), c_most),
+        coalesce(sum(counted.requests), 0)
+    INTO reserved_usd, reserved_tokens, reserved_requests
+    FROM @extschema@.aggregator_usage_logs AS log
+    CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+    WHERE log.status = 'pending'
+      AND log.created_at >= greatest(p_since, now() - interval '25 hours')
+      AND (p_user_id IS NULL OR log.user_id = p_user_id)
+      AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
+      AND (p_keys = 'all' OR counted.is_own_key = (p_keys = 'own'))
+      AND @extschema@.aggregator_is_model(p_model_id, counted.model_id);
+END
+$$;
+
+CREATE OR REPLACE VIEW @extschema@.aggregator_budget_status WITH (security_invoker = true) AS
+SELECT b.id AS budget_id,
+    whose.user_id,
+    b.each_user,
+    p.name AS provider_name,
+    b.model_id,
+    b.period,
+    b.action,
+    since.start AS period_start,
+    @extschema@.aggregator_period_end(b.period, now()) AS resets_at,
+    b.limit_usd,
+    spent.usd AS spent_usd,
+    spent.reserved_usd,
+    greatest(b.limit_usd - spent.usd - spent.reserved_usd, 0) AS left_usd,
+    b.limit_tokens,
+    spent.tokens AS spent_tokens,
+    spent.reserved_tokens,
+    greatest(b.limit_tokens::numeric - spent.tokens - spent.reserved_tokens, 0)::bigint AS left_tokens,
+    b.limit_requests,
+    spent.requests AS spent_requests,
+    spent.reserved_requests,
+    greatest(b.limit_requests::numeric - spent.requests - spent.reserved_requests, 0)::bigint AS left_requests,
+    b.keys
+FROM @extschema@.aggregator_budgets AS b
+CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) AS start) AS since
+CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
+CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys) AS spent
+LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 
 -- Each hour of each user.
 CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_hour WITH (security_invoker = true) AS
@@ -1329,6 +1869,24 @@ BEGIN
 END
 $$;
 
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; where more was reported, the bound of the request. NULL: no rule applied.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the sums. NULL, in rows of versions before 0.3.0: taken as listed.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budgets.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budgets.keys IS 'Whose money it protects, and so what it counts: platform (what the platform''s keys pay), own (what users'' own keys pay) or all.';
+
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: when it is sent the prompt by an estimate, and the answer as long as it may be, put right by the usage. Where neither the request nor the model limits the answer, as long as the minute leaves, 4,096 at the most.';
+
 -- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
 -- extension itself. identity and privileges are ready for GRANT.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_privileges(
@@ -1410,7 +1968,8 @@ BEGIN
             'aggregator_period_start(text, timestamptz)',
             'aggregator_period_end(text, timestamptz)',
             'aggregator_is_model(text, text)',
-            'aggregator_spent(text, uuid, text, timestamptz)',
+            'aggregator_spent(text, uuid, text, timestamptz, text)',
+            'aggregator_of_keys(text, numeric, numeric)',
             'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
             'aggregator_report(text, text, text)',
             'aggregator_known_cost(numeric, numeric, numeric)',
@@ -1454,6 +2013,7 @@ BEGIN
             'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
             -- What the functions above call under the caller's rights.
             'aggregator_spendable_providers(text)',
+            'aggregator_platform_models(text)',
             'aggregator_usage(jsonb)',
             'aggregator_find_model(text, text)',
             'aggregator_price_list(uuid, text, timestamptz)',
@@ -1473,11 +2033,13 @@ BEGIN
             'aggregator_check_provider_urls(text, text, text)',
             'aggregator_require_admin(text)',
             'aggregator_rule_provider(text)',
-            'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text)',
+            'aggregator_model_problem(text)',
+            'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text)',
             'remove_budget(uuid)',
             'set_rate_limit(bigint, bigint, text, boolean, text, text)',
             'remove_rate_limit(uuid)',
             'save_platform_key(text, text)',
+            'set_platform_models(text, text[])',
             'remove_platform_key(text)',
             'sync_models(text)',
             'set_model_price(text, jsonb, text)',
@@ -1843,6 +2405,15 @@ COMMENT ON FUNCTION @extschema@.aggregator_guard_ddl() IS 'Refuses others'' trig
 
 SET LOCAL search_path = @extschema@, pg_temp;
 
+-- src/session/identity.rs:59
+-- aggregator::session::identity::aggregator_platform_models
+CREATE  FUNCTION "aggregator_platform_models"(
+	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* JsonText */
+STABLE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_platform_models_wrapper';
+
 -- src/session/admin.rs:37
 -- aggregator::session::admin::aggregator_status
 CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
@@ -1860,6 +2431,15 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
 
+-- src/session/models.rs:34
+-- aggregator::session::models::set_platform_models
+CREATE  FUNCTION "set_platform_models"(
+	"p_provider" TEXT, /* Option < & str > */
+	"p_models" TEXT[] /* :: std :: option :: Option < Vec < Option < String > > > */
+) RETURNS void
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'set_platform_models_wrapper';
+
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 ALTER TABLE @extschema@.aggregator_user_models ENABLE ROW LEVEL SECURITY;
@@ -1873,6 +2453,25 @@ CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
 CREATE POLICY seen ON @extschema@.aggregator_key_checks FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
+COMMENT ON FUNCTION @extschema@.aggregator_platform_models(text) IS
+    'By the id of the provider, for those at which only the platform''s key pays for the user: the models that it serves, where it has a list.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whether a platform key with these settings serves a model of the catalogue.';
+
+COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
+    'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
+    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is no name of a model: empty, longer than 255 bytes, or with a space, a control character or one that cannot be seen; NULL: it is one.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
+
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
 
@@ -1885,5 +2484,30 @@ COMMENT ON FUNCTION @extschema@.aggregator_arm_triggers() IS 'Has the extension'
 COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and rules on the extension''s tables that are not its own; the worker does not run them unless a superuser has it run them always. Internal.';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Money: nothing asks the old one any more.
+DROP FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz);
+-- Its comment went with the old one, and says the same.
+COMMENT ON FUNCTION @extschema@.aggregator_routes(text, text, text) IS
+    'Every route of a user for a model, best first. Internal.';
+-- Days with rows that count otherwise now, because they said or reserved more than any row may count.
+DO $upgrade$
+DECLARE
+    v_day timestamptz;
+BEGIN
+    FOR v_day IN
+        SELECT DISTINCT pg_catalog.date_trunc('day', log.created_at, 'UTC')
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.status <> 'pending'
+          AND pg_catalog.isfinite(log.created_at)
+          AND (log.cost_estimate > 1000
+               OR log.total_tokens > 10000000
+               OR log.reserved_tokens NOT BETWEEN 0 AND 2147483647
+               OR log.reserved_cost NOT BETWEEN 0 AND 1e12)
+    LOOP
+        PERFORM @extschema@.aggregator_recount_usage(v_day, v_day + pg_catalog.make_interval(days => 1));
+    END LOOP;
+END
+$upgrade$;
 
 SELECT @extschema@.aggregator_finish_script();
