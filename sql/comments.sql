@@ -32,7 +32,7 @@ COMMENT ON COLUMN @extschema@.user_api_providers.api_key_encrypted IS 'AES-256-G
 COMMENT ON COLUMN @extschema@.user_api_providers.key_hint IS 'The ends of the key, to tell it from others.';
 COMMENT ON COLUMN @extschema@.user_api_providers.is_active IS 'Whether the key is used. Its owner may change it.';
 COMMENT ON COLUMN @extschema@.user_api_providers.priority IS 'Where several keys serve a model, the higher goes first. Its owner may change it.';
-COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; the extension does not read it. Its owner may change it.';
+COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
 COMMENT ON COLUMN @extschema@.user_api_providers.last_validated_at IS 'When the provider last took the key in a check.';
 COMMENT ON COLUMN @extschema@.user_api_providers.last_used_at IS 'When a call last succeeded with it, to some ten seconds.';
 COMMENT ON COLUMN @extschema@.user_api_providers.created_at IS 'When the key was first saved.';
