@@ -7,6 +7,41 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 -- What a fresh installation cannot tell of the way from 0.2.0 to 0.3.0: changes of tables that are there,
 -- functions that go, data that is converted.
 
+-- ledger: bounds of what tenants write. Settings that are longer than they may be now are emptied.
+UPDATE @extschema@.user_api_providers
+SET settings = '{}'::jsonb
+WHERE pg_catalog.octet_length(settings::text) > 8192;
+
+-- bound: another column of its result.
+DROP FUNCTION @extschema@.aggregator_status();
+
+-- Money: who paid, which models were listed, whose money a budget protects. Old rows say nothing of it:
+-- in the log they count as the platform's and as listed, and budgets count what they did.
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_platform_key boolean;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_listed boolean;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
+    CHECK (keys IN ('platform', 'own', 'all'));
+DO $upgrade$
+BEGIN
+    EXECUTE (
+        SELECT pg_catalog.format('ALTER TABLE @extschema@.aggregator_budgets DROP CONSTRAINT %I', c.conname)
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
+END
+$upgrade$;
+ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_scope_key
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys);
+-- Their results or arguments have changed.
+DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
+DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
+DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
+
 SET LOCAL search_path = @extschema@, pg_temp;
 
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -46,6 +81,1672 @@ BEGIN
     END IF;
 END
 $$;
+
+-- What a column may hold is in these triggers, and in no CHECK, because a restore must not lose a whole
+-- table for one row that is too long.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_before_provider() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_long text;
+BEGIN
+    PERFORM @extschema@.aggregator_check_provider_urls(NEW.base_url, NEW.models_url, NEW.key_check_url);
+    IF TG_OP = 'UPDATE' THEN
+        -- A sync is not an edit, and writes last_synced_at alone.
+        IF (NEW.id, NEW.name, NEW.display_name, NEW.provider_type, NEW.api_standard, NEW.base_url, NEW.models_url,
+            NEW.key_check_url, NEW.catalogue_format, NEW.headers, NEW.features, NEW.documentation_url,
+            NEW.key_url, NEW.is_active, NEW.created_at, NEW.updated_at)
+           IS NOT DISTINCT FROM
+           (OLD.id, OLD.name, OLD.display_name, OLD.provider_type, OLD.api_standard, OLD.base_url, OLD.models_url,
+            OLD.key_check_url, OLD.catalogue_format, OLD.headers, OLD.features, OLD.documentation_url,
+            OLD.key_url, OLD.is_active, OLD.created_at, OLD.updated_at)
+        THEN
+            RETURN NEW;
+        END IF;
+        IF NEW.updated_at = OLD.updated_at THEN
+            NEW.updated_at := clock_timestamp();
+        END IF;
+    END IF;
+    v_long := CASE
+        WHEN octet_length(NEW.display_name) > 255 THEN 'display_name must not be longer than 255 bytes'
+        WHEN octet_length(NEW.base_url) > 2000 THEN 'base_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.models_url) > 2000 THEN 'models_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.key_check_url) > 2000 THEN 'key_check_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.documentation_url) > 2000 THEN 'documentation_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.key_url) > 2000 THEN 'key_url must not be longer than 2000 bytes'
+        WHEN octet_length(NEW.headers::text) > 8192 THEN 'headers must not be longer than 8192 bytes'
+        WHEN octet_length(NEW.features::text) > 8192 THEN 'features must not be longer than 8192 bytes'
+    END;
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.created_at < now() THEN
+        RAISE WARNING 'provider % is restored, and not active: %', NEW.name, v_long;
+        NEW.is_active := false;
+    ELSIF v_long IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_long USING ERRCODE = 'PT413';
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        RETURN NEW;
+    END IF;
+    -- Only a restore inserts rows of the past. Such a row replaces the fresh seed of its id, and
+    -- makes room for itself where it took a seed's name.
+    IF NEW.created_at < now() THEN
+        DELETE FROM @extschema@.api_providers AS seed
+        WHERE seed.name = NEW.name
+          AND seed.id <> NEW.id
+          AND seed.id::text LIKE 'a9920000-%'
+          AND seed.updated_at = seed.created_at;
+        UPDATE @extschema@.api_providers AS seed
+        SET name = NEW.name,
+            display_name = NEW.display_name,
+            provider_type = NEW.provider_type,
+            api_standard = NEW.api_standard,
+            base_url = NEW.base_url,
+            models_url = NEW.models_url,
+            key_check_url = NEW.key_check_url,
+            catalogue_format = NEW.catalogue_format,
+            headers = NEW.headers,
+            features = NEW.features,
+            documentation_url = NEW.documentation_url,
+            key_url = NEW.key_url,
+            is_active = NEW.is_active,
+            last_synced_at = NEW.last_synced_at,
+            created_at = NEW.created_at,
+            updated_at = NEW.updated_at
+        WHERE seed.id = NEW.id
+          AND seed.updated_at = seed.created_at;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_before_key() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_settings CONSTANT integer := 8192;
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        IF octet_length(NEW.settings::text) <= c_settings THEN
+            RETURN NEW;
+        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
+        ELSIF NEW.created_at < now() THEN
+            RAISE WARNING 'the settings of key % are longer than % bytes, and left out', NEW.id, c_settings;
+            NEW.settings := '{}';
+            RETURN NEW;
+        END IF;
+        RAISE EXCEPTION 'settings must not be longer than % bytes', c_settings USING ERRCODE = 'PT413';
+    END IF;
+    IF NEW.settings IS DISTINCT FROM OLD.settings
+       AND octet_length(NEW.settings::text) > c_settings THEN
+        RAISE EXCEPTION 'settings must not be longer than % bytes', c_settings USING ERRCODE = 'PT413';
+    END IF;
+    IF (NEW.id, NEW.user_id, NEW.provider_id, NEW.api_key_encrypted, NEW.key_hint, NEW.is_active, NEW.priority,
+        NEW.settings, NEW.last_validated_at, NEW.created_at, NEW.updated_at)
+       IS DISTINCT FROM
+       (OLD.id, OLD.user_id, OLD.provider_id, OLD.api_key_encrypted, OLD.key_hint, OLD.is_active, OLD.priority,
+        OLD.settings, OLD.last_validated_at, OLD.created_at, OLD.updated_at)
+    THEN
+        NEW.updated_at := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- Use is not an edit: where the worker writes last_used_at, nothing of the row is read.
+CREATE OR REPLACE TRIGGER before_key BEFORE INSERT OR UPDATE OF id, user_id, provider_id, api_key_encrypted, key_hint, is_active,
+    priority, settings, last_validated_at, created_at, updated_at ON @extschema@.user_api_providers
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_key();
+
+-- Whether a platform key with these settings serves a model of the catalogue: one on its list, by its
+-- whole id, where it has a list; what is no list has nothing on it.
+CREATE FUNCTION @extschema@.aggregator_platform_serves(p_settings jsonb, p_model_id text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT p_settings ? 'models'
+        OR jsonb_typeof(p_settings -> 'models') = 'array' AND p_settings -> 'models' ? p_model_id;
+END
+$$;
+
+-- Every route for a model, best first: the user's own key before the platform's, then priority
+-- (higher first), then price. It bypasses row-level security by running as the owner, so it is
+-- granted to nobody; the functions in front of it settle who the user is.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_routes(p_model text, p_user_id text, p_provider text DEFAULT NULL)
+RETURNS TABLE (
+    provider_id       uuid,
+    provider_name     text,
+    provider_type     text,
+    api_standard      text,
+    base_url          text,
+    headers           jsonb,
+    model_id          text,
+    user_provider_id  uuid,
+    is_platform_key   boolean,
+    api_key_encrypted bytea,
+    pricing           jsonb,
+    context_window    integer,
+    max_output_tokens integer,
+    can_stream        boolean,
+    is_listed         boolean
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_provider uuid;
+    v_model    text := p_model;
+    v_prefix   text := split_part(p_model, ':', 1);
+BEGIN
+    IF p_provider IS NOT NULL THEN
+        v_provider := @extschema@.aggregator_provider_id(p_provider);
+        IF v_provider IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    -- "openrouter:openai/gpt-4o" names its provider; "x/y:free" does not, unless one is called "x/y".
+    IF v_prefix <> p_model THEN
+        SELECT p.id, substr(p_model, length(v_prefix) + 2)
+        INTO v_provider, v_model
+        FROM @extschema@.api_providers AS p
+        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
+        IF NOT FOUND THEN
+            v_model := p_model;
+            v_provider := @extschema@.aggregator_provider_id(p_provider);
+        END IF;
+    END IF;
+
+    RETURN QUERY
+    SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
+        k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
+        p.features @> '{"supports_streaming": true}'::jsonb, true
+    FROM (
+        SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
+            listed.max_output_tokens, listed.is_available, NULL::text AS user_id
+        FROM @extschema@.aggregator_models AS listed
+        WHERE listed.model_id = v_model OR listed.model_name = v_model
+        UNION ALL
+        -- What only the user's own key is shown.
+        SELECT own.provider_id, own.model_id, own.model_name, own.pricing, own.context_window,
+            own.max_output_tokens, true, own.user_id
+        FROM @extschema@.aggregator_user_models AS own
+        WHERE own.user_id = p_user_id
+          AND (own.model_id = v_model OR own.model_name = v_model)
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_models AS listed
+              WHERE listed.provider_id = own.provider_id AND listed.model_id = own.model_id AND listed.is_available
+          )
+    ) AS m
+    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+    JOIN @extschema@.user_api_providers AS k
+        ON k.provider_id = m.provider_id AND (m.user_id IS NULL OR k.user_id = m.user_id)
+    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
+      -- Whoever names the provider gets the model sent, whatever the catalogue says.
+      AND (m.is_available OR v_provider IS NOT NULL)
+      AND p.is_active
+      AND k.is_active
+      AND (k.user_id = p_user_id
+           OR k.user_id IS NULL AND @extschema@.aggregator_platform_serves(k.settings, m.model_id))
+      -- At one provider, the model of this very id goes before those that only end in it.
+      AND (m.model_id = v_model OR NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_models AS exact
+              WHERE exact.provider_id = m.provider_id
+                AND exact.model_id = v_model
+                AND (exact.is_available OR v_provider IS NOT NULL)
+          ) AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_user_models AS exact
+              WHERE exact.user_id = k.user_id
+                AND exact.provider_id = m.provider_id
+                AND exact.model_id = v_model
+          ))
+    ORDER BY k.user_id IS NULL, k.priority DESC, m.is_available DESC,
+        (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
+        m.model_id = v_model DESC, p.name, m.model_id;
+
+    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced, where
+    -- the user pays. The platform's key serves what is listed and nothing else.
+    IF NOT FOUND AND v_provider IS NOT NULL THEN
+        RETURN QUERY
+        SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
+            k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
+            p.features @> '{"supports_streaming": true}'::jsonb, false
+        FROM @extschema@.api_providers AS p
+        JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
+        WHERE p.id = v_provider
+          AND p.is_active
+          AND k.is_active
+          AND k.user_id = p_user_id
+        ORDER BY k.priority DESC;
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.get_user_available_models(p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    provider_id           uuid,
+    provider_name         text,
+    provider_display_name text,
+    provider_type         text,
+    model_id              text,
+    model_name            text,
+    display_name          text,
+    model_type            text,
+    capabilities          jsonb,
+    context_window        integer,
+    max_output_tokens     integer,
+    pricing               jsonb,
+    is_aggregator         boolean
+)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.id, p.name, p.display_name, p.provider_type, m.model_id, m.model_name, m.display_name,
+        m.model_type, m.capabilities, m.context_window, m.max_output_tokens, m.pricing,
+        p.provider_type = 'aggregator'
+    FROM @extschema@.api_providers AS p
+    JOIN @extschema@.aggregator_models AS m ON m.provider_id = p.id
+    CROSS JOIN (SELECT @extschema@.aggregator_platform_models(p_user_id) AS listed) AS platform
+    WHERE p.id = ANY (@extschema@.aggregator_spendable_providers(p_user_id))
+      -- Where only the platform's key pays, what it serves.
+      AND (NOT platform.listed ? p.id::text OR platform.listed -> p.id::text ? m.model_id)
+      AND p.is_active
+      AND m.is_available
+    UNION ALL
+    -- What only the user's own key is shown.
+    SELECT p.id, p.name, p.display_name, p.provider_type, own.model_id, own.model_name, own.display_name,
+        own.model_type, own.capabilities, own.context_window, own.max_output_tokens, own.pricing,
+        p.provider_type = 'aggregator'
+    FROM @extschema@.api_providers AS p
+    JOIN @extschema@.aggregator_user_models AS own ON own.provider_id = p.id
+    WHERE own.user_id = @extschema@.aggregator_acting_user(p_user_id)
+      AND p.is_active
+      AND EXISTS (
+          SELECT FROM @extschema@.user_api_providers AS k
+          WHERE k.user_id = own.user_id AND k.provider_id = own.provider_id AND k.is_active
+      )
+      AND NOT EXISTS (
+          SELECT FROM @extschema@.aggregator_models AS m
+          WHERE m.provider_id = own.provider_id AND m.model_id = own.model_id AND m.is_available
+      )
+    ORDER BY 2, 5
+$$;
+
+-- A price that is not the catalogue's is somebody's, who need not say so.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_before_model() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_long text;
+BEGIN
+    v_long := CASE
+        WHEN octet_length(NEW.model_id) > 255 THEN 'model_id must not be longer than 255 bytes'
+        WHEN octet_length(NEW.model_name) > 255 THEN 'model_name must not be longer than 255 bytes'
+        -- What a list says is cut to 128 characters.
+        WHEN octet_length(NEW.display_name) > 1024 THEN 'display_name must not be longer than 1024 bytes'
+        WHEN octet_length(NEW.model_type) > 255 THEN 'model_type must not be longer than 255 bytes'
+        WHEN octet_length(NEW.capabilities::text) > 8192 THEN 'capabilities must not be longer than 8192 bytes'
+        WHEN octet_length(NEW.pricing::text) > 16384 THEN 'pricing must not be longer than 16384 bytes'
+        WHEN octet_length(NEW.catalogue_pricing::text) > 16384
+            THEN 'catalogue_pricing must not be longer than 16384 bytes'
+    END;
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.first_seen_at < now() THEN
+        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
+        RAISE WARNING 'a model is left out: %', v_long;
+        RETURN NULL;
+    ELSIF v_long IS NOT NULL THEN
+        RAISE EXCEPTION '%', v_long USING ERRCODE = 'PT413';
+    END IF;
+    IF NEW.pricing = coalesce(NEW.catalogue_pricing, '{}') THEN
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'INSERT' THEN
+        NEW.pricing_source := 'manual';
+    ELSIF NEW.pricing <> OLD.pricing THEN
+        NEW.pricing_source := 'manual';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.calculate_cost(
+    p_model    text,
+    p_usage    jsonb,
+    p_provider text        DEFAULT NULL,
+    p_at       timestamptz DEFAULT now()
+) RETURNS numeric
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_at    timestamptz := coalesce(p_at, now());
+    v_usage jsonb       := @extschema@.aggregator_usage(p_usage);
+    v_model @extschema@.aggregator_models := @extschema@.aggregator_find_model(p_model, p_provider);
+    v_cost  numeric;
+BEGIN
+    -- A provider that does not exist has no models, whatever the usage reports.
+    IF p_provider IS NOT NULL AND @extschema@.aggregator_provider_id(p_provider) IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT c.cost INTO v_cost
+    FROM @extschema@.aggregator_settled_cost(
+        @extschema@.aggregator_price_list(v_model.provider_id, v_model.model_id, v_at),
+        nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at, false) AS c;
+    RETURN v_cost;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.set_model_price(
+    p_model            text,
+    p_pricing          jsonb,
+    p_provider         text DEFAULT NULL,
+    OUT provider_name  text,
+    OUT model_id       text,
+    OUT pricing        jsonb,
+    OUT pricing_source text
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
+    v_model    text := p_model;
+    v_prefix   text := split_part(p_model, ':', 1);
+    v_problem  text;
+    v_ids      uuid[];
+    v_offers   text;
+    v_row      @extschema@.aggregator_models;
+BEGIN
+    IF NOT @extschema@.aggregator_is_admin() THEN
+        RAISE EXCEPTION 'role ''%'' may not set prices', current_user USING ERRCODE = 'PT403';
+    END IF;
+    IF p_model IS NULL OR p_model = '' THEN
+        RAISE EXCEPTION 'p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    v_problem := @extschema@.aggregator_model_problem(p_model);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'p_model %', v_problem USING ERRCODE = 'PT400';
+    END IF;
+    IF p_provider IS NOT NULL AND v_provider IS NULL THEN
+        RAISE EXCEPTION 'provider ''%'' does not exist', p_provider USING ERRCODE = 'PT404';
+    END IF;
+    v_problem := @extschema@.aggregator_pricing_problem(p_pricing);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'p_pricing is refused: %', v_problem
+            USING ERRCODE = 'PT400',
+                HINT = 'USD per 1M tokens, for example {"input": 2.5, "output": 10, "cache_read": 1.25}.';
+    END IF;
+    -- "openrouter:openai/gpt-4o" names its provider, as in a call.
+    IF v_prefix <> p_model THEN
+        SELECT p.id, substr(p_model, length(v_prefix) + 2)
+        INTO v_provider, v_model
+        FROM @extschema@.api_providers AS p
+        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
+        IF NOT FOUND THEN
+            v_provider := @extschema@.aggregator_provider_id(p_provider);
+            v_model := p_model;
+        END IF;
+    END IF;
+
+    -- Models of this very id go before those that only end in it.
+    SELECT array_agg(m.id), string_agg(p.name || ':' || m.model_id, ', ' ORDER BY p.name, m.model_id)
+    INTO v_ids, v_offers
+    FROM @extschema@.aggregator_models AS m
+    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
+      AND (m.model_id = v_model
+           OR (m.model_name = v_model AND NOT EXISTS (
+               SELECT FROM @extschema@.aggregator_models AS exact
+               WHERE exact.model_id = v_model
+                 AND (v_provider IS NULL OR exact.provider_id = v_provider))));
+    IF cardinality(v_ids) > 1 THEN
+        RAISE EXCEPTION 'model ''%'' is offered more than once', p_model
+            USING ERRCODE = 'PT400', HINT = format('Name one of: %s.', v_offers);
+    END IF;
+
+    IF v_ids IS NOT NULL THEN
+        UPDATE @extschema@.aggregator_models AS m
+        SET pricing = coalesce(p_pricing, m.catalogue_pricing, '{}'),
+            pricing_source = CASE WHEN p_pricing IS NULL THEN 'sync' ELSE 'manual' END
+        WHERE m.id = v_ids[1]
+        RETURNING m.* INTO v_row;
+    ELSIF v_provider IS NULL OR p_pricing IS NULL THEN
+        RAISE EXCEPTION 'no model of the catalogue is called ''%''', p_model
+            USING ERRCODE = 'PT404',
+                HINT = 'With p_provider, a model that the catalogue does not know can be priced too.';
+    ELSE
+        INSERT INTO @extschema@.aggregator_models
+            (provider_id, model_id, model_name, display_name, pricing, pricing_source)
+        VALUES (v_provider, v_model, regexp_replace(v_model, '^.*/', ''), v_model, p_pricing, 'manual')
+        RETURNING * INTO v_row;
+    END IF;
+    SELECT p.name INTO provider_name FROM @extschema@.api_providers AS p WHERE p.id = v_row.provider_id;
+    model_id := v_row.model_id;
+    pricing := v_row.pricing;
+    pricing_source := v_row.pricing_source;
+END
+$$;
+
+-- Runs as the owner, granted to nobody; recost_usage in front of it decides who may ask.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_recost(p_from timestamptz, p_to timestamptz)
+RETURNS TABLE (
+    call_id    uuid,
+    attempt    smallint,
+    created_at timestamptz,
+    model_id   text,
+    old_cost   numeric,
+    new_cost   numeric,
+    old_source text,
+    new_source text
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_log   @extschema@.aggregator_usage_logs;
+    v_parts jsonb;
+    v_cost  record;
+BEGIN
+    FOR v_log IN
+        SELECT log.*
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.created_at >= coalesce(p_from, '-infinity')
+          AND log.created_at < coalesce(p_to, 'infinity')
+          AND log.status <> 'pending'
+          AND log.cost_source IN ('unpriced', 'incomplete')
+          AND log.prompt_tokens IS NOT NULL
+          -- Tokens that are a guess stay one at any price.
+          AND (log.cost_estimate IS NULL OR NOT coalesce(log.metadata @> '{"estimated": true}', false))
+        ORDER BY log.created_at, log.call_id, log.attempt
+    LOOP
+        v_parts := jsonb_build_object(
+            'input', v_log.prompt_tokens::bigint - coalesce(v_log.cache_read_tokens, 0)
+                - coalesce(v_log.cache_write_tokens, 0) - coalesce(v_log.cache_write_1h_tokens, 0)
+                - coalesce(v_log.audio_input_tokens, 0),
+            'cache_read', coalesce(v_log.cache_read_tokens, 0),
+            'cache_write', coalesce(v_log.cache_write_tokens, 0),
+            'cache_write_1h', coalesce(v_log.cache_write_1h_tokens, 0),
+            'audio_input', coalesce(v_log.audio_input_tokens, 0),
+            'output', coalesce(v_log.completion_tokens, 0)::bigint - coalesce(v_log.reasoning_tokens, 0)
+                - coalesce(v_log.audio_output_tokens, 0),
+            'reasoning', coalesce(v_log.reasoning_tokens, 0),
+            'audio_output', coalesce(v_log.audio_output_tokens, 0),
+            'image', coalesce((v_log.metadata ->> 'image')::integer, 0),
+            'web_search', coalesce((v_log.metadata ->> 'web_search')::integer, 0));
+        SELECT c.* INTO v_cost
+        FROM @extschema@.aggregator_settled_cost(
+            -- As in settling: the model that answered decides the price.
+            coalesce(
+                @extschema@.aggregator_price_list(v_log.provider_id, v_log.served_model, v_log.created_at),
+                @extschema@.aggregator_price_list(v_log.provider_id, v_log.model_id, v_log.created_at)),
+            v_parts, NULL::numeric, false, v_log.created_at,
+            coalesce(v_log.metadata @> '{"estimated": true}', false)) AS c;
+        -- A price where there was none, or all of them where one was missing; nothing in between.
+        CONTINUE WHEN v_cost.cost IS NULL
+            OR (v_log.cost_estimate IS NOT NULL AND v_cost.source <> 'computed')
+            OR NOT @extschema@.aggregator_apply_cost(
+                v_log.call_id, v_log.attempt, v_log.created_at, v_cost.cost, v_cost.computed, v_cost.source);
+        call_id := v_log.call_id;
+        attempt := v_log.attempt;
+        created_at := v_log.created_at;
+        model_id := v_log.model_id;
+        old_cost := v_log.cost_estimate;
+        new_cost := v_cost.cost;
+        old_source := v_log.cost_source;
+        new_source := v_cost.source;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.quote_cost(
+    p_model                   text,
+    p_messages                jsonb,
+    p_max_output_tokens       integer DEFAULT NULL,
+    p_provider                text    DEFAULT NULL,
+    OUT input_tokens_estimate integer,
+    OUT max_cost              numeric,
+    OUT expected_cost         numeric,
+    OUT currency              text
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_size     jsonb := @extschema@.aggregator_prompt_size(p_messages);
+    v_user     text  := @extschema@.aggregator_user_id();
+    v_model    @extschema@.aggregator_models;
+    v_provider text;
+    v_max      integer;
+    v_output   numeric;
+BEGIN
+    IF v_size IS NULL THEN
+        RAISE EXCEPTION 'p_messages must be an array of messages' USING ERRCODE = 'PT400';
+    END IF;
+    IF p_max_output_tokens < 1 THEN
+        RAISE EXCEPTION 'p_max_output_tokens must be positive' USING ERRCODE = 'PT400';
+    END IF;
+    input_tokens_estimate := v_size -> 'tokens';
+    currency := 'USD';
+    -- The route that the call would take, if the caller has one; else what the catalogue says.
+    IF v_user IS NOT NULL THEN
+        SELECT p.name INTO v_provider
+        FROM @extschema@.api_providers AS p
+        WHERE p.id = @extschema@.aggregator_provider_id(p_provider);
+        SELECT m.* INTO v_model
+        FROM @extschema@.get_model_provider_config(
+            CASE WHEN v_provider IS NULL OR starts_with(p_model, v_provider || ':') THEN p_model
+                ELSE v_provider || ':' || p_model END, NULL::text) AS route
+        JOIN @extschema@.aggregator_models AS m
+            ON (m.provider_id, m.model_id) = (route.provider_id, route.model_id)
+        WHERE p_provider IS NULL OR v_provider IS NOT NULL;
+    END IF;
+    IF v_model.id IS NULL THEN
+        v_model := @extschema@.aggregator_find_model(p_model, p_provider);
+    END IF;
+    -- What images, audio and files cost shows only in the answer.
+    IF v_model.id IS NULL OR NOT (v_size -> 'is_text')::boolean THEN
+        RETURN;
+    END IF;
+    v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
+    -- A token has at least a byte, and the marks around a message fewer than its JSON.
+    max_cost := @extschema@.aggregator_cost_bound(
+        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint), v_max::bigint);
+    SELECT avg(log.completion_tokens) INTO v_output
+    FROM (
+        SELECT l.model_id, l.provider_id, l.status, l.completion_tokens
+        FROM @extschema@.aggregator_usage_logs AS l
+        WHERE l.user_id = v_user AND l.created_at > now() - interval '30 days'
+        ORDER BY l.created_at DESC
+        LIMIT 1000
+    ) AS log
+    WHERE (log.provider_id, log.model_id) = (v_model.provider_id, v_model.model_id)
+      AND log.status = 'success';
+    v_output := round(least(coalesce(v_output, input_tokens_estimate), v_max));
+    SELECT c.cost INTO expected_cost
+    FROM @extschema@.aggregator_cost(
+        v_model.pricing,
+        jsonb_build_object(
+            'input', input_tokens_estimate, 'cache_read', 0, 'cache_write', 0, 'cache_write_1h', 0,
+            'audio_input', 0, 'output', v_output, 'reasoning', 0, 'audio_output', 0),
+        now()) AS c;
+END
+$$;
+
+-- Models that a provider lists to one user's key, where it lists them to nobody without one. Only that user
+-- sees them and is routed to them, with their own key; what others see, no user's key decides. The catalogue of
+-- all goes before it. No foreign key to the user's key: a tenant's lock on it would stall the worker.
+CREATE TABLE @extschema@.aggregator_user_models (
+    user_id           text        NOT NULL CHECK (user_id <> ''),
+    provider_id       uuid        NOT NULL REFERENCES @extschema@.api_providers ON DELETE CASCADE,
+    model_id          text        NOT NULL,
+    model_name        text        NOT NULL,
+    display_name      text        NOT NULL,
+    model_type        text        NOT NULL DEFAULT 'chat',
+    capabilities      jsonb       NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(capabilities) = 'object'),
+    context_window    integer     CHECK (context_window > 0),
+    max_output_tokens integer     CHECK (max_output_tokens > 0),
+    pricing           jsonb       NOT NULL DEFAULT '{}',
+    first_seen_at     timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (user_id, provider_id, model_id)
+);
+
+CREATE INDEX ON @extschema@.aggregator_user_models (user_id, model_id);
+
+CREATE INDEX ON @extschema@.aggregator_user_models (user_id, model_name);
+
+CREATE INDEX ON @extschema@.aggregator_user_models (provider_id);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_user_models', '');
+
+-- Stores the list that a user's key gave: all of it, and nothing of the one before. At most 5,000 models.
+-- Runs as the owner, granted to nobody.
+CREATE FUNCTION @extschema@.aggregator_store_user_models(p_user_id text, p_provider_id uuid, p_models jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_most CONSTANT bigint := 5000;
+BEGIN
+    WITH fresh AS MATERIALIZED (
+        SELECT *
+        FROM jsonb_to_recordset(p_models) AS f (
+            model_id text, model_name text, display_name text, model_type text, capabilities jsonb,
+            context_window integer, max_output_tokens integer, pricing jsonb)
+        ORDER BY f.model_id
+        LIMIT c_most
+    ),
+    vanished AS (
+        DELETE FROM @extschema@.aggregator_user_models AS m
+        WHERE m.user_id = p_user_id
+          AND m.provider_id = p_provider_id
+          AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.model_id = m.model_id)
+    )
+    INSERT INTO @extschema@.aggregator_user_models AS m
+        (user_id, provider_id, model_id, model_name, display_name, model_type, capabilities,
+         context_window, max_output_tokens, pricing)
+    SELECT p_user_id, p_provider_id, f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities,
+        f.context_window, f.max_output_tokens, coalesce(f.pricing, '{}'::jsonb)
+    FROM fresh AS f
+    ON CONFLICT (user_id, provider_id, model_id) DO UPDATE
+    SET model_name = excluded.model_name,
+        display_name = excluded.display_name,
+        model_type = excluded.model_type,
+        capabilities = excluded.capabilities,
+        context_window = excluded.context_window,
+        max_output_tokens = excluded.max_output_tokens,
+        pricing = excluded.pricing
+    WHERE (m.model_name, m.display_name, m.model_type, m.capabilities, m.context_window, m.max_output_tokens, m.pricing)
+        IS DISTINCT FROM
+        (excluded.model_name, excluded.display_name, excluded.model_type, excluded.capabilities,
+         excluded.context_window, excluded.max_output_tokens, excluded.pricing);
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_user_models IS 'Models that a provider lists to one user''s key and to nobody without one. Only that user sees them and is routed to them.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.user_id IS 'Whose key it was.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.provider_id IS 'The provider.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.model_id IS 'The provider''s id of the model.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.model_name IS 'The last part of the id.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.display_name IS 'For people.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.model_type IS 'chat, embedding, image, audio, video or rerank.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.capabilities IS 'vision, functions, streaming and others, each true or false.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.context_window IS 'Tokens; NULL: unknown.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.max_output_tokens IS 'Tokens; NULL: unknown.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.pricing IS 'As in aggregator_models, as far as the list says; an absent price is unknown.';
+
+COMMENT ON COLUMN @extschema@.aggregator_user_models.first_seen_at IS 'When the list first had it.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, jsonb) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
+
+-- Requests to providers that cost nothing and are in no usage log: keys that were checked, and model lists that
+-- were fetched. No foreign keys, as in the usage log.
+CREATE TABLE @extschema@.aggregator_key_checks (
+    id          uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    created_at  timestamptz NOT NULL,
+    kind        text        NOT NULL CHECK (kind IN ('check', 'sync')),
+    user_id     text        CHECK (user_id <> ''),
+    provider_id uuid        NOT NULL,
+    outcome     text        NOT NULL CHECK (outcome IN ('success', 'refused', 'error')),
+    error_code  text,
+    http_status smallint,
+    latency_ms  integer
+);
+
+CREATE INDEX ON @extschema@.aggregator_key_checks (user_id, created_at);
+
+CREATE INDEX ON @extschema@.aggregator_key_checks (created_at);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_key_checks', '');
+
+-- Forgets what is older than p_retention seconds (0: 90 days), 90 days at the most. Some at a time.
+CREATE FUNCTION @extschema@.aggregator_forget_key_checks(p_retention integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM @extschema@.aggregator_key_checks AS old
+    WHERE old.id IN (
+        SELECT k.id
+        FROM @extschema@.aggregator_key_checks AS k
+        WHERE k.created_at < now() - least(
+            make_interval(days => 90),
+            CASE WHEN p_retention > 0 THEN make_interval(secs => p_retention::double precision) END)
+        LIMIT 10000
+    )
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_key_checks IS 'Requests that cost nothing: keys that were checked, and model lists that were fetched. Users see their own rows, readers all. Kept as long as the usage log, and for 90 days at the most.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.id IS 'Id of the row.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.created_at IS 'When it began.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.kind IS 'check: validate_provider_key or save_provider_key; sync: a model list.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.user_id IS 'Whose key it was; NULL: the platform''s, or none.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.provider_id IS 'The provider. Not a foreign key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.outcome IS 'success; refused: the provider does not take the key; error.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.error_code IS 'Which error, as in the usage log.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.http_status IS 'The provider''s, where it gave one.';
+
+COMMENT ON COLUMN @extschema@.aggregator_key_checks.latency_ms IS 'Milliseconds.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_forget_key_checks(integer) IS 'Forgets key checks that are older than so many seconds, or than 90 days. Internal.';
+
+-- What a row counts against a budget, pending or settled: what it cost where that is certain, else
+-- the upper bound that was reserved for it, or what is known if that is more. No single row counts
+-- without end: what was beyond the bound of its request counts as the bound, and what had none as
+-- 1,000 USD and 10,000,000 tokens at the most. And as which model the sums know it, and who paid. The
+-- gateway counts by the same rule (core/budget.rs).
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_counted(
+    p_log               @extschema@.aggregator_usage_logs,
+    OUT cost            numeric,
+    OUT tokens          bigint,
+    OUT requests        integer,
+    OUT model_id        text,
+    OUT is_own_key      boolean
+)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_most_usd    CONSTANT numeric := 1000;
+    c_most_tokens CONSTANT bigint  := 10000000;
+    -- What nobody can have reserved, whatever a column holds.
+    v_usd         numeric := CASE WHEN p_log.reserved_cost IS NOT NULL THEN greatest(least(p_log.reserved_cost, 1e12), 0) END;
+    v_tokens      bigint  := CASE WHEN p_log.reserved_tokens IS NOT NULL THEN greatest(least(p_log.reserved_tokens, 2147483647), 0) END;
+BEGIN
+    cost := coalesce(CASE
+        WHEN p_log.cost_source IN ('upstream', 'computed') THEN p_log.cost_estimate
+        ELSE greatest(v_usd, p_log.cost_estimate)
+    END, 0);
+    tokens := coalesce(CASE
+        WHEN p_log.total_tokens IS NOT NULL AND p_log.metadata -> 'estimated' IS NULL THEN p_log.total_tokens
+        -- Priced without usage: it was refused, or nothing was sent, and it is free.
+        WHEN p_log.total_tokens IS NULL AND p_log.cost_source = 'computed' THEN 0
+        ELSE greatest(v_tokens, p_log.total_tokens)
+    END, 0);
+    IF cost > c_most_usd OR tokens > c_most_tokens OR p_log.metadata ? 'beyond_bound' THEN
+        cost := least(cost, CASE
+            WHEN p_log.metadata -> 'beyond_bound' ? 'cost' THEN coalesce(v_usd, c_most_usd)
+            ELSE greatest(v_usd, c_most_usd)
+        END);
+        tokens := least(tokens, CASE
+            WHEN p_log.metadata -> 'beyond_bound' ? 'tokens' THEN coalesce(v_tokens, c_most_tokens)
+            ELSE greatest(v_tokens, c_most_tokens)
+        END);
+    END IF;
+    requests := CASE WHEN p_log.error_code = 'unreachable' THEN 0 ELSE 1 END;
+    -- Names that people make up are one row of the sums, and not a row each.
+    model_id := CASE WHEN p_log.is_listed IS FALSE THEN '(unlisted)' ELSE p_log.model_id END;
+    is_own_key := p_log.is_platform_key IS FALSE;
+END
+$$;
+
+-- Adds rows of the ledger to the sums and takes others away; pending ones count for nothing. In the
+-- order of the keys, so that two writers wait for each other instead of locking each other out. A sum
+-- that is already larger than anything real stays so: one row must not keep the others from being
+-- settled.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    WITH changed AS (
+        SELECT 1 AS sign, log.*, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
+            counted.requests AS sent, counted.model_id AS summed_model, counted.is_own_key
+        FROM unnest(p_added) AS log
+        CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        WHERE log.status <> 'pending'
+        UNION ALL
+        SELECT -1, log.*, counted.cost, counted.tokens, counted.requests, counted.model_id, counted.is_own_key
+        FROM unnest(p_removed) AS log
+        CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        WHERE log.status <> 'pending'
+    ),
+    part AS MATERIALIZED (
+        SELECT date_trunc('hour', created_at, 'UTC') AS hour,
+            user_id,
+            provider_id,
+            summed_model AS model_id,
+            status,
+            coalesce(sum(sign * sent), 0) AS requests,
+            coalesce(sum(sign * (1 - sent)), 0) AS unreachable,
+            coalesce(sum(sign * sent) FILTER (WHERE cost_estimate IS NOT NULL), 0) AS priced,
+            coalesce(sum(sign * sent) FILTER (WHERE cost_estimate IS NULL), 0) AS unpriced,
+            coalesce(sum(sign * prompt_tokens), 0) AS prompt_tokens,
+            coalesce(sum(sign * completion_tokens), 0) AS completion_tokens,
+            coalesce(sum(sign * total_tokens), 0) AS total_tokens,
+            coalesce(sum(sign * cache_read_tokens), 0) AS cache_read_tokens,
+            coalesce(sum(sign * cache_write_tokens), 0) AS cache_write_tokens,
+            coalesce(sum(sign * cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
+            coalesce(sum(sign * audio_input_tokens), 0) AS audio_input_tokens,
+            coalesce(sum(sign * reasoning_tokens), 0) AS reasoning_tokens,
+            coalesce(sum(sign * audio_output_tokens), 0) AS audio_output_tokens,
+            coalesce(sum(sign) FILTER (WHERE latency_ms IS NOT NULL), 0) AS timed,
+            coalesce(sum(sign * latency_ms), 0) AS latency_ms_sum,
+            coalesce(sum(sign) FILTER (WHERE time_to_first_token_ms IS NOT NULL), 0) AS first_tokens,
+            coalesce(sum(sign * time_to_first_token_ms), 0) AS first_token_ms_sum,
+            coalesce(sum(sign * sent), 0) AS budget_requests,
+            coalesce(sum(sign * counted_tokens), 0) AS budget_tokens,
+            coalesce(sum(sign * cost_estimate), 0) AS cost,
+            coalesce(sum(sign * counted_cost), 0) AS budget_cost,
+            -- One place for each of aggregator_latency_bounds(), and one for what is above them.
+            coalesce(
+                @extschema@.aggregator_sum_histograms(@extschema@.aggregator_latency_histogram(latency_ms, sign)),
+                array_fill(0, ARRAY[24])) AS latency,
+            coalesce(sum(sign * sent) FILTER (WHERE is_own_key), 0) AS own_requests,
+            coalesce(sum(sign * counted_tokens) FILTER (WHERE is_own_key), 0) AS own_tokens,
+            coalesce(sum(sign * counted_cost) FILTER (WHERE is_own_key), 0) AS own_cost
+        FROM changed
+        GROUP BY 1, 2, 3, 4, 5
+    ),
+    hourly AS (
+        INSERT INTO @extschema@.aggregator_usage_hourly AS kept
+            (hour, user_id, provider_id, model_id, status,
+            requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+            cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
+            audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
+            budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
+        SELECT * FROM part
+        ORDER BY user_id, hour, provider_id, model_id, status
+        ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
+            requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+            unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+            priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+            unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+            prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+            completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+            total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+            cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+            cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+            cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+            audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+            reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+            audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+            timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+            latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+            first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+            first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+            budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+            budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+            cost = kept.cost + excluded.cost,
+            budget_cost = kept.budget_cost + excluded.budget_cost,
+            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
+            own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+            own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+            own_cost = kept.own_cost + excluded.own_cost
+    )
+    INSERT INTO @extschema@.aggregator_usage_totals AS kept
+        (grain, start, provider_id, model_id, status,
+        requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+        cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
+        audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
+        budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
+    SELECT grain,
+        CASE grain WHEN 'day' THEN date_trunc('day', hour, 'UTC') ELSE hour END,
+        provider_id,
+        model_id,
+        status,
+        sum(requests),
+        sum(unreachable),
+        sum(priced),
+        sum(unpriced),
+        sum(prompt_tokens),
+        sum(completion_tokens),
+        sum(total_tokens),
+        sum(cache_read_tokens),
+        sum(cache_write_tokens),
+        sum(cache_write_1h_tokens),
+        sum(audio_input_tokens),
+        sum(reasoning_tokens),
+        sum(audio_output_tokens),
+        sum(timed),
+        sum(latency_ms_sum),
+        sum(first_tokens),
+        sum(first_token_ms_sum),
+        sum(budget_requests),
+        sum(budget_tokens),
+        sum(cost),
+        sum(budget_cost),
+        @extschema@.aggregator_sum_histograms(latency),
+        sum(own_requests),
+        sum(own_tokens),
+        sum(own_cost)
+    FROM part
+    CROSS JOIN unnest('{day,hour}'::text[]) AS grain
+    GROUP BY 1, 2, 3, 4, 5
+    -- What only changes hands (forget_user) changes no total, and locks none.
+    HAVING (sum(requests), sum(unreachable), sum(priced), sum(unpriced), sum(prompt_tokens),
+            sum(completion_tokens), sum(total_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
+            sum(cache_write_1h_tokens), sum(audio_input_tokens), sum(reasoning_tokens),
+            sum(audio_output_tokens), sum(timed), sum(latency_ms_sum), sum(first_tokens),
+            sum(first_token_ms_sum), sum(budget_requests), sum(budget_tokens), sum(cost), sum(budget_cost),
+            sum(own_requests), sum(own_tokens), sum(own_cost))
+            <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        OR @extschema@.aggregator_sum_histograms(latency) <> array_fill(0, ARRAY[24])
+    ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
+        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+        timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+        cost = kept.cost + excluded.cost,
+        budget_cost = kept.budget_cost + excluded.budget_cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+        own_cost = kept.own_cost + excluded.own_cost;
+
+    IF cardinality(p_removed) > 0 THEN
+        DELETE FROM @extschema@.aggregator_usage_hourly AS kept
+        USING (
+            SELECT DISTINCT date_trunc('hour', log.created_at, 'UTC') AS hour, log.user_id, log.provider_id,
+                counted.model_id, log.status
+            FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        ) AS gone
+        WHERE (kept.user_id, kept.hour, kept.provider_id, kept.model_id, kept.status)
+            = (gone.user_id, gone.hour, gone.provider_id, gone.model_id, gone.status)
+          AND kept.requests = 0
+          AND kept.unreachable = 0;
+        DELETE FROM @extschema@.aggregator_usage_totals AS kept
+        USING (
+            SELECT DISTINCT grain, date_trunc(grain, log.created_at, 'UTC') AS start, log.provider_id,
+                counted.model_id, log.status
+            FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+            CROSS JOIN unnest('{day,hour}'::text[]) AS grain
+        ) AS gone
+        WHERE (kept.grain, kept.start, kept.provider_id, kept.model_id, kept.status)
+            = (gone.grain, gone.start, gone.provider_id, gone.model_id, gone.status)
+          AND kept.requests = 0
+          AND kept.unreachable = 0;
+    END IF;
+END
+$$;
+
+-- The same for one row that was settled, without the machinery of sums over many: what a single call
+-- pays. Sums that do not exist yet are made by the other.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_one(p_log @extschema@.aggregator_usage_logs) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_counted record;
+    v_latency integer[] := coalesce(
+        @extschema@.aggregator_latency_histogram(p_log.latency_ms, 1), array_fill(0, ARRAY[24]));
+BEGIN
+    SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
+    UPDATE @extschema@.aggregator_usage_hourly AS kept
+    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
+        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
+        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
+        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
+        budget_cost = kept.budget_cost + v_counted.cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
+        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
+    WHERE kept.user_id = p_log.user_id
+      AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
+      AND kept.provider_id = p_log.provider_id
+      AND kept.model_id = v_counted.model_id
+      AND kept.status = p_log.status;
+    IF NOT FOUND THEN
+        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
+        RETURN;
+    END IF;
+    -- Where a user's hour is, there are the hour and the day of all.
+    UPDATE @extschema@.aggregator_usage_totals AS kept
+    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
+        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
+        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
+        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
+        budget_cost = kept.budget_cost + v_counted.cost,
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
+        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
+    WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
+           OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
+      AND kept.provider_id = p_log.provider_id
+      AND kept.model_id = v_counted.model_id
+      AND kept.status = p_log.status;
+END
+$$;
+
+-- The rows that one batch of the worker has settled.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_batch(p_settled @extschema@.aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_log @extschema@.aggregator_usage_logs;
+BEGIN
+    IF cardinality(p_settled) > 3 THEN
+        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}'::@extschema@.aggregator_usage_logs[]);
+        RETURN;
+    END IF;
+    FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
+        PERFORM @extschema@.aggregator_roll_up_one(v_log);
+    END LOOP;
+END
+$$;
+
+-- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
+-- worker adds what it settles by itself, a batch at a time. pg_dump restores into the partitions,
+-- which have no such trigger, and the sums from the dump.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_after_usage() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_part    CONSTANT integer := 4096;
+    v_parts   bigint;
+    v_added   @extschema@.aggregator_usage_logs[];
+    v_removed @extschema@.aggregator_usage_logs[];
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            SELECT count(*) / c_part + 1 INTO v_parts FROM added;
+            FOR v_added IN
+                SELECT array_agg(ROW(log.*)::@extschema@.aggregator_usage_logs)
+                FROM added AS log
+                WHERE log.status <> 'pending'
+                GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up(v_added, '{}'::@extschema@.aggregator_usage_logs[]);
+            END LOOP;
+        WHEN 'DELETE' THEN
+            SELECT count(*) / c_part + 1 INTO v_parts FROM removed;
+            FOR v_removed IN
+                SELECT array_agg(ROW(log.*)::@extschema@.aggregator_usage_logs)
+                FROM removed AS log
+                WHERE log.status <> 'pending'
+                GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up('{}'::@extschema@.aggregator_usage_logs[], v_removed);
+            END LOOP;
+        WHEN 'UPDATE' THEN
+            -- A row's old and new form go into one part: what stays the same then cancels out.
+            SELECT count(*) / c_part + 1 INTO v_parts FROM added;
+            FOR v_added, v_removed IN
+                SELECT coalesce(array_agg(row) FILTER (WHERE is_new), '{}'),
+                    coalesce(array_agg(row) FILTER (WHERE NOT is_new), '{}')
+                FROM (
+                    SELECT log.call_id, true AS is_new, ROW(log.*)::@extschema@.aggregator_usage_logs AS row
+                    FROM added AS log
+                    WHERE log.status <> 'pending'
+                    UNION ALL
+                    SELECT log.call_id, false, ROW(log.*)::@extschema@.aggregator_usage_logs
+                    FROM removed AS log
+                    WHERE log.status <> 'pending'
+                ) AS changed
+                GROUP BY (uuid_hash(call_id) & 1048575) % v_parts
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
+            END LOOP;
+        WHEN 'TRUNCATE' THEN
+            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals;
+    END CASE;
+    RETURN NULL;
+END
+$$;
+
+-- Sums up the ledger anew, for what was written past the triggers (into a partition, or with
+-- triggers off): the days (UTC) from p_from up to p_to; NULL: from the first, up to the last.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_recount_usage(p_from timestamptz DEFAULT NULL, p_to timestamptz DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_part CONSTANT integer := 20000;
+    v_from timestamptz := coalesce(date_trunc('day', p_from, 'UTC'), '-infinity');
+    v_to   timestamptz := coalesce(date_trunc('day', p_to - interval '1 microsecond', 'UTC') + interval '24 hours', 'infinity');
+    v_hour timestamptz;
+    v_rows @extschema@.aggregator_usage_logs[];
+BEGIN
+    -- Whoever settles rows meanwhile waits, and then finds the new sums.
+    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals
+        IN SHARE ROW EXCLUSIVE MODE;
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
+    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
+    -- Hour by hour, so that each sum is written once or twice and not with every part.
+    FOR v_hour IN
+        SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.created_at >= v_from AND log.created_at < v_to
+    LOOP
+        FOR v_rows IN
+            SELECT array_agg(numbered.log)
+            FROM (
+                SELECT log, (row_number() OVER () - 1) / c_part AS part
+                FROM @extschema@.aggregator_usage_logs AS log
+                WHERE log.status <> 'pending'
+                  AND log.created_at >= v_hour
+                  AND log.created_at < v_hour + interval '1 hour'
+            ) AS numbered
+            GROUP BY numbered.part
+        LOOP
+            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}'::@extschema@.aggregator_usage_logs[]);
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which the user''s own key paid; the platform''s paid the rest.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of the user''s own key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of the user''s own key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_cost IS 'Of budget_cost: those of users'' own keys.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
+    'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
+
+CREATE TABLE @extschema@.aggregator_quarantine (
+    call_id    uuid        NOT NULL,
+    attempt    smallint    NOT NULL,
+    created_at timestamptz NOT NULL,
+    user_id    text        NOT NULL,
+    reason     text        NOT NULL,
+    tries      integer     NOT NULL,
+    settlement text,
+    noted_at   timestamptz NOT NULL DEFAULT now(),
+    retry_at   timestamptz,
+    PRIMARY KEY (call_id, attempt, created_at)
+);
+
+SELECT pg_extension_config_dump('@extschema@.aggregator_quarantine', '');
+
+-- Sets a row aside, or says that it was tried again in vain.
+CREATE FUNCTION @extschema@.aggregator_set_aside(
+    p_call_id    uuid,
+    p_attempt    smallint,
+    p_created_at timestamptz,
+    p_user_id    text,
+    p_reason     text,
+    p_tries      integer,
+    p_settlement text
+) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO @extschema@.aggregator_quarantine AS kept
+        (call_id, attempt, created_at, user_id, reason, tries, settlement)
+    VALUES (p_call_id, p_attempt, p_created_at, p_user_id, left(p_reason, 1000), p_tries, p_settlement)
+    ON CONFLICT (call_id, attempt, created_at) DO UPDATE
+    SET reason = excluded.reason,
+        tries = least(kept.tries, 2000000000) + excluded.tries,
+        settlement = coalesce(excluded.settlement, kept.settlement),
+        noted_at = now(),
+        retry_at = NULL;
+END
+$$;
+
+-- What a dead life of the worker left pending becomes unknown: whether it was answered, and paid, nobody
+-- knows. All rows at once, or, if that fails for any of them, each by itself; p_epoch is the living life.
+-- A database in which no worker ever ran may hold pending rows of a dump.
+CREATE FUNCTION @extschema@.aggregator_close_orphans(p_epoch bigint, OUT closed bigint, OUT set_aside bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_since timestamptz;
+    v_log   record;
+BEGIN
+    closed := 0;
+    set_aside := 0;
+    SELECT min(CASE
+        -- Before that no worker ran, and what is left of it would not fit the type.
+        WHEN e.low_water > '1970-01-01 UTC'::timestamptz THEN e.low_water - interval '10 minutes'
+        ELSE '-infinity'::timestamptz
+    END)
+    INTO v_since
+    FROM @extschema@.aggregator_worker_epochs AS e
+    WHERE e.ended_at IS NULL AND e.epoch <> p_epoch;
+    IF v_since IS NULL THEN
+        IF EXISTS (SELECT FROM @extschema@.aggregator_worker_epochs AS e WHERE e.epoch <> p_epoch) THEN
+            RETURN;
+        END IF;
+        v_since := '-infinity';
+    END IF;
+    BEGIN
+        UPDATE @extschema@.aggregator_usage_logs AS log
+        SET status = 'unknown', cost_source = 'incomplete'
+        WHERE log.status = 'pending'
+          AND log.epoch <> p_epoch
+          AND log.created_at >= v_since
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_quarantine AS kept
+              WHERE kept.call_id = log.call_id AND kept.attempt = log.attempt AND kept.created_at = log.created_at
+          );
+        GET DIAGNOSTICS closed = ROW_COUNT;
+        RETURN;
+    EXCEPTION
+        -- That passes.
+        WHEN lock_not_available OR deadlock_detected OR query_canceled OR insufficient_resources
+            OR operator_intervention THEN RAISE;
+        WHEN OTHERS THEN NULL;
+    END;
+    FOR v_log IN
+        SELECT log.call_id, log.attempt, log.created_at
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.status = 'pending'
+          AND log.epoch <> p_epoch
+          AND log.created_at >= v_since
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_quarantine AS kept
+              WHERE kept.call_id = log.call_id AND kept.attempt = log.attempt AND kept.created_at = log.created_at
+          )
+    LOOP
+        IF @extschema@.aggregator_close_orphan(v_log.call_id, v_log.attempt, v_log.created_at) THEN
+            closed := closed + 1;
+        ELSE
+            set_aside := set_aside + 1;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- The same for one row; false if it had to be set aside.
+CREATE FUNCTION @extschema@.aggregator_close_orphan(p_call_id uuid, p_attempt smallint, p_created_at timestamptz) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_reason text;
+BEGIN
+    BEGIN
+        UPDATE @extschema@.aggregator_usage_logs AS log
+        SET status = 'unknown', cost_source = 'incomplete'
+        WHERE log.call_id = p_call_id
+          AND log.attempt = p_attempt
+          AND log.created_at = p_created_at
+          AND log.status = 'pending';
+        RETURN true;
+    EXCEPTION
+        WHEN lock_not_available OR deadlock_detected OR query_canceled OR insufficient_resources
+            OR operator_intervention THEN RAISE;
+        WHEN OTHERS THEN v_reason := format('%s: %s', SQLSTATE, SQLERRM);
+    END;
+    PERFORM @extschema@.aggregator_set_aside(log.call_id, log.attempt, log.created_at, log.user_id, v_reason, 1, NULL::text)
+    FROM @extschema@.aggregator_usage_logs AS log
+    WHERE log.call_id = p_call_id
+      AND log.attempt = p_attempt
+      AND log.created_at = p_created_at;
+    RETURN false;
+END
+$$;
+
+-- Tries the rows of dead lives again for which somebody has asked; those of the living one it settles itself.
+CREATE FUNCTION @extschema@.aggregator_retry_orphans(OUT closed bigint, OUT set_aside bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kept @extschema@.aggregator_quarantine;
+BEGIN
+    closed := 0;
+    set_aside := 0;
+    FOR v_kept IN
+        SELECT kept.*
+        FROM @extschema@.aggregator_quarantine AS kept
+        WHERE kept.retry_at <= now() AND kept.settlement IS NULL
+        LIMIT 1000
+    LOOP
+        IF @extschema@.aggregator_close_orphan(v_kept.call_id, v_kept.attempt, v_kept.created_at) THEN
+            DELETE FROM @extschema@.aggregator_quarantine AS kept
+            WHERE kept.call_id = v_kept.call_id
+              AND kept.attempt = v_kept.attempt
+              AND kept.created_at = v_kept.created_at;
+            closed := closed + 1;
+        ELSE
+            set_aside := set_aside + 1;
+        END IF;
+    END LOOP;
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_quarantine IS 'Rows of the usage log that could not be settled, for administrators: mend the reason, then SELECT aggregator_retry_quarantined().';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.call_id IS 'As in aggregator_usage_logs, where the row is pending still.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.attempt IS 'As in aggregator_usage_logs.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.created_at IS 'As in aggregator_usage_logs.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.user_id IS 'As in aggregator_usage_logs.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.reason IS 'Why the row could not be settled, as PostgreSQL says it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.tries IS 'How often it was tried.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.settlement IS 'What is known of how the attempt ended, as the worker will write it (JSON). NULL: the worker died before it knew.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.noted_at IS 'When it was tried last.';
+
+COMMENT ON COLUMN @extschema@.aggregator_quarantine.retry_at IS 'From when on it is to be tried again. NULL: when somebody asks for it.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_set_aside(uuid, smallint, timestamptz, text, text, integer, text) IS 'Sets a row of the usage log aside that cannot be settled. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_close_orphans(bigint) IS 'Makes unknown what dead lives of the worker left pending. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_close_orphan(uuid, smallint, timestamptz) IS 'Makes one such row unknown; false if it had to be set aside. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_retry_orphans() IS 'Tries such rows again that were set aside, where somebody has asked for it. Internal.';
+
+CREATE OR REPLACE FUNCTION @extschema@.usage_summary(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    total_tokens      bigint,
+    total_cost        numeric,
+    requests          bigint,
+    errors            bigint,
+    avg_latency_ms    numeric,
+    p95_latency_ms    integer,
+    unpriced_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT coalesce(sum(sums.total_tokens), 0)::bigint,
+        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
+        coalesce(sum(sums.requests), 0)::bigint,
+        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
+        round(sum(sums.latency_ms_sum) FILTER (WHERE sums.status = 'success')
+            / nullif(sum(sums.timed) FILTER (WHERE sums.status = 'success'), 0), 1),
+        @extschema@.aggregator_percentile(
+            (@extschema@.aggregator_sum_histograms(sums.latency) FILTER (WHERE sums.status = 'success'))::bigint[],
+            0.95::double precision),
+        coalesce(sum(sums.unpriced), 0)::bigint
+    FROM @extschema@.aggregator_usage_sums AS sums
+    WHERE (v_report.all_users AND sums.user_id IS NULL OR sums.user_id = v_report.user_id)
+      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+      AND (sums.grain = 'hour' AND sums.start >= v_report.since AND sums.start < v_report.days_since
+           OR sums.grain = 'day' AND sums.start >= v_report.days_since);
+END
+$$;
+
+CREATE FUNCTION @extschema@.aggregator_count(p_number bigint) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_figure(p_number::numeric, @extschema@.aggregator_short_number(p_number::numeric));
+END
+$$;
+
+-- Tokens over time as bars, 720 by 240 units.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_chart(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_left   CONSTANT numeric := 64;
+    c_width  CONSTANT numeric := 636;
+    c_top    CONSTANT numeric := 14;
+    c_height CONSTANT numeric := 186;
+    v_end    numeric;
+    v_grid   text;
+    v_bars   text;
+BEGIN
+    SELECT @extschema@.aggregator_axis_end(max(used.tokens)::numeric) INTO v_end
+    FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id, NULL::text) AS used;
+
+    SELECT string_agg(format(
+            '<line x1="%s" x2="%s" y1="%s" y2="%3$s"/><text class="y" x="%s" y="%s">%s</text>',
+            c_left, c_left + c_width, round(at.y, 1), c_left - 10, round(at.y + 4, 1),
+            @extschema@.aggregator_short_number((v_end * part / 4)::numeric)), E'\n' ORDER BY part)
+    INTO v_grid
+    FROM generate_series(0, 4) AS part
+    CROSS JOIN LATERAL (SELECT c_top + c_height * (4 - part) / 4 AS y) AS at;
+
+    WITH used AS (
+        SELECT u.*, row_number() OVER (ORDER BY u.bucket) - 1 AS place, count(*) OVER () AS places
+        FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id, NULL::text) AS u
+    ),
+    drawn AS (
+        SELECT used.*,
+            c_left + c_width * place / places AS x,
+            c_width / places AS room,
+            c_height * tokens / v_end AS height,
+            CASE WHEN p_range = 'day' THEN to_char(bucket AT TIME ZONE 'UTC', 'HH24:MI')
+                ELSE to_char(bucket AT TIME ZONE 'UTC', 'FMDD Mon') END AS label,
+            -- So many buckets from one label to the next, counted from the last.
+            CASE p_range WHEN 'day' THEN 4 WHEN 'week' THEN 1 ELSE 5 END AS step
+        FROM used
+    )
+    SELECT string_agg(format(
+            '<g class="bar"><title>%s</title><rect class="room" x="%s" y="%s" width="%s" height="%s"/>'
+            || '<rect class="value" x="%s" y="%s" width="%s" height="%s" rx="2"/></g>%s',
+            @extschema@.aggregator_html(format('%s: %s tokens, %s requests, %s',
+                CASE WHEN p_range = 'day' THEN to_char(bucket AT TIME ZONE 'UTC', 'FMDD Mon HH24:MI') ELSE label END,
+                tokens, requests,
+                coalesce('$' || cost, 'unpriced') || CASE
+                    WHEN cost IS NOT NULL AND unpriced_requests > 0 THEN format(' and %s unpriced requests', unpriced_requests)
+                    ELSE '' END)),
+            round(x, 1), c_top, round(room, 1), c_height,
+            round(x + room * 0.15, 1), round(c_top + c_height - height, 1), round(room * 0.7, 1), round(height, 1),
+            CASE WHEN (places - 1 - place) % step = 0 THEN format('<text class="x%s" x="%s" y="%s">%s</text>',
+                -- On a phone, every other one.
+                CASE WHEN (places - 1 - place) / step % 2 = 1 THEN ' extra' ELSE '' END,
+                round(x + room / 2, 1), c_top + c_height + 26, @extschema@.aggregator_html(label)) ELSE '' END),
+        E'\n' ORDER BY place)
+    INTO v_bars
+    FROM drawn;
+
+    RETURN format($svg$<svg viewBox="0 0 720 240" role="img" aria-label="Tokens over time">
+<g class="grid">
+%s
+</g>
+%s
+</svg>$svg$, v_grid, v_bars);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_models_table(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_shown CONSTANT integer := 20;
+    v_rows  text;
+    v_rest  bigint;
+BEGIN
+    WITH used AS (
+        SELECT u.*, row_number() OVER () AS place,
+            u.total_tokens / nullif(max(u.total_tokens) OVER (), 0)::numeric AS share
+        FROM @extschema@.usage_by_model(p_range, p_provider, p_user_id) AS u
+    )
+    SELECT string_agg(@extschema@.aggregator_table_row(model_id, provider_name, share, ''::text, VARIADIC ARRAY[
+                @extschema@.aggregator_count(requests),
+                @extschema@.aggregator_count(total_tokens),
+                @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))
+                || CASE WHEN cost IS NOT NULL AND unpriced_requests > 0
+                    THEN format('<small class="note">+ %s unpriced</small>', @extschema@.aggregator_short_number(unpriced_requests::numeric))
+                    ELSE '' END]::text[]), E'\n' ORDER BY place) FILTER (WHERE place <= c_shown),
+        count(*) FILTER (WHERE place > c_shown)
+    INTO v_rows, v_rest
+    FROM used;
+    RETURN format($table$<table>
+<thead><tr><th scope="col">Model</th><th scope="col">Requests</th><th scope="col">Tokens</th><th scope="col">Cost</th></tr></thead>
+<tbody>
+%s
+</tbody>
+</table>%s$table$, v_rows,
+        CASE WHEN v_rest > 0 THEN format('<p class="note">and %s more: see usage_by_model()</p>', v_rest) ELSE '' END);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_statuses_table(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rows text;
+BEGIN
+    WITH used AS (
+        SELECT u.*, u.requests / nullif(sum(u.requests) OVER (), 0) AS share
+        FROM @extschema@.usage_by_status(p_range, p_provider, p_user_id) AS u
+    )
+    SELECT string_agg(@extschema@.aggregator_table_row(status, NULL::text, share, status, VARIADIC ARRAY[
+            @extschema@.aggregator_count(requests),
+            CASE WHEN share < 0.001 THEN '&lt; 0.1' ELSE trim_scale(round(100 * share, 1))::text END || ' %',
+            @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))]::text[]), E'\n' ORDER BY requests DESC, status)
+    INTO v_rows
+    FROM used;
+    RETURN format($table$<table>
+<thead><tr><th scope="col">Status</th><th scope="col">Requests</th><th scope="col">Share</th><th scope="col">Cost</th></tr></thead>
+<tbody>
+%s
+</tbody>
+</table>$table$, v_rows);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_dashboard_page(p_range text, p_provider text, p_user_id text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_summary record;
+    v_report  record;
+    v_whose   text;
+    v_range   text := CASE p_range WHEN 'day' THEN 'Last 24 hours' WHEN 'week' THEN 'Last 7 days' ELSE 'Last 30 days' END;
+    v_body    text;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    SELECT * INTO v_summary FROM @extschema@.usage_summary(p_range, p_provider, p_user_id);
+    v_whose := concat_ws(' · ', v_range,
+        CASE WHEN v_report.all_users THEN 'all users' ELSE v_report.user_id END,
+        (SELECT coalesce(max(p.display_name), v_report.provider::text) FROM @extschema@.api_providers AS p WHERE p.id = v_report.provider));
+
+    IF v_summary.requests = 0 AND NOT EXISTS (SELECT FROM @extschema@.usage_by_status(p_range, p_provider, p_user_id)) THEN
+        v_body := '<section class="panel empty"><h2>Nothing yet</h2><p>No request was made in this time. '
+            || 'One made with <code>chat()</code> shows up here at once.</p></section>';
+    ELSE
+        v_body := format($body$<section class="cards" aria-label="Summary">
+<div class="card" id="tokens"><h2>Tokens</h2><p class="big">%s</p><p class="note">%s per request</p></div>
+<div class="card" id="cost"><h2>Cost</h2><p class="big">%s</p>%s</div>
+<div class="card" id="requests"><h2>Requests</h2><p class="big">%s</p>%s</div>
+<div class="card" id="latency"><h2>Average latency</h2><p class="big">%s</p><p class="note">95 %% within %s</p></div>
+</section>
+<section class="panel" id="over-time"><h2>Tokens over time <small>UTC</small></h2>
+%s
+</section>
+<section class="panel" id="by-model"><h2>By model</h2>
+%s
+</section>
+<section class="panel" id="by-status"><h2>By status</h2>
+%s
+</section>$body$,
+            @extschema@.aggregator_count(v_summary.total_tokens),
+            @extschema@.aggregator_short_number(coalesce(v_summary.total_tokens / nullif(v_summary.requests, 0), 0)::numeric),
+            @extschema@.aggregator_figure(v_summary.total_cost, @extschema@.aggregator_short_usd(v_summary.total_cost)),
+            CASE WHEN v_summary.unpriced_requests > 0 THEN format('<p class="note warn" id="unpriced">%s %s unpriced</p>',
+                @extschema@.aggregator_count(v_summary.unpriced_requests),
+                CASE v_summary.unpriced_requests WHEN 1 THEN 'request' ELSE 'requests' END)
+                ELSE '<p class="note">USD, every request priced</p>' END,
+            @extschema@.aggregator_count(v_summary.requests),
+            CASE WHEN v_summary.errors > 0 THEN format('<p class="note warn" id="errors">%s failed</p>',
+                @extschema@.aggregator_count(v_summary.errors))
+                ELSE '<p class="note">none failed</p>' END,
+            @extschema@.aggregator_figure(v_summary.avg_latency_ms, @extschema@.aggregator_short_latency(v_summary.avg_latency_ms)),
+            @extschema@.aggregator_figure(v_summary.p95_latency_ms::numeric, @extschema@.aggregator_short_latency(v_summary.p95_latency_ms::numeric)),
+            @extschema@.aggregator_chart(p_range, p_provider, p_user_id),
+            @extschema@.aggregator_models_table(p_range, p_provider, p_user_id),
+            @extschema@.aggregator_statuses_table(p_range, p_provider, p_user_id));
+    END IF;
+
+    -- The policy forbids what the page does not do anyway.
+    RETURN format($page$<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark">
+<title>Usage · %1$s</title>
+<style>%3$s</style>
+</head>
+<body>
+<main>
+<header><h1>Usage</h1><p>%1$s</p></header>
+%2$s
+<footer>%4$s UTC</footer>
+</main>
+</body>
+</html>
+$page$,
+        @extschema@.aggregator_html(v_whose), v_body, @extschema@.aggregator_dashboard_style(),
+        to_char(now() AT TIME ZONE 'UTC', 'FMDD Mon YYYY, HH24:MI'));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.aggregator_count(bigint) IS 'HTML of a number that is shown short and kept whole.';
 
 -- Makes the partition of a month (UTC), with the rights, row-level security and storage of the
 -- default one. False: it is there; or so many rows of the month are in the default partition that
@@ -114,6 +1815,622 @@ BEGIN
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected OR check_violation THEN
         RETURN false;
+END
+$$;
+
+-- Makes partitions for this month and the next two (p_ahead), and forgets what is older than p_retention
+-- seconds (0: nothing): whole partitions, old rows of the default one, and their sums, by whole
+-- hours. Each is done by itself, so that what cannot be had now is left for another time.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_maintain_usage(
+    p_ahead     boolean,
+    p_retention integer,
+    OUT created integer,
+    OUT dropped integer,
+    OUT deleted bigint
+)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_at_once CONSTANT integer := 10000;
+    v_now     timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    v_cutoff  timestamptz;
+    v_part    record;
+BEGIN
+    created := 0;
+    dropped := 0;
+    deleted := 0;
+    FOR i IN 0..CASE WHEN p_ahead THEN 2 ELSE -1 END LOOP
+        IF @extschema@.aggregator_make_partition((v_now + make_interval(months => i)) AT TIME ZONE 'UTC') THEN
+            created := created + 1;
+        END IF;
+    END LOOP;
+    PERFORM @extschema@.aggregator_forget_key_checks(p_retention);
+    IF p_retention <= 0 THEN
+        RETURN;
+    END IF;
+    v_cutoff := date_trunc('hour', now() - make_interval(secs => p_retention), 'UTC');
+    FOR v_part IN SELECT * FROM @extschema@.aggregator_partitions() AS part WHERE part.until <= v_cutoff LOOP
+        IF @extschema@.aggregator_drop_partition(v_part.partition, v_part.since, v_part.until) THEN
+            dropped := dropped + 1;
+        END IF;
+    END LOOP;
+    -- Rows that have no partition of their own, or whose partition is not over yet; the triggers of
+    -- the ledger take them from the sums. Some at a time: nobody waits for the rest.
+    WITH old AS (
+        SELECT log.call_id, log.attempt, log.created_at
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.created_at < v_cutoff AND log.status <> 'pending'
+        LIMIT c_at_once
+    )
+    DELETE FROM @extschema@.aggregator_usage_logs AS log
+    USING old
+    WHERE (log.call_id, log.attempt, log.created_at) = (old.call_id, old.attempt, old.created_at);
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+END
+$$;
+
+-- Whether a rule about a model means this one: by its id or the last part of it, in any case, and
+-- whatever variant (":floor") is appended; and whether the model is (unlisted), which may be any.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_is_model_wrapper';
+
+-- Why a text is no name of a model; NULL: it is one.
+CREATE FUNCTION @extschema@.aggregator_model_problem(p_model text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_model_problem_wrapper';
+
+-- Of a sum, the part that the keys of a budget have paid; 0 at the least.
+CREATE FUNCTION @extschema@.aggregator_of_keys(p_keys text, p_all numeric, p_own numeric) RETURNS numeric
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN greatest(CASE p_keys WHEN 'platform' THEN p_all - p_own WHEN 'own' THEN p_own ELSE p_all END, 0);
+END
+$$;
+
+CREATE FUNCTION @extschema@.set_budget(
+    p_limit_usd      numeric DEFAULT NULL,
+    p_limit_tokens   bigint  DEFAULT NULL,
+    p_limit_requests bigint  DEFAULT NULL,
+    p_period         text    DEFAULT 'month',
+    p_user_id        text    DEFAULT NULL,
+    p_each_user      boolean DEFAULT false,
+    p_provider       text    DEFAULT NULL,
+    p_model          text    DEFAULT NULL,
+    p_action         text    DEFAULT 'block',
+    p_keys           text    DEFAULT NULL
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_each_user boolean := coalesce(p_each_user, false);
+    v_keys      text    := p_keys;
+    v_provider  uuid;
+    v_problem   text;
+    v_id        uuid;
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
+    v_problem := @extschema@.aggregator_model_problem(p_model);
+    IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
+        RAISE EXCEPTION 'a budget needs a limit'
+            USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
+    ELSIF p_limit_usd < 0 OR p_limit_tokens < 0 OR p_limit_requests < 0
+        OR p_limit_usd IN ('NaN', 'Infinity') OR p_limit_usd >= 1e12 THEN
+        RAISE EXCEPTION 'a limit must be a number from 0 up' USING ERRCODE = 'PT400';
+    ELSIF p_period IS NULL OR p_period NOT IN ('hour', 'day', 'week', 'month', 'total') THEN
+        RAISE EXCEPTION 'p_period must be hour, day, week, month or total' USING ERRCODE = 'PT400';
+    ELSIF p_action IS NULL OR p_action NOT IN ('block', 'warn') THEN
+        RAISE EXCEPTION 'p_action must be block or warn' USING ERRCODE = 'PT400';
+    ELSIF p_keys NOT IN ('platform', 'own', 'all') THEN
+        RAISE EXCEPTION 'p_keys must be platform, own or all' USING ERRCODE = 'PT400';
+    ELSIF v_each_user AND p_user_id IS NOT NULL THEN
+        RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+    END IF;
+    v_provider := @extschema@.aggregator_rule_provider(p_provider);
+    IF v_keys IS NULL THEN
+        -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
+        v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
+        -- One that is set anew protects what it did.
+        v_keys := coalesce((
+            SELECT b.keys
+            FROM @extschema@.aggregator_budgets AS b
+            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, p_model)
+              AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
+            ORDER BY b.keys = v_keys DESC
+            LIMIT 1), v_keys);
+    END IF;
+    INSERT INTO @extschema@.aggregator_budgets AS b
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
+    VALUES (p_user_id, v_each_user, v_provider, p_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+        p_action, v_keys)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
+    SET limit_usd = excluded.limit_usd,
+        limit_tokens = excluded.limit_tokens,
+        limit_requests = excluded.limit_requests,
+        updated_at = now()
+    RETURNING b.id INTO v_id;
+    RETURN v_id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.remove_budget(p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('remove budgets'::text);
+    DELETE FROM @extschema@.aggregator_budgets WHERE id = p_id;
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.set_rate_limit(
+    p_requests_per_minute bigint  DEFAULT NULL,
+    p_tokens_per_minute   bigint  DEFAULT NULL,
+    p_user_id             text    DEFAULT NULL,
+    p_each_user           boolean DEFAULT false,
+    p_provider            text    DEFAULT NULL,
+    p_model               text    DEFAULT NULL
+)
+RETURNS uuid
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_problem text;
+    v_id      uuid;
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
+    v_problem := @extschema@.aggregator_model_problem(p_model);
+    IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
+        RAISE EXCEPTION 'a rate limit needs a limit'
+            USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
+    ELSIF p_requests_per_minute < 1 OR p_tokens_per_minute < 1 THEN
+        RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
+    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+        RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+    END IF;
+    INSERT INTO @extschema@.aggregator_rate_limits AS r
+        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
+    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
+        p_requests_per_minute, p_tokens_per_minute)
+    ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
+    SET requests_per_minute = excluded.requests_per_minute,
+        tokens_per_minute = excluded.tokens_per_minute,
+        updated_at = now()
+    RETURNING r.id INTO v_id;
+    RETURN v_id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.remove_rate_limit(p_id uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_admin('remove rate limits'::text);
+    DELETE FROM @extschema@.aggregator_rate_limits WHERE id = p_id;
+    RETURN FOUND;
+END
+$$;
+
+-- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
+-- on their way; as far as the caller sees the usage log. Whatever the sums hold, it raises nothing.
+CREATE FUNCTION @extschema@.aggregator_spent(
+    p_user_id           text,
+    p_provider_id       uuid,
+    p_model_id          text,
+    p_since             timestamptz,
+    p_keys              text,
+    OUT usd             numeric,
+    OUT tokens          bigint,
+    OUT requests        bigint,
+    OUT reserved_usd    numeric,
+    OUT reserved_tokens bigint,
+    OUT reserved_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_most CONSTANT numeric := 9223372036854775807;
+BEGIN
+    SELECT @extschema@.aggregator_of_keys(p_keys, sum(part.budget_cost), sum(part.own_cost)),
+        least(@extschema@.aggregator_of_keys(p_keys, sum(part.budget_tokens), sum(part.own_tokens)), c_most),
+        least(@extschema@.aggregator_of_keys(p_keys, sum(part.budget_requests), sum(part.own_requests)), c_most)
+    INTO usd, tokens, requests
+    FROM (
+        SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests,
+            own.own_cost, own.own_tokens, own.own_requests
+        FROM @extschema@.aggregator_usage_hourly AS own
+        WHERE own.user_id = p_user_id
+          AND own.hour >= p_since
+        UNION ALL
+        SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
+            everybody.budget_requests, everybody.own_cost, everybody.own_tokens, everybody.own_requests
+        FROM @extschema@.aggregator_usage_totals AS everybody
+        WHERE p_user_id IS NULL
+          AND everybody.grain = 'hour'
+          AND everybody.start >= p_since
+    ) AS part
+    WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
+      AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
+
+    -- No call is on its way for longer than the longest timeout, a day.
+    SELECT coalesce(sum(counted.cost), 0), least(coalesce(sum(counted.tokens), 0), c_most),
+        coalesce(sum(counted.requests), 0)
+    INTO reserved_usd, reserved_tokens, reserved_requests
+    FROM @extschema@.aggregator_usage_logs AS log
+    CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+    WHERE log.status = 'pending'
+      AND log.created_at >= greatest(p_since, now() - interval '25 hours')
+      AND (p_user_id IS NULL OR log.user_id = p_user_id)
+      AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
+      AND (p_keys = 'all' OR counted.is_own_key = (p_keys = 'own'))
+      AND @extschema@.aggregator_is_model(p_model_id, counted.model_id);
+END
+$$;
+
+CREATE OR REPLACE VIEW @extschema@.aggregator_budget_status WITH (security_invoker = true) AS
+SELECT b.id AS budget_id,
+    whose.user_id,
+    b.each_user,
+    p.name AS provider_name,
+    b.model_id,
+    b.period,
+    b.action,
+    since.start AS period_start,
+    @extschema@.aggregator_period_end(b.period, now()) AS resets_at,
+    b.limit_usd,
+    spent.usd AS spent_usd,
+    spent.reserved_usd,
+    greatest(b.limit_usd - spent.usd - spent.reserved_usd, 0) AS left_usd,
+    b.limit_tokens,
+    spent.tokens AS spent_tokens,
+    spent.reserved_tokens,
+    greatest(b.limit_tokens::numeric - spent.tokens - spent.reserved_tokens, 0)::bigint AS left_tokens,
+    b.limit_requests,
+    spent.requests AS spent_requests,
+    spent.reserved_requests,
+    greatest(b.limit_requests::numeric - spent.requests - spent.reserved_requests, 0)::bigint AS left_requests,
+    b.keys
+FROM @extschema@.aggregator_budgets AS b
+CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) AS start) AS since
+CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
+CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys) AS spent
+LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
+
+-- Each hour of each user.
+CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_hour WITH (security_invoker = true) AS
+SELECT used.hour,
+    used.user_id,
+    coalesce(p.name, used.provider_id::text) AS provider_name,
+    used.model_id,
+    used.status,
+    used.requests,
+    used.prompt_tokens,
+    used.completion_tokens,
+    used.total_tokens,
+    @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
+    used.unpriced AS unpriced_requests,
+    round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+FROM @extschema@.aggregator_usage_hourly AS used
+LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id;
+
+-- Each day of all users together.
+CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_day WITH (security_invoker = true) AS
+SELECT used.start AS day,
+    coalesce(p.name, used.provider_id::text) AS provider_name,
+    used.model_id,
+    used.status,
+    used.requests,
+    used.prompt_tokens,
+    used.completion_tokens,
+    used.total_tokens,
+    @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
+    used.unpriced AS unpriced_requests,
+    round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+FROM @extschema@.aggregator_usage_totals AS used
+LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
+WHERE used.grain = 'day';
+
+-- Makes, or changes, the schedule of this name.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_schedule(p_name text, p_schedule text, p_command text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id     bigint;
+    v_reason text;
+BEGIN
+    PERFORM @extschema@.aggregator_require_cron('schedule'::text, format('SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+        p_name, coalesce(p_schedule, ''), p_command, current_database()));
+    IF coalesce(p_schedule, '') = '' THEN
+        RAISE EXCEPTION 'p_schedule must not be empty'
+            USING ERRCODE = 'PT400', HINT = 'It is cron''s: minute, hour, day of the month, month, day of the week.';
+    END IF;
+    -- Somebody else's of the same name would run beside it.
+    PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
+    BEGIN
+        v_id := cron.schedule(p_name, p_schedule, p_command);
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS v_reason = MESSAGE_TEXT;
+        RAISE EXCEPTION 'pg_cron refuses the schedule: %', v_reason
+            USING ERRCODE = 'PT400', HINT = 'It is cron''s: minute, hour, day of the month, month, day of the week.';
+    END;
+    RETURN v_id;
+END
+$$;
+
+-- Ends every schedule of this name for this database that the caller sees.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_unschedule(p_name text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_cron('unschedule'::text, format(
+        'SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = %L AND database = %L;', p_name, current_database()));
+    PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
+    RETURN FOUND;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.schedule_model_sync(p_schedule text DEFAULT '0 * * * *') RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_schedule('aggregator: sync models'::text, p_schedule,
+        $command$SELECT * FROM @extschema@.sync_models(NULL::text)$command$::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.unschedule_model_sync() RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_unschedule('aggregator: sync models'::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.schedule_usage_maintenance(p_schedule text DEFAULT '5 0 * * *') RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_schedule('aggregator: maintain usage'::text, p_schedule,
+        $command$SELECT * FROM @extschema@.maintain_usage()$command$::text);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION @extschema@.unschedule_usage_maintenance() RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_unschedule('aggregator: maintain usage'::text);
+END
+$$;
+
+COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; where more was reported, the bound of the request. NULL: no rule applied.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the sums. NULL, in rows of versions before 0.3.0: taken as listed.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budgets.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budgets.keys IS 'Whose money it protects, and so what it counts: platform (what the platform''s keys pay), own (what users'' own keys pay) or all.';
+
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: when it is sent the prompt by an estimate, and the answer as long as it may be, put right by the usage. Where neither the request nor the model limits the answer, as long as the minute leaves, 4,096 at the most.';
+
+-- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
+-- extension itself. identity and privileges are ready for GRANT.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_privileges(
+    p_kind         text,
+    OUT class      regclass,
+    OUT object     oid,
+    OUT identity   text,
+    OUT privileges text
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_lists CONSTANT text[] := CASE p_kind
+        WHEN 'user' THEN '{all,user}'
+        WHEN 'reader' THEN '{all,reader}'
+        WHEN 'admin' THEN '{all,user,admin}'
+        ELSE ARRAY[p_kind]
+    END;
+BEGIN
+    RETURN QUERY
+    SELECT 'pg_class'::regclass, named.relation::oid, 'TABLE ' || named.relation, listed.privileges
+    FROM (VALUES
+        ('anon', 'SELECT', ARRAY['api_providers']),
+        -- Of which row-level security shows each what is theirs.
+        ('all', 'SELECT', ARRAY[
+            'api_providers',
+            'aggregator_models',
+            'aggregator_model_prices',
+            'aggregator_usage_logs',
+            'aggregator_key_checks',
+            'aggregator_usage_hourly',
+            'aggregator_usage_totals',
+            'aggregator_usage_sums',
+            'aggregator_usage',
+            'aggregator_usage_by_hour',
+            'aggregator_usage_by_day',
+            'aggregator_cooling',
+            'aggregator_provider_health',
+            'aggregator_budgets',
+            'aggregator_rate_limits',
+            'aggregator_budget_warnings',
+            'aggregator_budget_status'
+        ]),
+        -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
+        ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
+        ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_user_models', 'aggregator_jobs']),
+        -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
+        ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
+        ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
+        ('admin', 'INSERT, UPDATE, DELETE', ARRAY[
+            'api_providers',
+            'aggregator_models',
+            'aggregator_budgets',
+            'aggregator_rate_limits'
+        ])
+    ) AS listed (list, privileges, names)
+    CROSS JOIN LATERAL unnest(listed.names) AS name
+    CROSS JOIN LATERAL (SELECT ('@extschema@.' || name)::regclass AS relation) AS named
+    WHERE listed.list = ANY (c_lists);
+
+    RETURN QUERY
+    SELECT 'pg_proc'::regclass, named.function::oid, 'FUNCTION ' || named.function, 'EXECUTE'
+    FROM (VALUES
+        -- Who somebody is, everybody may ask; policies need the answer.
+        ('public', ARRAY[
+            'aggregator_user_id()',
+            'aggregator_is_admin()',
+            'aggregator_is_reader()'
+        ]),
+        ('all', ARRAY[
+            'usage_summary(text, text, text)',
+            'usage_over_time(text, text, text, text)',
+            'usage_by_model(text, text, text)',
+            'usage_by_status(text, text, text)',
+            'usage_dashboard(text, text, text)',
+            -- What those and the views call under the caller's rights.
+            'aggregator_acting_user(text)',
+            'aggregator_provider_id(text)',
+            'aggregator_period_start(text, timestamptz)',
+            'aggregator_period_end(text, timestamptz)',
+            'aggregator_is_model(text, text)',
+            'aggregator_spent(text, uuid, text, timestamptz, text)',
+            'aggregator_of_keys(text, numeric, numeric)',
+            'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
+            'aggregator_report(text, text, text)',
+            'aggregator_known_cost(numeric, numeric, numeric)',
+            'aggregator_counted(@extschema@.aggregator_usage_logs)',
+            'aggregator_latency_bounds()',
+            'aggregator_add_histograms(integer[], integer[])',
+            'aggregator_sum_histograms(integer[])',
+            'aggregator_percentile(bigint[], double precision)',
+            'aggregator_html(text)',
+            'aggregator_short_number(numeric)',
+            'aggregator_short_usd(numeric)',
+            'aggregator_short_latency(numeric)',
+            'aggregator_figure(numeric, text)',
+            'aggregator_count(bigint)',
+            'aggregator_axis_end(numeric)',
+            'aggregator_chart(text, text, text)',
+            'aggregator_table_row(text, text, numeric, text, text[])',
+            'aggregator_models_table(text, text, text)',
+            'aggregator_statuses_table(text, text, text)',
+            'aggregator_dashboard_page(text, text, text)',
+            'aggregator_dashboard_style()'
+        ]),
+        ('reader', ARRAY['usage_by_user(text, text, text)']),
+        ('user', ARRAY[
+            'get_user_available_models(text)',
+            'get_model_provider_config(text, text)',
+            'save_provider_key(text, text, text, boolean)',
+            'validate_provider_key(text, text)',
+            'remove_provider_key(text, text)',
+            'chat_complete(text, jsonb, jsonb, text, text)',
+            'chat(text, text, jsonb)',
+            'chat_completions(jsonb)',
+            'chat_stream(text, jsonb, jsonb, text, text)',
+            'chat_many(jsonb, jsonb, integer)',
+            'chat_submit(text, jsonb, jsonb, text, text, timestamptz, text)',
+            'chat_result(uuid)',
+            'chat_wait(uuid, integer)',
+            'chat_cancel(uuid)',
+            'calculate_cost(text, jsonb, text, timestamptz)',
+            'quote_cost(text, jsonb, integer, text)',
+            'calculate_provider_costs(text, uuid, timestamptz, timestamptz)',
+            -- What the functions above call under the caller's rights.
+            'aggregator_spendable_providers(text)',
+            'aggregator_platform_models(text)',
+            'aggregator_usage(jsonb)',
+            'aggregator_find_model(text, text)',
+            'aggregator_price_list(uuid, text, timestamptz)',
+            'aggregator_prompt_size(jsonb)',
+            'aggregator_cost_bound(jsonb, bigint, bigint)',
+            'aggregator_await_job(uuid, integer)',
+            'aggregator_job_response(@extschema@.aggregator_jobs)',
+            'aggregator_prices_at(jsonb, bigint, timestamptz)',
+            'aggregator_cost(jsonb, jsonb, timestamptz)',
+            'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
+        ]),
+        ('admin', ARRAY[
+            'usage_by_user(text, text, text)',
+            'aggregator_grant(regrole, text)',
+            'aggregator_is_pricing(jsonb)',
+            'aggregator_status()',
+            'aggregator_retry_quarantined()',
+            'aggregator_check_provider_urls(text, text, text)',
+            'aggregator_require_admin(text)',
+            'aggregator_rule_provider(text)',
+            'aggregator_model_problem(text)',
+            'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text)',
+            'remove_budget(uuid)',
+            'set_rate_limit(bigint, bigint, text, boolean, text, text)',
+            'remove_rate_limit(uuid)',
+            'save_platform_key(text, text)',
+            'set_platform_models(text, text[])',
+            'remove_platform_key(text)',
+            'sync_models(text)',
+            'set_model_price(text, jsonb, text)',
+            'recost_usage(timestamptz, timestamptz)',
+            'aggregator_pricing_problem(jsonb)',
+            'aggregator_note_prices(uuid[])',
+            'forget_user(text)',
+            'maintain_usage()',
+            'schedule_model_sync(text)',
+            'unschedule_model_sync()',
+            'schedule_usage_maintenance(text)',
+            'unschedule_usage_maintenance()',
+            'aggregator_require_cron(text, text)',
+            'aggregator_schedule(text, text, text)',
+            'aggregator_unschedule(text)'
+        ])
+    ) AS listed (list, names)
+    CROSS JOIN LATERAL unnest(listed.names) AS name
+    CROSS JOIN LATERAL (SELECT ('@extschema@.' || name)::regprocedure AS function) AS named
+    WHERE listed.list = ANY (c_lists);
+
+    RETURN QUERY
+    SELECT 'pg_type'::regclass, t.oid, 'TYPE ' || t.oid::regtype, 'USAGE'
+    FROM pg_type AS t
+    JOIN pg_depend AS d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+    JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'aggregator'
+    WHERE (p_kind, t.typname::text) IN (
+        ('admin', 'aggregator_admin'),
+        ('reader', 'aggregator_reader'),
+        -- The type of pages, if it is ours: others may have functions that return one.
+        ('public', 'text/html')
+    );
 END
 $$;
 
@@ -445,6 +2762,94 @@ COMMENT ON FUNCTION @extschema@.aggregator_guard_tables() IS 'Puts aggregator_be
 
 COMMENT ON FUNCTION @extschema@.aggregator_guard_ddl() IS 'Refuses others'' triggers on, and foreign keys to, the extension''s tables. PT403.';
 
+SET LOCAL search_path = @extschema@, pg_temp;
+
+-- src/session/identity.rs:59
+-- aggregator::session::identity::aggregator_platform_models
+CREATE  FUNCTION "aggregator_platform_models"(
+	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS jsonb /* JsonText */
+STABLE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_platform_models_wrapper';
+
+-- src/session/quarantine.rs:12
+-- aggregator::session::quarantine::aggregator_retry_quarantined
+CREATE  FUNCTION "aggregator_retry_quarantined"() RETURNS bigint /* i64 */
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_retry_quarantined_wrapper';
+
+-- src/session/admin.rs:37
+-- aggregator::session::admin::aggregator_status
+CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
+	"version" TEXT,  /* String */
+	"worker_pid" INT,  /* i32 */
+	"started_at" timestamp with time zone,  /* TimestampWithTimeZone */
+	"in_flight" bigint,  /* i64 */
+	"served" bigint,  /* i64 */
+	"ledger_queue" bigint,  /* i64 */
+	"waiting" bigint,  /* i64 */
+	"preloaded" bool,  /* bool */
+	"gateway_stall_ms" bigint,  /* i64 */
+	"quarantined" bigint  /* i64 */
+)
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
+
+-- src/session/models.rs:34
+-- aggregator::session::models::set_platform_models
+CREATE  FUNCTION "set_platform_models"(
+	"p_provider" TEXT, /* Option < & str > */
+	"p_models" TEXT[] /* :: std :: option :: Option < Vec < Option < String > > > */
+) RETURNS void
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'set_platform_models_wrapper';
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+ALTER TABLE @extschema@.aggregator_user_models ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE @extschema@.aggregator_key_checks ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE @extschema@.aggregator_quarantine ENABLE ROW LEVEL SECURITY;
+
+-- A model of one's own may have a name that is nobody else's business.
+CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+CREATE POLICY seen ON @extschema@.aggregator_key_checks FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+
+CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_admin()));
+
+COMMENT ON FUNCTION @extschema@.aggregator_platform_models(text) IS
+    'By the id of the provider, for those at which only the platform''s key pays for the user: the models that it serves, where it has a list.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whether a platform key with these settings serves a model of the catalogue.';
+
+COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
+    'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
+    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is no name of a model: empty, longer than 255 bytes, or with a space, a control character or one that cannot be seen; NULL: it is one.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
+    'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_status() IS
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
+
 COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_hand_over() IS 'Gives everything of the extension to aggregator_owner. Internal.';
@@ -454,5 +2859,30 @@ COMMENT ON FUNCTION @extschema@.aggregator_arm_triggers() IS 'Has the extension'
 COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and rules on the extension''s tables that are not its own; the worker does not run them unless a superuser has it run them always. Internal.';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Money: nothing asks the old one any more.
+DROP FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz);
+-- Its comment went with the old one, and says the same.
+COMMENT ON FUNCTION @extschema@.aggregator_routes(text, text, text) IS
+    'Every route of a user for a model, best first. Internal.';
+-- Days with rows that count otherwise now, because they said or reserved more than any row may count.
+DO $upgrade$
+DECLARE
+    v_day timestamptz;
+BEGIN
+    FOR v_day IN
+        SELECT DISTINCT pg_catalog.date_trunc('day', log.created_at, 'UTC')
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.status <> 'pending'
+          AND pg_catalog.isfinite(log.created_at)
+          AND (log.cost_estimate > 1000
+               OR log.total_tokens > 10000000
+               OR log.reserved_tokens NOT BETWEEN 0 AND 2147483647
+               OR log.reserved_cost NOT BETWEEN 0 AND 1e12)
+    LOOP
+        PERFORM @extschema@.aggregator_recount_usage(v_day, v_day + pg_catalog.make_interval(days => 1));
+    END LOOP;
+END
+$upgrade$;
 
 SELECT @extschema@.aggregator_finish_script();

@@ -16,9 +16,12 @@ CREATE TABLE @extschema@.aggregator_budgets (
     action         text        NOT NULL DEFAULT 'block' CHECK (action IN ('block', 'warn')),
     created_at     timestamptz NOT NULL DEFAULT now(),
     updated_at     timestamptz NOT NULL DEFAULT now(),
+    -- Rows of a dump from before there was this column count what they did.
+    keys           text        NOT NULL DEFAULT 'all' CHECK (keys IN ('platform', 'own', 'all')),
     CHECK (num_nonnulls(limit_usd, limit_tokens, limit_requests) > 0),
     CHECK (NOT (each_user AND user_id IS NOT NULL)),
-    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action)
+    CONSTRAINT aggregator_budgets_scope_key
+        UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys)
 );
 
 CREATE TABLE @extschema@.aggregator_rate_limits (
@@ -80,13 +83,24 @@ BEGIN
 END
 $$;
 
--- Whether a rule about a model means this one: by its id, or by the last part of it.
+-- Whether a rule about a model means this one: by its id or the last part of it, in any case, and
+-- whatever variant (":floor") is appended; and whether the model is (unlisted), which may be any.
 CREATE FUNCTION @extschema@.aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_is_model_wrapper';
+
+-- Why a text is no name of a model; NULL: it is one.
+CREATE FUNCTION @extschema@.aggregator_model_problem(p_model text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_model_problem_wrapper';
+
+-- Of a sum, the part that the keys of a budget have paid; 0 at the least.
+CREATE FUNCTION @extschema@.aggregator_of_keys(p_keys text, p_all numeric, p_own numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN p_rule IS NULL OR p_rule = p_model_id OR p_rule = regexp_replace(p_model_id, '^.*/', '');
+    RETURN greatest(CASE p_keys WHEN 'platform' THEN p_all - p_own WHEN 'own' THEN p_own ELSE p_all END, 0);
 END
 $$;
 
@@ -127,16 +141,22 @@ CREATE FUNCTION @extschema@.set_budget(
     p_each_user      boolean DEFAULT false,
     p_provider       text    DEFAULT NULL,
     p_model          text    DEFAULT NULL,
-    p_action         text    DEFAULT 'block'
+    p_action         text    DEFAULT 'block',
+    p_keys           text    DEFAULT NULL
 )
 RETURNS uuid
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id uuid;
+    v_each_user boolean := coalesce(p_each_user, false);
+    v_keys      text    := p_keys;
+    v_provider  uuid;
+    v_problem   text;
+    v_id        uuid;
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('set budgets');
+    PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
+    v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
@@ -147,16 +167,31 @@ BEGIN
         RAISE EXCEPTION 'p_period must be hour, day, week, month or total' USING ERRCODE = 'PT400';
     ELSIF p_action IS NULL OR p_action NOT IN ('block', 'warn') THEN
         RAISE EXCEPTION 'p_action must be block or warn' USING ERRCODE = 'PT400';
-    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+    ELSIF p_keys NOT IN ('platform', 'own', 'all') THEN
+        RAISE EXCEPTION 'p_keys must be platform, own or all' USING ERRCODE = 'PT400';
+    ELSIF v_each_user AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
-    ELSIF p_user_id = '' OR p_model = '' THEN
-        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+    END IF;
+    v_provider := @extschema@.aggregator_rule_provider(p_provider);
+    IF v_keys IS NULL THEN
+        -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
+        v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
+        -- One that is set anew protects what it did.
+        v_keys := coalesce((
+            SELECT b.keys
+            FROM @extschema@.aggregator_budgets AS b
+            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, p_model)
+              AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
+            ORDER BY b.keys = v_keys DESC
+            LIMIT 1), v_keys);
     END IF;
     INSERT INTO @extschema@.aggregator_budgets AS b
-        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action)
-    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
-        p_period, p_limit_usd, p_limit_tokens, p_limit_requests, p_action)
-    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action) DO UPDATE
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
+    VALUES (p_user_id, v_each_user, v_provider, p_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+        p_action, v_keys)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
     SET limit_usd = excluded.limit_usd,
         limit_tokens = excluded.limit_tokens,
         limit_requests = excluded.limit_requests,
@@ -171,7 +206,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('remove budgets');
+    PERFORM @extschema@.aggregator_require_admin('remove budgets'::text);
     DELETE FROM @extschema@.aggregator_budgets WHERE id = p_id;
     RETURN FOUND;
 END
@@ -190,9 +225,11 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id uuid;
+    v_problem text;
+    v_id      uuid;
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('set rate limits');
+    PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
+    v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
@@ -200,8 +237,8 @@ BEGIN
         RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
     ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
-    ELSIF p_user_id = '' OR p_model = '' THEN
-        RAISE EXCEPTION 'p_user_id and p_model must not be empty' USING ERRCODE = 'PT400';
+    ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
+        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
     INSERT INTO @extschema@.aggregator_rate_limits AS r
         (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
@@ -221,18 +258,19 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM @extschema@.aggregator_require_admin('remove rate limits');
+    PERFORM @extschema@.aggregator_require_admin('remove rate limits'::text);
     DELETE FROM @extschema@.aggregator_rate_limits WHERE id = p_id;
     RETURN FOUND;
 END
 $$;
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
--- on their way; as far as the caller sees the usage log.
+-- on their way; as far as the caller sees the usage log. Whatever the sums hold, it raises nothing.
 CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,
     p_model_id          text,
     p_since             timestamptz,
+    p_keys              text,
     OUT usd             numeric,
     OUT tokens          bigint,
     OUT requests        bigint,
@@ -243,18 +281,22 @@ CREATE FUNCTION @extschema@.aggregator_spent(
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_most CONSTANT numeric := 9223372036854775807;
 BEGIN
-    SELECT coalesce(sum(part.budget_cost), 0), coalesce(sum(part.budget_tokens), 0),
-        coalesce(sum(part.budget_requests), 0)
+    SELECT @extschema@.aggregator_of_keys(p_keys, sum(part.budget_cost), sum(part.own_cost)),
+        least(@extschema@.aggregator_of_keys(p_keys, sum(part.budget_tokens), sum(part.own_tokens)), c_most),
+        least(@extschema@.aggregator_of_keys(p_keys, sum(part.budget_requests), sum(part.own_requests)), c_most)
     INTO usd, tokens, requests
     FROM (
-        SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests
+        SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests,
+            own.own_cost, own.own_tokens, own.own_requests
         FROM @extschema@.aggregator_usage_hourly AS own
         WHERE own.user_id = p_user_id
           AND own.hour >= p_since
         UNION ALL
         SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
-            everybody.budget_requests
+            everybody.budget_requests, everybody.own_cost, everybody.own_tokens, everybody.own_requests
         FROM @extschema@.aggregator_usage_totals AS everybody
         WHERE p_user_id IS NULL
           AND everybody.grain = 'hour'
@@ -264,7 +306,8 @@ BEGIN
       AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
 
     -- No call is on its way for longer than the longest timeout, a day.
-    SELECT coalesce(sum(counted.cost), 0), coalesce(sum(counted.tokens), 0), coalesce(sum(counted.requests), 0)
+    SELECT coalesce(sum(counted.cost), 0), least(coalesce(sum(counted.tokens), 0), c_most),
+        coalesce(sum(counted.requests), 0)
     INTO reserved_usd, reserved_tokens, reserved_requests
     FROM @extschema@.aggregator_usage_logs AS log
     CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
@@ -272,7 +315,8 @@ BEGIN
       AND log.created_at >= greatest(p_since, now() - interval '25 hours')
       AND (p_user_id IS NULL OR log.user_id = p_user_id)
       AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
-      AND @extschema@.aggregator_is_model(p_model_id, log.model_id);
+      AND (p_keys = 'all' OR counted.is_own_key = (p_keys = 'own'))
+      AND @extschema@.aggregator_is_model(p_model_id, counted.model_id);
 END
 $$;
 
@@ -314,15 +358,16 @@ SELECT b.id AS budget_id,
     b.limit_tokens,
     spent.tokens AS spent_tokens,
     spent.reserved_tokens,
-    greatest(b.limit_tokens - spent.tokens - spent.reserved_tokens, 0) AS left_tokens,
+    greatest(b.limit_tokens::numeric - spent.tokens - spent.reserved_tokens, 0)::bigint AS left_tokens,
     b.limit_requests,
     spent.requests AS spent_requests,
     spent.reserved_requests,
-    greatest(b.limit_requests - spent.requests - spent.reserved_requests, 0) AS left_requests
+    greatest(b.limit_requests::numeric - spent.requests - spent.reserved_requests, 0)::bigint AS left_requests,
+    b.keys
 FROM @extschema@.aggregator_budgets AS b
 CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) AS start) AS since
 CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
-CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start) AS spent
+CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys) AS spent
 LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 
 SET LOCAL search_path = @extschema@, pg_temp;

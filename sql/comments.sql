@@ -32,7 +32,7 @@ COMMENT ON COLUMN @extschema@.user_api_providers.api_key_encrypted IS 'AES-256-G
 COMMENT ON COLUMN @extschema@.user_api_providers.key_hint IS 'The ends of the key, to tell it from others.';
 COMMENT ON COLUMN @extschema@.user_api_providers.is_active IS 'Whether the key is used. Its owner may change it.';
 COMMENT ON COLUMN @extschema@.user_api_providers.priority IS 'Where several keys serve a model, the higher goes first. Its owner may change it.';
-COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; the extension does not read it. Its owner may change it.';
+COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
 COMMENT ON COLUMN @extschema@.user_api_providers.last_validated_at IS 'When the provider last took the key in a check.';
 COMMENT ON COLUMN @extschema@.user_api_providers.last_used_at IS 'When a call last succeeded with it, to some ten seconds.';
 COMMENT ON COLUMN @extschema@.user_api_providers.created_at IS 'When the key was first saved.';
@@ -98,7 +98,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens t
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens.';
 COMMENT ON TABLE @extschema@.aggregator_usage_logs_default IS 'Partition of the ledger for what has no partition of its own.';
 
 COMMENT ON TABLE @extschema@.aggregator_jobs IS 'Durable chats: a row exists if and only if its transaction committed. Holds the request and the answer; see aggregator.job_retention.';
@@ -148,20 +148,23 @@ COMMENT ON COLUMN @extschema@.aggregator_provider_health.cooling_until IS 'Until
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.last_error IS 'Error code of the last attempt that failed.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.last_error_at IS 'When that was.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; NULL: no budget applied, or there is no bound.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; NULL: no budget applied.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; where more was reported, the bound of the request. NULL: no rule applied.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the sums. NULL, in rows of versions before 0.3.0: taken as listed.';
 
 COMMENT ON TABLE @extschema@.aggregator_budgets IS 'What may be spent per period; see set_budget.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.id IS 'Id of the budget.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.user_id IS 'The one user whom it is about.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.each_user IS 'Each user has a count of their own; else, without user_id, all together.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.provider_id IS 'The one provider that it is about. Not a foreign key.';
-COMMENT ON COLUMN @extschema@.aggregator_budgets.model_id IS 'The one model, by its id or the last part of it.';
+COMMENT ON COLUMN @extschema@.aggregator_budgets.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.period IS 'hour, day, week (from Monday), month or total, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.limit_usd IS 'USD.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.limit_tokens IS 'Tokens, in and out.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.limit_requests IS 'Requests that left, retries included.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.action IS 'block: what does not fit is refused; warn: it is only told.';
+COMMENT ON COLUMN @extschema@.aggregator_budgets.keys IS 'Whose money it protects, and so what it counts: platform (what the platform''s keys pay), own (what users'' own keys pay) or all.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.created_at IS 'When it was set first.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.updated_at IS 'When it was set last.';
 
@@ -170,9 +173,9 @@ COMMENT ON COLUMN @extschema@.aggregator_rate_limits.id IS 'Id of the limit.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.user_id IS 'The one user whom it is about.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.each_user IS 'Each user has a count of their own; else, without user_id, all together.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.provider_id IS 'The one provider that it is about. Not a foreign key.';
-COMMENT ON COLUMN @extschema@.aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it.';
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.requests_per_minute IS 'Requests per minute, retries included.';
-COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: the prompt by an estimate when it is sent, put right by the usage.';
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: when it is sent the prompt by an estimate, and the answer as long as it may be, put right by the usage. Where neither the request nor the model limits the answer, as long as the minute leaves, 4,096 at the most.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.created_at IS 'When it was set first.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.updated_at IS 'When it was set last.';
 

@@ -70,6 +70,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION @extschema@.aggregator_count(p_number bigint) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_figure(p_number::numeric, @extschema@.aggregator_short_number(p_number::numeric));
+END
+$$;
+
 -- The end of an axis: a power of ten, or 2, 4 or 8 of them, whose quarters are round too.
 CREATE FUNCTION @extschema@.aggregator_axis_end(p_most numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -97,20 +106,20 @@ DECLARE
     v_grid   text;
     v_bars   text;
 BEGIN
-    SELECT @extschema@.aggregator_axis_end(max(used.tokens)) INTO v_end
-    FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id) AS used;
+    SELECT @extschema@.aggregator_axis_end(max(used.tokens)::numeric) INTO v_end
+    FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id, NULL::text) AS used;
 
     SELECT string_agg(format(
             '<line x1="%s" x2="%s" y1="%s" y2="%3$s"/><text class="y" x="%s" y="%s">%s</text>',
             c_left, c_left + c_width, round(at.y, 1), c_left - 10, round(at.y + 4, 1),
-            @extschema@.aggregator_short_number(v_end * part / 4)), E'\n' ORDER BY part)
+            @extschema@.aggregator_short_number((v_end * part / 4)::numeric)), E'\n' ORDER BY part)
     INTO v_grid
     FROM generate_series(0, 4) AS part
     CROSS JOIN LATERAL (SELECT c_top + c_height * (4 - part) / 4 AS y) AS at;
 
     WITH used AS (
         SELECT u.*, row_number() OVER (ORDER BY u.bucket) - 1 AS place, count(*) OVER () AS places
-        FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id) AS u
+        FROM @extschema@.usage_over_time(p_range, p_provider, p_user_id, NULL::text) AS u
     ),
     drawn AS (
         SELECT used.*,
@@ -182,13 +191,13 @@ BEGIN
             u.total_tokens / nullif(max(u.total_tokens) OVER (), 0)::numeric AS share
         FROM @extschema@.usage_by_model(p_range, p_provider, p_user_id) AS u
     )
-    SELECT string_agg(@extschema@.aggregator_table_row(model_id, provider_name, share, '',
-                @extschema@.aggregator_figure(requests, @extschema@.aggregator_short_number(requests)),
-                @extschema@.aggregator_figure(total_tokens, @extschema@.aggregator_short_number(total_tokens)),
+    SELECT string_agg(@extschema@.aggregator_table_row(model_id, provider_name, share, ''::text, VARIADIC ARRAY[
+                @extschema@.aggregator_count(requests),
+                @extschema@.aggregator_count(total_tokens),
                 @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))
                 || CASE WHEN cost IS NOT NULL AND unpriced_requests > 0
-                    THEN format('<small class="note">+ %s unpriced</small>', @extschema@.aggregator_short_number(unpriced_requests))
-                    ELSE '' END), E'\n' ORDER BY place) FILTER (WHERE place <= c_shown),
+                    THEN format('<small class="note">+ %s unpriced</small>', @extschema@.aggregator_short_number(unpriced_requests::numeric))
+                    ELSE '' END]::text[]), E'\n' ORDER BY place) FILTER (WHERE place <= c_shown),
         count(*) FILTER (WHERE place > c_shown)
     INTO v_rows, v_rest
     FROM used;
@@ -213,10 +222,10 @@ BEGIN
         SELECT u.*, u.requests / nullif(sum(u.requests) OVER (), 0) AS share
         FROM @extschema@.usage_by_status(p_range, p_provider, p_user_id) AS u
     )
-    SELECT string_agg(@extschema@.aggregator_table_row(status, NULL, share, status,
-            @extschema@.aggregator_figure(requests, @extschema@.aggregator_short_number(requests)),
+    SELECT string_agg(@extschema@.aggregator_table_row(status, NULL::text, share, status, VARIADIC ARRAY[
+            @extschema@.aggregator_count(requests),
             CASE WHEN share < 0.001 THEN '&lt; 0.1' ELSE trim_scale(round(100 * share, 1))::text END || ' %',
-            @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))), E'\n' ORDER BY requests DESC, status)
+            @extschema@.aggregator_figure(cost, @extschema@.aggregator_short_usd(cost))]::text[]), E'\n' ORDER BY requests DESC, status)
     INTO v_rows
     FROM used;
     RETURN format($table$<table>
@@ -264,19 +273,19 @@ BEGIN
 <section class="panel" id="by-status"><h2>By status</h2>
 %s
 </section>$body$,
-            @extschema@.aggregator_figure(v_summary.total_tokens, @extschema@.aggregator_short_number(v_summary.total_tokens)),
-            @extschema@.aggregator_short_number(coalesce(v_summary.total_tokens / nullif(v_summary.requests, 0), 0)),
+            @extschema@.aggregator_count(v_summary.total_tokens),
+            @extschema@.aggregator_short_number(coalesce(v_summary.total_tokens / nullif(v_summary.requests, 0), 0)::numeric),
             @extschema@.aggregator_figure(v_summary.total_cost, @extschema@.aggregator_short_usd(v_summary.total_cost)),
             CASE WHEN v_summary.unpriced_requests > 0 THEN format('<p class="note warn" id="unpriced">%s %s unpriced</p>',
-                @extschema@.aggregator_figure(v_summary.unpriced_requests, @extschema@.aggregator_short_number(v_summary.unpriced_requests)),
+                @extschema@.aggregator_count(v_summary.unpriced_requests),
                 CASE v_summary.unpriced_requests WHEN 1 THEN 'request' ELSE 'requests' END)
                 ELSE '<p class="note">USD, every request priced</p>' END,
-            @extschema@.aggregator_figure(v_summary.requests, @extschema@.aggregator_short_number(v_summary.requests)),
+            @extschema@.aggregator_count(v_summary.requests),
             CASE WHEN v_summary.errors > 0 THEN format('<p class="note warn" id="errors">%s failed</p>',
-                @extschema@.aggregator_figure(v_summary.errors, @extschema@.aggregator_short_number(v_summary.errors)))
+                @extschema@.aggregator_count(v_summary.errors))
                 ELSE '<p class="note">none failed</p>' END,
             @extschema@.aggregator_figure(v_summary.avg_latency_ms, @extschema@.aggregator_short_latency(v_summary.avg_latency_ms)),
-            @extschema@.aggregator_figure(v_summary.p95_latency_ms, @extschema@.aggregator_short_latency(v_summary.p95_latency_ms)),
+            @extschema@.aggregator_figure(v_summary.p95_latency_ms::numeric, @extschema@.aggregator_short_latency(v_summary.p95_latency_ms::numeric)),
             @extschema@.aggregator_chart(p_range, p_provider, p_user_id),
             @extschema@.aggregator_models_table(p_range, p_provider, p_user_id),
             @extschema@.aggregator_statuses_table(p_range, p_provider, p_user_id));
@@ -425,6 +434,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_short_number(numeric) IS 'A number in
 COMMENT ON FUNCTION @extschema@.aggregator_short_usd(numeric) IS 'USD for the eye; NULL is unpriced.';
 COMMENT ON FUNCTION @extschema@.aggregator_short_latency(numeric) IS 'Milliseconds for the eye.';
 COMMENT ON FUNCTION @extschema@.aggregator_figure(numeric, text) IS 'HTML of a figure that is shown short and kept whole.';
+COMMENT ON FUNCTION @extschema@.aggregator_count(bigint) IS 'HTML of a number that is shown short and kept whole.';
 COMMENT ON FUNCTION @extschema@.aggregator_axis_end(numeric) IS 'A round number at which an axis can end.';
 COMMENT ON FUNCTION @extschema@.aggregator_chart(text, text, text) IS 'usage_over_time as SVG.';
 COMMENT ON FUNCTION @extschema@.aggregator_table_row(text, text, numeric, text, text[]) IS 'HTML of a row with a bar.';

@@ -6,6 +6,8 @@ ALTER TABLE @extschema@.api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.user_api_providers ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_models ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_model_prices ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_user_models ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_key_checks ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_logs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_logs_default ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
@@ -33,6 +35,13 @@ CREATE POLICY own_settings ON @extschema@.user_api_providers FOR UPDATE
 
 CREATE POLICY seen ON @extschema@.aggregator_models FOR SELECT
     USING (true);
+
+-- A model of one's own may have a name that is nobody else's business.
+CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+CREATE POLICY seen ON @extschema@.aggregator_key_checks FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
 -- Written as the owner only, by what watches the catalogue.
 CREATE POLICY seen ON @extschema@.aggregator_model_prices FOR SELECT
@@ -94,6 +103,11 @@ COMMENT ON FUNCTION @extschema@.aggregator_acting_user(text) IS
     'The user for whom a function with this p_user_id acts; PT403 if the caller may not.';
 COMMENT ON FUNCTION @extschema@.aggregator_spendable_providers(text) IS
     'Ids of the providers for which the user, or the platform, has an active key.';
+COMMENT ON FUNCTION @extschema@.aggregator_platform_models(text) IS
+    'By the id of the provider, for those at which only the platform''s key pays for the user: the models that it serves, where it has a list.';
+COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whether a platform key with these settings serves a model of the catalogue.';
+COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
+    'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
     'Models that the user can call: of active providers, with an active key of theirs or of the platform. p_user_id: another user, for administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.get_model_provider_config(text, text) IS
@@ -126,8 +140,8 @@ COMMENT ON FUNCTION @extschema@.chat_wait(uuid, integer) IS
     'Waits until a job has ended, or p_timeout_ms milliseconds (30000), and returns it as chat_result does. PT400: it was submitted by this very transaction, or the transaction cannot see others'' commits; PT404.';
 COMMENT ON FUNCTION @extschema@.chat_cancel(uuid) IS
     'Cancels a job with the caller''s transaction; a request in flight is aborted. False: it has ended already, or there is no such job of the caller. PT403.';
-COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text) IS
-    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
+    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.remove_budget(uuid) IS 'Removes a budget; false if there was none. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text) IS
     'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
@@ -136,8 +150,10 @@ COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 
 COMMENT ON FUNCTION @extschema@.aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
 COMMENT ON FUNCTION @extschema@.aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
 COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
-COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one.';
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz) IS 'What was spent in a scope since a moment, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
+COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is no name of a model: empty, longer than 255 bytes, or with a space, a control character or one that cannot be seen; NULL: it is one.';
+COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
 COMMENT ON FUNCTION @extschema@.aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
 COMMENT ON FUNCTION @extschema@.aggregator_await_job(uuid, integer) IS
     'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';
@@ -160,7 +176,7 @@ COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz
 COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
     'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
-    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS

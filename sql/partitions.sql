@@ -117,6 +117,7 @@ BEGIN
             created := created + 1;
         END IF;
     END LOOP;
+    PERFORM @extschema@.aggregator_forget_key_checks(p_retention);
     IF p_retention <= 0 THEN
         RETURN;
     END IF;

@@ -205,7 +205,7 @@ BEGIN
     SELECT c.cost INTO v_cost
     FROM @extschema@.aggregator_settled_cost(
         @extschema@.aggregator_price_list(v_model.provider_id, v_model.model_id, v_at),
-        nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at) AS c;
+        nullif(v_usage -> 'parts', 'null'), (v_usage ->> 'reported_cost')::numeric, false, v_at, false) AS c;
     RETURN v_cost;
 END
 $$;
@@ -237,6 +237,10 @@ BEGIN
     END IF;
     IF p_model IS NULL OR p_model = '' THEN
         RAISE EXCEPTION 'p_model must not be empty' USING ERRCODE = 'PT400';
+    END IF;
+    v_problem := @extschema@.aggregator_model_problem(p_model);
+    IF v_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'p_model %', v_problem USING ERRCODE = 'PT400';
     END IF;
     IF p_provider IS NOT NULL AND v_provider IS NULL THEN
         RAISE EXCEPTION 'provider ''%'' does not exist', p_provider USING ERRCODE = 'PT404';
@@ -379,7 +383,7 @@ BEGIN
             coalesce(
                 @extschema@.aggregator_price_list(v_log.provider_id, v_log.served_model, v_log.created_at),
                 @extschema@.aggregator_price_list(v_log.provider_id, v_log.model_id, v_log.created_at)),
-            v_parts, NULL, false, v_log.created_at,
+            v_parts, NULL::numeric, false, v_log.created_at,
             coalesce(v_log.metadata @> '{"estimated": true}', false)) AS c;
         -- A price where there was none, or all of them where one was missing; nothing in between.
         CONTINUE WHEN v_cost.cost IS NULL
@@ -470,7 +474,7 @@ BEGIN
         SELECT m.* INTO v_model
         FROM @extschema@.get_model_provider_config(
             CASE WHEN v_provider IS NULL OR starts_with(p_model, v_provider || ':') THEN p_model
-                ELSE v_provider || ':' || p_model END) AS route
+                ELSE v_provider || ':' || p_model END, NULL::text) AS route
         JOIN @extschema@.aggregator_models AS m
             ON (m.provider_id, m.model_id) = (route.provider_id, route.model_id)
         WHERE p_provider IS NULL OR v_provider IS NOT NULL;
@@ -485,7 +489,7 @@ BEGIN
     v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
     -- A token has at least a byte, and the marks around a message fewer than its JSON.
     max_cost := @extschema@.aggregator_cost_bound(
-        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate), v_max);
+        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint), v_max::bigint);
     SELECT avg(log.completion_tokens) INTO v_output
     FROM (
         SELECT l.model_id, l.provider_id, l.status, l.completion_tokens

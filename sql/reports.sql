@@ -99,7 +99,8 @@ BEGIN
         round(sum(sums.latency_ms_sum) FILTER (WHERE sums.status = 'success')
             / nullif(sum(sums.timed) FILTER (WHERE sums.status = 'success'), 0), 1),
         @extschema@.aggregator_percentile(
-            (@extschema@.aggregator_sum_histograms(sums.latency) FILTER (WHERE sums.status = 'success'))::bigint[], 0.95),
+            (@extschema@.aggregator_sum_histograms(sums.latency) FILTER (WHERE sums.status = 'success'))::bigint[],
+            0.95::double precision),
         coalesce(sum(sums.unpriced), 0)::bigint
     FROM @extschema@.aggregator_usage_sums AS sums
     WHERE (v_report.all_users AND sums.user_id IS NULL OR sums.user_id = v_report.user_id)

@@ -32,6 +32,9 @@ CREATE TABLE @extschema@.aggregator_usage_hourly (
     cost                  numeric     NOT NULL,
     budget_cost           numeric     NOT NULL,
     latency               integer[]   NOT NULL,
+    own_requests          bigint      NOT NULL DEFAULT 0,
+    own_tokens            bigint      NOT NULL DEFAULT 0,
+    own_cost              numeric     NOT NULL DEFAULT 0,
     PRIMARY KEY (user_id, hour, provider_id, model_id, status)
 ) WITH (fillfactor = 80);
 CREATE INDEX ON @extschema@.aggregator_usage_hourly USING brin (hour);
@@ -41,7 +44,7 @@ CREATE INDEX ON @extschema@.aggregator_usage_hourly USING brin (hour);
 CREATE TABLE @extschema@.aggregator_usage_totals (
     grain                 text        NOT NULL CHECK (grain IN ('hour', 'day')),
     start                 timestamptz NOT NULL,
-    LIKE @extschema@.aggregator_usage_hourly,
+    LIKE @extschema@.aggregator_usage_hourly INCLUDING DEFAULTS,
     PRIMARY KEY (grain, start, provider_id, model_id, status)
 ) WITH (fillfactor = 80);
 ALTER TABLE @extschema@.aggregator_usage_totals DROP COLUMN hour, DROP COLUMN user_id;
@@ -50,28 +53,52 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_hourly'
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_totals', '');
 
 -- What a row counts against a budget, pending or settled: what it cost where that is certain, else
--- the upper bound that was reserved for it, or what is known if that is more.
+-- the upper bound that was reserved for it, or what is known if that is more. No single row counts
+-- without end: what was beyond the bound of its request counts as the bound, and what had none as
+-- 1,000 USD and 10,000,000 tokens at the most. And as which model the sums know it, and who paid. The
+-- gateway counts by the same rule (core/budget.rs).
 CREATE FUNCTION @extschema@.aggregator_counted(
-    p_log        @extschema@.aggregator_usage_logs,
-    OUT cost     numeric,
-    OUT tokens   bigint,
-    OUT requests integer
+    p_log               @extschema@.aggregator_usage_logs,
+    OUT cost            numeric,
+    OUT tokens          bigint,
+    OUT requests        integer,
+    OUT model_id        text,
+    OUT is_own_key      boolean
 )
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_most_usd    CONSTANT numeric := 1000;
+    c_most_tokens CONSTANT bigint  := 10000000;
+    -- What nobody can have reserved, whatever a column holds.
+    v_usd         numeric := CASE WHEN p_log.reserved_cost IS NOT NULL THEN greatest(least(p_log.reserved_cost, 1e12), 0) END;
+    v_tokens      bigint  := CASE WHEN p_log.reserved_tokens IS NOT NULL THEN greatest(least(p_log.reserved_tokens, 2147483647), 0) END;
 BEGIN
-    cost := CASE
+    cost := coalesce(CASE
         WHEN p_log.cost_source IN ('upstream', 'computed') THEN p_log.cost_estimate
-        ELSE coalesce(greatest(p_log.reserved_cost, p_log.cost_estimate), 0)
-    END;
-    tokens := CASE
+        ELSE greatest(v_usd, p_log.cost_estimate)
+    END, 0);
+    tokens := coalesce(CASE
         WHEN p_log.total_tokens IS NOT NULL AND p_log.metadata -> 'estimated' IS NULL THEN p_log.total_tokens
         -- Priced without usage: it was refused, or nothing was sent, and it is free.
         WHEN p_log.total_tokens IS NULL AND p_log.cost_source = 'computed' THEN 0
-        ELSE coalesce(greatest(p_log.reserved_tokens, p_log.total_tokens), 0)
-    END;
+        ELSE greatest(v_tokens, p_log.total_tokens)
+    END, 0);
+    IF cost > c_most_usd OR tokens > c_most_tokens OR p_log.metadata ? 'beyond_bound' THEN
+        cost := least(cost, CASE
+            WHEN p_log.metadata -> 'beyond_bound' ? 'cost' THEN coalesce(v_usd, c_most_usd)
+            ELSE greatest(v_usd, c_most_usd)
+        END);
+        tokens := least(tokens, CASE
+            WHEN p_log.metadata -> 'beyond_bound' ? 'tokens' THEN coalesce(v_tokens, c_most_tokens)
+            ELSE greatest(v_tokens, c_most_tokens)
+        END);
+    END IF;
     requests := CASE WHEN p_log.error_code = 'unreachable' THEN 0 ELSE 1 END;
+    -- Names that people make up are one row of the sums, and not a row each.
+    model_id := CASE WHEN p_log.is_listed IS FALSE THEN '(unlisted)' ELSE p_log.model_id END;
+    is_own_key := p_log.is_platform_key IS FALSE;
 END
 $$;
 
@@ -107,7 +134,9 @@ CREATE AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) (
 );
 
 -- Adds rows of the ledger to the sums and takes others away; pending ones count for nothing. In the
--- order of the keys, so that two writers wait for each other instead of locking each other out.
+-- order of the keys, so that two writers wait for each other instead of locking each other out. A sum
+-- that is already larger than anything real stays so: one row must not keep the others from being
+-- settled.
 CREATE FUNCTION @extschema@.aggregator_roll_up(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -115,12 +144,12 @@ AS $$
 BEGIN
     WITH changed AS (
         SELECT 1 AS sign, log.*, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
-            counted.requests AS sent
+            counted.requests AS sent, counted.model_id AS summed_model, counted.is_own_key
         FROM unnest(p_added) AS log
         CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
         WHERE log.status <> 'pending'
         UNION ALL
-        SELECT -1, log.*, counted.cost, counted.tokens, counted.requests
+        SELECT -1, log.*, counted.cost, counted.tokens, counted.requests, counted.model_id, counted.is_own_key
         FROM unnest(p_removed) AS log
         CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
         WHERE log.status <> 'pending'
@@ -129,7 +158,7 @@ BEGIN
         SELECT date_trunc('hour', created_at, 'UTC') AS hour,
             user_id,
             provider_id,
-            model_id,
+            summed_model AS model_id,
             status,
             coalesce(sum(sign * sent), 0) AS requests,
             coalesce(sum(sign * (1 - sent)), 0) AS unreachable,
@@ -155,7 +184,10 @@ BEGIN
             -- One place for each of aggregator_latency_bounds(), and one for what is above them.
             coalesce(
                 @extschema@.aggregator_sum_histograms(@extschema@.aggregator_latency_histogram(latency_ms, sign)),
-                array_fill(0, ARRAY[24])) AS latency
+                array_fill(0, ARRAY[24])) AS latency,
+            coalesce(sum(sign * sent) FILTER (WHERE is_own_key), 0) AS own_requests,
+            coalesce(sum(sign * counted_tokens) FILTER (WHERE is_own_key), 0) AS own_tokens,
+            coalesce(sum(sign * counted_cost) FILTER (WHERE is_own_key), 0) AS own_cost
         FROM changed
         GROUP BY 1, 2, 3, 4, 5
     ),
@@ -165,39 +197,42 @@ BEGIN
             requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
             cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
             audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
-            budget_tokens, cost, budget_cost, latency)
+            budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
         SELECT * FROM part
         ORDER BY user_id, hour, provider_id, model_id, status
         ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
-            requests = kept.requests + excluded.requests,
-            unreachable = kept.unreachable + excluded.unreachable,
-            priced = kept.priced + excluded.priced,
-            unpriced = kept.unpriced + excluded.unpriced,
-            prompt_tokens = kept.prompt_tokens + excluded.prompt_tokens,
-            completion_tokens = kept.completion_tokens + excluded.completion_tokens,
-            total_tokens = kept.total_tokens + excluded.total_tokens,
-            cache_read_tokens = kept.cache_read_tokens + excluded.cache_read_tokens,
-            cache_write_tokens = kept.cache_write_tokens + excluded.cache_write_tokens,
-            cache_write_1h_tokens = kept.cache_write_1h_tokens + excluded.cache_write_1h_tokens,
-            audio_input_tokens = kept.audio_input_tokens + excluded.audio_input_tokens,
-            reasoning_tokens = kept.reasoning_tokens + excluded.reasoning_tokens,
-            audio_output_tokens = kept.audio_output_tokens + excluded.audio_output_tokens,
-            timed = kept.timed + excluded.timed,
-            latency_ms_sum = kept.latency_ms_sum + excluded.latency_ms_sum,
-            first_tokens = kept.first_tokens + excluded.first_tokens,
-            first_token_ms_sum = kept.first_token_ms_sum + excluded.first_token_ms_sum,
-            budget_requests = kept.budget_requests + excluded.budget_requests,
-            budget_tokens = kept.budget_tokens + excluded.budget_tokens,
+            requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+            unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+            priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+            unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+            prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+            completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+            total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+            cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+            cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+            cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+            audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+            reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+            audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+            timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+            latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+            first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+            first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+            budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+            budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
             cost = kept.cost + excluded.cost,
             budget_cost = kept.budget_cost + excluded.budget_cost,
-            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency)
+            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
+            own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+            own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+            own_cost = kept.own_cost + excluded.own_cost
     )
     INSERT INTO @extschema@.aggregator_usage_totals AS kept
         (grain, start, provider_id, model_id, status,
         requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
         cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
         audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
-        budget_tokens, cost, budget_cost, latency)
+        budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
     SELECT grain,
         CASE grain WHEN 'day' THEN date_trunc('day', hour, 'UTC') ELSE hour END,
         provider_id,
@@ -224,7 +259,10 @@ BEGIN
         sum(budget_tokens),
         sum(cost),
         sum(budget_cost),
-        @extschema@.aggregator_sum_histograms(latency)
+        @extschema@.aggregator_sum_histograms(latency),
+        sum(own_requests),
+        sum(own_tokens),
+        sum(own_cost)
     FROM part
     CROSS JOIN unnest('{day,hour}'::text[]) AS grain
     GROUP BY 1, 2, 3, 4, 5
@@ -233,40 +271,45 @@ BEGIN
             sum(completion_tokens), sum(total_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
             sum(cache_write_1h_tokens), sum(audio_input_tokens), sum(reasoning_tokens),
             sum(audio_output_tokens), sum(timed), sum(latency_ms_sum), sum(first_tokens),
-            sum(first_token_ms_sum), sum(budget_requests), sum(budget_tokens), sum(cost), sum(budget_cost))
-            <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+            sum(first_token_ms_sum), sum(budget_requests), sum(budget_tokens), sum(cost), sum(budget_cost),
+            sum(own_requests), sum(own_tokens), sum(own_cost))
+            <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         OR @extschema@.aggregator_sum_histograms(latency) <> array_fill(0, ARRAY[24])
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
-        requests = kept.requests + excluded.requests,
-        unreachable = kept.unreachable + excluded.unreachable,
-        priced = kept.priced + excluded.priced,
-        unpriced = kept.unpriced + excluded.unpriced,
-        prompt_tokens = kept.prompt_tokens + excluded.prompt_tokens,
-        completion_tokens = kept.completion_tokens + excluded.completion_tokens,
-        total_tokens = kept.total_tokens + excluded.total_tokens,
-        cache_read_tokens = kept.cache_read_tokens + excluded.cache_read_tokens,
-        cache_write_tokens = kept.cache_write_tokens + excluded.cache_write_tokens,
-        cache_write_1h_tokens = kept.cache_write_1h_tokens + excluded.cache_write_1h_tokens,
-        audio_input_tokens = kept.audio_input_tokens + excluded.audio_input_tokens,
-        reasoning_tokens = kept.reasoning_tokens + excluded.reasoning_tokens,
-        audio_output_tokens = kept.audio_output_tokens + excluded.audio_output_tokens,
-        timed = kept.timed + excluded.timed,
-        latency_ms_sum = kept.latency_ms_sum + excluded.latency_ms_sum,
-        first_tokens = kept.first_tokens + excluded.first_tokens,
-        first_token_ms_sum = kept.first_token_ms_sum + excluded.first_token_ms_sum,
-        budget_requests = kept.budget_requests + excluded.budget_requests,
-        budget_tokens = kept.budget_tokens + excluded.budget_tokens,
+        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+        timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
         cost = kept.cost + excluded.cost,
         budget_cost = kept.budget_cost + excluded.budget_cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency);
+        latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+        own_cost = kept.own_cost + excluded.own_cost;
 
     IF cardinality(p_removed) > 0 THEN
         DELETE FROM @extschema@.aggregator_usage_hourly AS kept
         USING (
             SELECT DISTINCT date_trunc('hour', log.created_at, 'UTC') AS hour, log.user_id, log.provider_id,
-                log.model_id, log.status
+                counted.model_id, log.status
             FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
         ) AS gone
         WHERE (kept.user_id, kept.hour, kept.provider_id, kept.model_id, kept.status)
             = (gone.user_id, gone.hour, gone.provider_id, gone.model_id, gone.status)
@@ -275,8 +318,9 @@ BEGIN
         DELETE FROM @extschema@.aggregator_usage_totals AS kept
         USING (
             SELECT DISTINCT grain, date_trunc(grain, log.created_at, 'UTC') AS start, log.provider_id,
-                log.model_id, log.status
+                counted.model_id, log.status
             FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
             CROSS JOIN unnest('{day,hour}'::text[]) AS grain
         ) AS gone
         WHERE (kept.grain, kept.start, kept.provider_id, kept.model_id, kept.status)
@@ -300,65 +344,71 @@ DECLARE
 BEGIN
     SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
     UPDATE @extschema@.aggregator_usage_hourly AS kept
-    SET requests = kept.requests + v_counted.requests,
-        unreachable = kept.unreachable + (1 - v_counted.requests),
-        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
-        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
-        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
-        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = kept.budget_requests + v_counted.requests,
-        budget_tokens = kept.budget_tokens + v_counted.tokens,
+    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
+        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
+        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
         cost = kept.cost + coalesce(p_log.cost_estimate, 0),
         budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
+        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
     WHERE kept.user_id = p_log.user_id
       AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
       AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = p_log.model_id
+      AND kept.model_id = v_counted.model_id
       AND kept.status = p_log.status;
     IF NOT FOUND THEN
-        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}');
+        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
         RETURN;
     END IF;
     -- Where a user's hour is, there are the hour and the day of all.
     UPDATE @extschema@.aggregator_usage_totals AS kept
-    SET requests = kept.requests + v_counted.requests,
-        unreachable = kept.unreachable + (1 - v_counted.requests),
-        priced = kept.priced + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = kept.unpriced + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = kept.prompt_tokens + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = kept.completion_tokens + coalesce(p_log.completion_tokens, 0),
-        total_tokens = kept.total_tokens + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = kept.cache_read_tokens + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = kept.cache_write_tokens + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = kept.cache_write_1h_tokens + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = kept.audio_input_tokens + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = kept.reasoning_tokens + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = kept.audio_output_tokens + coalesce(p_log.audio_output_tokens, 0),
-        timed = kept.timed + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = kept.latency_ms_sum + coalesce(p_log.latency_ms, 0),
-        first_tokens = kept.first_tokens + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = kept.first_token_ms_sum + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = kept.budget_requests + v_counted.requests,
-        budget_tokens = kept.budget_tokens + v_counted.tokens,
+    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
+        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
+        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
+        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
+        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
+        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
+        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
+        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
+        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
+        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
+        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
+        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
+        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
         cost = kept.cost + coalesce(p_log.cost_estimate, 0),
         budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency)
+        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
+        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
+        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
     WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
            OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
       AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = p_log.model_id
+      AND kept.model_id = v_counted.model_id
       AND kept.status = p_log.status;
 END
 $$;
@@ -372,7 +422,7 @@ DECLARE
     v_log @extschema@.aggregator_usage_logs;
 BEGIN
     IF cardinality(p_settled) > 3 THEN
-        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}');
+        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}'::@extschema@.aggregator_usage_logs[]);
         RETURN;
     END IF;
     FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
@@ -403,7 +453,7 @@ BEGIN
                 WHERE log.status <> 'pending'
                 GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
             LOOP
-                PERFORM @extschema@.aggregator_roll_up(v_added, '{}');
+                PERFORM @extschema@.aggregator_roll_up(v_added, '{}'::@extschema@.aggregator_usage_logs[]);
             END LOOP;
         WHEN 'DELETE' THEN
             SELECT count(*) / c_part + 1 INTO v_parts FROM removed;
@@ -413,7 +463,7 @@ BEGIN
                 WHERE log.status <> 'pending'
                 GROUP BY (uuid_hash(log.call_id) & 1048575) % v_parts
             LOOP
-                PERFORM @extschema@.aggregator_roll_up('{}', v_removed);
+                PERFORM @extschema@.aggregator_roll_up('{}'::@extschema@.aggregator_usage_logs[], v_removed);
             END LOOP;
         WHEN 'UPDATE' THEN
             -- A row's old and new form go into one part: what stays the same then cancels out.
@@ -491,7 +541,7 @@ BEGIN
             ) AS numbered
             GROUP BY numbered.part
         LOOP
-            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}');
+            PERFORM @extschema@.aggregator_roll_up(v_rows, '{}'::@extschema@.aggregator_usage_logs[]);
         END LOOP;
     END LOOP;
 END
@@ -500,11 +550,17 @@ $$;
 COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, summed up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.user_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which the user''s own key paid; the platform''s paid the rest.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of the user''s own key.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of the user''s own key.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_cost IS 'Of budget_cost: those of users'' own keys.';
 COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same sums of all users together, per hour and per day (UTC). For administrators.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.grain IS 'hour or day: what the row sums up. Each attempt is in one of either.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.start IS 'Beginning of the hour or day, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.status IS 'As in aggregator_usage_logs.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
@@ -529,7 +585,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cost IS 'USD of the priced
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.status IS 'As in aggregator_usage_logs.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
@@ -555,7 +611,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_cost IS 'USD that c
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
-    'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved. What never left is no request.';
+    'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
 COMMENT ON FUNCTION @extschema@.aggregator_latency_bounds() IS 'Upper ends of the places of a latency histogram, in milliseconds, exclusive.';
 COMMENT ON FUNCTION @extschema@.aggregator_latency_histogram(integer, integer) IS 'A latency histogram that counts one latency so many times.';
 COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) IS 'Two latency histograms as one.';

@@ -18,6 +18,18 @@ BEGIN
 END
 $$;
 
+-- Whether a platform key with these settings serves a model of the catalogue: one on its list, by its
+-- whole id, where it has a list; what is no list has nothing on it.
+CREATE FUNCTION @extschema@.aggregator_platform_serves(p_settings jsonb, p_model_id text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT p_settings ? 'models'
+        OR jsonb_typeof(p_settings -> 'models') = 'array' AND p_settings -> 'models' ? p_model_id;
+END
+$$;
+
 -- Every route for a model, best first: the user's own key before the platform's, then priority
 -- (higher first), then price. It bypasses row-level security by running as the owner, so it is
 -- granted to nobody; the functions in front of it settle who the user is.
@@ -36,7 +48,8 @@ RETURNS TABLE (
     pricing           jsonb,
     context_window    integer,
     max_output_tokens integer,
-    can_stream        boolean
+    can_stream        boolean,
+    is_listed         boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -67,41 +80,64 @@ BEGIN
     RETURN QUERY
     SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
         k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
-        p.features @> '{"supports_streaming": true}'
-    FROM @extschema@.aggregator_models AS m
+        p.features @> '{"supports_streaming": true}'::jsonb, true
+    FROM (
+        SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
+            listed.max_output_tokens, listed.is_available, NULL::text AS user_id
+        FROM @extschema@.aggregator_models AS listed
+        WHERE listed.model_id = v_model OR listed.model_name = v_model
+        UNION ALL
+        -- What only the user's own key is shown.
+        SELECT own.provider_id, own.model_id, own.model_name, own.pricing, own.context_window,
+            own.max_output_tokens, true, own.user_id
+        FROM @extschema@.aggregator_user_models AS own
+        WHERE own.user_id = p_user_id
+          AND (own.model_id = v_model OR own.model_name = v_model)
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_models AS listed
+              WHERE listed.provider_id = own.provider_id AND listed.model_id = own.model_id AND listed.is_available
+          )
+    ) AS m
     JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
-    JOIN @extschema@.user_api_providers AS k ON k.provider_id = m.provider_id
-    WHERE (m.model_id = v_model OR m.model_name = v_model)
-      AND (v_provider IS NULL OR m.provider_id = v_provider)
+    JOIN @extschema@.user_api_providers AS k
+        ON k.provider_id = m.provider_id AND (m.user_id IS NULL OR k.user_id = m.user_id)
+    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
       -- Whoever names the provider gets the model sent, whatever the catalogue says.
       AND (m.is_available OR v_provider IS NOT NULL)
       AND p.is_active
       AND k.is_active
-      AND (k.user_id = p_user_id OR k.user_id IS NULL)
+      AND (k.user_id = p_user_id
+           OR k.user_id IS NULL AND @extschema@.aggregator_platform_serves(k.settings, m.model_id))
       -- At one provider, the model of this very id goes before those that only end in it.
       AND (m.model_id = v_model OR NOT EXISTS (
-          SELECT FROM @extschema@.aggregator_models AS exact
-          WHERE exact.provider_id = m.provider_id
-            AND exact.model_id = v_model
-            AND (exact.is_available OR v_provider IS NOT NULL)
-      ))
+              SELECT FROM @extschema@.aggregator_models AS exact
+              WHERE exact.provider_id = m.provider_id
+                AND exact.model_id = v_model
+                AND (exact.is_available OR v_provider IS NOT NULL)
+          ) AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_user_models AS exact
+              WHERE exact.user_id = k.user_id
+                AND exact.provider_id = m.provider_id
+                AND exact.model_id = v_model
+          ))
     ORDER BY k.user_id IS NULL, k.priority DESC, m.is_available DESC,
         (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
         m.model_id = v_model DESC, p.name, m.model_id;
 
-    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced.
+    -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced, where
+    -- the user pays. The platform's key serves what is listed and nothing else.
     IF NOT FOUND AND v_provider IS NOT NULL THEN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
-            k.id, k.user_id IS NULL, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
-            p.features @> '{"supports_streaming": true}'
+            k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
+            p.features @> '{"supports_streaming": true}'::jsonb, false
         FROM @extschema@.api_providers AS p
         JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
         WHERE p.id = v_provider
           AND p.is_active
           AND k.is_active
-          AND (k.user_id = p_user_id OR k.user_id IS NULL)
-        ORDER BY k.user_id IS NULL, k.priority DESC;
+          AND k.user_id = p_user_id
+        ORDER BY k.priority DESC;
     END IF;
 END
 $$;
@@ -130,10 +166,30 @@ AS $$
         p.provider_type = 'aggregator'
     FROM @extschema@.api_providers AS p
     JOIN @extschema@.aggregator_models AS m ON m.provider_id = p.id
+    CROSS JOIN (SELECT @extschema@.aggregator_platform_models(p_user_id) AS listed) AS platform
     WHERE p.id = ANY (@extschema@.aggregator_spendable_providers(p_user_id))
+      -- Where only the platform's key pays, what it serves.
+      AND (NOT platform.listed ? p.id::text OR platform.listed -> p.id::text ? m.model_id)
       AND p.is_active
       AND m.is_available
-    ORDER BY p.name, m.model_id
+    UNION ALL
+    -- What only the user's own key is shown.
+    SELECT p.id, p.name, p.display_name, p.provider_type, own.model_id, own.model_name, own.display_name,
+        own.model_type, own.capabilities, own.context_window, own.max_output_tokens, own.pricing,
+        p.provider_type = 'aggregator'
+    FROM @extschema@.api_providers AS p
+    JOIN @extschema@.aggregator_user_models AS own ON own.provider_id = p.id
+    WHERE own.user_id = @extschema@.aggregator_acting_user(p_user_id)
+      AND p.is_active
+      AND EXISTS (
+          SELECT FROM @extschema@.user_api_providers AS k
+          WHERE k.user_id = own.user_id AND k.provider_id = own.provider_id AND k.is_active
+      )
+      AND NOT EXISTS (
+          SELECT FROM @extschema@.aggregator_models AS m
+          WHERE m.provider_id = own.provider_id AND m.model_id = own.model_id AND m.is_available
+      )
+    ORDER BY 2, 5
 $$;
 
 SET LOCAL search_path = @extschema@, pg_temp;

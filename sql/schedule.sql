@@ -46,7 +46,7 @@ DECLARE
     v_id     bigint;
     v_reason text;
 BEGIN
-    PERFORM @extschema@.aggregator_require_cron('schedule', format('SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+    PERFORM @extschema@.aggregator_require_cron('schedule'::text, format('SELECT cron.schedule_in_database(%L, %L, %L, %L);',
         p_name, coalesce(p_schedule, ''), p_command, current_database()));
     IF coalesce(p_schedule, '') = '' THEN
         RAISE EXCEPTION 'p_schedule must not be empty'
@@ -71,7 +71,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM @extschema@.aggregator_require_cron('unschedule', format(
+    PERFORM @extschema@.aggregator_require_cron('unschedule'::text, format(
         'SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = %L AND database = %L;', p_name, current_database()));
     PERFORM cron.unschedule(jobid) FROM cron.job WHERE jobname = p_name AND database = current_database();
     RETURN FOUND;
@@ -83,7 +83,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN @extschema@.aggregator_schedule('aggregator: sync models', p_schedule, $command$SELECT * FROM @extschema@.sync_models()$command$);
+    RETURN @extschema@.aggregator_schedule('aggregator: sync models'::text, p_schedule,
+        $command$SELECT * FROM @extschema@.sync_models(NULL::text)$command$::text);
 END
 $$;
 
@@ -92,7 +93,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN @extschema@.aggregator_unschedule('aggregator: sync models');
+    RETURN @extschema@.aggregator_unschedule('aggregator: sync models'::text);
 END
 $$;
 
@@ -101,7 +102,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN @extschema@.aggregator_schedule('aggregator: maintain usage', p_schedule, $command$SELECT * FROM @extschema@.maintain_usage()$command$);
+    RETURN @extschema@.aggregator_schedule('aggregator: maintain usage'::text, p_schedule,
+        $command$SELECT * FROM @extschema@.maintain_usage()$command$::text);
 END
 $$;
 
@@ -110,7 +112,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN @extschema@.aggregator_unschedule('aggregator: maintain usage');
+    RETURN @extschema@.aggregator_unschedule('aggregator: maintain usage'::text);
 END
 $$;
 

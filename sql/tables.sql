@@ -99,7 +99,9 @@ CREATE TABLE @extschema@.aggregator_usage_logs (
     error_code             text,
     request_id             text,
     finish_reason          text,
-    metadata               jsonb
+    metadata               jsonb,
+    is_platform_key        boolean,
+    is_listed              boolean
 ) PARTITION BY RANGE (created_at);
 
 -- The keys and indexes are each partition's own: of those it would inherit pg_dump makes a second

@@ -36,10 +36,10 @@ SELECT used.hour,
     used.prompt_tokens,
     used.completion_tokens,
     used.total_tokens,
-    @extschema@.aggregator_known_cost(used.cost, used.priced, used.unpriced) AS cost,
+    @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
-    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95) AS p95_latency_ms
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
 FROM @extschema@.aggregator_usage_hourly AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id;
 
@@ -53,10 +53,10 @@ SELECT used.start AS day,
     used.prompt_tokens,
     used.completion_tokens,
     used.total_tokens,
-    @extschema@.aggregator_known_cost(used.cost, used.priced, used.unpriced) AS cost,
+    @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
-    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95) AS p95_latency_ms
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';

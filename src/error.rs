@@ -80,6 +80,8 @@ pub enum Error {
     NoKeyForModel { model: String, providers: Vec<String> },
     #[error("no active key for provider '{provider}'")]
     NoKey { provider: String },
+    #[error("the platform's key for provider '{provider}' does not serve model '{model}'")]
+    NotServed { provider: String, model: String },
     #[error("{what} is not supported yet")]
     Unsupported { what: String },
     #[error("{target} answered {}{}", refusal.status, code_suffix(refusal))]
@@ -193,7 +195,7 @@ impl Error {
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Self::BadRequest { .. } => "PT400",
-            Self::Anonymous { .. } | Self::Forbidden { .. } => "PT403",
+            Self::Anonymous { .. } | Self::Forbidden { .. } | Self::NotServed { .. } => "PT403",
             Self::UnknownProvider { .. }
             | Self::UnknownModel { .. }
             | Self::NoKeyForModel { .. }
@@ -239,6 +241,7 @@ impl Error {
             Self::UnknownProvider { .. } => "unknown_provider",
             Self::UnknownModel { .. } => "unknown_model",
             Self::NoKeyForModel { .. } | Self::NoKey { .. } => "no_key",
+            Self::NotServed { .. } => "model_not_served",
             Self::Unsupported { .. } => "unsupported",
             Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
             Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
@@ -298,6 +301,10 @@ impl Error {
             }
             Self::NoKeyForModel { .. } | Self::NoKey { .. } => {
                 "SELECT save_provider_key('provider', 'key');"
+            }
+            Self::NotServed { .. } => {
+                "It pays for models of the catalogue, and of its list where it has one (see \
+                 set_platform_models). With a key of one's own any model id is sent."
             }
             Self::Unsupported { .. } => {
                 "An aggregator such as openrouter offers the same models in OpenAI's format."

@@ -5,6 +5,7 @@
 
 use pgrx::prelude::*;
 
+mod clock;
 mod core;
 mod error;
 mod fresh;
@@ -41,7 +42,9 @@ extension_sql_file!("../sql/routing.sql", name = "routing", requires = ["trigger
 extension_sql_file!("../sql/cost.sql", name = "cost", requires = ["routing"]);
 extension_sql_file!("../sql/prices.sql", name = "prices", requires = ["cost"]);
 extension_sql_file!("../sql/catalogue.sql", name = "catalogue", requires = ["prices"]);
-extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["catalogue"]);
+extension_sql_file!("../sql/user_models.sql", name = "user_models", requires = ["catalogue"]);
+extension_sql_file!("../sql/key_checks.sql", name = "key_checks", requires = ["user_models"]);
+extension_sql_file!("../sql/jobs.sql", name = "jobs", requires = ["key_checks"]);
 extension_sql_file!("../sql/health.sql", name = "health", requires = ["jobs"]);
 extension_sql_file!("../sql/rollup.sql", name = "rollup", requires = ["health"]);
 extension_sql_file!("../sql/quarantine.sql", name = "quarantine", requires = ["rollup"]);

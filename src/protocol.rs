@@ -11,6 +11,7 @@
 
 use crate::core::budget::Rules;
 use crate::core::catalogue::Dialect;
+use crate::core::model::UNLISTED;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::error::{Error, Target};
@@ -107,6 +108,8 @@ pub struct ChatCall {
 pub struct Candidate {
     pub provider: Provider,
     pub model_id: String,
+    /// Whether the provider's catalogue has it.
+    pub is_listed: bool,
     /// The row of `user_api_providers` that pays, and its key.
     pub user_provider_id: Uuid,
     pub key: SealedKey,
@@ -122,6 +125,16 @@ impl Candidate {
     /// For messages about a call to it.
     pub fn target(&self) -> Target {
         self.provider.target(&self.model_id)
+    }
+
+    /// Whether the platform pays, and not the user.
+    pub fn is_platform_key(&self) -> bool {
+        self.key.binding.user_id.is_none()
+    }
+
+    /// The model as rules and sums know it.
+    pub fn counted_model(&self) -> &str {
+        if self.is_listed { &self.model_id } else { UNLISTED }
     }
 }
 
@@ -151,10 +164,16 @@ pub struct CatalogueFetch {
     pub provider: Provider,
     pub models_url: String,
     pub dialect: Dialect,
-    /// Tried first, where there is one.
+    /// Used where there is one. No user's key is, for what everybody sees.
     pub platform_key: Option<SealedKey>,
-    /// Tried only when the list is refused without it.
-    pub fallback_key: Option<SealedKey>,
+}
+
+/// What a saved key sets off at a provider that was never synced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FirstSync {
+    pub fetch: CatalogueFetch,
+    /// The key that a user has saved: for a list of their own, where there is none for everybody.
+    pub own_key: Option<SealedKey>,
 }
 
 /// A catalogue as it arrived, ready for the SQL that stores it.
@@ -205,7 +224,7 @@ pub enum Request {
     Catalogues(Vec<CatalogueFetch>),
     CheckKey(Box<KeyCheck>),
     /// Sync this provider soon; the reply does not wait for it.
-    SyncSoon(Box<CatalogueFetch>),
+    SyncSoon(Box<FirstSync>),
     /// Open these envelopes and seal them with the newest master key.
     Reseal(Vec<SealedKey>),
     Status,
@@ -219,6 +238,9 @@ impl Request {
             Self::Stream(call) => &call.user_id,
             Self::Many(batch) => batch.calls.first().map_or("", |call| &call.user_id),
             Self::CheckKey(check) => check.key.binding.user_id.as_deref().unwrap_or(""),
+            Self::SyncSoon(sync) => {
+                sync.own_key.as_ref().and_then(|key| key.binding.user_id.as_deref()).unwrap_or("")
+            }
             _ => "",
         }
     }
@@ -263,6 +285,8 @@ pub struct Status {
     pub ledger_queue: u64,
     /// Chat calls that wait for a limit in flight.
     pub waiting: u64,
+    /// The longest that the gateway's thread was held lately.
+    pub stall_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

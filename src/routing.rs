@@ -1,7 +1,7 @@
 //! From a model's name to the providers, models and keys that can serve a call. Sessions ask as the
 //! extension's owner, with the user named; so does the worker for jobs.
 
-use crate::core::budget::{Budget, Period, RateLimit, Rules, Scope};
+use crate::core::budget::{Budget, Keys, Period, RateLimit, Rules, Scope};
 use crate::core::options::Prepared;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
@@ -27,19 +27,20 @@ pub struct Route {
 const ROUTES: &str = "
     SELECT r.provider_id, r.provider_name, r.provider_type, r.api_standard, r.base_url,
         r.headers::text, r.model_id, r.user_provider_id, r.is_platform_key, r.api_key_encrypted,
-        r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream
+        r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream, r.is_listed
     FROM @extschema@.aggregator_routes($1, $2, $3) AS r
     LIMIT 64";
 
 /// Of every call: a plain statement, because a function would cost more than it finds.
 const RULES: &str = "
     SELECT b.id, b.user_id, b.each_user, b.provider_id, b.model_id, b.period, b.limit_usd::text,
-        b.limit_tokens, b.limit_requests, b.action = 'block', NULL::bigint, NULL::bigint
+        b.limit_tokens, b.limit_requests, b.action = 'block', NULL::bigint, NULL::bigint,
+        b.keys
     FROM @extschema@.aggregator_budgets AS b
     WHERE b.user_id IS NULL OR b.user_id = $1
     UNION ALL
     SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, NULL, NULL, NULL, NULL, NULL,
-        r.requests_per_minute, r.tokens_per_minute
+        r.requests_per_minute, r.tokens_per_minute, NULL
     FROM @extschema@.aggregator_rate_limits AS r
     WHERE r.user_id IS NULL OR r.user_id = $1";
 
@@ -115,10 +116,11 @@ pub fn again(
 
 /// The budgets and rate limits that may concern a user, as of now.
 pub fn rules(client: &SpiClient, installed: &Installed, user: &str) -> Result<Rules, Error> {
-    read_rules(client, installed, user).map_err(|_| Error::Internal)
+    read_rules(client, installed, user).ok().flatten().ok_or(Error::Internal)
 }
 
-fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Result<Rules> {
+/// `None`: a rule cannot be understood.
+fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Result<Option<Rules>> {
     let mut rules = Rules::default();
     let plan = plan(client, installed, RULES, 1)?;
     for row in fresh::select(client, &plan, &[user.into()])? {
@@ -129,17 +131,26 @@ fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Res
             provider_id: row.get::<pgrx::Uuid>(4)?.map(|id| uuid(Some(id))),
             model: row.get(5)?,
         };
-        // Only budgets have a period; one that is not known is not a budget of no period.
         match row.get::<String>(6)? {
-            Some(period) => rules.budgets.push(Budget {
-                id,
-                scope,
-                period: Period::parse(&period).ok_or(fresh::UNREADABLE)?,
-                limit_usd: row.get(7)?,
-                limit_tokens: row.get(8)?,
-                limit_requests: row.get(9)?,
-                blocks: required(&row, 10)?,
-            }),
+            Some(period) => {
+                // A budget that cannot be read is not left out.
+                let (Some(period), Some(keys)) = (
+                    Period::parse(&period),
+                    row.get::<String>(13)?.as_deref().and_then(Keys::parse),
+                ) else {
+                    return Ok(None);
+                };
+                rules.budgets.push(Budget {
+                    id,
+                    scope,
+                    keys,
+                    period,
+                    limit_usd: row.get(7)?,
+                    limit_tokens: row.get(8)?,
+                    limit_requests: row.get(9)?,
+                    blocks: required(&row, 10)?,
+                });
+            }
             None => rules.rate_limits.push(RateLimit {
                 id,
                 scope,
@@ -148,7 +159,7 @@ fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Res
             }),
         }
     }
-    Ok(rules)
+    Ok(Some(rules))
 }
 
 /// Who may serve a request, best first: the wanted model at every provider of the user, or, where
@@ -196,6 +207,7 @@ struct Columns {
     context_window: Option<i32>,
     max_output_tokens: Option<i32>,
     can_stream: bool,
+    is_listed: bool,
 }
 
 impl Columns {
@@ -215,6 +227,7 @@ impl Columns {
             context_window: row.get(12)?,
             max_output_tokens: row.get(13)?,
             can_stream: required(row, 14)?,
+            is_listed: required(row, 15)?,
         })
     }
 
@@ -234,6 +247,7 @@ impl Columns {
                     &self.headers,
                 )?,
                 model_id: self.model_id,
+                is_listed: self.is_listed,
                 user_provider_id: self.user_provider_id,
                 key: SealedKey { binding, envelope: self.envelope },
                 pricing: self.pricing,
@@ -300,14 +314,14 @@ fn explain(
             return Ok(Error::bad_request_hint("a provider is needed", hint));
         }
         return Ok(match named(wanted)? {
-            Some(provider) => Error::NoKey { provider },
+            Some(provider) => no_key(client, installed, provider, model)?,
             None => Error::UnknownProvider { provider: wanted.to_owned() },
         });
     }
     if let Some((prefix, _)) = model.split_once(':')
         && named(prefix)?.as_deref() == Some(prefix)
     {
-        return Ok(Error::NoKey { provider: prefix.to_owned() });
+        return no_key(client, installed, prefix.to_owned(), model);
     }
     let sql = installed.sql(
         "SELECT p.name, m.model_id, m.model_id = $1 OR m.model_name = $1
@@ -335,6 +349,26 @@ fn explain(
     }
     let similar = similar(model, rows.iter().map(|(_, id, _)| id.as_str()));
     Ok(Error::UnknownModel { model: model.to_owned(), similar })
+}
+
+/// There is no key of the user's own at a provider: the platform's may be there for other models.
+fn no_key(
+    client: &SpiClient,
+    installed: &Installed,
+    provider: String,
+    model: &str,
+) -> spi::Result<Error> {
+    let sql = installed.sql(
+        "SELECT FROM @extschema@.user_api_providers AS k
+         JOIN @extschema@.api_providers AS p ON p.id = k.provider_id
+         WHERE p.name = $1 AND k.user_id IS NULL AND k.is_active",
+    );
+    let platform = client.select(sql.as_str(), Some(1), &[provider.as_str().into()])?;
+    Ok(if platform.is_empty() {
+        Error::NoKey { provider }
+    } else {
+        Error::NotServed { provider, model: model.to_owned() }
+    })
 }
 
 /// The two model ids that are most like a name, if any is.

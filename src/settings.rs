@@ -23,6 +23,7 @@ static STREAM_IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(1000);
 static MAX_IN_FLIGHT_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(128);
 static MAX_IN_FLIGHT_PER_KEY: GucSetting<i32> = GucSetting::<i32>::new(256);
+static MAX_KEY_CHECKS_PER_MINUTE: GucSetting<i32> = GucSetting::<i32>::new(10);
 static JOB_MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60);
 static MAX_QUEUED_JOBS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(100_000);
@@ -164,6 +165,16 @@ fn register_calls() {
         );
     }
     GucRegistry::define_int_guc(
+        c"aggregator.max_key_checks_per_minute",
+        c"Keys that one user may have checked at one provider in a minute.",
+        c"By validate_provider_key and save_provider_key. More are PT429.",
+        &MAX_KEY_CHECKS_PER_MINUTE,
+        1,
+        100_000,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
         c"aggregator.job_max_attempts",
         c"How often a job is run before it counts as failed.",
         c"It is run again after its worker died, or after a failure that may pass.",
@@ -294,6 +305,7 @@ pub fn for_gateway() -> gateway::Settings {
             per_user: number(&MAX_IN_FLIGHT_PER_USER),
             per_key: number(&MAX_IN_FLIGHT_PER_KEY),
         },
+        key_checks_per_minute: i64::from(MAX_KEY_CHECKS_PER_MINUTE.get()),
     }
 }
 

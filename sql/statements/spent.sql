@@ -1,16 +1,18 @@
 -- What counts against a budget since $1, which is the start of an hour: of user $2, provider $3, model
--- $4, where they are given. What is still pending comes on top when it is settled.
-SELECT round(coalesce(sum(part.budget_cost), 0), 12)::text,
-    coalesce(sum(part.budget_tokens), 0)::bigint,
-    coalesce(sum(part.budget_requests), 0)::bigint
+-- $4, where they are given, paid by the keys $5. What is still pending comes on top when it is settled.
+-- Whatever the sums hold, the gateway gets numbers that it can read.
+SELECT round(least(@extschema@.aggregator_of_keys($5, sum(part.budget_cost), sum(part.own_cost)), 1e15), 12)::text,
+    least(@extschema@.aggregator_of_keys($5, sum(part.budget_tokens), sum(part.own_tokens)), 9223372036854775807)::bigint,
+    least(@extschema@.aggregator_of_keys($5, sum(part.budget_requests), sum(part.own_requests)), 9223372036854775807)::bigint
 FROM (
-    SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests
+    SELECT own.provider_id, own.model_id, own.budget_cost, own.budget_tokens, own.budget_requests,
+        own.own_cost, own.own_tokens, own.own_requests
     FROM @extschema@.aggregator_usage_hourly AS own
     WHERE own.user_id = $2
       AND own.hour >= $1
     UNION ALL
     SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
-        everybody.budget_requests
+        everybody.budget_requests, everybody.own_cost, everybody.own_tokens, everybody.own_requests
     FROM @extschema@.aggregator_usage_totals AS everybody
     WHERE $2 IS NULL
       AND everybody.grain = 'hour'

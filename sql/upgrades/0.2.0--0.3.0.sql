@@ -6,5 +6,58 @@ UPDATE @extschema@.user_api_providers
 SET settings = '{}'::jsonb
 WHERE pg_catalog.octet_length(settings::text) > 8192;
 
--- ledger: aggregator_status() has another column.
-DROP FUNCTION IF EXISTS @extschema@.aggregator_status();
+-- bound: another column of its result.
+DROP FUNCTION @extschema@.aggregator_status();
+
+-- Money: who paid, which models were listed, whose money a budget protects. Old rows say nothing of it:
+-- in the log they count as the platform's and as listed, and budgets count what they did.
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_platform_key boolean;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_listed boolean;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
+    CHECK (keys IN ('platform', 'own', 'all'));
+DO $upgrade$
+BEGIN
+    EXECUTE (
+        SELECT pg_catalog.format('ALTER TABLE @extschema@.aggregator_budgets DROP CONSTRAINT %I', c.conname)
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
+END
+$upgrade$;
+ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_scope_key
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys);
+-- Their results or arguments have changed.
+DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
+DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
+DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
+
+-- After the functions.
+-- Money: nothing asks the old one any more.
+DROP FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz);
+-- Its comment went with the old one, and says the same.
+COMMENT ON FUNCTION @extschema@.aggregator_routes(text, text, text) IS
+    'Every route of a user for a model, best first. Internal.';
+-- Days with rows that count otherwise now, because they said or reserved more than any row may count.
+DO $upgrade$
+DECLARE
+    v_day timestamptz;
+BEGIN
+    FOR v_day IN
+        SELECT DISTINCT pg_catalog.date_trunc('day', log.created_at, 'UTC')
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.status <> 'pending'
+          AND pg_catalog.isfinite(log.created_at)
+          AND (log.cost_estimate > 1000
+               OR log.total_tokens > 10000000
+               OR log.reserved_tokens NOT BETWEEN 0 AND 2147483647
+               OR log.reserved_cost NOT BETWEEN 0 AND 1e12)
+    LOOP
+        PERFORM @extschema@.aggregator_recount_usage(v_day, v_day + pg_catalog.make_interval(days => 1));
+    END LOOP;
+END
+$upgrade$;

@@ -118,11 +118,12 @@ impl Dearest {
         let base: BTreeMap<String, &RawValue> =
             serde_json::from_str(text).map_err(|_| NoBound::Unpriced)?;
         let tiers: Tiers = serde_json::from_str(text).map_err(|_| NoBound::Unpriced)?;
-        // The dearest price of each part. One that cannot be read could be any.
+        // The dearest price of each part. One that cannot be read could be any; so could one that a
+        // tier says is unknown, which is null there.
         let mut dearest: BTreeMap<&str, Decimal> = BTreeMap::new();
         for (key, raw) in std::iter::once(&base).chain(&tiers.tiers).flatten() {
             let is_price = INPUT.iter().chain(OUTPUT).chain(&["request"]).any(|part| part == key);
-            if !is_price || raw.get() == "null" {
+            if !is_price {
                 continue;
             }
             let price = decimal(raw.get())
@@ -137,8 +138,7 @@ impl Dearest {
             price.map(|price| price / per_million)
         };
         // Without its base price a part could be billed at anything.
-        let has_base = |key: &str| base.get(key).is_some_and(|price| price.get() != "null");
-        if !has_base("input") || !has_base("output") {
+        if !base.contains_key("input") || !base.contains_key("output") {
             return Err(NoBound::Unpriced);
         }
         Ok(Self {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_price_that_cannot_be_read_has_no_bound() {
-        for price in [r#""x""#, "-1", "1e30", "1e-99999", "true", "[]", "{}", "99999999"] {
+        for price in [r#""x""#, "null", "-1", "1e30", "1e-99999", "true", "[]", "{}", "99999999"] {
             for pricing in [
                 format!(r#"{{"input":{price},"output":1}}"#),
                 format!(r#"{{"input":1,"output":1,"cache_write_1h":{price}}}"#),
@@ -212,8 +212,9 @@ mod tests {
                 assert_eq!(Dearest::of(Some(&pricing)), Err(NoBound::Unpriced), "{pricing}");
             }
         }
-        // What a tier does not say is that of the list.
-        let tier = r#"{"input":1,"output":1,"tiers":[{"output":null}]}"#;
+        // What a tier does not say is that of the list, and what is no part is not asked.
+        let tier =
+            r#"{"input":1,"output":1,"image":"x","tiers":[{"min_prompt_tokens":9,"input":1}]}"#;
         assert_eq!(Dearest::of(Some(tier)).unwrap().output, Decimal::new(1, 6));
     }
 

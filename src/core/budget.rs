@@ -2,12 +2,21 @@
 //! request still fits.
 
 use crate::core::bound::{Dearest, NoBound, Size};
+use crate::core::model;
+use crate::core::usage::decimal;
 use rust_decimal::Decimal;
+use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
+/// What one attempt counts at the most where its request has no bound, whatever the provider says
+/// that it came to: `aggregator_counted` in SQL has the same numbers.
+pub const MOST_USD: Decimal = Decimal::from_parts(1_000, 0, 0, false, 0);
+pub const MOST_TOKENS: i64 = 10_000_000;
+/// No attempt is said to have used more: the ledger's columns hold no more.
+const LARGEST_COUNT: i64 = i32::MAX as i64;
 
 /// Whom and what a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,18 +30,62 @@ pub struct Scope {
     pub model: Option<String>,
 }
 
+/// What a call is, as far as rules ask.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    pub user: &'a str,
+    pub provider: Uuid,
+    /// The id of the model as the catalogue lists it, else [`model::UNLISTED`].
+    pub model: &'a str,
+    pub is_platform_key: bool,
+}
+
 impl Scope {
-    pub fn applies(&self, user: &str, provider: Uuid, model: &str) -> bool {
-        self.user_id.as_deref().is_none_or(|own| own == user)
-            && self.provider_id.is_none_or(|own| own == provider)
-            && self.model.as_deref().is_none_or(|own| {
-                own == model || model.rsplit('/').next().is_some_and(|name| name == own)
-            })
+    pub fn applies(&self, call: &Subject<'_>) -> bool {
+        self.user_id.as_deref().is_none_or(|own| own == call.user)
+            && self.provider_id.is_none_or(|own| own == call.provider)
+            && self.model.as_deref().is_none_or(|own| model::is_meant(own, call.model))
     }
 
     /// Whose count it is.
     pub fn counted_user(&self, user: &str) -> Option<String> {
         self.is_each_user.then(|| user.to_owned())
+    }
+}
+
+/// Whose money a budget protects: what it counts is what these keys pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keys {
+    Platform,
+    /// The users' own.
+    Own,
+    All,
+}
+
+impl Keys {
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "platform" => Self::Platform,
+            "own" => Self::Own,
+            "all" => Self::All,
+            _ => return None,
+        })
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Platform => "platform",
+            Self::Own => "own",
+            Self::All => "all",
+        }
+    }
+
+    fn covers(self, is_platform_key: bool) -> bool {
+        match self {
+            Self::Platform => is_platform_key,
+            Self::Own => !is_platform_key,
+            Self::All => true,
+        }
     }
 }
 
@@ -102,6 +155,7 @@ fn days_of(year: i64, month: i64) -> i64 {
 pub struct Budget {
     pub id: Uuid,
     pub scope: Scope,
+    pub keys: Keys,
     pub period: Period,
     /// USD, as `numeric` prints it.
     pub limit_usd: Option<String>,
@@ -171,10 +225,19 @@ impl Unit {
     }
 }
 
+/// The most that an attempt can come to by its request, where that says. What a provider reports
+/// beyond it is not believed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bound {
+    pub usd: Option<Decimal>,
+    pub tokens: Option<i64>,
+}
+
 /// What is to be set aside for one attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub amount: Amount,
+    pub bound: Bound,
     /// Whether the USD are a bound; without one only budgets without USD can be kept.
     pub is_priced: bool,
     /// The answer's tokens are to be limited to this many.
@@ -185,6 +248,10 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     NoBound(NoBound),
+    /// The limit of the budget at this place is no number.
+    Unreadable {
+        index: usize,
+    },
     /// The budget at this place does not suffice.
     Exceeded {
         index: usize,
@@ -194,52 +261,73 @@ pub enum Refused {
     },
 }
 
+/// A limit that is no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable;
+
 impl Budget {
-    fn usd(&self) -> Option<Decimal> {
-        self.limit_usd.as_deref().and_then(crate::core::usage::decimal)
+    pub fn applies(&self, call: &Subject<'_>) -> bool {
+        self.scope.applies(call) && self.keys.covers(call.is_platform_key)
+    }
+
+    fn usd(&self) -> Result<Option<Decimal>, Unreadable> {
+        self.limit_usd.as_deref().map(|limit| decimal(limit).ok_or(Unreadable)).transpose()
     }
 
     /// What is left after `used`: of each unit that is limited.
-    fn left(&self, used: Amount) -> [(Unit, Option<Decimal>); 3] {
-        let tokens = self.limit_tokens.map(|limit| Decimal::from(limit - used.tokens));
-        let requests = self.limit_requests.map(|limit| Decimal::from(limit - used.requests));
-        [
-            (Unit::Usd, self.usd().map(|limit| limit.saturating_sub(used.usd))),
-            (Unit::Tokens, tokens),
-            (Unit::Requests, requests),
-        ]
+    fn left(&self, used: Amount) -> Result<[(Unit, Option<Decimal>); 3], Unreadable> {
+        // A Decimal holds the difference of any two i64.
+        let left = |limit: Option<i64>, used: i64| {
+            limit.map(|limit| Decimal::from(limit).saturating_sub(Decimal::from(used)))
+        };
+        Ok([
+            (Unit::Usd, self.usd()?.map(|limit| limit.saturating_sub(used.usd))),
+            (Unit::Tokens, left(self.limit_tokens, used.tokens)),
+            (Unit::Requests, left(self.limit_requests, used.requests)),
+        ])
     }
 
     /// How much of the limit is used, in percent of the unit that is nearest to it.
     pub fn percent(&self, used: Amount) -> i64 {
-        let part = |used: Decimal, limit: Option<Decimal>| match limit {
-            Some(limit) if limit.is_zero() => Some(Decimal::from(100)),
-            Some(limit) => used.checked_mul(Decimal::from(100))?.checked_div(limit),
-            None => None,
+        let part = |used: Decimal, limit: Option<Decimal>| {
+            let limit = limit?;
+            // What overflows is more than any limit, and so is what a limit of 0 allows.
+            let percent =
+                used.checked_mul(Decimal::from(100)).and_then(|used| used.checked_div(limit));
+            Some(percent.map_or(if limit.is_zero() { 100 } else { i64::MAX }, |percent| {
+                percent.floor().to_i64().unwrap_or(i64::MAX)
+            }))
         };
         [
-            part(used.usd, self.usd()),
+            part(used.usd, self.usd().unwrap_or(Some(Decimal::ZERO))),
             part(Decimal::from(used.tokens), self.limit_tokens.map(Decimal::from)),
             part(Decimal::from(used.requests), self.limit_requests.map(Decimal::from)),
         ]
         .into_iter()
         .flatten()
         .max()
-        .and_then(|percent| rust_decimal::prelude::ToPrimitive::to_i64(&percent.floor()))
         .unwrap_or(0)
     }
 }
 
 /// Whether an attempt of this size fits into every budget that blocks, given what each has used,
-/// and what to set aside for it.
+/// and what to set aside for it. What cannot be computed or read does not fit.
 pub fn plan(
     budgets: &[(&Budget, Amount)],
     size: &Size,
     prices: Result<Dearest, NoBound>,
 ) -> Result<Plan, Refused> {
-    let blocking = || budgets.iter().enumerate().filter(|(_, (budget, _))| budget.blocks);
-    let is_about_usd = blocking().any(|(_, (budget, _))| budget.limit_usd.is_some());
-    let is_about_tokens = blocking().any(|(_, (budget, _))| budget.limit_tokens.is_some());
+    let mut left = Vec::with_capacity(budgets.len());
+    for (index, (budget, used)) in budgets.iter().enumerate() {
+        let of_it = budget.left(*used).map_err(|Unreadable| Refused::Unreadable { index })?;
+        if budget.blocks {
+            left.extend(
+                of_it.into_iter().filter_map(|(unit, left)| left.map(|left| (index, unit, left))),
+            );
+        }
+    }
+    let is_about = |wanted: Unit| left.iter().any(|(_, unit, _)| *unit == wanted);
+    let (is_about_usd, is_about_tokens) = (is_about(Unit::Usd), is_about(Unit::Tokens));
     if (is_about_usd || is_about_tokens)
         && let Some(what) = &size.unbounded
     {
@@ -253,13 +341,14 @@ pub fn plan(
     // Where nothing says how long the answer may be, the budget says it.
     let cap = match size.output_tokens {
         Some(_) => None,
-        None => blocking()
-            .flat_map(|(_, (budget, used))| budget.left(*used))
-            .filter_map(|(unit, left)| match (unit, left, &prices) {
-                (Unit::Usd, Some(left), Some(prices)) => Some(prices.affordable(size, left)),
-                (Unit::Tokens, Some(left), _) => {
-                    let left = rust_decimal::prelude::ToPrimitive::to_i64(&left).unwrap_or(0);
-                    Some((left - size.input_tokens).max(0) / size.n)
+        None => left
+            .iter()
+            .filter_map(|(_, unit, left)| match (unit, &prices) {
+                (Unit::Usd, Some(prices)) => Some(prices.affordable(size, *left)),
+                (Unit::Tokens, _) => {
+                    // No more than a limit, which is an i64, can be left.
+                    let left = left.max(&Decimal::ZERO).to_i64().unwrap_or(0);
+                    Some(left.saturating_sub(size.input_tokens).max(0) / size.n.max(1))
                 }
                 _ => None,
             })
@@ -268,24 +357,37 @@ pub fn plan(
             .filter(|tokens| *tokens < i64::from(i32::MAX)),
     };
     let output = size.output_tokens.or(cap).unwrap_or(0).max(i64::from(cap.is_some()));
-    let amount = Amount {
-        usd: prices.as_ref().and_then(|prices| prices.cost(size, output)).unwrap_or_default(),
-        tokens: size.input_tokens.saturating_add(output.saturating_mul(size.n)),
-        requests: 1,
-    };
-    for (index, (budget, used)) in blocking() {
-        for (unit, left) in budget.left(*used) {
-            let needed = match unit {
-                Unit::Usd => amount.usd,
-                Unit::Tokens => Decimal::from(amount.tokens),
-                Unit::Requests => Decimal::from(amount.requests),
-            };
-            if let Some(left) = left.filter(|left| needed > *left) {
-                return Err(Refused::Exceeded { index, unit, needed, left });
-            }
+    let usd = prices.as_ref().and_then(|prices| prices.cost(size, output));
+    let tokens =
+        output.checked_mul(size.n).and_then(|output| output.checked_add(size.input_tokens));
+    if (is_about_usd && usd.is_none()) || (is_about_tokens && tokens.is_none()) {
+        return Err(Refused::NoBound(NoBound::Unbounded("an answer of that size".to_owned())));
+    }
+    for (index, unit, left) in left {
+        let needed = match unit {
+            Unit::Usd => usd,
+            Unit::Tokens => tokens.map(Decimal::from),
+            Unit::Requests => Some(Decimal::ONE),
+        };
+        if let Some(needed) = needed
+            && needed > left
+        {
+            return Err(Refused::Exceeded { index, unit, needed, left });
         }
     }
-    Ok(Plan { amount, is_priced: prices.is_some(), cap: cap.map(|cap| cap.max(1)) })
+    // What is computed without the length of the answer, or beside an image, is no bound.
+    let is_bound = size.unbounded.is_none() && (size.output_tokens.is_some() || cap.is_some());
+    let counted = tokens.map_or(LARGEST_COUNT, |tokens| tokens.min(LARGEST_COUNT));
+    Ok(Plan {
+        // `is_priced` says whether the USD are any.
+        amount: Amount { usd: usd.unwrap_or(Decimal::ZERO), tokens: counted, requests: 1 },
+        bound: Bound {
+            usd: usd.filter(|_| is_bound),
+            tokens: tokens.filter(|_| is_bound).map(|_| counted),
+        },
+        is_priced: usd.is_some(),
+        cap: cap.map(|cap| cap.max(1)),
+    })
 }
 
 /// What an attempt came to, as far as it is known.
@@ -305,22 +407,45 @@ pub struct Spent<'a> {
 
 impl Spent<'_> {
     /// What counts against budgets: what is known exactly, else the more of what was set aside and
-    /// what is guessed. The same rule as `aggregator_counted` in SQL.
-    pub fn counted(&self, reserved: Amount) -> Amount {
+    /// what is guessed; and never more than the request can have come to. The same rule as
+    /// `aggregator_counted` in SQL.
+    pub fn counted(&self, reserved: Amount, bound: Bound) -> Amount {
         let requests = i64::from(!self.is_unsent);
         if self.is_free_of_charge && self.tokens.is_none() {
             return Amount { requests, ..Amount::default() };
         }
-        let cost = self.cost.and_then(crate::core::usage::decimal).unwrap_or_default();
+        // A number that is too large to be one here is beyond every bound.
+        let known = |cost: &str| decimal(cost).unwrap_or(Decimal::MAX).max(Decimal::ZERO);
+        let cost = self.cost.map_or(Decimal::ZERO, known);
         let is_exact = matches!(self.cost_source, Some("upstream" | "computed"));
-        let tokens = self.tokens.unwrap_or(0);
+        let usd = if is_exact { cost } else { cost.max(reserved.usd) };
+        let tokens = match self.tokens {
+            Some(tokens) if !self.is_estimate => tokens,
+            tokens => tokens.map_or(reserved.tokens, |tokens| tokens.max(reserved.tokens)),
+        };
         Amount {
-            usd: if is_exact { cost } else { cost.max(reserved.usd) },
-            tokens: match self.tokens {
-                Some(tokens) if !self.is_estimate => tokens,
-                _ => tokens.max(reserved.tokens),
+            usd: match bound.usd {
+                Some(bound) if cost > bound => bound,
+                None if cost > MOST_USD => MOST_USD,
+                _ => usd,
             },
+            tokens: self.bounded_tokens(bound).map_or(tokens, |bounded| bounded),
             requests,
+        }
+    }
+
+    /// Where the tokens are beyond the bound: what they count then.
+    fn bounded_tokens(&self, bound: Bound) -> Option<i64> {
+        let most = bound.tokens.unwrap_or(MOST_TOKENS);
+        self.tokens.filter(|tokens| *tokens > most).map(|_| most)
+    }
+
+    /// The tokens that a rate limit counts; `None`: what was reserved stays taken.
+    pub fn tokens_used(&self, bound: Bound) -> Option<i64> {
+        match self.tokens {
+            Some(tokens) => Some(self.bounded_tokens(bound).unwrap_or(tokens)),
+            None if self.is_unsent || self.is_free_of_charge => Some(0),
+            None => None,
         }
     }
 }
@@ -328,6 +453,8 @@ impl Spent<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BOUNDLESS: Bound = Bound { usd: None, tokens: None };
 
     #[test]
     fn what_is_not_known_counts_in_full() {
@@ -338,24 +465,28 @@ mod tests {
             tokens: Some(20),
             ..Spent::default()
         };
-        let usd = |spent: Spent| spent.counted(reserved).usd.to_string();
+        let usd = |spent: Spent| spent.counted(reserved, BOUNDLESS).usd.to_string();
         assert_eq!(usd(known), "0.1");
-        assert_eq!(known.counted(reserved).tokens, 20);
+        assert_eq!(known.counted(reserved, BOUNDLESS).tokens, 20);
         let guessed = Spent { cost_source: Some("incomplete"), is_estimate: true, ..known };
         assert_eq!(usd(guessed), "0.5");
-        assert_eq!(guessed.counted(reserved).tokens, 900);
+        assert_eq!(guessed.counted(reserved, BOUNDLESS).tokens, 900);
         assert_eq!(usd(Spent { cost: Some("0.7"), ..guessed }), "0.7");
         assert_eq!(usd(Spent::default()), "0.5");
         let refused = Spent { is_free_of_charge: true, ..Spent::default() };
-        assert_eq!(refused.counted(reserved), Amount { requests: 1, ..Amount::default() });
+        assert_eq!(
+            refused.counted(reserved, BOUNDLESS),
+            Amount { requests: 1, ..Amount::default() }
+        );
         let unsent = Spent { is_unsent: true, ..refused };
-        assert_eq!(unsent.counted(reserved), Amount::default());
+        assert_eq!(unsent.counted(reserved, BOUNDLESS), Amount::default());
     }
 
     fn budget(limit_usd: Option<&str>) -> Budget {
         Budget {
             id: Uuid::nil(),
             scope: Scope { user_id: None, is_each_user: false, provider_id: None, model: None },
+            keys: Keys::All,
             period: Period::Month,
             limit_usd: limit_usd.map(str::to_owned),
             limit_tokens: None,
@@ -402,11 +533,94 @@ mod tests {
             provider_id: None,
             model: Some(model.to_owned()),
         };
-        assert!(scope("openai/gpt-4o").applies("u", Uuid::nil(), "openai/gpt-4o"));
-        assert!(scope("gpt-4o").applies("u", Uuid::nil(), "openai/gpt-4o"));
-        assert!(!scope("gpt-4").applies("u", Uuid::nil(), "openai/gpt-4o"));
+        let call = |user: &'static str, model: &'static str| Subject {
+            user,
+            provider: Uuid::nil(),
+            model,
+            is_platform_key: true,
+        };
+        assert!(scope("openai/gpt-4o").applies(&call("u", "openai/gpt-4o")));
+        assert!(scope("gpt-4o").applies(&call("u", "openai/gpt-4o")));
+        assert!(!scope("gpt-4").applies(&call("u", "openai/gpt-4o")));
+        assert!(scope("gpt-4").applies(&call("u", model::UNLISTED)));
         let own = Scope { user_id: Some("a".into()), model: None, ..scope("") };
-        assert!(own.applies("a", Uuid::nil(), "m") && !own.applies("b", Uuid::nil(), "m"));
+        assert!(own.applies(&call("a", "m")) && !own.applies(&call("b", "m")));
+    }
+
+    #[test]
+    fn a_budget_counts_the_keys_whose_money_it_protects() {
+        for (keys, platform, own) in
+            [(Keys::Platform, true, false), (Keys::Own, false, true), (Keys::All, true, true)]
+        {
+            let budget = Budget { keys, ..budget(Some("1")) };
+            for (is_platform_key, expected) in [(true, platform), (false, own)] {
+                let call =
+                    Subject { user: "u", provider: Uuid::nil(), model: "m", is_platform_key };
+                assert_eq!(budget.applies(&call), expected, "{keys:?}");
+            }
+            assert_eq!(Keys::parse(keys.as_str()), Some(keys));
+        }
+        assert_eq!(Keys::parse("ALL"), None);
+    }
+
+    #[test]
+    fn what_a_provider_says_beyond_the_bound_counts_as_the_bound() {
+        let reserved = Amount { usd: "0.5".parse().unwrap(), tokens: 900, requests: 1 };
+        let bound = Bound { usd: Some(reserved.usd), tokens: Some(900) };
+        let lie = Spent {
+            cost: Some("1000000000000000000000000000000"),
+            cost_source: Some("upstream"),
+            tokens: Some(i64::from(i32::MAX)),
+            ..Spent::default()
+        };
+        assert_eq!(lie.counted(reserved, bound), reserved);
+        assert_eq!(lie.tokens_used(bound), Some(900));
+        // Where the request has no bound, there is one for all.
+        let most = Amount { usd: MOST_USD, tokens: MOST_TOKENS, requests: 1 };
+        assert_eq!(lie.counted(Amount::default(), BOUNDLESS), most);
+        let guess = Spent { is_estimate: true, cost_source: Some("incomplete"), ..lie };
+        assert_eq!(guess.counted(reserved, bound), reserved);
+        // At the bound it is believed.
+        let true_word = Spent { cost: Some("0.5"), tokens: Some(900), ..lie };
+        assert_eq!(true_word.counted(Amount::default(), bound), reserved);
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_computed_is_refused() {
+        let fine = budget(Some("5"));
+        for limit in ["NaN", "", "much", "Infinity"] {
+            let unreadable = Budget { blocks: false, ..budget(Some(limit)) };
+            let all = [(&fine, used("0")), (&unreadable, used("0"))];
+            let refused = plan(&all, &size(Some(1)), prices());
+            assert_eq!(refused, Err(Refused::Unreadable { index: 1 }), "{limit}");
+        }
+        let endless = Size { n: i64::MAX, ..size(Some(i64::MAX)) };
+        let refused = plan(&[(&fine, used("0"))], &endless, prices());
+        assert!(matches!(refused, Err(Refused::NoBound(_))), "{refused:?}");
+        let tokens = Budget { limit_usd: None, limit_tokens: Some(i64::MAX), ..fine.clone() };
+        let refused = plan(&[(&tokens, used("0"))], &endless, prices());
+        assert!(matches!(refused, Err(Refused::NoBound(_))), "{refused:?}");
+        // A warning blocks nothing, and does not count what does not exist as 0.
+        let warns = Budget { blocks: false, ..fine.clone() };
+        let plan = plan(&[(&warns, used("0"))], &endless, prices()).unwrap();
+        assert_eq!((plan.is_priced, plan.bound), (false, BOUNDLESS));
+        assert_eq!(plan.amount.tokens, i64::from(i32::MAX));
+    }
+
+    #[test]
+    fn what_is_left_and_used_does_not_overflow() {
+        let most = Amount { usd: Decimal::MAX, tokens: i64::MAX, requests: i64::MAX };
+        let least = Amount { usd: Decimal::MIN, tokens: i64::MIN, requests: i64::MIN };
+        let budget = Budget {
+            limit_tokens: Some(i64::MAX),
+            limit_requests: Some(i64::MAX),
+            ..budget(Some("999999999999"))
+        };
+        for used in [most, least, Amount::default()] {
+            let _ = (budget.left(used), budget.percent(used), used.plus(most).minus(least));
+            let _ = plan(&[(&budget, used)], &size(None), prices());
+        }
+        assert_eq!(budget.percent(most), i64::MAX);
     }
 
     #[test]

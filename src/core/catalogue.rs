@@ -1,6 +1,7 @@
 //! Reading model lists: OpenRouter's (prices as strings per token), AiHubMix's (numbers per 1M)
 //! and the bare list of OpenAI's `GET /models`. Which one it is shows in the data.
 
+use crate::core::model;
 use crate::core::price::{self, PER_UNIT, Prices, Unit};
 use crate::core::reply::clean_word;
 use serde::{Deserialize, Serialize};
@@ -333,8 +334,7 @@ fn id(item: &Item, key: &str) -> Option<String> {
     let id: String = serde_json::from_str(item.get(key)?.get()).ok()?;
     // Gemini's list writes ids as paths.
     let id = id.strip_prefix("models/").unwrap_or(&id);
-    let fits = !id.is_empty() && id.len() <= 255 && !id.chars().any(char::is_control);
-    fits.then(|| id.to_owned())
+    model::problem(id).is_none().then(|| id.to_owned())
 }
 
 /// The last part of `vendor/model`.

@@ -10,6 +10,7 @@ pub mod health;
 pub mod histogram;
 pub mod identity;
 pub mod json;
+pub mod model;
 pub mod options;
 pub mod parameters;
 pub mod price;

@@ -3,6 +3,7 @@
 //! Values pass through as the text they were given as: no number is read and printed again.
 
 use crate::core::json;
+use crate::core::model;
 use crate::core::parameters::{self, PARAMETERS};
 use crate::core::scan::{Kind, MAX_VALUES, Scanner, Unfit};
 use crate::error::Error;
@@ -248,11 +249,10 @@ fn checked_model(model: &str, what: &str) -> Result<String, Error> {
     if model.is_empty() {
         return Err(Error::bad_request(format!("{what} must be a non-empty text")));
     }
-    if model.len() > 255 || model.chars().any(char::is_control) {
-        let what = format!("{what} must be a printable text of at most 255 bytes");
-        return Err(Error::bad_request(what));
+    match model::problem(model) {
+        Some(problem) => Err(Error::bad_request(format!("{what} {problem}"))),
+        None => Ok(model.to_owned()),
     }
-    Ok(model.to_owned())
 }
 
 fn is_known(key: &str) -> bool {

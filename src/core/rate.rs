@@ -25,6 +25,14 @@ impl Taken {
         Ok(())
     }
 
+    /// How much of the quota is left at `now`.
+    pub fn left(&self, per_minute: i64, now: i64) -> i64 {
+        let free = (MINUTE - self.paid_back_at.saturating_sub(now).max(0)).max(0);
+        let left = i128::from(free) * i128::from(per_minute.max(0)) / i128::from(MINUTE);
+        // No more than the quota, which is an i64.
+        i64::try_from(left).unwrap_or(per_minute)
+    }
+
     /// Takes what is known to have been used, whatever the limit says.
     pub fn note(&mut self, amount: i64, per_minute: i64, at: i64) {
         let from = self.paid_back_at.max(at);
@@ -76,6 +84,18 @@ mod tests {
         let mut taken = Taken::default();
         taken.take(1, 10, 0).unwrap();
         assert_eq!(taken.take(100, 10, 0), Err(6 * SECOND));
+    }
+
+    #[test]
+    fn what_is_left_comes_back_evenly() {
+        let mut taken = Taken::default();
+        assert_eq!(taken.left(60, 7 * SECOND), 60);
+        taken.take(50, 60, 7 * SECOND).unwrap();
+        assert_eq!(taken.left(60, 7 * SECOND), 10);
+        assert_eq!(taken.left(60, 27 * SECOND), 30);
+        taken.note(1000, 60, 27 * SECOND);
+        assert_eq!(taken.left(60, 27 * SECOND), 0);
+        assert_eq!(Taken::default().left(i64::MAX, i64::MAX), i64::MAX);
     }
 
     #[test]

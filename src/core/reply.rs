@@ -23,6 +23,9 @@ pub struct Completion {
     pub id: Option<String>,
 }
 
+/// More than in the text of any book, or in the probabilities of every token of an answer.
+const MOST_COMMAS: usize = 4_000_000;
+
 /// How an answer of status 2xx reads.
 #[derive(Debug, PartialEq)]
 pub enum Reading {
@@ -52,6 +55,10 @@ struct Choice {
 
 /// Reads the body of a 2xx answer. `key` is removed from whatever is repeated.
 pub fn read(body: &str, key: Option<&str>) -> Reading {
+    // Readers take many times the room of small values; their number is at most that of commas.
+    if body.bytes().filter(|byte| *byte == b',').count() > MOST_COMMAS {
+        return Reading::Broken("more values than an answer has");
+    }
     let trimmed = body.trim_start();
     if trimmed.is_empty() {
         return Reading::Broken("an empty body");
@@ -209,6 +216,7 @@ mod tests {
             ("[1,2]", "JSON that is not a completion"),
             ("{}", "JSON that is not a completion"),
             (r#"{"choices":7}"#, "JSON that is not a completion"),
+            (&format!("[{}1]", "1,".repeat(MOST_COMMAS + 1)), "more values than an answer has"),
             ("gateway timeout", "something that is not JSON"),
             (r#"{"model":"a","model":"b"}"#, "JSON that is not a completion"),
         ] {

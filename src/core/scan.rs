@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 /// Most values that a request may hold, whatever they are: each of them can become something that
 /// takes many times its bytes.
-pub const MAX_VALUES: usize = 1_000_000;
+pub const MAX_VALUES: usize = 500_000;
 /// Deepest nesting of a request. Readers of JSON commonly stop at 128.
 pub const MAX_DEPTH: usize = 100;
 

@@ -176,7 +176,11 @@ impl RawUsage<'_> {
         }
         let details: Details = serde_json::from_str(self.cost_details?.get()).ok()?;
         let upstream = json::amount(details.upstream_inference_cost?.get())?;
-        Some((decimal(&cost)? + decimal(&upstream)?).to_string())
+        let (Some(ours), Some(theirs)) = (decimal(&cost), decimal(&upstream)) else {
+            // One of them is larger than any cost: the sum says no more.
+            return Some(if decimal(&cost).is_none() { cost } else { upstream });
+        };
+        Some(ours.checked_add(theirs).map_or(cost, |sum| sum.to_string()))
     }
 }
 
@@ -200,14 +204,19 @@ fn count(value: &Option<Value>) -> Option<i32> {
     value.as_ref().and_then(number)
 }
 
-/// A token count: a non-negative whole number that fits, however it is written.
+/// A token count: a non-negative whole number, however it is written. One that the ledger's columns
+/// do not hold is the largest that they do: an absurd word of the provider's, and not none at all.
 fn number(value: &Value) -> Option<i32> {
     if let Some(n) = value.as_u64() {
-        return i32::try_from(n).ok();
+        return Some(i32::try_from(n).unwrap_or(i32::MAX));
     }
     let n = value.as_f64()?;
-    (n.fract() == 0.0 && (0.0..=f64::from(i32::MAX)).contains(&n)).then_some(n as i32)
+    // A cast saturates. Past this a float is no count.
+    (n.fract() == 0.0 && (0.0..=LARGEST_FLOAT).contains(&n)).then_some(n as i32)
 }
+
+/// 2^63.
+const LARGEST_FLOAT: f64 = 9_223_372_036_854_775_808.0;
 
 #[cfg(test)]
 mod tests {
@@ -310,6 +319,19 @@ mod tests {
         }
         assert_eq!(parts(r#"{"prompt_tokens":0,"completion_tokens":0}"#), Parts::default());
         assert_eq!(parts(r#"{"prompt_tokens":3.0}"#).input, 3);
+    }
+
+    #[test]
+    fn an_absurd_count_is_the_largest_and_does_not_wrap() {
+        for count in ["2147483648", "4294967297", "18446744073709551615", "1e15"] {
+            let p = parts(&format!(r#"{{"prompt_tokens":{count},"completion_tokens":{count}}}"#));
+            assert_eq!((p.prompt(), p.completion()), (i32::MAX, i32::MAX), "{count}");
+        }
+        let text =
+            r#"{"cost":7e28,"is_byok":true,"cost_details":{"upstream_inference_cost":7e28}}"#;
+        assert!(Usage::parse(text).reported_cost.is_some(), "a sum that is no Decimal");
+        let text = r#"{"cost":1,"is_byok":true,"cost_details":{"upstream_inference_cost":1e30}}"#;
+        assert!(Usage::parse(text).reported_cost.unwrap().len() >= 4);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::core::reply::{self, Completion, Reading};
 use crate::core::request::Outline;
 use crate::core::retry::{self, Again};
 use crate::core::sse::{Event, Parser};
-use crate::core::standard::{Cap, Sending, Step};
+use crate::core::standard::{Cap, Sending, Standard, Step};
 use crate::core::stream::Assembler;
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
@@ -21,9 +21,11 @@ use crate::gateway::server::Shared;
 use crate::gateway::spending::{Asking, Hold};
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
 use bytes::Bytes;
+use http::StatusCode;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 /// How long a stream that has said that it is complete may take to end, so that its connection can
 /// serve again.
@@ -128,7 +130,7 @@ impl Attempts<'_> {
         };
         self.made += 1;
         let number = call.earlier_attempts.saturating_add(self.made);
-        let leave = Leave { permit, hold };
+        let leave = Leave { permit, hold, departure: request.departure() };
         let sync = settings.ledger_sync;
         let prompt_tokens = self.outline.prompt_tokens;
         let row =
@@ -201,8 +203,8 @@ impl Attempts<'_> {
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.
     async fn hold(&self, candidate: &Candidate, rules: &Rules, size: &Size) -> Result<Hold, Error> {
         let call = self.call;
-        let estimate = i64::from(self.outline.prompt_tokens);
-        let asking = Asking { user: &call.user_id, candidate, rules, size, estimate };
+        let prompt = i64::from(self.outline.prompt_tokens);
+        let asking = Asking { user: &call.user_id, candidate, rules, size, prompt };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
 
@@ -270,30 +272,24 @@ impl Attempts<'_> {
     ) -> Result<ChatAnswer, Failed> {
         let Exchange { candidate, key, row, .. } = exchange;
         let status = answer.status.as_u16();
-        let body = candidate.provider.standard.wire().answer(&answer.body);
-        let reading = if answer.status.is_success() {
-            reply::read(&body, Some(key))
-        } else if answer.status.is_redirection() {
-            Reading::Broken("a redirect, which is never followed")
-        } else {
-            Reading::Refused(reply::refusal(status, &answer.body, Some(key)))
-        };
-        let what = match reading {
-            Reading::Completion(completion) => match json::fit_for_jsonb(&body) {
-                Ok(response) => {
-                    if let Delivery::Deltas(sink) = self.delivery {
-                        let text = reply::content(&response).unwrap_or_default();
-                        // One that is not taken in time is part of the whole all the same.
-                        let _ = self.deliver(sink, text).await;
-                    }
-                    let response = response.into_owned();
-                    let request_id = answer.request_id;
-                    let about = About { status, request_id, is_estimate: false };
-                    return Ok(self.finish(row, candidate, completion, response, about).await);
+        let standard = candidate.provider.standard;
+        let key = Zeroizing::new(key.to_owned());
+        let http_status = answer.status;
+        let wants_text = matches!(self.delivery, Delivery::Deltas(_));
+        let bytes = answer.body.len();
+        let body = answer.body;
+        let read = move || read_answer(standard, http_status, &body, &key, wants_text);
+        let what = match self.shared.heavy.run(bytes, read).await {
+            Ok(Read::Completion { completion, response, text }) => {
+                if let Delivery::Deltas(sink) = self.delivery {
+                    // One that is not taken in time is part of the whole all the same.
+                    let _ = self.deliver(sink, text).await;
                 }
-                Err(error) => error.to_string(),
-            },
-            Reading::Refused(refusal) => {
+                let request_id = answer.request_id;
+                let about = About { status, request_id, is_estimate: false };
+                return Ok(self.finish(row, candidate, completion, response, about).await);
+            }
+            Ok(Read::Refused(refusal)) => {
                 let refusal = Refusal {
                     request_id: answer.request_id,
                     retry_after_s: answer.retry_after.map(|d| d.as_secs_f64().ceil() as u64),
@@ -303,7 +299,8 @@ impl Attempts<'_> {
                 let is_free = !answer.status.is_success();
                 return Err(refused(row, candidate, refusal, is_free).await);
             }
-            Reading::Broken(what) => what.to_owned(),
+            Ok(Read::Broken(what)) => what,
+            Err(_) => "something that cannot be read".to_owned(),
         };
         Err(broken(row, candidate, status, what, answer.request_id).await)
     }
@@ -434,16 +431,18 @@ impl Attempts<'_> {
         let candidate = exchange.candidate;
         let stream = exchange.row.stream.take().unwrap_or_default();
         let (usage, is_estimate) = exchange.row.usage_of(&stream, true);
-        let response = stream.finish();
-        let reading = reply::read(&response, Some(exchange.key));
-        let what = match (reading, json::fit_for_jsonb(&response)) {
-            (Reading::Completion(completion), Ok(response)) => {
+        let key = Zeroizing::new(exchange.key.to_owned());
+        let bytes = stream.size();
+        // It is in OpenAI's form by now.
+        let read =
+            move || read_answer(Standard::OpenAi, StatusCode::OK, &stream.finish(), &key, false);
+        let what = match self.shared.heavy.run(bytes, read).await {
+            Ok(Read::Completion { completion, response, .. }) => {
                 let completion = Completion { usage, ..completion };
-                let response = response.into_owned();
                 let about = About { status, request_id, is_estimate };
                 return Ok(self.finish(exchange.row, candidate, completion, response, about).await);
             }
-            (_, Err(error)) => error.to_string(),
+            Ok(Read::Broken(what)) => what,
             _ => "JSON that is not a completion".to_owned(),
         };
         Err(broken(exchange.row, candidate, status, what, request_id).await)
@@ -501,6 +500,45 @@ impl Attempts<'_> {
             })
             .await;
         ChatAnswer { provider, response, served_model, settled }
+    }
+}
+
+/// How a whole answer reads.
+enum Read {
+    Completion {
+        completion: Completion,
+        /// Fit for `jsonb`.
+        response: String,
+        /// What it says, where that is wanted.
+        text: String,
+    },
+    Refused(Refusal),
+    Broken(String),
+}
+
+fn read_answer(
+    standard: Standard,
+    status: StatusCode,
+    body: &str,
+    key: &str,
+    wants_text: bool,
+) -> Read {
+    if status.is_redirection() {
+        return Read::Broken("a redirect, which is never followed".to_owned());
+    }
+    if !status.is_success() {
+        return Read::Refused(reply::refusal(status.as_u16(), body, Some(key)));
+    }
+    let body = standard.wire().answer(body);
+    match (reply::read(&body, Some(key)), json::fit_for_jsonb(&body)) {
+        (Reading::Completion(completion), Ok(response)) => {
+            let text = if wants_text { reply::content(&response) } else { None };
+            let text = text.unwrap_or_default();
+            Read::Completion { completion, response: response.into_owned(), text }
+        }
+        (Reading::Completion(_), Err(error)) => Read::Broken(error.to_string()),
+        (Reading::Refused(refusal), _) => Read::Refused(refusal),
+        (Reading::Broken(what), _) => Read::Broken(what.to_owned()),
     }
 }
 

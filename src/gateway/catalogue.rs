@@ -1,67 +1,168 @@
-//! Fetching model lists and checking keys: requests that cost nothing and leave no usage row.
+//! Fetching model lists and checking keys: requests that cost nothing and leave no usage row. Each leaves a
+//! row of its own kind in `aggregator_key_checks`, and those of users keep the limits in flight.
 
 use crate::core::{catalogue, reply, secret};
 use crate::error::{Error, Refusal};
 use crate::gateway::http::{Answer, Failure, Outgoing};
+use crate::gateway::ledger::{KeyCheckKind, KeyChecked, Task};
 use crate::gateway::memory::Lease;
+use crate::gateway::row::unix_micros;
 use crate::gateway::server::Shared;
 use crate::protocol::{CatalogueFetch, Fetched, KeyCheck, Provider, SealedKey};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// No model list is larger.
+const LARGEST_LIST: usize = 16 << 20;
 
-/// Fetches a provider's model list: with the platform's key if there is one, else without a key,
-/// and, where that is refused, with the fallback key.
+/// Fetches the model list that everybody sees: with the platform's key if there is one, else without a key,
+/// never with a user's.
 pub async fn fetch(
     shared: &Shared,
     fetch: &CatalogueFetch,
     lease: &mut Lease,
 ) -> Result<Fetched, Error> {
-    let provider = &fetch.provider;
-    let first =
-        get(shared, provider, &fetch.models_url, fetch.platform_key.as_ref(), lease).await?;
-    let is_refused = matches!(first.status.as_u16(), 401 | 403);
-    let answer = match &fetch.fallback_key {
-        Some(key) if is_refused => {
-            get(shared, provider, &fetch.models_url, Some(key), lease).await?
-        }
-        None if is_refused && fetch.platform_key.is_none() => {
-            return Err(Error::NoKey { provider: provider.name.clone() });
-        }
-        _ => first,
-    };
-    if !answer.status.is_success() {
-        return Err(refused(provider, answer));
-    }
-    let status = answer.status.as_u16();
-    let catalogue = catalogue::read(&answer.body, fetch.dialect)
-        .map_err(|what| broken(provider, status, what, answer.request_id))?;
-    Ok(Fetched {
-        models: serde_json::to_string(&catalogue.models).map_err(|_| Error::Internal)?,
-        is_inferred: catalogue.is_inferred,
-        warnings: catalogue.warnings,
-    })
+    list(shared, fetch, fetch.platform_key.as_ref(), lease).await
 }
 
-/// Whether the provider takes a key: it answers JSON to it, or refuses it with 401 or 403.
+/// Fetches the model list that a provider shows to a key.
+pub async fn list(
+    shared: &Shared,
+    fetch: &CatalogueFetch,
+    key: Option<&SealedKey>,
+    lease: &mut Lease,
+) -> Result<Fetched, Error> {
+    let provider = &fetch.provider;
+    let user = key.and_then(|key| key.binding.user_id.as_deref());
+    let asked = Asked::new(shared, KeyCheckKind::Sync, user, provider);
+    let answer = match get(shared, provider, &fetch.models_url, user, key, lease).await {
+        Ok(answer) => answer,
+        Err(error) => return asked.failed(error),
+    };
+    let status = answer.status.as_u16();
+    if key.is_none() && matches!(status, 401 | 403) {
+        asked.answered(status);
+        return Err(Error::NoKey { provider: provider.name.clone() });
+    }
+    if !answer.status.is_success() {
+        return asked.failed(refused(provider, answer));
+    }
+    let dialect = fetch.dialect;
+    let Answer { body, request_id, .. } = answer;
+    let read = move || {
+        let catalogue = catalogue::read(&body, dialect)?;
+        let models =
+            serde_json::to_string(&catalogue.models).map_err(|_| "a list that cannot be kept")?;
+        let (is_inferred, warnings) = (catalogue.is_inferred, catalogue.warnings);
+        Ok::<_, &'static str>(Fetched { models, is_inferred, warnings })
+    };
+    match shared.heavy.run(LARGEST_LIST, read).await {
+        Ok(Ok(fetched)) => {
+            asked.answered(status);
+            Ok(fetched)
+        }
+        Ok(Err(what)) => asked.failed(broken(provider, status, what, request_id)),
+        Err(error) => asked.failed(error),
+    }
+}
+
+/// Whether the provider takes a user's key: it answers JSON to it, or refuses it with 401 or 403.
 pub async fn check_key(
     shared: &Shared,
     check: &KeyCheck,
     lease: &mut Lease,
 ) -> Result<bool, Error> {
-    let answer = get(shared, &check.provider, &check.url, Some(&check.key), lease).await?;
-    match answer.status.as_u16() {
-        401 | 403 => Ok(false),
-        status if answer.status.is_success() => {
-            serde_json::from_str::<serde::de::IgnoredAny>(&answer.body).map(|_| true).map_err(
-                |_| {
-                    let what = "something that is not JSON";
-                    broken(&check.provider, status, what, answer.request_id)
-                },
-            )
+    let provider = &check.provider;
+    let user = check.key.binding.user_id.as_deref().ok_or(Error::Internal)?;
+    shared.checks.take(shared, user, provider).await?;
+    let asked = Asked::new(shared, KeyCheckKind::Check, Some(user), provider);
+    let answer = get(shared, provider, &check.url, Some(user), Some(&check.key), lease).await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return asked.failed(error),
+    };
+    let status = answer.status.as_u16();
+    if matches!(status, 401 | 403) {
+        asked.answered(status);
+        return Ok(false);
+    }
+    if !answer.status.is_success() {
+        return asked.failed(refused(provider, answer));
+    }
+    let Answer { body, request_id, .. } = answer;
+    let is_json = move || serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
+    match shared.heavy.run(LARGEST_LIST, is_json).await {
+        Ok(true) => {
+            asked.answered(status);
+            Ok(true)
         }
-        _ => Err(refused(&check.provider, answer)),
+        Ok(false) => {
+            asked.failed(broken(provider, status, "something that is not JSON", request_id))
+        }
+        Err(error) => asked.failed(error),
+    }
+}
+
+/// A request whose row is written when it has ended, also when nobody waits for it any more.
+struct Asked<'a> {
+    shared: &'a Shared,
+    kind: KeyCheckKind,
+    user: Option<&'a str>,
+    provider: Uuid,
+    at: i64,
+    began: Instant,
+    has_ended: bool,
+}
+
+impl<'a> Asked<'a> {
+    fn new(
+        shared: &'a Shared,
+        kind: KeyCheckKind,
+        user: Option<&'a str>,
+        provider: &Provider,
+    ) -> Self {
+        Self {
+            shared,
+            kind,
+            user,
+            provider: provider.id,
+            at: unix_micros(),
+            began: Instant::now(),
+            has_ended: false,
+        }
+    }
+
+    /// The provider has said yes or no.
+    fn answered(mut self, status: u16) {
+        self.note(Some(status), None);
+    }
+
+    fn failed<T>(mut self, error: Error) -> Result<T, Error> {
+        self.note(error.upstream_status(), Some(error.code()));
+        Err(error)
+    }
+
+    fn note(&mut self, status: Option<u16>, error_code: Option<&str>) {
+        self.has_ended = true;
+        self.shared.ledger.send(Task::KeyChecked(Box::new(KeyChecked {
+            kind: self.kind,
+            user_id: self.user.map(str::to_owned),
+            provider_id: self.provider,
+            created_at: self.at,
+            http_status: status,
+            error_code: error_code.map(str::to_owned),
+            latency_ms: self.began.elapsed().as_millis() as u64,
+        })));
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.note(None, Some("cancelled"));
+        }
     }
 }
 
@@ -69,6 +170,7 @@ async fn get(
     shared: &Shared,
     provider: &Provider,
     url: &str,
+    user: Option<&str>,
     key: Option<&SealedKey>,
     lease: &mut Lease,
 ) -> Result<Answer, Error> {
@@ -86,6 +188,20 @@ async fn get(
     };
     let key = key.as_ref().map(|key| key.as_str());
     let target = provider.target("");
+    // Checks at one provider share their places as calls with one key do.
+    let _permit = match user {
+        Some(user) => {
+            let entering = shared.admission.enter(user, provider.id, true);
+            let entered = timeout(DEADLINE, entering).await.map_err(|_| Error::NoTurn {
+                target: target.clone(),
+                waited_ms: DEADLINE.as_millis() as u64,
+            })?;
+            Some(entered.ok_or(Error::Internal)?)
+        }
+        None => None,
+    };
+    let limit = settings.max_response_size.min(LARGEST_LIST);
+    lease.expect_answer(limit)?;
     let request = || {
         shared.clients(&settings)?.prepare(Outgoing {
             provider,
@@ -93,14 +209,14 @@ async fn get(
             url,
             key,
             body: None,
-            limit: settings.max_response_size,
+            limit,
         })
     };
     let exchange = async {
-        match request()?.exchange(key, settings.max_response_size, lease).await {
+        match request()?.exchange(key, limit, lease).await {
             // A connection from the pool may just have been closed by the other side.
             Err(Failure::NoAnswer(_)) => {
-                let again = request()?.exchange(key, settings.max_response_size, lease).await;
+                let again = request()?.exchange(key, limit, lease).await;
                 again.map_err(Failure::into_error)
             }
             other => other.map_err(Failure::into_error),

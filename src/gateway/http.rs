@@ -142,6 +142,11 @@ impl Clients {
 }
 
 impl Prepared {
+    /// Tells, from now on, whether the request has left.
+    pub fn departure(&self) -> Departure {
+        self.departure.clone()
+    }
+
     /// Sends the request and reads the answer, at most `limit` bytes of it. `key` is removed from
     /// what is kept. The future can be dropped at any time: the connection closes.
     pub async fn exchange(

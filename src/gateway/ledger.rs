@@ -1,6 +1,6 @@
 //! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
 
-use crate::core::budget::{Amount, Rules, Scope};
+use crate::core::budget::{Amount, Keys, Rules, Scope};
 use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
 use crate::error::Error;
@@ -32,6 +32,10 @@ pub struct Begin {
     pub provider_id: Uuid,
     pub user_provider_id: Uuid,
     pub model_id: String,
+    /// Whether the catalogue lists it.
+    pub is_listed: bool,
+    /// The platform pays, not the user.
+    pub is_platform_key: bool,
     /// `None`: nothing limits what the attempt may cost.
     pub reserved: Option<Reserved>,
 }
@@ -42,6 +46,15 @@ pub struct Reserved {
     /// USD, decimal. `None`: it cannot be bounded.
     pub cost: Option<String>,
     pub tokens: i64,
+}
+
+/// The most that an attempt can come to by its request. What is reported beyond it is noted as it
+/// came, and counts as this much.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// USD, decimal. `None`: the request has no bound, and what holds for all such holds.
+    pub cost: Option<String>,
+    pub tokens: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -74,6 +87,7 @@ pub struct Settle {
     pub is_estimate: bool,
     /// The upstream refused, or nothing was sent: without usage, that costs nothing.
     pub is_free_of_charge: bool,
+    pub limits: Limits,
     /// Prices of the requested model, for a served model that the catalogue does not know.
     pub pricing: Option<String>,
     pub latency_ms: i32,
@@ -110,6 +124,17 @@ pub enum Task {
     KeyUsed(Uuid),
     /// A catalogue that nobody waits for.
     Catalogue(Box<CatalogueFetch>, Fetched),
+    /// A model list that is one user's.
+    UserModels(Box<UserModels>),
+    /// A key was checked, or a model list fetched.
+    KeyChecked(Box<KeyChecked>),
+    /// When a user's keys were checked at a provider since then (microseconds since 1970).
+    RecentChecks {
+        user: String,
+        provider: Uuid,
+        since: i64,
+        reply: oneshot::Sender<Result<Vec<i64>, String>>,
+    },
     /// Something cools down, or is well again.
     Health(Box<HealthNote>),
     /// A transaction that wrote jobs has ended.
@@ -139,6 +164,54 @@ pub struct Renewed {
     pub candidate: Option<Arc<Candidate>>,
 }
 
+/// The models that a provider lists to a user's key.
+#[derive(Debug, Clone)]
+pub struct UserModels {
+    pub user_id: String,
+    pub provider_id: Uuid,
+    /// A JSON array.
+    pub models: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyCheckKind {
+    Check,
+    Sync,
+}
+
+impl KeyCheckKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+/// A request that cost nothing, and how it ended.
+#[derive(Debug, Clone)]
+pub struct KeyChecked {
+    pub kind: KeyCheckKind,
+    /// `None`: it was with the platform's key, or with none.
+    pub user_id: Option<String>,
+    pub provider_id: Uuid,
+    /// Microseconds since 1970.
+    pub created_at: i64,
+    pub http_status: Option<u16>,
+    pub error_code: Option<String>,
+    pub latency_ms: u64,
+}
+
+impl KeyChecked {
+    pub fn outcome(&self) -> &'static str {
+        match (self.http_status, &self.error_code) {
+            (Some(401 | 403), _) => "refused",
+            (_, Some(_)) => "error",
+            _ => "success",
+        }
+    }
+}
+
 impl JobEnd {
     /// About how many bytes it holds.
     pub fn size(&self) -> usize {
@@ -150,7 +223,7 @@ impl JobEnd {
 #[derive(Debug, Clone)]
 pub enum SpendingQuery {
     /// What counts against a budget since then (microseconds since 1970).
-    Budget { scope: Scope, user: Option<String>, since: i64 },
+    Budget { scope: Scope, keys: Keys, user: Option<String>, since: i64 },
     /// The requests since then.
     LastMinute { scope: Scope, user: Option<String>, since: i64 },
 }

@@ -8,8 +8,10 @@ mod batch;
 mod body;
 mod call;
 mod catalogue;
+mod checks;
 mod connection;
 mod departure;
+mod first_sync;
 mod heavy;
 mod http;
 mod jobs;
@@ -21,12 +23,14 @@ mod resolver;
 mod row;
 mod server;
 mod spending;
+mod watchdog;
 
 pub use server::{Gateway, Handle};
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use watchdog::Watchdog;
 
 /// The settings that the gateway obeys, as of the last reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct Settings {
     /// Whether answers that are wanted whole are asked for as streams.
     pub stream_upstream: bool,
     pub limits: Limits,
+    /// Of one user at one provider.
+    pub key_checks_per_minute: i64,
 }
 
 /// Chat requests at providers at one time; past a limit they wait.
@@ -63,12 +69,15 @@ pub struct Stats {
     pub in_flight: AtomicU64,
     /// Requests answered.
     pub served: AtomicU64,
+    watchdog: Watchdog,
 }
 
 impl Stats {
     /// Counts a request as in flight for as long as the returned guard lives.
     fn enter(self: &std::sync::Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.watchdog.wake();
+        }
         InFlight(self.clone())
     }
 }

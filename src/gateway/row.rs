@@ -6,6 +6,7 @@ use crate::core::stream::Assembler;
 use crate::core::usage::{Parts, Usage};
 use crate::error::{Error, UNREACHABLE};
 use crate::gateway::admission::Permit;
+use crate::gateway::departure::Departure;
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
 use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
@@ -47,6 +48,8 @@ impl End {
 pub struct Leave {
     pub permit: Permit,
     pub hold: Hold,
+    /// Whether it was written to the upstream, in the end.
+    pub departure: Departure,
 }
 
 /// A pending row that is settled exactly once: by [`OpenRow::settle`], or as cancelled when the
@@ -62,6 +65,7 @@ pub struct OpenRow<'a> {
     permit: Option<Permit>,
     /// What the attempt has set aside in budgets.
     hold: Option<Hold>,
+    departure: Departure,
     /// About what went in.
     prompt_tokens: i32,
     /// What has come of a streamed answer, once it has begun.
@@ -80,7 +84,7 @@ impl<'a> OpenRow<'a> {
         leave: Leave,
         sync: bool,
     ) -> Result<Self, Error> {
-        let Leave { permit, hold } = leave;
+        let Leave { permit, hold, departure } = leave;
         let begin = Begin {
             key: RowKey {
                 call_id: call.call_id,
@@ -92,6 +96,8 @@ impl<'a> OpenRow<'a> {
             provider_id: candidate.provider.id,
             user_provider_id: candidate.user_provider_id,
             model_id: candidate.model_id.clone(),
+            is_listed: candidate.is_listed,
+            is_platform_key: candidate.is_platform_key(),
             reserved: hold.reserved(),
         };
         let (done, written) = oneshot::channel();
@@ -105,6 +111,7 @@ impl<'a> OpenRow<'a> {
             first_token: None,
             permit: Some(permit),
             hold: Some(hold),
+            departure,
             prompt_tokens,
             stream: None,
         };
@@ -154,11 +161,17 @@ impl<'a> OpenRow<'a> {
         if let Some(stream) = self.stream.take() {
             self.count_stream(&stream, &mut end);
         }
+        // What the upstream never got costs nothing, however it ended. An answer says that it did.
+        if !self.departure.has_left() && end.http_status.is_none() {
+            end.is_free_of_charge = true;
+            end.error_code = Some(UNREACHABLE.to_owned());
+        }
         let parts = end.usage.parts;
         let spent = Spent {
             is_free_of_charge: end.is_free_of_charge,
             is_unsent: end.error_code.as_deref() == Some(UNREACHABLE),
-            tokens: parts.map(|p| i64::from(p.prompt()) + i64::from(p.completion())),
+            // As the ledger adds them up.
+            tokens: parts.map(|p| i64::from(p.prompt().saturating_add(p.completion()))),
             is_estimate: end.is_estimate,
             ..Spent::default()
         };
@@ -170,6 +183,7 @@ impl<'a> OpenRow<'a> {
             usage: end.usage,
             is_estimate: end.is_estimate,
             is_free_of_charge: end.is_free_of_charge,
+            limits: self.hold.as_ref().map(Hold::limits).unwrap_or_default(),
             pricing: self.pricing.map(str::to_owned),
             latency_ms: milliseconds(self.started.elapsed()),
             time_to_first_token_ms: self

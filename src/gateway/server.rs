@@ -5,6 +5,8 @@ use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::attempt::Delivery;
 use crate::gateway::call::SharedHealth;
+use crate::gateway::checks::Checks;
+use crate::gateway::first_sync::FirstSyncs;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
@@ -13,11 +15,8 @@ use crate::gateway::ledger::{Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
 use crate::gateway::renewal::Renewals;
 use crate::gateway::spending::Spending;
-use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, jobs, row};
-use crate::protocol::{
-    self, Addressed, CatalogueFetch, ChatCall, HEADER_LEN, Reply, Request, Status,
-};
-use std::future::Future;
+use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, first_sync, jobs, row};
+use crate::protocol::{self, Addressed, ChatCall, HEADER_LEN, Reply, Request, Status};
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,6 +40,8 @@ pub struct Shared {
     pub spending: Arc<Spending>,
     pub renewals: Renewals,
     pub jobs: Jobs,
+    pub checks: Checks,
+    pub first_syncs: FirstSyncs,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
     pub stats: Arc<Stats>,
@@ -81,6 +82,7 @@ impl Shared {
             served: self.stats.served.load(Ordering::Relaxed),
             ledger_queue: self.ledger.queued(),
             waiting: self.admission.waiting() as u64,
+            stall_ms: self.stats.watchdog.worst_ms(),
         }
     }
 }
@@ -137,6 +139,8 @@ impl Gateway {
             spending: Arc::default(),
             renewals: Renewals::default(),
             jobs: Jobs::default(),
+            checks: Checks::default(),
+            first_syncs: FirstSyncs::default(),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
@@ -226,6 +230,11 @@ async fn accept(
     shared: &Arc<Shared>,
 ) {
     let mut sessions = JoinSet::new();
+    let stats = shared.stats.clone();
+    tokio::spawn(async move {
+        let is_busy = || stats.in_flight.load(Ordering::Relaxed) > 0;
+        stats.watchdog.watch(is_busy).await;
+    });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -265,7 +274,9 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         let Some(len) = protocol::body_len(header) else { return };
         let Ok(user) = read_user(&mut stream).await else { return };
         let mut lease = shared.memory.lease(&user);
-        if let Err(error) = lease.begin(len) {
+        // Once as it comes, and once as what it says, until it is read.
+        let mut reading = shared.memory.lease(&user);
+        if let Err(error) = lease.begin(len).and_then(|()| reading.begin(len)) {
             let discarded =
                 tokio::io::copy(&mut (&mut stream).take(len as u64), &mut tokio::io::sink()).await;
             if discarded.is_err() || send(&mut stream, &Reply::Failed(error)).await.is_err() {
@@ -279,8 +290,9 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         }
         // Before `Accepted`, or the gateway could stop as idle in between.
         let in_flight = shared.stats.enter();
-        let Some(Addressed { extension, request }) = protocol::decode(&body) else { return };
-        drop(body);
+        let decoded = shared.heavy.run(len, move || protocol::decode(&body)).await;
+        let Ok(Some(Addressed { extension, request })) = decoded else { return };
+        drop(reading);
         if extension != shared.extension {
             // The session tries again, and meets the worker that comes after this one.
             shared.ledger.send(Task::Outdated);
@@ -425,27 +437,14 @@ async fn answer(
         Request::CheckKey(check) => {
             Reply::CheckKey(catalogue::check_key(&shared, &check, &mut lease).await)
         }
-        Request::SyncSoon(fetch) => {
-            tokio::spawn(sync(shared, *fetch));
+        Request::SyncSoon(sync) => {
+            tokio::spawn(first_sync::run(shared, *sync));
             Reply::SyncSoon
         }
         Request::Reseal(keys) => {
             Reply::Reseal(shared.keys.reseal(&shared.settings().keyring_file, &keys))
         }
         Request::Status => Reply::Status(Box::new(shared.status())),
-    }
-}
-
-/// A sync that nobody waits for.
-fn sync(shared: Arc<Shared>, fetch: CatalogueFetch) -> impl Future<Output = ()> {
-    let in_flight = shared.stats.enter();
-    async move {
-        let mut lease = shared.memory.lease("");
-        match catalogue::fetch(&shared, &fetch, &mut lease).await {
-            Ok(fetched) => shared.ledger.send(Task::Catalogue(Box::new(fetch), fetched)),
-            Err(error) => shared.ledger.send(Task::Log(format!("first sync failed: {error}"))),
-        }
-        drop(in_flight);
     }
 }
 

@@ -7,10 +7,12 @@
 //! an attempt that was settled before the count was read is in it, and one after is not.
 
 use crate::core::bound::{Dearest, NoBound, Size};
-use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Scope, Spent};
+use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Spent, Subject};
 use crate::core::rate::{MINUTE, Taken};
 use crate::error::{Error, Shortfall, Target};
-use crate::gateway::ledger::{BudgetWarning, Ledger, Reserved, SpendingQuery, Task};
+use crate::gateway::ledger::{
+    BudgetWarning, Ledger, Limits, Reserved, Spending as Found, SpendingQuery, Task,
+};
 use crate::gateway::row::unix_micros;
 use crate::protocol::Candidate;
 use rust_decimal::Decimal;
@@ -23,6 +25,9 @@ use uuid::Uuid;
 const WARN_AT: [i64; 2] = [80, 100];
 /// Counts past which those that can be read again are forgotten.
 const MANY: usize = 10_000;
+/// Tokens that an answer is taken to have where neither the request nor the model says, if so many
+/// are left of the minute.
+const LIKELY_ANSWER: i64 = 4096;
 
 /// Every count.
 #[derive(Default)]
@@ -83,16 +88,26 @@ pub struct Hold {
     ledger: Ledger,
     user: String,
     provider: Uuid,
+    /// As rules know it.
     model: String,
+    is_platform_key: bool,
     /// When the attempt began: the period in which it counts.
     began: i64,
     /// Budgets in which it has set aside.
     budgets: Vec<(Uuid, Period)>,
     plan: Plan,
-    /// Rate limits of which a share was taken, and whose.
-    taken: Vec<(RateLimit, Option<String>)>,
-    estimate: i64,
+    /// What the pending row says that is set aside; nothing where there are no rules.
+    reserved: Amount,
+    /// Rate limits of which a share was taken.
+    taken: Vec<Share>,
     is_open: bool,
+}
+
+/// What was taken of a rate limit.
+struct Share {
+    limit: RateLimit,
+    whose: Option<String>,
+    tokens: i64,
 }
 
 /// A request that asks for room.
@@ -101,8 +116,31 @@ pub struct Asking<'a> {
     pub candidate: &'a Candidate,
     pub rules: &'a Rules,
     pub size: &'a Size,
-    /// Tokens that it will probably use.
-    pub estimate: i64,
+    /// Tokens that its prompt probably has.
+    pub prompt: i64,
+}
+
+impl Asking<'_> {
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            user: self.user,
+            provider: self.candidate.provider.id,
+            model: self.candidate.counted_model(),
+            is_platform_key: self.candidate.is_platform_key(),
+        }
+    }
+
+    /// Tokens to take of a rate limit: the prompt, and the answer in full.
+    fn tokens(&self, rate: &Rate, per_minute: i64, now: i64) -> i64 {
+        let answer = match self.size.output_tokens {
+            Some(each) => each.saturating_mul(self.size.n),
+            None => {
+                let left = rate.tokens.left(per_minute, now).saturating_sub(self.prompt);
+                left.clamp(0, LIKELY_ANSWER.saturating_mul(self.size.n))
+            }
+        };
+        self.prompt.saturating_add(answer)
+    }
 }
 
 impl Spending {
@@ -116,33 +154,40 @@ impl Spending {
         ledger: &Ledger,
         asking: Asking<'_>,
     ) -> Result<Hold, Error> {
-        let Asking { user, candidate, rules, size, estimate } = asking;
-        let (provider, model) = (candidate.provider.id, candidate.model_id.as_str());
+        let Asking { user, candidate, rules, size, .. } = asking;
+        let subject = asking.subject();
         let began = unix_micros();
-        let applies = |scope: &Scope| scope.applies(user, provider, model);
         let mut hold = Hold {
             spending: self.clone(),
             ledger: ledger.clone(),
             user: user.to_owned(),
-            provider,
-            model: model.to_owned(),
+            provider: subject.provider,
+            model: subject.model.to_owned(),
+            is_platform_key: subject.is_platform_key,
             began,
             budgets: Vec::new(),
-            plan: Plan { amount: Amount::default(), is_priced: false, cap: None },
+            plan: Plan::default(),
+            reserved: Amount::default(),
             taken: Vec::new(),
-            estimate,
             is_open: false,
         };
-        for limit in rules.rate_limits.iter().filter(|limit| applies(&limit.scope)) {
+        for limit in rules.rate_limits.iter().filter(|limit| limit.scope.applies(&subject)) {
             let whose = limit.scope.counted_user(user);
-            self.read_rate(ledger, limit, &whose, began).await;
-            let wait = {
+            if let Err(error) = self.read_rate(ledger, limit, &whose, began).await {
+                hold.untake();
+                return Err(error);
+            }
+            let taken = {
                 let mut state = self.lock();
                 let rate = state.rates.entry((limit.id, whose.clone())).or_default();
-                rate.take(limit.requests_per_minute, limit.tokens_per_minute, estimate, began)
+                let tokens = limit
+                    .tokens_per_minute
+                    .map_or(0, |per_minute| asking.tokens(rate, per_minute, began));
+                rate.take(limit.requests_per_minute, limit.tokens_per_minute, tokens, began)
+                    .map(|()| tokens)
             };
-            match wait {
-                Ok(()) => hold.taken.push((limit.clone(), whose)),
+            match taken {
+                Ok(tokens) => hold.taken.push(Share { limit: limit.clone(), whose, tokens }),
                 Err((limit, wait)) => {
                     hold.untake();
                     let target = candidate.target();
@@ -152,26 +197,30 @@ impl Spending {
             }
         }
         let budgets: Vec<&Budget> =
-            rules.budgets.iter().filter(|budget| applies(&budget.scope)).collect();
-        if !budgets.is_empty() {
-            let prices = Dearest::of(candidate.pricing.as_deref());
-            hold.plan = loop {
-                for budget in &budgets {
-                    self.read_budget(ledger, budget, user, began).await?;
+            rules.budgets.iter().filter(|budget| budget.applies(&subject)).collect();
+        let prices = Dearest::of(candidate.pricing.as_deref());
+        hold.plan = loop {
+            for budget in &budgets {
+                if let Err(error) = self.read_budget(ledger, budget, user, began).await {
+                    hold.untake();
+                    return Err(error);
                 }
-                // Should a count have been forgotten meanwhile, it is read again.
-                match self.set_aside(&budgets, user, began, size, prices.clone()) {
-                    None => {}
-                    Some(Ok(plan)) => break plan,
-                    Some(Err(refused)) => {
-                        hold.untake();
-                        return Err(refused.error(candidate.target(), &budgets));
-                    }
+            }
+            // Should a count have been forgotten meanwhile, it is read again.
+            match self.set_aside(&budgets, user, began, size, prices.clone()) {
+                None => {}
+                Some(Ok(plan)) => break plan,
+                Some(Err(refused)) => {
+                    hold.untake();
+                    return Err(refused.error(candidate.target(), &budgets));
                 }
-            };
-            hold.budgets =
-                budgets.iter().map(|budget| (budget.id, period_of(budget, user, began))).collect();
+            }
+        };
+        if !hold.taken.is_empty() || !budgets.is_empty() {
+            hold.reserved = hold.plan.amount;
         }
+        hold.budgets =
+            budgets.iter().map(|budget| (budget.id, period_of(budget, user, began))).collect();
         hold.is_open = true;
         Ok(hold)
     }
@@ -238,17 +287,14 @@ impl Spending {
             ledger.send(Task::Spending(
                 SpendingQuery::Budget {
                     scope: budget.scope.clone(),
+                    keys: budget.keys,
                     user: period.0.clone(),
                     since: period.1,
                 },
                 reply,
             ));
         }
-        let found = match read.await {
-            Ok(Ok(found)) => found.amount,
-            Ok(Err(reason)) => return Err(Error::Ledger { reason }),
-            Err(_) => return Err(Error::Ledger { reason: "the worker is stopping".to_owned() }),
-        };
+        let found = answered(read.await)?.amount;
         let mut state = self.lock();
         let count = state.count(budget, &period);
         count.spent = count.spent.plus(found);
@@ -265,14 +311,14 @@ impl Spending {
         limit: &RateLimit,
         whose: &Option<String>,
         now: i64,
-    ) {
+    ) -> Result<(), Error> {
         let key = (limit.id, whose.clone());
         if self.lock().rates.contains_key(&key) {
-            return;
+            return Ok(());
         }
         let _reading = self.reading.lock().await;
         if self.lock().rates.contains_key(&key) {
-            return;
+            return Ok(());
         }
         let (reply, read) = oneshot::channel();
         let query = SpendingQuery::LastMinute {
@@ -281,10 +327,7 @@ impl Spending {
             since: now - MINUTE,
         };
         ledger.send(Task::Spending(query, reply));
-        let found = match read.await {
-            Ok(Ok(found)) => found.calls,
-            _ => Vec::new(),
-        };
+        let found = answered(read.await)?.calls;
         let mut rate = Rate::default();
         for (at, tokens) in found {
             rate.requests.note(1, limit.requests_per_minute.unwrap_or(i64::MAX), at);
@@ -295,7 +338,14 @@ impl Spending {
             state.rates.retain(|_, rate| !rate.is_free(now));
         }
         state.rates.entry(key).or_insert(rate);
+        Ok(())
     }
+}
+
+/// What the main thread has read. What cannot be read is not 0.
+fn answered<E>(read: Result<Result<Found, String>, E>) -> Result<Found, Error> {
+    let stopping = |_| "the worker is stopping".to_owned();
+    read.map_err(stopping).flatten().map_err(|reason| Error::Ledger { reason })
 }
 
 impl Rate {
@@ -339,7 +389,8 @@ impl State {
             .or_insert_with(|| Counted { budget: budget.clone(), counts: HashMap::new() });
         if counted.budget != *budget {
             // Another scope counts other things.
-            if (&counted.budget.scope, counted.budget.period) != (&budget.scope, budget.period) {
+            let counts = |budget: &Budget| (budget.scope.clone(), budget.keys, budget.period);
+            if counts(&counted.budget) != counts(budget) {
                 counted.counts.clear();
             }
             counted.budget = budget.clone();
@@ -366,6 +417,9 @@ impl NotAllowed {
                 Error::NoCostBound { target, what: "its price is not known".to_owned() }
             }
             Refused::NoBound(NoBound::Unbounded(what)) => Error::NoCostBound { target, what },
+            Refused::Unreadable { index } => Error::Ledger {
+                reason: format!("the limit of budget {} is no number", budgets[index].id),
+            },
             Refused::Exceeded { index, unit, needed, left } => {
                 let budget = budgets[index];
                 let is_ones_own = budget.scope.is_each_user || budget.scope.user_id.is_some();
@@ -392,11 +446,19 @@ impl Hold {
 
     /// USD and tokens that are set aside, for the pending row.
     pub fn reserved(&self) -> Option<Reserved> {
-        if self.budgets.is_empty() {
+        if self.reserved == Amount::default() {
             return None;
         }
-        let cost = self.plan.is_priced.then(|| self.plan.amount.usd.normalize().to_string());
-        Some(Reserved { cost, tokens: self.plan.amount.tokens })
+        let cost = self.plan.is_priced.then(|| self.reserved.usd.normalize().to_string());
+        Some(Reserved { cost, tokens: self.reserved.tokens })
+    }
+
+    /// What the attempt is believed to have come to at the most.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            cost: self.plan.bound.usd.map(|usd| usd.normalize().to_string()),
+            tokens: self.plan.bound.tokens,
+        }
     }
 
     /// The most tokens that the answer may have, where only the budget says.
@@ -426,20 +488,26 @@ impl Hold {
             return;
         }
         let spent = spent.unwrap_or_default();
-        let counted = spent.counted(self.plan.amount);
+        let counted = spent.counted(self.reserved, self.plan.bound);
         let spending = self.spending.clone();
         let mut state = spending.lock();
-        for (limit, whose) in std::mem::take(&mut self.taken) {
+        for Share { limit, whose, tokens } in std::mem::take(&mut self.taken) {
             if let Some(per_minute) = limit.tokens_per_minute
-                && let Some(tokens) = spent.tokens
+                && let Some(used) = spent.tokens_used(self.plan.bound)
                 && let Some(rate) = state.rates.get_mut(&(limit.id, whose))
             {
-                rate.tokens.correct(tokens - self.estimate, per_minute);
+                rate.tokens.correct(used.saturating_sub(tokens), per_minute);
             }
         }
+        let subject = Subject {
+            user: &self.user,
+            provider: self.provider,
+            model: &self.model,
+            is_platform_key: self.is_platform_key,
+        };
         for (id, known) in &mut state.budgets {
             let Counted { budget, counts } = known;
-            if !budget.scope.applies(&self.user, self.provider, &self.model) {
+            if !budget.applies(&subject) {
                 continue;
             }
             let period = period_of(budget, &self.user, self.began);
@@ -459,13 +527,13 @@ impl Hold {
     fn untake(&mut self) {
         let spending = self.spending.clone();
         let mut state = spending.lock();
-        for (limit, whose) in std::mem::take(&mut self.taken) {
+        for Share { limit, whose, tokens } in std::mem::take(&mut self.taken) {
             let Some(rate) = state.rates.get_mut(&(limit.id, whose)) else { continue };
             if let Some(per_minute) = limit.requests_per_minute {
                 rate.requests.correct(-1, per_minute);
             }
             if let Some(per_minute) = limit.tokens_per_minute {
-                rate.tokens.correct(-self.estimate, per_minute);
+                rate.tokens.correct(tokens.saturating_neg(), per_minute);
             }
         }
     }

@@ -28,7 +28,7 @@ fn grant(role: pg_sys::Oid, kind: &str) -> Result<(), Error> {
         return Err(Error::bad_request("kind must be 'user', 'reader' or 'admin'"));
     }
     let installed = installed()?;
-    let sql = installed.sql("SELECT @extschema@.aggregator_apply_grants($1, $2)");
+    let sql = installed.sql("SELECT @extschema@.aggregator_apply_grants($1::regrole, $2::text)");
     as_owner(&installed, || Spi::run_with_args(&sql, &[role.into(), kind.into()]))
         .map_err(|_| Error::Internal)
 }
@@ -47,6 +47,7 @@ fn aggregator_status() -> TableIterator<
         name!(ledger_queue, i64),
         name!(waiting, i64),
         name!(preloaded, bool),
+        name!(gateway_stall_ms, i64),
         name!(quarantined, i64),
     ),
 > {
@@ -66,6 +67,7 @@ fn aggregator_status() -> TableIterator<
         status.ledger_queue as i64,
         status.waiting as i64,
         settings::is_preloaded(),
+        status.stall_ms as i64,
         quarantined,
     ))
 }
@@ -89,6 +91,8 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
         "DELETE FROM @extschema@.aggregator_budgets WHERE user_id = $1",
         "DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = $1",
         "DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = $1",
+        "DELETE FROM @extschema@.aggregator_user_models WHERE user_id = $1",
+        "DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = $1",
     ]
     .map(|sql| installed.sql(sql));
     let logs = installed.sql(

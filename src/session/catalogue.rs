@@ -84,7 +84,6 @@ fn fetch_of(installed: &Installed, row: &ProviderRow) -> Result<CatalogueFetch, 
         models_url: row.models_url.clone(),
         dialect: Dialect::parse(&row.catalogue_format),
         platform_key: keys::saved_key(installed, &row.provider, None)?,
-        fallback_key: keys::any_user_key(installed, &row.provider)?,
     })
 }
 

@@ -3,6 +3,7 @@
 use crate::core::identity::{self, Caller};
 use crate::error::Error;
 use crate::installed::Installed;
+use crate::session::json::JsonText;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
 use crate::settings;
@@ -51,6 +52,40 @@ fn spendable_providers(p_user_id: Option<&str>) -> Result<Vec<pgrx::Uuid>, Error
         })
     })
     .map_err(|_| Error::Internal)
+}
+
+/// Of the providers at which only the platform's key pays for the user: the models that it serves, where
+/// it has a list of them, by the provider's id.
+#[pg_extern(stable)]
+fn aggregator_platform_models(p_user_id: default!(Option<&str>, "NULL")) -> JsonText {
+    let lists = platform_models(p_user_id);
+    JsonText(or_raise(lists))
+}
+
+fn platform_models(p_user_id: Option<&str>) -> Result<String, Error> {
+    let user = acting_user(p_user_id, "see the models of another user")?;
+    let installed = installed()?;
+    let sql = installed.sql(
+        "SELECT coalesce(jsonb_object_agg(k.provider_id, CASE
+                WHEN jsonb_typeof(k.settings -> 'models') = 'array' THEN k.settings -> 'models'
+                ELSE '[]'::jsonb END), '{}'::jsonb)::text
+         FROM @extschema@.user_api_providers AS k
+         WHERE k.is_active AND k.user_id IS NULL AND k.settings ? 'models'
+           AND NOT EXISTS (
+               SELECT FROM @extschema@.user_api_providers AS own
+               WHERE own.provider_id = k.provider_id AND own.is_active AND own.user_id = $1)",
+    );
+    as_owner(&installed, || {
+        Spi::connect(|client| {
+            client
+                .select(sql.as_str(), Some(1), &[user.as_str().into()])?
+                .first()
+                .get_one::<String>()
+        })
+    })
+    .ok()
+    .flatten()
+    .ok_or(Error::Internal)
 }
 
 /// The user id of the caller.

@@ -5,7 +5,7 @@ use crate::core::secret::{self, Binding, SecretError};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::keyring;
-use crate::protocol::{CatalogueFetch, KeyCheck, Provider, Reply, Request, SealedKey};
+use crate::protocol::{CatalogueFetch, FirstSync, KeyCheck, Provider, Reply, Request, SealedKey};
 use crate::routing::{pg_uuid, uuid};
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider::{self, ProviderRow};
@@ -122,14 +122,18 @@ fn save(
     });
     let id = id.map_err(|_| Error::Internal)?.ok_or(Error::Internal)?;
     if !row.is_synced {
-        // The key is saved whatever becomes of this: the list can still be synced by hand.
-        let _ = link::exchange(&Request::SyncSoon(Box::new(CatalogueFetch {
+        let (platform_key, own_key) = match user {
+            None => (Some(sealed), None),
+            Some(_) => (saved_key(&installed, &row.provider, None)?, Some(sealed)),
+        };
+        let fetch = CatalogueFetch {
             models_url: row.models_url,
             dialect: Dialect::parse(&row.catalogue_format),
             provider: row.provider,
-            platform_key: None,
-            fallback_key: Some(sealed),
-        })));
+            platform_key,
+        };
+        // The key is saved whatever becomes of this: the list can still be synced by hand.
+        let _ = link::exchange(&Request::SyncSoon(Box::new(FirstSync { fetch, own_key })));
     }
     Ok(id)
 }
@@ -236,19 +240,6 @@ pub fn saved_key(
     one_key(installed, provider, sql, &[pg_uuid(provider.id).into(), user.into()])
 }
 
-/// Any user's active key for a provider, the one that worked last first.
-pub fn any_user_key(
-    installed: &Installed,
-    provider: &Provider,
-) -> Result<Option<SealedKey>, Error> {
-    let sql = "SELECT k.user_id, k.api_key_encrypted
-               FROM @extschema@.user_api_providers AS k
-               WHERE k.provider_id = $1 AND k.is_active AND k.user_id IS NOT NULL
-               ORDER BY k.last_used_at DESC NULLS LAST, k.last_validated_at DESC NULLS LAST
-               LIMIT 1";
-    one_key(installed, provider, sql, &[pg_uuid(provider.id).into()])
-}
-
 fn one_key(
     installed: &Installed,
     provider: &Provider,
@@ -281,9 +272,15 @@ fn remove(provider: Option<&str>, user: Option<String>) -> Result<bool, Error> {
            AND user_id IS NOT DISTINCT FROM $2
          RETURNING id",
     );
+    let models = installed.sql(
+        "DELETE FROM @extschema@.aggregator_user_models AS m
+         WHERE m.provider_id = @extschema@.aggregator_provider_id($1) AND m.user_id = $2",
+    );
     as_owner(&installed, || {
         Spi::connect_mut(|client| {
             let arguments = [wanted.into(), user.as_deref().into()];
+            // What the key had shown goes with it.
+            client.update(models.as_str(), None, &arguments)?;
             client.update(sql.as_str(), None, &arguments).map(|rows| !rows.is_empty())
         })
     })

@@ -10,6 +10,7 @@ use crate::session::json::JsonText;
 use crate::session::link::{self, Exchange};
 use crate::session::raise::{or_raise, raise};
 use crate::session::request::{Resolved, usable_ms};
+use crate::settings;
 use pgrx::prelude::*;
 use serde_json::value::RawValue;
 use std::collections::{HashMap, VecDeque};
@@ -92,6 +93,8 @@ impl Planned {
                 let hint = "Use chat_submit for each.";
                 return Err(Error::bad_request_hint("a batch cannot become a job", hint));
             }
+            // Before its route is looked for, which it shares with others.
+            prepared.within(settings::max_request_size())?;
             let models: Vec<String> = prepared.models().map(str::to_owned).collect();
             let route = self
                 .routes

@@ -15,6 +15,7 @@ mod json;
 mod keys;
 mod link;
 mod many;
+mod models;
 mod outbox;
 mod owner;
 #[cfg(feature = "pg_test")]

@@ -6,11 +6,10 @@ use crate::core::usage::Parts;
 use crate::gateway::Handle;
 use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
 use crate::installed::{Installed, LIBRARY};
-use crate::protocol::{CatalogueFetch, Fetched, Settled};
+use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
-use crate::worker::cooling;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
 use crate::worker::quarantine;
@@ -18,6 +17,7 @@ use crate::worker::renewal;
 use crate::worker::settling::settling;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
+use crate::worker::{catalogue, cooling};
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
 use std::collections::{HashMap, HashSet};
@@ -277,7 +277,20 @@ impl Desk {
                     inbox.wake.done();
                 }
                 Task::Catalogue(fetch, fetched) => {
-                    self.store(&fetch, &fetched);
+                    catalogue::store(&self.statements, &fetch, &fetched);
+                    inbox.wake.done();
+                }
+                Task::UserModels(own) => {
+                    catalogue::store_own(&self.statements, &own);
+                    inbox.wake.done();
+                }
+                Task::KeyChecked(checked) => {
+                    catalogue::note_check(&self.statements, &checked);
+                    inbox.wake.done();
+                }
+                Task::RecentChecks { user, provider, since, reply } => {
+                    let recent = catalogue::recent_checks(&self.statements, &user, provider, since);
+                    let _ = reply.send(recent);
                     inbox.wake.done();
                 }
                 Task::Outdated => {
@@ -507,25 +520,6 @@ impl Desk {
             });
         }
     }
-
-    fn store(&self, fetch: &CatalogueFetch, fetched: &Fetched) {
-        let stored = process::transaction(|_| {
-            Spi::connect_mut(|client| {
-                let arguments = [
-                    pg_uuid(fetch.provider.id).into(),
-                    fetched.models.as_str().into(),
-                    fetched.is_inferred.into(),
-                ];
-                client.update(&self.statements.store, None, &arguments).map(|_| ())
-            })
-        });
-        if let Err(failure) = stored {
-            pgrx::warning!(
-                "aggregator: models of '{}' not stored: {failure:?}",
-                fetch.provider.name
-            );
-        }
-    }
 }
 
 fn apply(
@@ -605,6 +599,8 @@ fn insert(
         epoch.into(),
         begin.reserved.as_ref().and_then(|reserved| reserved.cost.as_deref()).into(),
         begin.reserved.as_ref().map(|reserved| reserved.tokens).into(),
+        begin.is_platform_key.into(),
+        begin.is_listed.into(),
     ];
     client.update(&statements.begin, None, &arguments).map(|_| ())
 }
@@ -618,7 +614,7 @@ fn update(
     let parts = settle.usage.parts;
     let parts_json = parts.and_then(|parts| serde_json::to_string(&parts).ok());
     let part = |part: fn(&Parts) -> i32| DatumWithOid::from(parts.as_ref().map(part));
-    let arguments: [DatumWithOid<'_>; 25] = [
+    let arguments: [DatumWithOid<'_>; 27] = [
         pg_uuid(begin.key.call_id).into(),
         begin.key.attempt.into(),
         timestamp(begin.key.created_at).into(),
@@ -644,6 +640,8 @@ fn update(
         part(|parts| parts.audio_output),
         settle.is_estimate.into(),
         settle.time_to_first_token_ms.into(),
+        settle.limits.cost.as_deref().into(),
+        settle.limits.tokens.into(),
     ];
     let rows = client.update(&statements.settle, Some(1), &arguments)?;
     if rows.is_empty() {

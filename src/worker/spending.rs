@@ -14,8 +14,10 @@ use pgrx::spi::{self, Spi, SpiClient};
 pub fn find(statements: &Statements, query: &SpendingQuery) -> Result<Spending, String> {
     let found = process::transaction(|_| {
         Spi::connect(|client| match query {
-            SpendingQuery::Budget { scope, user, since } => {
-                budget(client, statements, &arguments(scope, user.as_deref(), *since))
+            SpendingQuery::Budget { scope, keys, user, since } => {
+                let [since, user, provider, model] = arguments(scope, user.as_deref(), *since);
+                let arguments = [since, user, provider, model, keys.as_str().into()];
+                budget(client, statements, &arguments)
             }
             SpendingQuery::LastMinute { scope, user, since } => {
                 last_minute(client, statements, &arguments(scope, user.as_deref(), *since))
@@ -46,14 +48,12 @@ fn budget(
 ) -> spi::Result<Option<Spending>> {
     let row = client.select(&statements.spent, Some(1), arguments)?.first();
     let (usd, tokens, requests) = row.get_three::<String, i64, i64>()?;
-    Ok(usd.as_deref().and_then(decimal).map(|usd| Spending {
-        amount: Amount {
-            usd,
-            tokens: tokens.unwrap_or_default(),
-            requests: requests.unwrap_or_default(),
-        },
-        calls: Vec::new(),
-    }))
+    // What cannot be read is not 0: the call is refused.
+    Ok((|| {
+        let amount =
+            Amount { usd: usd.as_deref().and_then(decimal)?, tokens: tokens?, requests: requests? };
+        Some(Spending { amount, calls: Vec::new() })
+    })())
 }
 
 fn last_minute(
@@ -63,9 +63,9 @@ fn last_minute(
 ) -> spi::Result<Option<Spending>> {
     let calls = client
         .select(&statements.last_minute, None, arguments)?
-        .map(|row| Ok((row.get(1)?.unwrap_or_default(), row.get(2)?.unwrap_or_default())))
-        .collect::<spi::Result<Vec<_>>>()?;
-    Ok(Some(Spending { amount: Amount::default(), calls }))
+        .map(|row| Ok(row.get::<i64>(1)?.zip(row.get::<i64>(2)?)))
+        .collect::<spi::Result<Option<Vec<_>>>>()?;
+    Ok(calls.map(|calls| Spending { amount: Amount::default(), calls }))
 }
 
 /// Notes that so much of a budget is spent.

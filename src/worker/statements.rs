@@ -23,6 +23,9 @@ pub struct Statements {
     pub maintain: OwnedPreparedStatement,
     pub used: OwnedPreparedStatement,
     pub store: OwnedPreparedStatement,
+    pub store_own: OwnedPreparedStatement,
+    pub note_check: OwnedPreparedStatement,
+    pub recent_checks: OwnedPreparedStatement,
     pub low_water: OwnedPreparedStatement,
     pub claim_users: OwnedPreparedStatement,
     pub claim: OwnedPreparedStatement,
@@ -84,6 +87,16 @@ const FAIL_FIRST: &str = "
     WHERE job.id = due.id
     RETURNING job.id";
 const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
+const STORE_OWN: &str = "SELECT @extschema@.aggregator_store_user_models($1, $2, $3::jsonb)";
+const NOTE_CHECK: &str = "
+    INSERT INTO @extschema@.aggregator_key_checks
+        (created_at, kind, user_id, provider_id, outcome, error_code, http_status, latency_ms)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const RECENT_CHECKS: &str = "
+    SELECT (extract(epoch FROM k.created_at) * 1000000)::bigint
+    FROM @extschema@.aggregator_key_checks AS k
+    WHERE k.user_id = $1 AND k.provider_id = $2 AND k.created_at > $3
+    ORDER BY k.created_at";
 const MAINTAIN: &str = "SELECT @extschema@.aggregator_maintain_usage($1, $2)";
 const LOW_WATER: &str = "
     UPDATE @extschema@.aggregator_worker_epochs SET low_water = $2 WHERE epoch = $1";
@@ -166,6 +179,8 @@ impl Statements {
                     INT8OID,
                     TEXTOID,
                     INT8OID,
+                    BOOLOID,
+                    BOOLOID,
                 ],
             )?,
             settle: prepare(
@@ -197,6 +212,8 @@ impl Statements {
                     INT4OID,
                     BOOLOID,
                     INT4OID,
+                    TEXTOID,
+                    INT8OID,
                 ],
             )?,
             roll_up: prepare(
@@ -206,6 +223,12 @@ impl Statements {
             maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
             store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,
+            store_own: prepare(STORE_OWN, &[TEXTOID, UUIDOID, TEXTOID])?,
+            note_check: prepare(
+                NOTE_CHECK,
+                &[TIMESTAMPTZOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, INT2OID, INT4OID],
+            )?,
+            recent_checks: prepare(RECENT_CHECKS, &[TEXTOID, UUIDOID, TIMESTAMPTZOID])?,
             low_water: prepare(LOW_WATER, &[INT8OID, TIMESTAMPTZOID])?,
             claim_users: prepare(
                 include_str!("../../sql/statements/claim_users.sql"),
@@ -242,7 +265,7 @@ impl Statements {
             )?,
             spent: prepare(
                 include_str!("../../sql/statements/spent.sql"),
-                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID],
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID],
             )?,
             last_minute: prepare(
                 include_str!("../../sql/statements/last_minute.sql"),

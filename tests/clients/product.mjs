@@ -85,8 +85,11 @@ test('a saved key is validated', async () => {
 
 test('a service syncs the models, and nobody else', async () => {
   assert.equal(await code(a.rpc('sync_models', { p_provider: 'standin' })), '42501')
+  // What everybody sees is asked for with no user's key, and this provider shows its list to nobody without one.
+  await got(service.rpc('save_platform_key', { p_provider: 'standin', p_api_key: 'sk-good-platform-0123' }))
   const [synced] = await got(service.rpc('sync_models', { p_provider: 'standin' }))
   assert.deepEqual([synced.provider_name, synced.error, synced.total], ['standin', null, 2])
+  assert.equal(await got(service.rpc('remove_platform_key', { p_provider: 'standin' })), true)
 })
 
 test('the models are shown by provider', async () => {

@@ -33,12 +33,22 @@ class OpenAIHere extends OpenAI {
 
 for (const [i, code] of examples.entries()) {
   test(`example ${i + 1}: ${code.split('\n')[0]}`, async () => {
+    // The first key's models arrive a moment after it is saved.
+    for (let tries = 0; i > 0 && tries < 200; tries++) {
+      const { data: models } = await supabase.rpc('get_user_available_models')
+      if (models?.length > 0) break
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
     answers.length = 0
     // Imports are done above.
     const body = code.replace(/^import .*$/gm, '')
-    await new AsyncFunction('supabase', 'key', 'session', 'OpenAI', 'console', body)(
-      supabase, 'sk-good-ann-0123456789', { access_token: token('authenticated', ann) }, OpenAIHere, { log() {} },
-    )
+    try {
+      await new AsyncFunction('supabase', 'key', 'session', 'OpenAI', 'console', body)(
+        supabase, 'sk-good-ann-0123456789', { access_token: token('authenticated', ann) }, OpenAIHere, { log() {} },
+      )
+    } catch (error) {
+      throw new Error(`after the answers ${answers}`, { cause: error })
+    }
     assert.ok(answers.length > 0)
     assert.deepEqual(answers.filter((answer) => typeof answer !== 'number'), [])
   })

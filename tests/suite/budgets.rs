@@ -21,7 +21,7 @@ async fn a_thousand_calls_at_once_never_pass_the_cap() {
         Upstream::start(|_| Answer::After(Duration::from_millis(20), Box::new(paid()))).await;
     let (database, root) = ready(&upstream).await;
     // Room for 0.07 / 0.0007 = 100 calls.
-    value(&root, "SELECT set_budget(0.07)").await.unwrap();
+    value(&root, "SELECT set_budget(0.07, p_keys => 'all')").await.unwrap();
     let mut sessions = tokio::task::JoinSet::new();
     for _ in 0..10 {
         let client = database.root().await;
@@ -98,8 +98,9 @@ async fn scopes_periods_and_units() {
     .unwrap();
     let other_model = chat_sql("{}").replace("'m'", "'other'");
     // One request of one model each hour; two of everybody in all.
-    value(&root, "SELECT set_budget(p_limit_requests => 1, p_period => 'hour', p_model => 'm', p_provider => 'standin')").await;
-    value(&root, "SELECT set_budget(p_limit_requests => 3, p_period => 'total')").await;
+    value(&root, "SELECT set_budget(p_limit_requests => 1, p_period => 'hour', p_model => 'm', p_provider => 'standin', p_keys => 'all')").await;
+    value(&root, "SELECT set_budget(p_limit_requests => 3, p_period => 'total', p_keys => 'all')")
+        .await;
     value(&root, &chat_sql("{}")).await.unwrap();
     assert_eq!(failure(&root, &chat_sql("{}")).await.0, "PT402");
     value(&root, &other_model).await.unwrap();
@@ -120,6 +121,7 @@ async fn scopes_periods_and_units() {
         ("set_budget('NaN')", "PT400"),
         ("set_budget(1, p_period => 'year')", "PT400"),
         ("set_budget(1, p_action => 'shout')", "PT400"),
+        ("set_budget(1, p_keys => 'theirs')", "PT400"),
         ("set_budget(1, p_user_id => 'x', p_each_user => true)", "PT400"),
         ("set_budget(1, p_provider => 'nosuch')", "PT404"),
         ("set_rate_limit()", "PT400"),
@@ -133,7 +135,7 @@ async fn scopes_periods_and_units() {
 async fn what_has_no_bound_is_refused_and_what_has_none_of_its_own_is_given_one() {
     let upstream = Upstream::start(|_| paid()).await;
     let (_database, root) = ready(&upstream).await;
-    value(&root, "SELECT set_budget(0.01)").await.unwrap();
+    value(&root, "SELECT set_budget(0.01, p_keys => 'all')").await.unwrap();
     let image = r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://x.example/a.png"}}]}]"#;
     let (code, message) =
         failure(&root, &format!("SELECT chat_complete('m', '{image}', '{{\"max_tokens\": 1}}')"))
@@ -166,7 +168,7 @@ async fn what_was_cut_off_counts_in_full_and_what_was_refused_for_nothing() {
     ]))
     .await;
     let (_database, root) = ready(&upstream).await;
-    value(&root, "SELECT set_budget(0.002)").await.unwrap();
+    value(&root, "SELECT set_budget(0.002, p_keys => 'all')").await.unwrap();
     let sql = chat_sql(r#"{"max_tokens": 100, "timeout_ms": 300, "max_retries": 0}"#);
     assert_eq!(failure(&root, &sql).await.0, "PT400");
     assert_eq!(
@@ -194,7 +196,7 @@ async fn a_new_worker_counts_what_the_last_one_spent() {
     let cluster = Cluster::start("budgets", "");
     let database = cluster.database().await;
     let root = prepare(&database, &upstream).await;
-    value(&root, "SELECT set_budget(0.0016)").await.unwrap();
+    value(&root, "SELECT set_budget(0.0016, p_keys => 'all')").await.unwrap();
     value(&root, &chat_sql(r#"{"max_tokens": 50}"#)).await.unwrap();
     cluster.down("immediate");
     cluster.up();
@@ -217,7 +219,7 @@ async fn a_budget_counts_what_was_on_its_way_when_it_was_set() {
     let slow = value(&root, &sql);
     let meanwhile = async {
         upstream.wait_for_chats(1).await;
-        value(&other, "SELECT set_budget(0.0018)").await.unwrap();
+        value(&other, "SELECT set_budget(0.0018, p_keys => 'all')").await.unwrap();
         value(&other, &sql).await.unwrap();
     };
     let (slow, ()) = tokio::join!(slow, meanwhile);
@@ -231,7 +233,7 @@ async fn who_spends_much_is_told_once() {
     let (database, root) = ready(&upstream).await;
     let (listener, heard) = database.listener().await;
     listener.batch_execute("LISTEN aggregator_budgets").await.unwrap();
-    value(&root, "SELECT set_budget(0.0015, p_action => 'warn')").await.unwrap();
+    value(&root, "SELECT set_budget(0.0015, p_action => 'warn', p_keys => 'all')").await.unwrap();
     for _ in 0..4 {
         value(&root, &chat_sql(r#"{"max_tokens": 50}"#)).await.unwrap();
     }
@@ -260,7 +262,7 @@ async fn users_see_their_own_budgets_and_set_none() {
     let (database, root) = ready(&upstream).await;
     let (a, b) = (user(&database, "u-a").await, user(&database, "u-b").await);
     root.batch_execute(
-        "SELECT set_budget(1, p_user_id => 'u-a'), set_budget(2, p_each_user => true), set_budget(3),
+        "SELECT set_budget(1, p_user_id => 'u-a'), set_budget(2, p_each_user => true), set_budget(3, p_keys => 'all'),
             set_rate_limit(100, p_user_id => 'u-a')",
     )
     .await
@@ -346,9 +348,12 @@ async fn a_limit_at_one_provider_sends_the_call_to_the_next() {
     add_named(&root, "second", "openai", &second.base_url(), &["m"]).await;
     save_key(&root, "second", "sk-good-second").await;
     root.batch_execute("UPDATE user_api_providers SET priority = 9 WHERE provider_id = (SELECT id FROM api_providers WHERE name = 'standin')").await.unwrap();
-    value(&root, "SELECT set_budget(p_limit_requests => 1, p_provider => 'standin')")
-        .await
-        .unwrap();
+    value(
+        &root,
+        "SELECT set_budget(p_limit_requests => 1, p_provider => 'standin', p_keys => 'all')",
+    )
+    .await
+    .unwrap();
     for provider in ["standin", "second"] {
         let answer = bed::json(&root, &chat_sql("{}")).await;
         assert_eq!(answer["aggregator"]["provider"], provider);

@@ -126,27 +126,33 @@ async fn keys_are_used_for_catalogues_only_where_needed() {
     let root = database.root().await;
     provider(&root, "list", &upstream).await;
     let user = database.rest("authenticated", Some("u-1")).await;
-    // The first key of a provider that was never synced brings the models by itself.
+    // The first key at a provider that was never synced brings its user the models by itself.
     value(&user, "SELECT save_provider_key('list', 'sk-good-catalogue')").await.unwrap();
-    eventually(&root, "SELECT count(*) FROM aggregator_models", "2").await;
+    eventually(&user, "SELECT count(*) FROM get_user_available_models()", "2").await;
     assert_eq!(
         rows(&user, "SELECT model_id FROM get_user_available_models()").await,
         ["m", "v/plain"]
     );
-    assert_eq!(rows(&root, SYNC).await, ["2|0|0|0|2|∅"]);
-    let tried: Vec<_> = upstream
-        .seen()
-        .iter()
-        .rev()
-        .take(2)
-        .map(|s| s.header("authorization").map(str::to_owned))
-        .collect();
-    assert_eq!(tried, [Some("Bearer sk-good-catalogue".to_owned()), None]);
+    let tried = |skip: usize| -> Vec<Option<String>> {
+        let seen = upstream.seen();
+        seen.iter().skip(skip).map(|s| s.header("authorization").map(str::to_owned)).collect()
+    };
+    let own = Some("Bearer sk-good-catalogue".to_owned());
+    assert_eq!(tried(0), [own.clone(), None, own]);
+    // For everybody, no user's key is used.
+    let refused = rows(&root, SYNC).await;
+    assert!(refused[0].starts_with("∅|∅|∅|∅|∅|no active key for provider 'list'"), "{refused:?}");
+    assert_eq!(tried(3), [None]);
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_models").await.unwrap(), "0");
+    // The platform's is.
     value(&root, "SELECT save_platform_key('list', 'sk-good-platform')").await.unwrap();
+    eventually(&root, "SELECT count(*) FROM aggregator_models", "2").await;
     assert_eq!(rows(&root, SYNC).await, ["2|0|0|0|2|∅"]);
+    let platform = Some("Bearer sk-good-platform".to_owned());
+    assert_eq!(tried(4), [platform.clone(), platform]);
     assert_eq!(
-        upstream.seen().last().unwrap().header("authorization"),
-        Some("Bearer sk-good-platform")
+        rows(&user, "SELECT model_id FROM get_user_available_models()").await,
+        ["m", "v/plain"]
     );
 }
 
@@ -192,8 +198,8 @@ async fn models_can_be_named_in_three_ways() {
     .await
     .unwrap();
     assert_eq!(route("gpt").await, ["cheap|v/gpt"]);
-    // An id names a provider as well as its name; an unknown model is sent, unpriced.
-    let id = value(root, "SELECT id FROM api_providers WHERE name = 'dear'").await.unwrap();
+    // An id names a provider as well as its name; an unknown model is sent, unpriced, where the user pays.
+    let id = value(root, "SELECT id FROM api_providers WHERE name = 'cheap'").await.unwrap();
     value(root, &format!("SELECT chat_complete('brand/new', '{HELLO}', provider => '{id}')"))
         .await
         .unwrap();

@@ -39,7 +39,7 @@ async fn a_schedule_really_runs_and_syncs() {
         )
         .await,
         [
-            "aggregator: sync models|* * * * *|SELECT * FROM public.sync_models()|postgres|postgres",
+            "aggregator: sync models|* * * * *|SELECT * FROM public.sync_models(NULL::text)|postgres|postgres",
             "aggregator: maintain usage|5 0 * * *|SELECT * FROM public.maintain_usage()|postgres|postgres",
         ]
     );
@@ -115,7 +115,7 @@ async fn a_schedule_really_runs_and_syncs() {
     assert_eq!(failure(&bob, "SELECT schedule_model_sync()").await.0, "PT503");
     assert_eq!(
         rows(&root, "SELECT command, database FROM cron.job").await,
-        [format!("SELECT * FROM public.sync_models()|{}", other.name)]
+        [format!("SELECT * FROM public.sync_models(NULL::text)|{}", other.name)]
     );
     let (code, message) = failure(&elsewhere, "SELECT unschedule_model_sync()").await;
     assert_eq!(code, "PT503");

@@ -62,7 +62,7 @@ async fn everything_moves(old: Cluster, new: Cluster) {
          INSERT INTO api_providers (name, display_name, provider_type, base_url) VALUES ('groq', 'My own', 'direct', 'https://groq.example/v1');
          SELECT aggregator_grant('alice', 'user'), aggregator_grant('bob', 'admin');
          SELECT set_model_price('m', '{\"input\": 3, \"output\": 10}'), set_model_price('free', '{\"input\": 0}', 'standin');
-         SELECT set_budget(50), set_budget(0.0000001, p_period => 'total', p_action => 'warn'), set_rate_limit(1000, p_user_id => 'ann');
+         SELECT set_budget(50), set_budget(0.0000001, p_period => 'total', p_action => 'warn', p_keys => 'all'), set_rate_limit(1000, p_user_id => 'ann');
          SELECT save_provider_key('standin', 'sk-good-dumped', p_validate => false), save_platform_key('openrouter', 'sk-good-platform');
          REVOKE SELECT ON api_providers FROM anon;
          GRANT SELECT (model_id, pricing) ON aggregator_models TO authenticator;

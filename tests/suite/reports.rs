@@ -12,10 +12,11 @@ async fn sums(root: &Client) -> (Vec<String>, Vec<String>) {
             prompt_tokens, completion_tokens, total_tokens, cache_read_tokens, cache_write_tokens,
             cache_write_1h_tokens, audio_input_tokens, reasoning_tokens, audio_output_tokens,
             timed, latency_ms_sum, first_tokens, first_token_ms_sum,
-            budget_requests, budget_tokens, trim_scale(cost), trim_scale(budget_cost), latency
+            budget_requests, budget_tokens, trim_scale(cost), trim_scale(budget_cost), latency, own_requests
         FROM aggregator_usage_hourly ORDER BY 1, 2, 3, 4, 5";
     // Written down once more, by other means where there are any.
-    let raw = "SELECT date_bin('1 hour', created_at, '2000-01-01 00:00+00'), user_id, provider_id, model_id, status,
+    let raw = "SELECT date_bin('1 hour', created_at, '2000-01-01 00:00+00'), user_id, provider_id,
+            CASE WHEN is_listed OR is_listed IS NULL THEN model_id ELSE '(unlisted)' END, status,
             count(*) FILTER (WHERE error_code IS DISTINCT FROM 'unreachable'),
             count(*) FILTER (WHERE error_code = 'unreachable'),
             count(cost_estimate) FILTER (WHERE error_code IS DISTINCT FROM 'unreachable'),
@@ -42,7 +43,8 @@ async fn sums(root: &Client) -> (Vec<String>, Vec<String>) {
              LEFT JOIN (
                  SELECT width_bucket(l, aggregator_latency_bounds()) AS i, count(*) AS n
                  FROM unnest(array_agg(log.latency_ms)) AS l WHERE l IS NOT NULL GROUP BY 1
-             ) AS counted USING (i))
+             ) AS counted USING (i)),
+            count(*) FILTER (WHERE NOT is_platform_key AND error_code IS DISTINCT FROM 'unreachable')
         FROM aggregator_usage_logs AS log WHERE status <> 'pending'
         GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5";
     (rows(root, kept).await, rows(root, raw).await)
@@ -54,7 +56,8 @@ async fn totals(root: &Client) -> (Vec<String>, Vec<String>) {
         sum(total_tokens), sum(cache_read_tokens), sum(cache_write_tokens), sum(cache_write_1h_tokens),
         sum(audio_input_tokens), sum(reasoning_tokens), sum(audio_output_tokens), sum(timed), sum(latency_ms_sum),
         sum(first_tokens), sum(first_token_ms_sum), sum(budget_requests), sum(budget_tokens),
-        trim_scale(sum(cost)), trim_scale(sum(budget_cost)), aggregator_sum_histograms(latency)";
+        trim_scale(sum(cost)), trim_scale(sum(budget_cost)), aggregator_sum_histograms(latency),
+        sum(own_requests), sum(own_tokens), trim_scale(sum(own_cost))";
     let kept = format!(
         "SELECT grain, start, provider_id, model_id, status, {measures} FROM aggregator_usage_totals GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
     );

@@ -285,6 +285,58 @@ async fn every_released_version_becomes_this_one() {
     assert!(tried > 0);
 }
 
+/// Version 0.2.0 counted whatever a request asked for and a provider said, until its sums were full.
+#[tokio::test]
+async fn absurd_rows_of_an_older_version_count_as_much_as_a_row_may() {
+    let cluster = cluster("absurd").await;
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let provider = provider_rows(&cluster, &upstream).await;
+    // Under another name, beside the test that installs it under its own.
+    let update = scripts().join(format!("aggregator--0.2.0--{CURRENT}.sql"));
+    let update = std::fs::read_to_string(update).unwrap();
+    let _update = Script::install(&format!("0.2.0absurd--{CURRENT}"), &update);
+    let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
+    let _script = Script::install("0.2.0absurd", &script);
+    let (_database, root) = administered(&cluster, "0.2.0absurd").await;
+    fill(&root, &provider).await;
+    root.batch_execute(
+        "INSERT INTO aggregator_worker_epochs (epoch, low_water) VALUES (1, now() - interval '1 day');
+         INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
+             cost_estimate, cost_source, reserved_cost, reserved_tokens)
+         SELECT gen_random_uuid(), 1, now(), 1, id, who, 'm', status, cost, source, 0.1, tokens
+         FROM api_providers, (VALUES ('u-8', 'success', 1e30, 'upstream', 900),
+             ('u-9', 'unknown', NULL, 'incomplete', 9223372036854775807),
+             ('u-9', 'pending', NULL, NULL, 9223372036854775807),
+             ('u-9', 'pending', NULL, NULL, 9223372036854775807)) AS r (who, status, cost, source, tokens)
+         WHERE name = 'standin'",
+    )
+    .await
+    .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    assert_eq!(failure(&root, "SELECT * FROM aggregator_budget_status").await.0, "22003");
+    root.batch_execute("ALTER EXTENSION aggregator UPDATE")
+        .await
+        .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    let counted = "SELECT user_id, sum(budget_tokens), sum(budget_cost)::integer, sum(own_requests)
+        FROM aggregator_usage_hourly WHERE user_id IN ('u-8', 'u-9') GROUP BY 1 ORDER BY 1";
+    assert_eq!(rows(&root, counted).await, ["u-8|900|1000|0", "u-9|2147483647|0|0"]);
+    // Budgets count what they did, also when they are set anew.
+    let status = "SELECT each_user, keys, spent_usd > 1000 FROM aggregator_budget_status WHERE NOT each_user";
+    assert_eq!(rows(&root, status).await, ["f|all|t"]);
+    value(&root, "SELECT set_budget(5000, p_period => 'total')").await.unwrap();
+    assert_eq!(rows(&root, status).await, ["f|all|t"]);
+    // The worker opens the ledger, and everybody is served.
+    bed::json(&root, &chat_sql(r#"{"max_tokens": 10}"#)).await;
+    let log = "SELECT status, count(*) FROM aggregator_usage_logs WHERE user_id = 'u-9' GROUP BY 1";
+    assert_eq!(rows(&root, log).await, ["unknown|3"]);
+    assert_eq!(
+        rows(&root, counted).await,
+        ["u-8|900|1000|0".to_owned(), format!("u-9|{}|0|0", 3 * i64::from(i32::MAX))]
+    );
+    let before = rows(&root, counted).await;
+    value(&root, "SELECT aggregator_recount_usage()").await;
+    assert_eq!(rows(&root, counted).await, before);
+}
+
 /// Objects that a made-up version lacks.
 const LATER: [&str; 4] = [
     "FUNCTION usage_dashboard(text, text, text)",

@@ -1,10 +1,15 @@
 //! Attacks, each under the role of the attacker and over a real connection: what one tenant, one provider
 //! or one object in the schema must not do to the others.
 
+mod bound;
 mod bounds;
 mod floods;
 mod fresh;
+mod key_checks;
 mod memory;
+mod money;
 mod places;
+mod planting;
 mod queue;
+mod user_models;
 mod worst;

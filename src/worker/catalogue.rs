@@ -1,0 +1,88 @@
+//! Writing what providers list, and the rows of requests that cost nothing.
+
+use crate::gateway::ledger::{KeyChecked, UserModels};
+use crate::protocol::{CatalogueFetch, Fetched};
+use crate::routing::pg_uuid;
+use crate::time::timestamp;
+use crate::worker::process::{self, Failure};
+use crate::worker::statements::Statements;
+use pgrx::spi::{self, Spi};
+use uuid::Uuid;
+
+/// Stores the catalogue that everybody sees.
+pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched) {
+    let stored = process::transaction(|_| {
+        Spi::connect_mut(|client| {
+            let arguments = [
+                pg_uuid(fetch.provider.id).into(),
+                fetched.models.as_str().into(),
+                fetched.is_inferred.into(),
+            ];
+            client.update(&statements.store, None, &arguments).map(|_| ())
+        })
+    });
+    if let Err(failure) = stored {
+        pgrx::warning!("aggregator: models of '{}' not stored: {failure:?}", fetch.provider.name);
+    }
+}
+
+/// Stores the list that a user's key gave.
+pub fn store_own(statements: &Statements, own: &UserModels) {
+    let stored = process::transaction(|_| {
+        Spi::connect_mut(|client| {
+            let arguments = [
+                own.user_id.as_str().into(),
+                pg_uuid(own.provider_id).into(),
+                own.models.as_str().into(),
+            ];
+            client.update(&statements.store_own, None, &arguments).map(|_| ())
+        })
+    });
+    if let Err(failure) = stored {
+        pgrx::warning!("aggregator: models of a user's key not stored: {failure:?}");
+    }
+}
+
+/// Writes the row of a key check or a sync.
+pub fn note_check(statements: &Statements, checked: &KeyChecked) {
+    let noted = process::transaction(|_| {
+        Spi::connect_mut(|client| {
+            let arguments = [
+                timestamp(checked.created_at).into(),
+                checked.kind.as_str().into(),
+                checked.user_id.as_deref().into(),
+                pg_uuid(checked.provider_id).into(),
+                checked.outcome().into(),
+                checked.error_code.as_deref().into(),
+                checked.http_status.and_then(|status| i16::try_from(status).ok()).into(),
+                i32::try_from(checked.latency_ms).unwrap_or(i32::MAX).into(),
+            ];
+            client.update(&statements.note_check, None, &arguments).map(|_| ())
+        })
+    });
+    if let Err(failure) = noted {
+        pgrx::warning!("aggregator: a key check is not noted: {failure:?}");
+    }
+}
+
+/// When a user's keys were checked at a provider since then, oldest first.
+pub fn recent_checks(
+    statements: &Statements,
+    user: &str,
+    provider: Uuid,
+    since: i64,
+) -> Result<Vec<i64>, String> {
+    let read = process::transaction(|_| {
+        Spi::connect(|client| {
+            let arguments = [user.into(), pg_uuid(provider).into(), timestamp(since).into()];
+            client
+                .select(&statements.recent_checks, None, &arguments)?
+                .filter_map(|row| row.get::<i64>(1).transpose())
+                .collect::<spi::Result<Vec<_>>>()
+        })
+    });
+    read.map_err(|failure| match failure {
+        Failure::NotInstalled => "the extension was dropped".to_owned(),
+        Failure::Database(reason) | Failure::Data(reason) => reason,
+    })
+}
