@@ -1,10 +1,12 @@
 //! Rows of `api_providers`, read as the owner, as the gateway needs them.
 
 use crate::error::Error;
+use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
 use crate::protocol;
-use crate::routing::{provider, uuid};
+use crate::routing::provider;
 use crate::session::owner::as_owner;
+use pgrx::pg_sys::TEXTOID;
 use pgrx::spi::{self, Spi, SpiHeapTupleData};
 use uuid::Uuid;
 
@@ -47,12 +49,13 @@ fn query(
 ) -> Result<Vec<ProviderRow>, Error> {
     let sql = installed.sql(sql);
     let arguments: Vec<_> = argument.iter().map(|text| (*text).into()).collect();
+    let types = vec![TEXTOID; arguments.len()];
     let rows = as_owner(installed, || {
         Spi::connect(|client| {
-            client
-                .select(sql.as_str(), None, &arguments)?
-                .map(|row| Columns::read(&row))
-                .collect::<spi::Result<Vec<_>>>()
+            // As of now: one that was made inactive is not asked by an old transaction.
+            let plan = Plan::prepare(client, &sql, &types)?;
+            let rows = fresh::select(client, &plan, &arguments)?;
+            rows.iter().map(Columns::read).collect::<spi::Result<Vec<_>>>()
         })
     });
     rows.map_err(|_| Error::Internal)?.into_iter().map(Columns::into_row).collect()
@@ -73,15 +76,15 @@ struct Columns {
 impl Columns {
     fn read(row: &SpiHeapTupleData) -> spi::Result<Self> {
         Ok(Self {
-            id: uuid(row.get(1)?),
-            name: row.get(2)?.unwrap_or_default(),
-            standard: row.get(3)?.unwrap_or_default(),
-            base_url: row.get(4)?.unwrap_or_default(),
-            headers: row.get(5)?.unwrap_or_default(),
+            id: fresh::uuid(row, 1)?,
+            name: required(row, 2)?,
+            standard: required(row, 3)?,
+            base_url: required(row, 4)?,
+            headers: required(row, 5)?,
             models_url: row.get(6)?,
             key_check_url: row.get(7)?,
-            catalogue_format: row.get(8)?.unwrap_or_default(),
-            is_synced: row.get(9)?.unwrap_or_default(),
+            catalogue_format: required(row, 8)?,
+            is_synced: required(row, 9)?,
         })
     }
 

@@ -124,7 +124,7 @@ async fn jobs_and_calls_that_wait_for_their_turn_do_not_keep_old_rules() {
     let (answer, ()) = tokio::join!(value(&streamed, &stream), async {
         // It waits behind the jobs by now.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        value(&root, NOTHING_MORE).await;
+        value(&root, "SELECT set_budget(p_limit_usd => 0, p_keys => 'all')").await;
     });
     assert_eq!(answer.unwrap(), "budget_exceeded");
     eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE finished_at IS NULL", "0").await;

@@ -68,7 +68,7 @@ const TABLES: &[(&str, &str)] = &[
     (
         "aggregator_budgets",
         "jsonb_build_object('id', gen_random_uuid(), 'user_id', 'u-worst', 'each_user', false, 'period', 'month',
-            'model_id', left(md5(random()::text), 20), 'limit_usd', 1, 'limit_tokens', 1, 'limit_requests', 1, 'action', 'block',
+            'model_id', left(md5(random()::text), 20), 'limit_usd', 1, 'limit_tokens', 1, 'limit_requests', 1, 'action', 'block', 'keys', 'all',
             'created_at', now(), 'updated_at', now())",
     ),
     (
@@ -81,6 +81,24 @@ const TABLES: &[(&str, &str)] = &[
         "aggregator_budget_warnings",
         "jsonb_build_object('id', gen_random_uuid(), 'budget_id', gen_random_uuid(), 'user_id', 'u-worst', 'period_start', now(),
             'percent', 80, 'spent_usd', 1, 'spent_tokens', 1, 'spent_requests', 1, 'created_at', now())",
+    ),
+    (
+        "aggregator_key_checks",
+        "jsonb_build_object('id', gen_random_uuid(), 'created_at', now(), 'kind', 'check', 'user_id', 'u-worst', 'provider_id', worst,
+            'outcome', 'error', 'error_code', 'x', 'http_status', 500, 'latency_ms', 1)",
+    ),
+    (
+        "aggregator_user_models",
+        "jsonb_build_object('user_id', 'u-worst', 'provider_id', worst, 'model_id', left(md5(random()::text), 20), 'model_name', 'm',
+            'display_name', 'x', 'model_type', 'chat', 'capabilities', '{}'::jsonb, 'pricing', '{}'::jsonb, 'first_seen_at', now())",
+    ),
+    (
+        "aggregator_usage_hourly",
+        "(SELECT to_jsonb(h) || jsonb_build_object('user_id', 'u-worst' || left(md5(random()::text), 20)) FROM aggregator_usage_hourly AS h WHERE user_id = 'u-2')",
+    ),
+    (
+        "aggregator_usage_totals",
+        "(SELECT to_jsonb(t) || jsonb_build_object('model_id', left(md5(random()::text), 20)) FROM aggregator_usage_totals AS t WHERE grain = 'hour' AND model_id = 'm')",
     ),
     (
         "aggregator_quarantine",
@@ -174,6 +192,17 @@ async fn fill(root: &Client) -> Vec<(String, usize)> {
         .await;
         filled.push(((*table).to_owned(), count.unwrap().parse().unwrap()));
     }
+    // The very sums to which others' calls are added.
+    for table in ["aggregator_usage_hourly", "aggregator_usage_totals"] {
+        let columns = format!(
+            "SELECT string_agg(format('%I = %L', attname, CASE atttypid WHEN 'numeric'::regtype THEN 'NaN' ELSE '9223372036854775807' END), ', ')
+             FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum > 0 AND atttypid IN ('bigint'::regtype, 'numeric'::regtype)"
+        );
+        let set = value(root, &columns).await.unwrap();
+        root.batch_execute(&format!("UPDATE {table} SET {set} WHERE model_id = 'm'"))
+            .await
+            .unwrap();
+    }
     filled
 }
 
@@ -236,7 +265,7 @@ async fn leave_pending(root: &Client) {
          FROM api_providers, (VALUES
              ('u-1', 'm'),
              -- Fits the log, and not the index of the sums.
-             ((SELECT string_agg(chr(33 + (random() * 90)::integer), '') FROM generate_series(1, 2300)),
+             ((SELECT string_agg(chr(33 + (random() * 90)::integer), '') FROM generate_series(1, 2670)),
               (SELECT string_agg(chr(33 + (random() * 90)::integer), '') FROM generate_series(1, 500)))) AS call (user_id, model_id)
          WHERE name = 'standin';
          INSERT INTO aggregator_worker_epochs (epoch, low_water) VALUES (1, '2020-01-01');
@@ -371,4 +400,38 @@ async fn a_forgotten_user_is_forgotten_among_what_is_set_aside() {
         .unwrap(),
         "0"
     );
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_removed_does_not_keep_all_others() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let cluster = Cluster::start("worstold", "aggregator.usage_retention = '1h'");
+    let database = cluster.database().await;
+    let root = prepare(&database, &upstream).await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    let copy = |user: &str| {
+        format!(
+            "INSERT INTO aggregator_usage_logs
+             SELECT (jsonb_populate_record(NULL::aggregator_usage_logs, to_jsonb(log)
+                 || jsonb_build_object('call_id', gen_random_uuid(), 'created_at', now() - interval '2 days', 'user_id', '{user}'))).*
+             FROM aggregator_usage_logs AS log WHERE user_id = 'role:postgres'"
+        )
+    };
+    root.batch_execute(&copy("u-1")).await.unwrap();
+    root.batch_execute(&copy("u-2")).await.unwrap();
+    root.batch_execute(
+        "ALTER TABLE aggregator_usage_hourly ADD CONSTRAINT broken CHECK (user_id <> 'u-1' OR requests > 0)",
+    )
+    .await
+    .unwrap();
+    value(&root, "SELECT deleted FROM maintain_usage()").await;
+    let left = "SELECT string_agg(user_id, ' ' ORDER BY user_id) FROM aggregator_usage_logs";
+    assert_eq!(value(&root, left).await.unwrap(), "role:postgres u-1");
+    let kept = "SELECT user_id, reason ~ '^it cannot be removed' FROM aggregator_quarantine";
+    assert_eq!(rows(&root, kept).await, ["u-1|t"]);
+    root.batch_execute("ALTER TABLE aggregator_usage_hourly DROP CONSTRAINT broken").await.unwrap();
+    value(&root, "SELECT aggregator_retry_quarantined()").await;
+    eventually(&root, "SELECT quarantined FROM aggregator_status()", "0").await;
+    value(&root, "SELECT deleted FROM maintain_usage()").await;
+    assert_eq!(value(&root, left).await.unwrap(), "role:postgres");
 }
