@@ -174,7 +174,18 @@ impl State {
                 key.in_flight < most
             }
         };
-        let index = user.queue.iter().take(LOOK_AHEAD).position(may_enter)?;
+        // Most of a queue is for one key: each is asked about once.
+        let mut full: Vec<Uuid> = Vec::new();
+        let index = user.queue.iter().take(LOOK_AHEAD).position(|waiter| {
+            if full.contains(&waiter.key) {
+                return false;
+            }
+            let may_enter = may_enter(waiter);
+            if !may_enter {
+                full.push(waiter.key);
+            }
+            may_enter
+        })?;
         user.queue.remove(index)
     }
 

@@ -17,13 +17,12 @@ use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Renewed, Task};
 use crate::gateway::memory::Lease;
 use crate::gateway::row::{End, Leave, OpenRow};
-use crate::gateway::server::Shared;
+use crate::gateway::server::{Shared, Sink};
 use crate::gateway::spending::{Asking, Hold};
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, Reply};
 use bytes::Bytes;
 use http::StatusCode;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
@@ -40,7 +39,7 @@ pub enum Delivery<'a> {
     /// Whole, and written as the result of a job.
     Job,
     /// Text as it arrives, then the whole.
-    Deltas(&'a mpsc::Sender<Reply>),
+    Deltas(&'a Sink),
 }
 
 /// An attempt that did not give an answer.
@@ -452,13 +451,13 @@ impl Attempts<'_> {
     /// upstream, but not beyond the deadline: an idle cursor would hold its place for ever.
     async fn deliver(
         &mut self,
-        sink: &mpsc::Sender<Reply>,
+        sink: &Sink,
         text: String,
     ) -> Result<(), tokio::time::error::Elapsed> {
         if !text.is_empty() {
             self.has_delivered = true;
             let delta = Reply::Delta(text.replace('\0', "\u{fffd}"));
-            let _ = timeout_at(self.deadline, sink.send(delta)).await?;
+            let _ = timeout_at(self.deadline, sink.send(delta.into())).await?;
         }
         Ok(())
     }

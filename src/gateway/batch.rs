@@ -3,17 +3,17 @@
 use crate::error::Error;
 use crate::gateway::attempt::Delivery;
 use crate::gateway::call;
-use crate::gateway::server::Shared;
+use crate::gateway::memory::Lease;
+use crate::gateway::server::{Outgoing, Shared, Sink};
 use crate::protocol::{Batch, ChatReply, Reply};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Runs a batch to its end. Dropping the future aborts every call in flight.
-pub async fn run(shared: Arc<Shared>, batch: Batch, sink: mpsc::Sender<Reply>) {
+pub async fn run(shared: Arc<Shared>, batch: Batch, sink: Sink) {
     let deadline = Instant::now() + Duration::from_millis(batch.deadline_ms);
     let concurrency = usize::try_from(batch.concurrency).unwrap_or(1).max(1);
     let mut waiting = (0u32..).zip(batch.calls);
@@ -27,7 +27,7 @@ pub async fn run(shared: Arc<Shared>, batch: Batch, sink: mpsc::Sender<Reply>) {
             if left == 0 {
                 let target = call.candidates[0].target();
                 let error = Error::Deadline { target, waited_ms: batch.deadline_ms };
-                if sink.send(item(index, failed(error))).await.is_err() {
+                if sink.send(item(index, failed(error), None)).await.is_err() {
                     return;
                 }
                 continue;
@@ -36,26 +36,27 @@ pub async fn run(shared: Arc<Shared>, batch: Batch, sink: mpsc::Sender<Reply>) {
             let shared = shared.clone();
             let task = running.spawn(async move {
                 let mut lease = shared.memory.lease(&call.user_id);
-                call::run(&shared, &call, Delivery::Whole, &mut lease).await
+                let reply = call::run(&shared, &call, Delivery::Whole, &mut lease).await;
+                (reply, Some(lease))
             });
             indices.insert(task.id(), index);
         }
-        let (id, reply) = match running.join_next_with_id().await {
+        let (id, (reply, lease)) = match running.join_next_with_id().await {
             None => return,
-            Some(Ok((id, reply))) => (id, reply),
+            Some(Ok(ended)) => ended,
             // A panic in one call fails it alone.
-            Some(Err(panicked)) => (panicked.id(), failed(Error::Internal)),
+            Some(Err(panicked)) => (panicked.id(), (failed(Error::Internal), None)),
         };
         if let Some(index) = indices.remove(&id)
-            && sink.send(item(index, reply)).await.is_err()
+            && sink.send(item(index, reply, lease)).await.is_err()
         {
             return;
         }
     }
 }
 
-fn item(index: u32, reply: ChatReply) -> Reply {
-    Reply::Item { index, reply: Box::new(reply) }
+fn item(index: u32, reply: ChatReply, lease: Option<Lease>) -> Outgoing {
+    Outgoing { reply: Reply::Item { index, reply: Box::new(reply) }, lease }
 }
 
 fn failed(error: Error) -> ChatReply {

@@ -81,7 +81,13 @@ pub async fn check_key(
     let answer = get(shared, provider, &check.url, Some(user), Some(&check.key), lease).await;
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return asked.failed(error),
+        Err(error) => {
+            // The guard let nothing leave.
+            if matches!(error, Error::AddressRefused { .. }) {
+                shared.checks.give_back(shared, user, provider);
+            }
+            return asked.failed(error);
+        }
     };
     let status = answer.status.as_u16();
     if matches!(status, 401 | 403) {

@@ -46,6 +46,14 @@ impl Checks {
         })
     }
 
+    /// Nothing was sent after all.
+    pub fn give_back(&self, shared: &Shared, user: &str, provider: &Provider) {
+        let most = shared.settings().key_checks_per_minute;
+        if let Some(taken) = self.lock().get_mut(&(user.to_owned(), provider.id)) {
+            taken.correct(-1, most);
+        }
+    }
+
     async fn read(&self, shared: &Shared, key: &(String, Uuid), most: i64) -> Result<(), Error> {
         if self.lock().contains_key(key) {
             return Ok(());

@@ -34,6 +34,8 @@ pub const BUFFER: usize = 128 * 1024;
 const UNDELIVERED: usize = 4 * BUFFER;
 /// A control frame of HTTP/2 counts as so many bytes at least: it is the number that costs time.
 const CONTROL_FRAME: usize = 128;
+/// One byte may be read for so many that are sent, beyond that.
+const SENT_PER_ANSWER: usize = 16;
 /// Bytes that are read in one go, and those after which others have their turn.
 const PORTION: usize = 16 * 1024;
 const SLICE: usize = 64 * 1024;
@@ -48,6 +50,22 @@ impl Meter {
     /// A head or a part of a body has arrived where it belongs.
     pub fn delivered(&self) {
         self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// What is sent is answered: by the windows of HTTP/2, say, that make room for more of a request.
+    fn sent(&self, bytes: usize) {
+        let answers = bytes / SENT_PER_ANSWER;
+        if answers > 0 {
+            let less = |sum: usize| Some(sum.saturating_sub(answers));
+            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.sent(*bytes);
+        }
+        written
     }
 
     fn add(&self, bytes: usize) -> Result<(), Flood> {
@@ -163,7 +181,9 @@ impl<S: Write + Unpin> Write for Metered<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.meter.note(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -183,7 +203,9 @@ impl<S: Write + Unpin> Write for Metered<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, parts)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, parts);
+        this.meter.note(written)
     }
 }
 
@@ -259,5 +281,18 @@ mod tests {
         meter.add(UNDELIVERED).unwrap();
         meter.add(1).unwrap_err();
         meter.add(usize::MAX).unwrap_err();
+        // A request of 32 MB, and a window for each 16 kB of it, twice.
+        let meter = Meter::default();
+        for _ in 0..2048 {
+            meter.sent(16 * 1024);
+            meter.add(2 * CONTROL_FRAME).unwrap();
+        }
+        assert_eq!(meter.0.load(Ordering::Relaxed), 2 * CONTROL_FRAME);
+        // Answers to what floods are no requests.
+        let flood = (0..2 * UNDELIVERED / CONTROL_FRAME).map(|_| {
+            meter.sent(17);
+            meter.add(CONTROL_FRAME)
+        });
+        assert!(flood.collect::<Vec<_>>().iter().any(Result::is_err));
     }
 }

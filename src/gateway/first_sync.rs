@@ -52,19 +52,57 @@ pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
     let in_flight = shared.stats.enter();
     async move {
         let FirstSync { fetch, own_key } = sync;
-        let Some(key) = own_key else {
-            for_all(&shared, &fetch, false).await;
-            return drop(in_flight);
-        };
-        let user = key.binding.user_id.clone();
-        // A user who saves one key after the other syncs no more often than they may check them.
-        if let Some(user) = user
-            && shared.checks.take(&shared, &user, &fetch.provider).await.is_ok()
-            && for_all(&shared, &fetch, true).await == Outcome::NeedsKey
-        {
-            own(&shared, user, fetch, key).await;
+        match own_key {
+            Some(key) => by_user(&shared, fetch, key).await,
+            None => {
+                for_all(&shared, &fetch, false).await;
+            }
         }
         drop(in_flight);
+    }
+}
+
+/// A user has saved a key. One sync at a time of each user: the key that is saved meanwhile has its turn after
+/// it, the last one alone.
+async fn by_user(shared: &Shared, fetch: CatalogueFetch, key: SealedKey) {
+    let Some(user) = key.binding.user_id.clone() else { return };
+    let place = (user, fetch.provider.id);
+    {
+        let mut state = shared.first_syncs.lock();
+        if let Some(waiting) = state.own.get_mut(&place) {
+            *waiting = Some(Box::new((fetch, key)));
+            return;
+        }
+        state.own.insert(place.clone(), None);
+    }
+    let _place = Place { shared, place: &place };
+    let mut next = Some(Box::new((fetch, key)));
+    while let Some(boxed) = next {
+        let (fetch, key) = *boxed;
+        if for_all(shared, &fetch, true).await == Outcome::NeedsKey {
+            own(shared, &place.0, &fetch, &key).await;
+        }
+        next = shared.first_syncs.lock().own.get_mut(&place).and_then(Option::take);
+    }
+}
+
+/// Fetches the list that a user's key is shown, no more often than they may have keys checked.
+async fn own(shared: &Shared, user: &str, fetch: &CatalogueFetch, key: &SealedKey) {
+    if shared.checks.take(shared, user, &fetch.provider).await.is_err() {
+        return;
+    }
+    let mut lease = shared.memory.lease(user);
+    match catalogue::list(shared, fetch, Some(key), &mut lease).await {
+        Ok(fetched) => shared.ledger.send(Task::UserModels(Box::new(UserModels {
+            user_id: user.to_owned(),
+            provider_id: fetch.provider.id,
+            models: fetched.models,
+        }))),
+        Err(Error::AddressRefused { .. }) => {
+            shared.checks.give_back(shared, user, &fetch.provider);
+        }
+        // It is in the user's key checks; everybody's log is not for it.
+        Err(_) => {}
     }
 }
 
@@ -92,34 +130,6 @@ async fn for_all(shared: &Shared, fetch: &CatalogueFetch, by_user: bool) -> Outc
     };
     *last = Some((Instant::now(), outcome));
     outcome
-}
-
-/// Fetches a user's own list; the key that is saved meanwhile has its turn after it, the last one alone.
-async fn own(shared: &Shared, user: String, fetch: CatalogueFetch, key: SealedKey) {
-    let place = (user, fetch.provider.id);
-    {
-        let mut state = shared.first_syncs.lock();
-        if let Some(waiting) = state.own.get_mut(&place) {
-            *waiting = Some(Box::new((fetch, key)));
-            return;
-        }
-        state.own.insert(place.clone(), None);
-    }
-    let _place = Place { shared, place: &place };
-    let mut next = Some(Box::new((fetch, key)));
-    while let Some(boxed) = next {
-        let (fetch, key) = *boxed;
-        let mut lease = shared.memory.lease(&place.0);
-        // A failure is in the user's key checks; everybody's log is not for it.
-        if let Ok(fetched) = catalogue::list(shared, &fetch, Some(&key), &mut lease).await {
-            shared.ledger.send(Task::UserModels(Box::new(UserModels {
-                user_id: place.0.clone(),
-                provider_id: fetch.provider.id,
-                models: fetched.models,
-            })));
-        }
-        next = shared.first_syncs.lock().own.get_mut(&place).and_then(Option::take);
-    }
 }
 
 /// A user's place among those whose list is being fetched, given up when it is dropped.

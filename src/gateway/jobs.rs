@@ -6,7 +6,7 @@ use crate::gateway::attempt::Delivery;
 use crate::gateway::call;
 use crate::gateway::ledger::{JobAnswer, JobEnd, Task};
 use crate::gateway::memory::Lease;
-use crate::gateway::server::Shared;
+use crate::gateway::server::{Outgoing, Shared};
 use crate::protocol::{ChatCall, Reply};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
@@ -111,14 +111,14 @@ pub fn take_over(
     job: Uuid,
     session: Option<i32>,
     in_flight: InFlight,
-    mut calls: JoinSet<Reply>,
+    mut calls: JoinSet<Outgoing>,
 ) {
     if let Some(session) = session {
         shared.jobs.lock().handed_over.entry(session).or_default().push(job);
     }
     watch(shared, job, in_flight, async move {
         match calls.join_next().await {
-            Some(Ok(Reply::Chat(reply))) => reply.outcome.map(|answer| {
+            Some(Ok(Outgoing { reply: Reply::Chat(reply), .. })) => reply.outcome.map(|answer| {
                 let job = JobAnswer {
                     response: answer.response,
                     provider: answer.provider,

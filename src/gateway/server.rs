@@ -340,6 +340,21 @@ fn peer(stream: &UnixStream) -> Option<i32> {
     stream.peer_cred().ok()?.pid()
 }
 
+/// A reply, and the memory that it holds until the session has read it.
+pub struct Outgoing {
+    pub reply: Reply,
+    pub lease: Option<Lease>,
+}
+
+impl From<Reply> for Outgoing {
+    fn from(reply: Reply) -> Self {
+        Self { reply, lease: None }
+    }
+}
+
+/// Where replies go before the last one.
+pub type Sink = mpsc::Sender<Outgoing>;
+
 /// Replies that wait for a session to read them. When it does not, the call waits too.
 const REPLIES: usize = 64;
 
@@ -364,7 +379,10 @@ async fn converse(
     let last = loop {
         tokio::select! {
             () = closed(stream) => return None,
-            Some(reply) = replies.recv() => send(stream, &reply).await.ok()?,
+            Some(outgoing) = replies.recv() => {
+                let Outgoing { reply, lease: _held } = outgoing;
+                send(stream, &reply).await.ok()?;
+            }
             reply = finished(&mut calls) => break reply,
             () = until(hand_over.map(|(at, _)| at)) => {
                 let (_, job) = hand_over?;
@@ -374,11 +392,12 @@ async fn converse(
             }
         }
     };
-    while let Ok(reply) = replies.try_recv() {
+    while let Ok(Outgoing { reply, lease: _held }) = replies.try_recv() {
         send(stream, &reply).await.ok()?;
     }
     drop(in_flight);
-    send(stream, &last).await.ok()
+    let Outgoing { reply, lease: _held } = last;
+    send(stream, &reply).await.ok()
 }
 
 async fn until(moment: Option<Instant>) {
@@ -389,27 +408,27 @@ async fn until(moment: Option<Instant>) {
 }
 
 /// The last reply of the one request that runs; a panic in it fails it alone.
-async fn finished(calls: &mut JoinSet<Reply>) -> Reply {
+async fn finished(calls: &mut JoinSet<Outgoing>) -> Outgoing {
     match calls.join_next().await {
-        Some(Ok(reply)) => reply,
-        _ => Reply::Failed(Error::Internal),
+        Some(Ok(outgoing)) => outgoing,
+        _ => Reply::Failed(Error::Internal).into(),
     }
 }
 
 /// Runs one request: what comes before its last reply goes to `sink`.
-async fn answer(
-    request: Request,
-    shared: Arc<Shared>,
-    mut lease: Lease,
-    sink: mpsc::Sender<Reply>,
-) -> Reply {
+async fn answer(request: Request, shared: Arc<Shared>, mut lease: Lease, sink: Sink) -> Outgoing {
+    let reply = reply_to(request, shared, &mut lease, sink).await;
+    Outgoing { reply, lease: Some(lease) }
+}
+
+async fn reply_to(request: Request, shared: Arc<Shared>, lease: &mut Lease, sink: Sink) -> Reply {
     match request {
         Request::Chat { call, .. } => {
-            Reply::Chat(Box::new(call::run(&shared, &call, Delivery::Whole, &mut lease).await))
+            Reply::Chat(Box::new(call::run(&shared, &call, Delivery::Whole, lease).await))
         }
         Request::Stream(call) => {
             let delivery = Delivery::Deltas(&sink);
-            Reply::Chat(Box::new(call::run(&shared, &call, delivery, &mut lease).await))
+            Reply::Chat(Box::new(call::run(&shared, &call, delivery, lease).await))
         }
         Request::Many(calls) => {
             batch::run(shared, *calls, sink).await;
@@ -435,7 +454,7 @@ async fn answer(
             Reply::Catalogues(results.into_iter().map(|(_, result)| result).collect())
         }
         Request::CheckKey(check) => {
-            Reply::CheckKey(catalogue::check_key(&shared, &check, &mut lease).await)
+            Reply::CheckKey(catalogue::check_key(&shared, &check, lease).await)
         }
         Request::SyncSoon(sync) => {
             tokio::spawn(first_sync::run(shared, *sync));
@@ -465,8 +484,8 @@ mod tests {
     async fn a_panic_fails_its_own_request_alone() {
         let mut calls = JoinSet::new();
         calls.spawn(async { panic!("on purpose") });
-        assert!(matches!(finished(&mut calls).await, Reply::Failed(Error::Internal)));
-        calls.spawn(async { Reply::SyncSoon });
-        assert!(matches!(finished(&mut calls).await, Reply::SyncSoon));
+        assert!(matches!(finished(&mut calls).await.reply, Reply::Failed(Error::Internal)));
+        calls.spawn(async { Reply::SyncSoon.into() });
+        assert!(matches!(finished(&mut calls).await.reply, Reply::SyncSoon));
     }
 }

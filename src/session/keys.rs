@@ -121,21 +121,28 @@ fn save(
         })
     });
     let id = id.map_err(|_| Error::Internal)?.ok_or(Error::Internal)?;
-    if !row.is_synced {
-        let (platform_key, own_key) = match user {
-            None => (Some(sealed), None),
-            Some(_) => (saved_key(&installed, &row.provider, None)?, Some(sealed)),
-        };
-        let fetch = CatalogueFetch {
-            models_url: row.models_url,
-            dialect: Dialect::parse(&row.catalogue_format),
-            provider: row.provider,
-            platform_key,
-        };
-        // The key is saved whatever becomes of this: the list can still be synced by hand.
-        let _ = link::exchange(&Request::SyncSoon(Box::new(FirstSync { fetch, own_key })));
-    }
+    sync_soon(&installed, row, sealed)?;
     Ok(id)
+}
+
+/// Has the models of a provider fetched that was never synced; nobody waits for it. The key is good whatever
+/// becomes of this: the list can still be synced by hand.
+fn sync_soon(installed: &Installed, row: ProviderRow, key: SealedKey) -> Result<(), Error> {
+    if row.is_synced {
+        return Ok(());
+    }
+    let (platform_key, own_key) = match &key.binding.user_id {
+        None => (Some(key), None),
+        Some(_) => (saved_key(installed, &row.provider, None)?, Some(key)),
+    };
+    let fetch = CatalogueFetch {
+        models_url: row.models_url,
+        dialect: Dialect::parse(&row.catalogue_format),
+        provider: row.provider,
+        platform_key,
+    };
+    let _ = link::exchange(&Request::SyncSoon(Box::new(FirstSync { fetch, own_key })));
+    Ok(())
 }
 
 /// A key that a header can carry.
@@ -202,16 +209,16 @@ fn validate(provider: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
     let installed = installed()?;
     let row = provider::find(&installed, provider)?;
     let Some(key) = key else {
-        return validate_saved(&installed, &row, user);
+        return validate_saved(&installed, row, user);
     };
     let sealed = seal(&installed, &row.provider, Some(user), checked(Some(key))?)?;
     check(&row, sealed)
 }
 
-fn validate_saved(installed: &Installed, row: &ProviderRow, user: String) -> Result<bool, Error> {
+fn validate_saved(installed: &Installed, row: ProviderRow, user: String) -> Result<bool, Error> {
     let no_key = || Error::NoKey { provider: row.provider.name.clone() };
     let sealed = saved_key(installed, &row.provider, Some(&user))?.ok_or_else(no_key)?;
-    if !check(row, sealed)? {
+    if !check(&row, sealed.clone())? {
         return Ok(false);
     }
     let sql = installed.sql(
@@ -225,6 +232,8 @@ fn validate_saved(installed: &Installed, row: &ProviderRow, user: String) -> Res
         })
     })
     .map_err(|_| Error::Internal)?;
+    // A list of one's own may have changed.
+    sync_soon(installed, row, sealed)?;
     Ok(true)
 }
 

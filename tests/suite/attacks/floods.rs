@@ -1,6 +1,6 @@
 //! A provider that sends without end what is no answer: it must not take the gateway's thread.
 
-use crate::bed::{Cluster, Database, failure, rows, value};
+use crate::bed::{Cluster, Database, as_server, failure, rows, run, value};
 use crate::chat::{HELLO, add_named, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::io::{Read, Write};
@@ -146,4 +146,104 @@ async fn a_provider_that_floods_takes_nobody_elses_time() {
     let log = "SELECT count(*) FILTER (WHERE status = 'error'), count(DISTINCT provider_id)
                FROM aggregator_usage_logs WHERE user_id = 'u-a'";
     assert_eq!(rows(&root, log).await, ["9|9"]);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_be_bytes();
+    [&[len[1], len[2], len[3], kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// An upstream of HTTP/2 behind TLS that begins and then sends `again` without end.
+fn http2(
+    certified: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    start: Vec<u8>,
+    again: Vec<u8>,
+) -> Flooder {
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der());
+    let provider = rustls::crypto::ring::default_provider();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key.unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let is_flooding = Arc::new(AtomicBool::new(false));
+    let (count, flag) = (taken.clone(), is_flooding.clone());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (count, flag, config) = (count.clone(), flag.clone(), config.clone());
+            let (start, again) = (start.clone(), again.clone());
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut stream = stream.unwrap();
+                let mut tls = rustls::ServerConnection::new(config).unwrap();
+                let mut stream = rustls::Stream::new(&mut tls, &mut stream);
+                let mut request = [0; 65536];
+                while !request.windows(4).any(|bytes| bytes == b"\0\0\0\x01") {
+                    let _ = stream.read(&mut request)?;
+                }
+                flag.store(true, Ordering::SeqCst);
+                stream.write_all(&frame(4, 0, 0, &[]))?;
+                stream.write_all(&start)?;
+                loop {
+                    stream.write_all(&again)?;
+                    count.fetch_add(again.len(), Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    Flooder { port, taken, is_flooding }
+}
+
+#[tokio::test]
+async fn a_provider_of_http2_that_floods_takes_nobody_elses_time() {
+    let trusted = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let cluster = Cluster::make("floods2", "");
+    let authorities = cluster.dir.join("ca.pem");
+    run(as_server("sh")
+        .args(["-c", "printf %s \"$1\" > \"$2\"", "sh", &trusted.cert.pem()])
+        .arg(&authorities));
+    cluster.up_with(&[("SSL_CERT_FILE", authorities.to_str().unwrap())]);
+    cluster.supabase_roles().await;
+    let good = Upstream::start(|_| Answer::hello()).await;
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_provider(&root, &good).await;
+    let bob = tenant(&database, "u-b").await;
+    save_key(&bob, "standin", "sk-good-b").await;
+    let alice = tenant(&database, "u-a").await;
+    let interim = frame(1, 4, 1, b"\x08\x03100");
+    for (name, start, again) in [
+        ("ping", vec![], frame(6, 0, 0, &[0; 8])),
+        ("settings", vec![], frame(4, 0, 0, &[])),
+        ("window", vec![], frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("unknown", vec![], frame(0xee, 0, 0, &[])),
+        ("interim", vec![], interim),
+        ("continuation", frame(1, 0, 1, b"\x88"), frame(9, 0, 1, b"\x00\x01a\x01b")),
+        ("empty", frame(1, 4, 1, b"\x88"), frame(0, 0, 1, &[])),
+    ] {
+        let flooder = http2(&trusted, start, again.repeat(4000));
+        let url = format!("https://localhost:{}/v1", flooder.port);
+        add_named(&root, name, "openai", &url, &[]).await;
+        save_key(&alice, name, "sk-good-a").await;
+        let sql = format!(
+            r#"SELECT chat_complete('x', '{HELLO}', '{{"timeout_ms": 2500, "max_retries": 0}}', '{name}')"#
+        );
+        let others = async {
+            while !flooder.is_flooding.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            slowest(&bob, Duration::from_millis(1500)).await
+        };
+        let ((code, message), slowest) = tokio::join!(failure(&alice, &sql), others);
+        assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
+        assert!(slowest < Duration::from_millis(700), "{name}: another tenant waited {slowest:?}");
+        let taken = flooder.taken.load(Ordering::SeqCst);
+        assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
+    }
 }
