@@ -1836,6 +1836,7 @@ DECLARE
     v_now     timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
     v_cutoff  timestamptz;
     v_part    record;
+    v_log     record;
 BEGIN
     created := 0;
     dropped := 0;
@@ -1857,16 +1858,52 @@ BEGIN
     END LOOP;
     -- Rows that have no partition of their own, or whose partition is not over yet; the triggers of
     -- the ledger take them from the sums. Some at a time: nobody waits for the rest.
-    WITH old AS (
-        SELECT log.call_id, log.attempt, log.created_at
+    BEGIN
+        WITH old AS (
+            SELECT log.call_id, log.attempt, log.created_at
+            FROM @extschema@.aggregator_usage_logs AS log
+            WHERE log.created_at < v_cutoff
+              AND log.status <> 'pending'
+              AND NOT EXISTS (
+                  SELECT FROM @extschema@.aggregator_quarantine AS kept
+                  WHERE kept.call_id = log.call_id AND kept.attempt = log.attempt AND kept.created_at = log.created_at
+              )
+            LIMIT c_at_once
+        )
+        DELETE FROM @extschema@.aggregator_usage_logs AS log
+        USING old
+        WHERE (log.call_id, log.attempt, log.created_at) = (old.call_id, old.attempt, old.created_at);
+        GET DIAGNOSTICS deleted = ROW_COUNT;
+        RETURN;
+    EXCEPTION
+        WHEN lock_not_available OR deadlock_detected OR query_canceled OR insufficient_resources
+            OR operator_intervention THEN RAISE;
+        WHEN OTHERS THEN NULL;
+    END;
+    -- One that the sums do not let go of must not keep all others: it is set aside.
+    FOR v_log IN
+        SELECT log.call_id, log.attempt, log.created_at, log.user_id
         FROM @extschema@.aggregator_usage_logs AS log
-        WHERE log.created_at < v_cutoff AND log.status <> 'pending'
-        LIMIT c_at_once
-    )
-    DELETE FROM @extschema@.aggregator_usage_logs AS log
-    USING old
-    WHERE (log.call_id, log.attempt, log.created_at) = (old.call_id, old.attempt, old.created_at);
-    GET DIAGNOSTICS deleted = ROW_COUNT;
+        WHERE log.created_at < v_cutoff
+          AND log.status <> 'pending'
+          AND NOT EXISTS (
+              SELECT FROM @extschema@.aggregator_quarantine AS kept
+              WHERE kept.call_id = log.call_id AND kept.attempt = log.attempt AND kept.created_at = log.created_at
+          )
+        LIMIT 1000
+    LOOP
+        BEGIN
+            DELETE FROM @extschema@.aggregator_usage_logs AS log
+            WHERE log.call_id = v_log.call_id AND log.attempt = v_log.attempt AND log.created_at = v_log.created_at;
+            deleted := deleted + 1;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected OR query_canceled OR insufficient_resources
+                OR operator_intervention THEN RAISE;
+            WHEN OTHERS THEN
+                PERFORM @extschema@.aggregator_set_aside(v_log.call_id, v_log.attempt, v_log.created_at, v_log.user_id,
+                    format('it cannot be removed: %s: %s', SQLSTATE, SQLERRM), 1, NULL::text);
+        END;
+    END LOOP;
 END
 $$;
 
