@@ -1,6 +1,7 @@
 //! Rows of the ledger that were set aside, and what administrators do about them.
 
 use crate::error::Error;
+use crate::fresh::{self, Plan, required};
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
 use crate::session::{identity, outbox};
@@ -31,12 +32,16 @@ fn retry() -> Result<i64, Error> {
     Ok(count)
 }
 
-/// How many rows are set aside.
+/// How many rows are set aside now: the worker that this very statement has started may have added some.
 pub fn count() -> Result<i64, Error> {
     let installed = installed()?;
     let sql = installed.sql("SELECT pg_catalog.count(*) FROM @extschema@.aggregator_quarantine");
-    let counted = as_owner(&installed, || {
-        Spi::connect(|client| client.select(sql.as_str(), Some(1), &[])?.first().get_one::<i64>())
-    });
-    counted.ok().flatten().ok_or(Error::Internal)
+    let count = || -> spi::Result<i64> {
+        Spi::connect(|client| {
+            let plan = Plan::prepare(client, &sql, &[])?;
+            let rows = fresh::select(client, &plan, &[])?;
+            required(rows.first().ok_or(fresh::UNREADABLE)?, 1)
+        })
+    };
+    as_owner(&installed, count).map_err(|_| Error::Internal)
 }

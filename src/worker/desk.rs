@@ -27,6 +27,8 @@ use uuid::Uuid;
 
 /// Rows of one commit: enough to share a flush, few enough that nobody waits long.
 const BATCH: usize = 256;
+/// Between looks whether somebody asks for what was set aside.
+const LOOK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often `last_used_at` is noted, and the low-water mark moved.
 const NOTE: Duration = Duration::from_secs(10);
@@ -53,8 +55,9 @@ pub struct Desk {
     has_orphans: bool,
     /// Rows are set aside; somebody may ask for them to be tried again.
     has_quarantined: bool,
-    /// A transaction has ended that may have asked so.
+    /// A transaction has ended that may have asked so; looked at once a second at the most.
     is_asked: bool,
+    asked_at: Instant,
     used: HashSet<Uuid>,
     /// What has cooled down or is well again, not yet written.
     health: HashMap<Place, HealthNote>,
@@ -114,6 +117,7 @@ impl Desk {
             has_orphans: true,
             has_quarantined: true,
             is_asked: true,
+            asked_at: Instant::now(),
             used: HashSet::new(),
             health: HashMap::new(),
             health_at: Instant::now(),
@@ -319,7 +323,7 @@ impl Desk {
                 self.maintain();
             }
         }
-        if std::mem::take(&mut self.is_asked) && self.has_quarantined {
+        if self.is_asked && (self.has_quarantined || self.asked_at.elapsed() > LOOK) {
             self.retry_quarantined();
         }
         self.note_health();
@@ -447,6 +451,12 @@ impl Desk {
     /// Tries what was set aside again, where an administrator has asked for it.
     fn retry_quarantined(&mut self) {
         self.is_asked = false;
+        self.asked_at = Instant::now();
+        // A session may have set some aside.
+        self.has_quarantined = quarantine::is_there_any(&self.statements);
+        if !self.has_quarantined {
+            return;
+        }
         quarantine::retry_orphans(&self.statements);
         for settle in quarantine::wanted(&self.statements) {
             // It is set aside once more at the first failure.
