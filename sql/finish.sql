@@ -142,7 +142,7 @@ COMMENT ON FUNCTION @extschema@.remove_budget(uuid) IS 'Removes a budget; false 
 COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text) IS
     'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others.';
+COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others, and PT503 on a server in recovery.';
 COMMENT ON FUNCTION @extschema@.aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
 COMMENT ON FUNCTION @extschema@.aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
 COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
@@ -173,8 +173,16 @@ COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
+    'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS
-    'Deletes the keys, settings and jobs of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
+    'Ends the calls of a user in flight, deletes the keys, settings, jobs and rules, and keeps the usage rows under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
+COMMENT ON FUNCTION @extschema@.aggregator_check_user_id(text) IS 'Raises PT400 unless this can be a user''s id; NULL passes.';
+COMMENT ON FUNCTION @extschema@.aggregator_require_writable(text) IS 'Raises PT503 on a server in recovery.';
+COMMENT ON FUNCTION @extschema@.aggregator_bound_locks(boolean) IS 'Bounds, before a statement on providers, how long it waits for locks, and puts lock_timeout back after it. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_lock_keys(uuid) IS 'Locks the keys of a provider that is about to go. Internal. PT403, PT409.';
+COMMENT ON FUNCTION @extschema@.aggregator_checked_headers(text, jsonb, boolean) IS
+    'The headers of a provider, if none may carry a secret: PT400, or without those that may.';
 COMMENT ON FUNCTION @extschema@.aggregator_check_provider_urls(text, text, text) IS
     'Raises PT400 if the URLs of a provider are not usable or do not share one origin.';
 COMMENT ON FUNCTION @extschema@.aggregator_usage(jsonb) IS

@@ -146,6 +146,12 @@ pub enum Error {
     ClientGone,
     #[error("the server is in recovery, and calls need a writable server")]
     Recovery,
+    #[error("the server is in recovery, and to {action} needs a writable server")]
+    ReadOnly { action: String },
+    #[error("cannot {action}: another transaction holds a lock on a row of it")]
+    Locked { action: String },
+    #[error("the user of this call was forgotten while it was on its way")]
+    Forgotten,
 }
 
 fn code_suffix(refusal: &Refusal) -> String {
@@ -199,7 +205,7 @@ impl Error {
             | Self::NoRoute { .. }
             | Self::UnknownJob { .. } => "PT404",
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "PT413",
-            Self::KeyReused { .. } => "PT409",
+            Self::KeyReused { .. } | Self::Locked { .. } | Self::Forgotten => "PT409",
             Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
             Self::RateLimited { .. } => "PT429",
             Self::Unsupported { .. } => "PT501",
@@ -223,7 +229,8 @@ impl Error {
             | Self::MissingMasterKey { .. }
             | Self::Keyring { .. }
             | Self::GatewayDown { .. }
-            | Self::Recovery => "PT503",
+            | Self::Recovery
+            | Self::ReadOnly { .. } => "PT503",
             Self::ClientGone => "08006",
         }
     }
@@ -265,7 +272,9 @@ impl Error {
             Self::GatewayLost => "gateway_lost",
             Self::Internal => "internal",
             Self::ClientGone => "client_gone",
-            Self::Recovery => "recovery",
+            Self::Recovery | Self::ReadOnly { .. } => "recovery",
+            Self::Locked { .. } => "locked",
+            Self::Forgotten => "forgotten",
         }
     }
 
@@ -376,7 +385,13 @@ impl Error {
             }
             Self::Keyring { .. } => "Check the file at aggregator.keyring_file and its owner.",
             Self::GatewayDown { hint, .. } => return Some(hint.clone()),
-            Self::Recovery => "Connect to the primary.",
+            Self::Recovery | Self::ReadOnly { .. } => "Connect to the primary.",
+            Self::Locked { .. } => {
+                "Try again, or end the transaction: SELECT pid, usename, xact_start, query FROM \
+                 pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = \
+                 'transactionid') ORDER BY xact_start; then pg_terminate_backend(pid)."
+            }
+            Self::Forgotten => "What was in flight has been cancelled. A new call is a new user's.",
             Self::ClientGone => return None,
         };
         Some(hint.to_owned())

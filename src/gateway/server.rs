@@ -7,6 +7,7 @@ use crate::gateway::attempt::Delivery;
 use crate::gateway::call::SharedHealth;
 use crate::gateway::checks::Checks;
 use crate::gateway::first_sync::FirstSyncs;
+use crate::gateway::forgotten::{Forgotten, Mark};
 use crate::gateway::heavy::Heavy;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
@@ -23,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -40,6 +41,7 @@ pub struct Shared {
     pub jobs: Jobs,
     pub checks: Checks,
     pub first_syncs: FirstSyncs,
+    pub forgotten: Forgotten,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
     pub stats: Arc<Stats>,
@@ -111,6 +113,8 @@ pub struct Gateway {
     pub ledger: Ledger,
     /// As the last worker left it.
     pub health: Health,
+    /// Users who were forgotten lately.
+    pub forgotten: Vec<Mark>,
 }
 
 /// The main thread's hold on the gateway.
@@ -138,6 +142,7 @@ impl Gateway {
             jobs: Jobs::default(),
             checks: Checks::default(),
             first_syncs: FirstSyncs::default(),
+            forgotten: Forgotten::new(self.forgotten),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
@@ -457,11 +462,25 @@ async fn reply_to(request: Request, shared: Arc<Shared>, lease: &mut Lease, sink
             tokio::spawn(first_sync::run(shared, *sync));
             Reply::SyncSoon
         }
-        Request::Reseal(keys) => {
-            Reply::Reseal(shared.keys.reseal(&shared.settings().keyring_file, &keys))
+        Request::Reseal { master_key, keys } => {
+            let file = shared.settings().keyring_file;
+            Reply::Reseal(shared.keys.reseal(&file, &master_key, &keys))
+        }
+        Request::Forget { user, anonymous } => {
+            forget(&shared, user, anonymous).await;
+            Reply::End
         }
         Request::Status => Reply::Status(Box::new(shared.status())),
     }
+}
+
+/// Ends what is in flight of a user, and returns when the main thread has written all of it.
+async fn forget(shared: &Shared, user: String, anonymous: String) {
+    shared.forgotten.forget(&user).await;
+    shared.spending.forget_user(&user);
+    let (done, written) = oneshot::channel();
+    shared.ledger.send(Task::Forget { user, anonymous, done });
+    let _ = written.await;
 }
 
 /// Returns when the session is gone; one that talks out of turn is as good as gone.

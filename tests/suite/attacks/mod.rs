@@ -3,9 +3,16 @@
 
 mod bound;
 mod floods;
+mod forgotten;
+mod identity;
 mod key_checks;
+mod keyring;
+mod locks;
+mod log;
 mod memory;
 mod money;
 mod places;
 mod planting;
+mod roles;
+mod standby;
 mod user_models;
