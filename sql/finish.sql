@@ -105,15 +105,15 @@ COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whet
 COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
     'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
-    'Models that the user can call: of active providers, with an active key of theirs or of the platform. p_user_id: another user, for administrators. PT403.';
+    'Models that the user can call: of active providers, with an active key of theirs or of the platform; and those that a provider lists to their own key alone. p_user_id: another user, for administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.get_model_provider_config(text, text) IS
     'The route that a call for this model would take first; no row if there is none. A platform key is shown as NULL. PT403.';
 COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
-    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404.';
+    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404, PT429.';
 COMMENT ON FUNCTION @extschema@.save_platform_key(text, text) IS
     'Seals and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
-    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. PT404, PT502.';
+    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT404, PT429, PT502.';
 COMMENT ON FUNCTION @extschema@.remove_provider_key(text, text) IS
     'Removes the user''s key for a provider; false if there was none. PT403.';
 COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
@@ -121,7 +121,7 @@ COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
 COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
     'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
-    'Brings the model catalogue of one provider, or of all, up to date. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream. PT400 to PT504.';
 COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS

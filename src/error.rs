@@ -115,7 +115,7 @@ pub enum Error {
     #[error("the answer of {target} is larger than {limit} bytes")]
     AnswerTooLarge { target: Target, limit: u64 },
     #[error("this user's share of the gateway's memory of {limit} bytes is taken")]
-    OutOfMemory { limit: u64 },
+    OutOfMemory { limit: u64, may_pass: bool },
     #[error(
         "the answer of {target} does not fit into this user's share of the gateway's memory of {limit} bytes"
     )]
@@ -364,6 +364,9 @@ impl Error {
                  aggregator_usage_logs."
             }
             Self::AnswerTooLarge { .. } => "Raise aggregator.max_response_size.",
+            Self::OutOfMemory { may_pass: false, .. } => {
+                "Nothing was sent: no user's share is so large. Raise aggregator.max_memory."
+            }
             Self::OutOfMemory { .. } => {
                 "Nothing was sent. Try again later, or raise aggregator.max_memory."
             }
@@ -448,7 +451,7 @@ impl Error {
             Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
                 Some(Duration::from_secs(2))
             }
-            Self::OutOfMemory { .. } => Some(Duration::from_secs(1)),
+            Self::OutOfMemory { may_pass: true, .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -176,9 +176,10 @@ impl Handle {
         let _ = self.commands.send(Command::Reload(settings));
     }
 
-    /// Bytes of requests that this user may still have in flight.
+    /// Bytes of jobs that may be taken for this user: each needs its own once more to be sent, and room for
+    /// its answer.
     pub fn room(&self, user: &str) -> usize {
-        self.memory.room(user)
+        self.memory.room(user) / 3
     }
 
     /// Runs jobs that were claimed. Their requests are in memory already.
