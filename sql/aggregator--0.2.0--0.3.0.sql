@@ -2804,6 +2804,18 @@ COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whet
 COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
     'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
 
+COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
+    'Models that the user can call: of active providers, with an active key of theirs or of the platform; and those that a provider lists to their own key alone. p_user_id: another user, for administrators. PT403.';
+
+COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
+    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404, PT429.';
+
+COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
+    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT404, PT429, PT502.';
+
+COMMENT ON FUNCTION @extschema@.sync_models(text) IS
+    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+
 COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
     'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 
