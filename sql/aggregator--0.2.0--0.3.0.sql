@@ -17,9 +17,10 @@ ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_listed boolean;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+-- Named as LIKE names them, from PostgreSQL 18 on.
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint CONSTRAINT aggregator_usage_hourly_own_requests_not_null NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint CONSTRAINT aggregator_usage_hourly_own_tokens_not_null NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric CONSTRAINT aggregator_usage_hourly_own_cost_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
     CHECK (keys IN ('platform', 'own', 'all'));
 DO $upgrade$
