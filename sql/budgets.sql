@@ -113,6 +113,8 @@ BEGIN
         RAISE EXCEPTION 'role ''%'' may not %', current_user, p_action
             USING ERRCODE = 'PT403', HINT = 'An administrator can run: SELECT aggregator_grant(''role'', ''admin'').';
     END IF;
+    -- Whatever asks for an administrator writes.
+    PERFORM @extschema@.aggregator_require_writable(p_action);
 END
 $$;
 
@@ -156,6 +158,7 @@ DECLARE
     v_id        uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
+    PERFORM @extschema@.aggregator_check_user_id(p_user_id);
     v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
@@ -229,6 +232,7 @@ DECLARE
     v_id      uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
+    PERFORM @extschema@.aggregator_check_user_id(p_user_id);
     v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'

@@ -109,15 +109,15 @@ COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whet
 COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
     'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
-    'Models that the user can call: of active providers, with an active key of theirs or of the platform. p_user_id: another user, for administrators. PT403.';
+    'Models that the user can call: of active providers, with an active key of theirs or of the platform; and those that a provider lists to their own key alone. p_user_id: another user, for administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.get_model_provider_config(text, text) IS
     'The route that a call for this model would take first; no row if there is none. A platform key is shown as NULL. PT403.';
 COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
-    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404.';
+    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404, PT429.';
 COMMENT ON FUNCTION @extschema@.save_platform_key(text, text) IS
     'Seals and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
-    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. PT404, PT502.';
+    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT404, PT429, PT502.';
 COMMENT ON FUNCTION @extschema@.remove_provider_key(text, text) IS
     'Removes the user''s key for a provider; false if there was none. PT403.';
 COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
@@ -125,7 +125,7 @@ COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
 COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
     'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
-    'Brings the model catalogue of one provider, or of all, up to date. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream. PT400 to PT504.';
 COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS
@@ -146,7 +146,7 @@ COMMENT ON FUNCTION @extschema@.remove_budget(uuid) IS 'Removes a budget; false 
 COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text) IS
     'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others.';
+COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others, and PT503 on a server in recovery.';
 COMMENT ON FUNCTION @extschema@.aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
 COMMENT ON FUNCTION @extschema@.aggregator_period_start(text, timestamptz) IS 'When the period began in which a moment lies, in UTC.';
 COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'When that period ends; NULL: never.';
@@ -179,8 +179,16 @@ COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
+    'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS
-    'Deletes the keys, settings and jobs of a user and keeps the usage rows under an id that says nothing; returns their number. Administrators. PT400, PT403.';
+    'Ends the calls of a user in flight, deletes the keys, settings, jobs and rules, and keeps the usage rows under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
+COMMENT ON FUNCTION @extschema@.aggregator_check_user_id(text) IS 'Raises PT400 unless this can be a user''s id; NULL passes.';
+COMMENT ON FUNCTION @extschema@.aggregator_require_writable(text) IS 'Raises PT503 on a server in recovery.';
+COMMENT ON FUNCTION @extschema@.aggregator_bound_locks(boolean) IS 'Bounds, before a statement on providers, how long it waits for locks, and puts lock_timeout back after it. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_lock_keys(uuid) IS 'Locks the keys of a provider that is about to go. Internal. PT403, PT409.';
+COMMENT ON FUNCTION @extschema@.aggregator_checked_headers(text, jsonb, boolean) IS
+    'The headers of a provider, if none may carry a secret: PT400, or without those that may.';
 COMMENT ON FUNCTION @extschema@.aggregator_check_provider_urls(text, text, text) IS
     'Raises PT400 if the URLs of a provider are not usable or do not share one origin.';
 COMMENT ON FUNCTION @extschema@.aggregator_usage(jsonb) IS

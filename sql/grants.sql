@@ -142,6 +142,12 @@ BEGIN
         ('admin', ARRAY[
             'usage_by_user(text, text, text)',
             'aggregator_grant(regrole, text)',
+            'aggregator_revoke(regrole, text)',
+            'aggregator_bound_locks(boolean)',
+            'aggregator_lock_keys(uuid)',
+            'aggregator_checked_headers(text, jsonb, boolean)',
+            'aggregator_check_user_id(text)',
+            'aggregator_require_writable(text)',
             'aggregator_is_pricing(jsonb)',
             'aggregator_status()',
             'aggregator_retry_quarantined()',
@@ -184,6 +190,7 @@ BEGIN
     WHERE (p_kind, t.typname::text) IN (
         ('admin', 'aggregator_admin'),
         ('reader', 'aggregator_reader'),
+        ('authenticator', 'aggregator_authenticator'),
         -- The type of pages, if it is ours: others may have functions that return one.
         ('public', 'text/html')
     );
@@ -242,8 +249,8 @@ AS $$
     UNION ALL
     SELECT r.rolname::text, standard.kind
     FROM pg_roles AS r
-    JOIN (VALUES ('anon', 'anon'), ('authenticated', 'user'), ('service_role', 'admin'), ('postgres', 'admin'))
-        AS standard (name, kind) ON standard.name = r.rolname
+    JOIN (VALUES ('anon', 'anon'), ('authenticated', 'user'), ('service_role', 'admin'), ('postgres', 'admin'),
+        ('authenticator', 'authenticator')) AS standard (name, kind) ON standard.name = r.rolname
     WHERE r.rolname <> 'postgres' OR NOT r.rolsuper
 $$;
 

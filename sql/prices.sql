@@ -235,6 +235,7 @@ BEGIN
     IF NOT @extschema@.aggregator_is_admin() THEN
         RAISE EXCEPTION 'role ''%'' may not set prices', current_user USING ERRCODE = 'PT403';
     END IF;
+    PERFORM @extschema@.aggregator_require_writable('set prices'::text);
     IF p_model IS NULL OR p_model = '' THEN
         RAISE EXCEPTION 'p_model must not be empty' USING ERRCODE = 'PT400';
     END IF;

@@ -119,7 +119,7 @@ pub enum Error {
     #[error("the answer of {target} is larger than {limit} bytes")]
     AnswerTooLarge { target: Target, limit: u64 },
     #[error("this user's share of the gateway's memory of {limit} bytes is taken")]
-    OutOfMemory { limit: u64 },
+    OutOfMemory { limit: u64, may_pass: bool },
     #[error(
         "the answer of {target} does not fit into this user's share of the gateway's memory of {limit} bytes"
     )]
@@ -150,6 +150,12 @@ pub enum Error {
     ClientGone,
     #[error("the server is in recovery, and calls need a writable server")]
     Recovery,
+    #[error("the server is in recovery, and to {action} needs a writable server")]
+    ReadOnly { action: String },
+    #[error("cannot {action}: another transaction holds a lock on a row of it")]
+    Locked { action: String },
+    #[error("the user of this call was forgotten while it was on its way")]
+    Forgotten,
 }
 
 fn code_suffix(refusal: &Refusal) -> String {
@@ -203,7 +209,7 @@ impl Error {
             | Self::NoRoute { .. }
             | Self::UnknownJob { .. } => "PT404",
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "PT413",
-            Self::KeyReused { .. } => "PT409",
+            Self::KeyReused { .. } | Self::Locked { .. } | Self::Forgotten => "PT409",
             Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
             Self::RateLimited { .. } | Self::QueueFull { .. } => "PT429",
             Self::Unsupported { .. } => "PT501",
@@ -227,7 +233,8 @@ impl Error {
             | Self::MissingMasterKey { .. }
             | Self::Keyring { .. }
             | Self::GatewayDown { .. }
-            | Self::Recovery => "PT503",
+            | Self::Recovery
+            | Self::ReadOnly { .. } => "PT503",
             Self::ClientGone => "08006",
         }
     }
@@ -271,7 +278,9 @@ impl Error {
             Self::GatewayLost => "gateway_lost",
             Self::Internal => "internal",
             Self::ClientGone => "client_gone",
-            Self::Recovery => "recovery",
+            Self::Recovery | Self::ReadOnly { .. } => "recovery",
+            Self::Locked { .. } => "locked",
+            Self::Forgotten => "forgotten",
         }
     }
 
@@ -368,6 +377,9 @@ impl Error {
                  aggregator_usage_logs."
             }
             Self::AnswerTooLarge { .. } => "Raise aggregator.max_response_size.",
+            Self::OutOfMemory { may_pass: false, .. } => {
+                "Nothing was sent: no user's share is so large. Raise aggregator.max_memory."
+            }
             Self::OutOfMemory { .. } => {
                 "Nothing was sent. Try again later, or raise aggregator.max_memory."
             }
@@ -389,7 +401,13 @@ impl Error {
             }
             Self::Keyring { .. } => "Check the file at aggregator.keyring_file and its owner.",
             Self::GatewayDown { hint, .. } => return Some(hint.clone()),
-            Self::Recovery => "Connect to the primary.",
+            Self::Recovery | Self::ReadOnly { .. } => "Connect to the primary.",
+            Self::Locked { .. } => {
+                "Try again, or end the transaction: SELECT pid, usename, xact_start, query FROM \
+                 pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = \
+                 'transactionid') ORDER BY xact_start; then pg_terminate_backend(pid)."
+            }
+            Self::Forgotten => "What was in flight has been cancelled. A new call is a new user's.",
             Self::ClientGone => return None,
         };
         Some(hint.to_owned())
@@ -446,7 +464,7 @@ impl Error {
             Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
                 Some(Duration::from_secs(2))
             }
-            Self::OutOfMemory { .. } => Some(Duration::from_secs(1)),
+            Self::OutOfMemory { may_pass: true, .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -19,6 +19,8 @@ pub struct Installed {
     pub admin_type: pg_sys::Oid,
     /// Whether the tables belong to the role as which privileged code runs. Before 0.3.0 they were a superuser's.
     is_handed_over: bool,
+    /// The type whose USAGE marks logins whose claims are believed. Invalid: this version has none.
+    pub authenticator_type: pg_sys::Oid,
 }
 
 thread_local! {
@@ -73,22 +75,27 @@ impl Installed {
     fn load(oid: pg_sys::Oid) -> spi::Result<Option<Self>> {
         const SQL: &str = "
             SELECT pg_catalog.quote_ident(n.nspname), t.oid,
-                t.typowner OPERATOR(pg_catalog.=) pg_catalog.to_regrole('aggregator_owner')::pg_catalog.oid
+                t.typowner OPERATOR(pg_catalog.=) pg_catalog.to_regrole('aggregator_owner')::pg_catalog.oid,
+                a.oid
             FROM pg_catalog.pg_extension AS e
             JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
             JOIN pg_catalog.pg_type AS t ON t.typnamespace OPERATOR(pg_catalog.=) n.oid
                 AND t.typname OPERATOR(pg_catalog.=) 'aggregator_admin'
+            LEFT JOIN pg_catalog.pg_type AS a ON a.typnamespace OPERATOR(pg_catalog.=) n.oid
+                AND a.typname OPERATOR(pg_catalog.=) 'aggregator_authenticator'
             WHERE e.oid OPERATOR(pg_catalog.=) $1";
         Spi::connect(|client| {
             let row = client.select(SQL, Some(1), &[oid.into()])?.first();
             let (schema, admin_type, is_handed_over) =
                 row.get_three::<String, pg_sys::Oid, bool>().unwrap_or((None, None, None));
             let is_handed_over = is_handed_over == Some(true);
+            let authenticator_type = row.get::<pg_sys::Oid>(4).unwrap_or(None);
             Ok(schema.zip(admin_type).map(|(schema, admin_type)| Self {
                 oid,
                 schema,
                 admin_type,
                 is_handed_over,
+                authenticator_type: authenticator_type.unwrap_or(pg_sys::InvalidOid),
             }))
         })
     }

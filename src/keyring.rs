@@ -1,7 +1,10 @@
 //! The keyring file: the master keys of the server, shared by its databases.
 //!
 //! Sessions read it to seal a key that is being saved; the gateway reads it to open keys. It is
-//! created with a random key, never overwritten, and only ever grows.
+//! created with a random key, never overwritten, and grows by one key with each rotation. The key of a
+//! rotation that is not committed yet is in the file, marked as pending: it opens, and seals nothing but
+//! what the rotation seals. A rollback takes it away again; what a killed server leaves behind stays
+//! pending for ever.
 
 use crate::core::secret::{MasterKey, Ring};
 use crate::error::Error;
@@ -15,6 +18,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 const HEADING: &str = "# Master keys of the PostgreSQL extension aggregator, oldest first.\n\
                        # Whoever has this file and the database has every provider key in it.\n";
+/// Begins the line of a key whose rotation is not committed: a comment to versions before 0.3.0.
+const PENDING: &str = "# pending: ";
+/// No keyring is larger: ten thousand rotations.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// Reads the ring. `None`: there is no such file.
 pub fn load(path: &Path) -> Result<Option<Ring>, Error> {
@@ -23,10 +30,13 @@ pub fn load(path: &Path) -> Result<Option<Ring>, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
-    let mode = file.metadata().map_err(|e| failed(&e))?.mode();
-    if mode & 0o007 != 0 {
+    let about = file.metadata().map_err(|e| failed(&e))?;
+    if !about.is_file() || about.len() > LARGEST_FILE {
+        return Err(Error::Keyring { reason: "it is not a keyring".into() });
+    }
+    if about.mode() & 0o077 != 0 {
         return Err(Error::Keyring {
-            reason: "others may read or write it (want mode 0600)".into(),
+            reason: "others than its owner may read or write it (want mode 0600)".into(),
         });
     }
     let mut text = Zeroizing::new(String::new());
@@ -36,27 +46,52 @@ pub fn load(path: &Path) -> Result<Option<Ring>, Error> {
 
 /// Reads the ring, or creates it with a first random key. Two that create at once agree.
 pub fn load_or_create(path: &Path) -> Result<Ring, Error> {
-    if let Some(ring) = load(path)? {
+    let seals = |ring: &Ring| !ring.keys().is_empty();
+    if let Some(ring) = load(path)?.filter(seals) {
         return Ok(ring);
     }
     let _lock = lock(path)?;
-    if let Some(ring) = load(path)? {
-        return Ok(ring);
-    }
-    let ring = Ring::new(vec![random()?]);
+    let pending = match load(path)? {
+        Some(ring) if seals(&ring) => return Ok(ring),
+        Some(ring) => ring.pending().to_vec(),
+        None => Vec::new(),
+    };
+    let ring = Ring::with_pending(vec![random()?], pending);
     write(path, &ring)?;
     Ok(ring)
 }
 
-/// Adds a random key, which seals from now on, and says its id.
-pub fn rotate(path: &Path) -> Result<String, Error> {
+/// Adds a random key for a rotation that is not committed yet, and says its id.
+pub fn begin_rotation(path: &Path) -> Result<String, Error> {
     let _lock = lock(path)?;
     let mut ring = load(path)?.unwrap_or_default();
     let key = random()?;
     let id = key.hex_id();
-    ring.push(key);
+    ring.push_pending(key);
     write(path, &ring)?;
     Ok(id)
+}
+
+/// The rotation is being committed: its key seals from now on.
+pub fn commit_rotation(path: &Path, key_id: &str) -> Result<(), Error> {
+    let _lock = lock(path)?;
+    let mut ring = load(path)?.unwrap_or_default();
+    if !ring.promote(key_id) {
+        return Err(Error::MissingMasterKey { key_id: key_id.to_owned() });
+    }
+    write(path, &ring)
+}
+
+/// The rotation was rolled back: nothing that counts was sealed with its key.
+pub fn undo_rotation(path: &Path, key_id: &str) -> Result<(), Error> {
+    let _lock = lock(path)?;
+    let Some(mut ring) = load(path)? else { return Ok(()) };
+    ring.drop_pending(key_id);
+    if ring.keys().is_empty() && ring.pending().is_empty() {
+        // This rotation had made the file.
+        return std::fs::remove_file(path).map_err(|error| failed(&error));
+    }
+    write(path, &ring)
 }
 
 fn random() -> Result<MasterKey, Error> {
@@ -65,31 +100,34 @@ fn random() -> Result<MasterKey, Error> {
 
 fn parse(text: &str) -> Result<Ring, Error> {
     let damaged = |line: usize| Error::Keyring { reason: format!("line {line} is damaged") };
-    let mut keys = Vec::new();
+    let (mut keys, mut pending) = (Vec::new(), Vec::new());
     for (number, line) in text.lines().enumerate() {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+        let (list, line) = match line.strip_prefix(PENDING) {
+            Some(line) => (&mut pending, line),
+            None if line.is_empty() || line.starts_with('#') => continue,
+            None => (&mut keys, line),
+        };
         let (id, key) = line.split_once(' ').ok_or_else(|| damaged(number + 1))?;
         let bytes = Zeroizing::new(BASE64_STANDARD.decode(key).map_err(|_| damaged(number + 1))?);
         let key = MasterKey::from_bytes(&bytes).ok_or_else(|| damaged(number + 1))?;
         if key.hex_id() != id {
             return Err(damaged(number + 1));
         }
-        keys.push(key);
+        list.push(key);
     }
-    if keys.is_empty() {
+    if keys.is_empty() && pending.is_empty() {
         return Err(Error::Keyring { reason: "it holds no key".to_owned() });
     }
-    Ok(Ring::new(keys))
+    Ok(Ring::with_pending(keys, pending))
 }
 
 /// Writes a new file beside the old one and puts it in its place, both on disk before it counts.
 fn write(path: &Path, ring: &Ring) -> Result<(), Error> {
     let mut text = Zeroizing::new(String::from(HEADING));
-    for key in ring.keys() {
+    let keys = ring.keys().iter().map(|key| ("", key));
+    for (mark, key) in keys.chain(ring.pending().iter().map(|key| (PENDING, key))) {
         let mut encoded = BASE64_STANDARD.encode(key.bytes());
-        text.push_str(&format!("{} ", key.hex_id()));
+        text.push_str(&format!("{mark}{} ", key.hex_id()));
         text.push_str(&encoded);
         text.push('\n');
         encoded.zeroize();
@@ -171,10 +209,26 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let again = load_or_create(&path).unwrap();
         assert_eq!(first.keys()[0].hex_id(), again.keys()[0].hex_id());
-        let id = rotate(&path).unwrap();
+        let id = begin_rotation(&path).unwrap();
+        let other = begin_rotation(&path).unwrap();
         let ring = load(&path).unwrap().unwrap();
-        assert_eq!(ring.keys().len(), 2);
+        assert_eq!((ring.keys().len(), ring.pending().len()), (1, 2));
+        commit_rotation(&path, &id).unwrap();
+        undo_rotation(&path, &other).unwrap();
+        let ring = load(&path).unwrap().unwrap();
+        assert_eq!((ring.keys().len(), ring.pending().len()), (2, 0));
         assert_eq!(ring.keys()[1].hex_id(), id);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(commit_rotation(&path, &other).is_err());
+    }
+
+    #[test]
+    fn a_first_rotation_that_is_undone_leaves_no_file() {
+        let folder = Folder::new("undone");
+        let path = folder.keyring();
+        let id = begin_rotation(&path).unwrap();
+        undo_rotation(&path, &id).unwrap();
+        assert!(load(&path).unwrap().is_none());
     }
 
     #[test]
@@ -209,7 +263,15 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         load_or_create(&path).unwrap();
-        for (mode, is_refused) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
+        for (mode, is_refused) in [
+            (0o600, false),
+            (0o400, false),
+            (0o640, true),
+            (0o660, true),
+            (0o610, true),
+            (0o644, true),
+            (0o602, true),
+        ] {
             std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert_eq!(load(&path).is_err(), is_refused, "{mode:o}");
         }

@@ -25,7 +25,7 @@ mod worker;
 pub extern "C-unwind" fn _PG_init() {
     let is_preloading = worker::is_preloading();
     settings::register(is_preloading);
-    session::raise::install_log_hook();
+    session::hush::install();
     // The only provider of cryptography there is; a second call says that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if is_preloading {
@@ -59,6 +59,7 @@ extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["sched
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/script.sql", name = "script", requires = ["grants"]);
 extension_sql_file!("../sql/guard.sql", name = "guard", requires = ["script"]);
+extension_sql_file!("../sql/people.sql", name = "people", requires = ["guard"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 
 /// What `cargo pgrx test` looks for.

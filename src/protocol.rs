@@ -225,8 +225,17 @@ pub enum Request {
     CheckKey(Box<KeyCheck>),
     /// Sync this provider soon; the reply does not wait for it.
     SyncSoon(Box<FirstSync>),
-    /// Open these envelopes and seal them with the newest master key.
-    Reseal(Vec<SealedKey>),
+    /// Open these envelopes and seal them with the master key of this id.
+    Reseal {
+        master_key: String,
+        keys: Vec<SealedKey>,
+    },
+    /// End what is in flight of this user. Answered by [`Reply::End`] when that is in the ledger.
+    Forget {
+        user: String,
+        /// For what could not be written yet.
+        anonymous: String,
+    },
     Status,
 }
 

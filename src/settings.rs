@@ -9,7 +9,7 @@ use std::time::Duration;
 
 static USER_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static TRUSTED_AUTHENTICATORS: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(c"authenticator"));
+    GucSetting::<Option<CString>>::new(Some(c""));
 static KEYRING_FILE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"aggregator.keyring"));
 static DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -44,7 +44,7 @@ pub fn register(is_preloading: bool) {
     GucRegistry::define_string_guc(
         c"aggregator.trusted_authenticators",
         c"Login roles whose request.jwt.claims are believed, separated by commas.",
-        c"The role with which PostgREST connects. Any other login could set the claims itself.",
+        c"Empty: the role authenticator, if it was there when the extension was created, and those with USAGE on the type aggregator_authenticator. Any other login could set the claims itself.",
         &TRUSTED_AUTHENTICATORS,
         GucContext::Sighup,
         GucFlags::default(),

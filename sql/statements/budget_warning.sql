@@ -4,8 +4,8 @@ WITH noted AS (
         (budget_id, user_id, period_start, percent, spent_usd, spent_tokens, spent_requests)
     VALUES ($1, $2, $3, $4, $5::numeric, $6, $7)
     ON CONFLICT (budget_id, user_id, period_start, percent) DO NOTHING
-    RETURNING budget_id, percent
+    RETURNING id
 )
-SELECT pg_catalog.pg_notify('aggregator_budgets',
-    jsonb_build_object('budget_id', noted.budget_id, 'percent', noted.percent)::text)
+-- Every login may listen: the id opens the row to those who may see it, and says nothing to others.
+SELECT pg_catalog.pg_notify('aggregator_budgets', noted.id::text)
 FROM noted

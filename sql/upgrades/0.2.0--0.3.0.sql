@@ -16,9 +16,10 @@ ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_listed boolean;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+-- Named as LIKE names them, from PostgreSQL 18 on.
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint CONSTRAINT aggregator_usage_hourly_own_requests_not_null NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint CONSTRAINT aggregator_usage_hourly_own_tokens_not_null NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric CONSTRAINT aggregator_usage_hourly_own_cost_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
     CHECK (keys IN ('platform', 'own', 'all'));
 DO $upgrade$
@@ -61,3 +62,35 @@ BEGIN
     END LOOP;
 END
 $upgrade$;
+
+-- People: planners forget what they remember of prompts, answers and settings (a column that is given a type,
+-- be it its own, loses its statistics), and do not learn it again.
+ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN request TYPE jsonb,
+    ALTER COLUMN response TYPE jsonb,
+    ALTER COLUMN error TYPE jsonb,
+    ALTER COLUMN idempotency_key TYPE text;
+ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN api_key_encrypted TYPE bytea,
+    ALTER COLUMN key_hint TYPE text,
+    ALTER COLUMN settings TYPE jsonb;
+ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN request SET STATISTICS 0,
+    ALTER COLUMN response SET STATISTICS 0,
+    ALTER COLUMN error SET STATISTICS 0,
+    ALTER COLUMN idempotency_key SET STATISTICS 0;
+ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN api_key_encrypted SET STATISTICS 0,
+    ALTER COLUMN key_hint SET STATISTICS 0,
+    ALTER COLUMN settings SET STATISTICS 0;
+
+-- People: headers of providers that may carry a secret, which everybody may read, go with a warning.
+UPDATE @extschema@.api_providers AS p
+SET headers = safe.headers
+FROM (
+    SELECT old.id, @extschema@.aggregator_checked_headers(old.name, old.headers, true) AS headers
+    FROM @extschema@.api_providers AS old
+    OFFSET 0
+) AS safe
+WHERE safe.id = p.id
+  AND safe.headers <> p.headers;

@@ -34,18 +34,25 @@ static V4_UNUSABLE: LazyLock<Vec<Ipv4Net>> = LazyLock::new(|| {
     nets(&[
         "0.0.0.0/8",
         "192.0.2.0/24",
+        // Anycast that serves no host: AS112, AMT, relays of 6to4.
+        "192.31.196.0/24",
+        "192.52.193.0/24",
         "192.88.99.0/24",
+        "192.175.48.0/24",
         "198.51.100.0/24",
         "203.0.113.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
     ])
 });
+/// `64:ff9b:1::/48` (RFC 8215) is a network's own translation: what it carries, and where in it, only
+/// that network knows.
 static V6_PRIVATE: LazyLock<Vec<Ipv6Net>> =
-    LazyLock::new(|| nets(&["::1/128", "fc00::/7", "fe80::/10", "fec0::/10"]));
+    LazyLock::new(|| nets(&["::1/128", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "fec0::/10"]));
 /// Everything outside 2000::/3 that is not private, and what inside it is not the internet.
-static V6_UNUSABLE: LazyLock<Vec<Ipv6Net>> =
-    LazyLock::new(|| nets(&["2001::/23", "2001:db8::/32", "3fff::/20"]));
+static V6_UNUSABLE: LazyLock<Vec<Ipv6Net>> = LazyLock::new(|| {
+    nets(&["2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3ffe::/16", "3fff::/20"])
+});
 static V6_GLOBAL: LazyLock<Ipv6Net> = LazyLock::new(|| "2000::/3".parse().expect("a constant"));
 
 fn nets<T: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Vec<T> {
@@ -57,7 +64,11 @@ pub fn kind(address: IpAddr) -> Kind {
     match address {
         IpAddr::V4(v4) => kind_v4(v4),
         IpAddr::V6(v6) => match embedded_v4(v6) {
-            Some(v4) => kind_v4(v4),
+            // Neither the one nor the other makes it more public.
+            Some(v4) => match (kind_v4(v4), kind_v6(v6)) {
+                (Kind::Public, Kind::Private) => Kind::Private,
+                (kind, _) => kind,
+            },
             None => kind_v6(v6),
         },
     }
@@ -84,7 +95,7 @@ fn kind_v6(v6: Ipv6Addr) -> Kind {
 }
 
 /// The IPv4 address inside: mapped `::ffff:a.b.c.d`, compatible `::a.b.c.d`, NAT64
-/// `64:ff9b::a.b.c.d` (RFC 6052) and `64:ff9b:1::/48` (RFC 8215), 6to4 `2002:aabb:ccdd::`.
+/// `64:ff9b::a.b.c.d` (RFC 6052), 6to4 `2002:aabb:ccdd::`, ISATAP `…:0:5efe:a.b.c.d`.
 fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = v6.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
@@ -94,8 +105,8 @@ fn embedded_v4(v6: Ipv6Addr) -> Option<Ipv4Addr> {
         [0, 0, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
         [0, 0, 0, 0, 0xffff, 0, high, low] => Some(v4(high, low)),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
-        [0x64, 0xff9b, 1, .., high, low] => Some(v4(high, low)),
         [0x2002, high, low, ..] => Some(v4(high, low)),
+        [.., 0 | 0x200, 0x5efe, high, low] => Some(v4(high, low)),
         _ => None,
     }
 }
@@ -174,6 +185,16 @@ mod tests {
             "64:ff9b:1::7f00:1",
             "2002:7f00:1::",
             "168.63.129.16",
+            // RFC 8215, with an address in each place that RFC 6052 knows, and with none.
+            "64:ff9b:1::7f00:1",
+            "64:ff9b:1::808:808",
+            "64:ff9b:1:808:8:800::",
+            "64:ff9b:1:0:8:808:800:0",
+            "64:ff9b:1:7f00:0:100::",
+            "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+            "2606:4700::5efe:10.0.0.1",
+            "2606:4700::200:5efe:127.0.0.1",
+            "fe80::5efe:8.8.8.8",
         ] {
             assert_eq!(kind_of(text), Kind::Private, "{text}");
         }
@@ -192,6 +213,14 @@ mod tests {
             "::ffff:0.0.0.0",
             "2001::1",
             "100::1",
+            "100:0:0:1::1",
+            "5f00::1",
+            "2620:4f:8000::1",
+            "3ffe::1",
+            "3fff::1",
+            "64:ff9b:2::808:808",
+            "192.175.48.6",
+            "::1:0:0",
         ] {
             assert_eq!(kind_of(text), Kind::Unusable, "{text}");
         }

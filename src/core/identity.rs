@@ -6,6 +6,61 @@ use serde_json::Value;
 /// or a client could become a role by choosing its `sub`.
 pub const ROLE_PREFIX: &str = "role:";
 
+/// The longest user id, in bytes: OpenID Connect's bound for `sub`. It fits every index.
+pub const LONGEST_ID: usize = 255;
+
+/// Characters that show as nothing, or change the order of what is shown: with one of them an id would
+/// look like another user's. (Unicode's default ignorable and bidirectional characters.)
+const UNSEEN: &[std::ops::RangeInclusive<char>] = &[
+    '\u{ad}'..='\u{ad}',
+    '\u{34f}'..='\u{34f}',
+    '\u{600}'..='\u{605}',
+    '\u{61c}'..='\u{61c}',
+    '\u{6dd}'..='\u{6dd}',
+    '\u{70f}'..='\u{70f}',
+    '\u{8e2}'..='\u{8e2}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{feff}'..='\u{feff}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{fff0}'..='\u{fffb}',
+    '\u{110bd}'..='\u{110bd}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0000}'..='\u{e0fff}',
+];
+
+/// Whether a character shows as nothing, or as something else than it is.
+pub fn is_unseen(character: char) -> bool {
+    character.is_control()
+        || (character.is_whitespace() && character != ' ')
+        || UNSEEN.iter().any(|range| range.contains(&character))
+}
+
+/// The id, if it can be one: some text that shows as what it is, and is not too long. Every id that
+/// comes in passes here.
+pub fn checked_id(id: &str) -> Result<&str, &'static str> {
+    if id.is_empty() {
+        return Err("must not be empty");
+    }
+    if id.len() > LONGEST_ID {
+        return Err("is longer than 255 bytes");
+    }
+    if id.chars().any(is_unseen) {
+        return Err("holds a character that cannot be seen");
+    }
+    if id.starts_with(' ') || id.ends_with(' ') {
+        return Err("begins or ends with a space");
+    }
+    Ok(id)
+}
+
 /// What the session knows about its caller.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Caller<'a> {
@@ -25,7 +80,7 @@ pub struct Caller<'a> {
 /// The id under which the caller keeps keys and spends. `None` may not spend.
 pub fn user_id(caller: Caller<'_>) -> Option<String> {
     if let Some(id) = caller.forced_user_id.filter(|id| !id.is_empty()) {
-        return Some(id.to_owned());
+        return checked_id(id).ok().map(str::to_owned);
     }
     if caller.is_authenticator || caller.is_superuser {
         match caller.jwt_claims {
@@ -34,18 +89,20 @@ pub fn user_id(caller: Caller<'_>) -> Option<String> {
             None => {}
         }
     }
-    Some(format!("{ROLE_PREFIX}{}", caller.outer_role))
+    let id = format!("{ROLE_PREFIX}{}", caller.outer_role);
+    checked_id(&id).is_ok().then_some(id)
 }
 
-/// The `sub` of a claims document; a number is taken by its digits.
+/// The `sub` of a claims document; a whole number is taken by its digits. Other numbers are nobody's:
+/// written as floats, two of them could be one.
 fn subject(claims: &str) -> Option<String> {
     let claims: Value = serde_json::from_str(claims).ok()?;
     let sub = match claims.get("sub")? {
         Value::String(sub) => sub.clone(),
-        Value::Number(sub) => sub.to_string(),
+        Value::Number(sub) if sub.is_i64() || sub.is_u64() => sub.to_string(),
         _ => return None,
     };
-    (!sub.is_empty() && !sub.starts_with(ROLE_PREFIX)).then_some(sub)
+    (checked_id(&sub).is_ok() && !sub.starts_with(ROLE_PREFIX)).then_some(sub)
 }
 
 /// Whether `role` is in a comma-separated list of role names.
@@ -105,6 +162,48 @@ mod tests {
         let forced = Caller { forced_user_id: Some("x"), jwt_claims: JWT, ..authenticator() };
         assert_eq!(user_id(forced).unwrap(), "x");
         assert_eq!(user_id(Caller { forced_user_id: Some(""), ..plain() }).unwrap(), "role:alice");
+    }
+
+    #[test]
+    fn an_id_that_could_show_as_another_is_nobodys() {
+        for sub in [
+            r"u-1\u0000",
+            r"\u0000u-1",
+            r"u-\u00001",
+            r"u-1\u200b",
+            r"u-1\u202e",
+            r"u-1\u00ad",
+            r"u-1\n",
+            r"u-1\u00a0",
+            r"u-1\u2028",
+            r"u-1\ufe0f",
+            r"u-1\udb40\udc41",
+            " u-1",
+            "u-1 ",
+            &"x".repeat(256),
+        ] {
+            let claims = format!(r#"{{"sub":"{sub}"}}"#);
+            let caller = Caller { jwt_claims: Some(&claims), ..authenticator() };
+            assert_eq!(user_id(caller), None, "{claims}");
+        }
+        for sub in ["1e400", "1.5", "18446744073709551617", "1e2", "true", "{}"] {
+            let claims = format!(r#"{{"sub":{sub}}}"#);
+            let caller = Caller { jwt_claims: Some(&claims), ..authenticator() };
+            assert_eq!(user_id(caller), None, "{claims}");
+        }
+        assert_eq!(user_id(Caller { forced_user_id: Some("u-1\u{200b}"), ..plain() }), None);
+        assert_eq!(user_id(Caller { outer_role: "alice\u{200b}", ..Caller::default() }), None);
+        for (sub, id) in [
+            (r#""ключ|a b""#, "ключ|a b"),
+            ("17", "17"),
+            ("18446744073709551615", "18446744073709551615"),
+            (r#""auth0|5f7c8ec7c33c6c004bbafe82""#, "auth0|5f7c8ec7c33c6c004bbafe82"),
+        ] {
+            let claims = format!(r#"{{"sub":{sub}}}"#);
+            let caller = Caller { jwt_claims: Some(&claims), ..authenticator() };
+            assert_eq!(user_id(caller).unwrap(), id);
+        }
+        assert!(checked_id(&"x".repeat(255)).is_ok());
     }
 
     #[test]

@@ -77,6 +77,9 @@ impl Prepared {
     /// From a whole request body and options that hold where the body says nothing.
     pub fn from_body_with(body: Option<&str>, options: &Options) -> Result<Self, Error> {
         let mut fields = object(body.unwrap_or("null"), "the request body")?;
+        // As a client library's argument of this name would have been merged into it.
+        let extra = extra_body(&mut fields, "extra_body")?;
+        fields.extend(extra);
         for (key, value) in &options.0 {
             fields.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -225,8 +228,18 @@ fn checked_options(options: Option<&str>) -> Result<Fields, Error> {
             ));
         }
     }
+    let extra = extra_body(&mut fields, "options.extra_body")?;
+    if let Some(unknown) = fields.keys().find(|key| !is_known(key)) {
+        return Err(unknown_option(unknown));
+    }
+    fields.extend(extra);
+    Ok(fields)
+}
+
+/// Takes `extra_body` out, whose members are sent as if they stood beside it: a vendor's own, none of ours.
+fn extra_body(fields: &mut Fields, what: &str) -> Result<Fields, Error> {
     let extra = match fields.remove("extra_body") {
-        Some(extra) if extra.get() != "null" => object(extra.get(), "options.extra_body")?,
+        Some(extra) if extra.get() != "null" => object(extra.get(), what)?,
         _ => Fields::new(),
     };
     for reserved in ["model", "messages", "stream"] {
@@ -237,11 +250,7 @@ fn checked_options(options: Option<&str>) -> Result<Fields, Error> {
     if let Some(ours) = extra.keys().find(|key| OURS.contains(&key.as_str())) {
         return Err(Error::bad_request(format!("'{ours}' is an option, not part of extra_body")));
     }
-    if let Some(unknown) = fields.keys().find(|key| !is_known(key)) {
-        return Err(unknown_option(unknown));
-    }
-    fields.extend(extra);
-    Ok(fields)
+    Ok(extra)
 }
 
 fn checked_model(model: &str, what: &str) -> Result<String, Error> {
@@ -389,6 +398,34 @@ mod tests {
         ] {
             assert!(with(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_whole_body_has_an_extra_body_as_options_have() {
+        let of = |extra: &str| {
+            let body =
+                format!(r#"{{"model":"m","messages":{HELLO},"top_p":1,"extra_body":{extra}}}"#);
+            Prepared::from_body(Some(&body))
+        };
+        let body = of(r#"{"top_k":4,"top_p":0.5}"#).unwrap().body();
+        assert!(body.contains(r#""top_k":4"#) && body.contains(r#""top_p":0.5"#), "{body}");
+        assert!(!body.contains("extra_body"), "{body}");
+        assert!(!of("null").unwrap().body().contains("extra_body"));
+        for bad in [
+            r#"{"stream":true}"#,
+            r#"{"model":"x"}"#,
+            r#"{"messages":[]}"#,
+            r#"{"timeout_ms":1}"#,
+            r#"{"extra_body":{}}"#,
+            r#"{"max_tokens":"7"}"#,
+            "3",
+            "[]",
+        ] {
+            assert_eq!(of(bad).unwrap_err().sqlstate(), "PT400", "{bad}");
+        }
+        // A job that is read back is the same request.
+        let request = of(r#"{"top_k":4}"#).unwrap().to_request();
+        assert!(Prepared::from_body(Some(&request)).unwrap().body().contains(r#""top_k":4"#));
     }
 
     #[test]

@@ -124,29 +124,81 @@ impl std::fmt::Debug for MasterKey {
     }
 }
 
-/// Master keys, oldest first. The last one seals; every one opens.
+/// Master keys, oldest first. The last one seals; every one opens, those of rotations that are not
+/// committed as well.
 #[derive(Debug, Clone, Default)]
 pub struct Ring {
     keys: Vec<MasterKey>,
+    pending: Vec<MasterKey>,
 }
 
 impl Ring {
+    #[cfg(test)]
     pub fn new(keys: Vec<MasterKey>) -> Self {
-        Self { keys }
+        Self { keys, pending: Vec::new() }
+    }
+
+    /// With keys of rotations that are not committed: these seal nothing by themselves.
+    pub fn with_pending(keys: Vec<MasterKey>, pending: Vec<MasterKey>) -> Self {
+        Self { keys, pending }
     }
 
     pub fn keys(&self) -> &[MasterKey] {
         &self.keys
     }
 
-    pub fn push(&mut self, key: MasterKey) {
+    pub fn pending(&self) -> &[MasterKey] {
+        &self.pending
+    }
+
+    /// Adds a key of a rotation that is not committed yet.
+    pub fn push_pending(&mut self, key: MasterKey) {
+        self.pending.push(key);
+    }
+
+    /// The rotation of this key is committed: it seals from now on. False: there is no such key.
+    pub fn promote(&mut self, key_id: &str) -> bool {
+        let Some(at) = self.pending.iter().position(|key| key.hex_id() == key_id) else {
+            return self.keys.iter().any(|key| key.hex_id() == key_id);
+        };
+        let key = self.pending.remove(at);
         self.keys.push(key);
+        true
+    }
+
+    /// The rotation of this key was rolled back.
+    pub fn drop_pending(&mut self, key_id: &str) {
+        self.pending.retain(|key| key.hex_id() != key_id);
     }
 
     /// Seals with the newest key under a fresh nonce.
     pub fn seal(&self, plaintext: &[u8], binding: &Binding) -> Result<Vec<u8>, SecretError> {
         let key =
             self.keys.last().ok_or_else(|| SecretError::MissingMasterKey("(none)".to_owned()))?;
+        Self::seal_by(key, plaintext, binding)
+    }
+
+    /// Seals with the key of this id, pending or not.
+    pub fn seal_with(
+        &self,
+        key_id: &str,
+        plaintext: &[u8],
+        binding: &Binding,
+    ) -> Result<Vec<u8>, SecretError> {
+        let key = self.all().find(|key| key.hex_id() == key_id);
+        let key = key.ok_or_else(|| SecretError::MissingMasterKey(key_id.to_owned()))?;
+        Self::seal_by(key, plaintext, binding)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &MasterKey> {
+        self.keys.iter().chain(&self.pending)
+    }
+
+    fn seal_by(
+        key: &MasterKey,
+        plaintext: &[u8],
+        binding: &Binding,
+    ) -> Result<Vec<u8>, SecretError> {
         let mut nonce = [0u8; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|_| SecretError::Random)?;
         let aad = binding.associated_data();
@@ -174,8 +226,7 @@ impl Ring {
         let (header, sealed) = envelope.split_at(HEADER_LEN);
         let (id, nonce) = header[1..].split_at(ID_LEN);
         let key = self
-            .keys
-            .iter()
+            .all()
             .find(|key| key.id() == id)
             .ok_or_else(|| SecretError::MissingMasterKey(hex(id)))?;
         let aad = binding.associated_data();
@@ -292,10 +343,18 @@ mod tests {
     fn rotation_opens_old_envelopes_and_seals_with_the_new_key() {
         let mut ring = ring();
         let old = ring.seal(b"k", &binding(None)).unwrap();
-        ring.push(MasterKey::from_bytes(&[4; 32]).unwrap());
+        let key = MasterKey::from_bytes(&[4; 32]).unwrap();
+        let id = key.hex_id();
+        ring.push_pending(key);
+        // Until the rotation is committed, the new key seals only what the rotation itself seals.
+        assert_eq!(ring.seal(b"k", &binding(None)).unwrap()[1..9], old[1..9]);
+        let resealed = ring.seal_with(&id, b"k", &binding(None)).unwrap();
+        assert_eq!(key_id_of(&resealed), id);
+        assert!(ring.open(&resealed, &binding(None)).is_ok());
+        assert!(ring.promote(&id) && ring.promote(&id) && !ring.promote("00"));
         assert!(ring.open(&old, &binding(None)).is_ok());
         let new = ring.seal(b"k", &binding(None)).unwrap();
-        assert_ne!(old[1..9], new[1..9]);
+        assert_eq!(key_id_of(&new), id);
         let only_new = Ring::new(vec![MasterKey::from_bytes(&[4; 32]).unwrap()]);
         assert!(matches!(
             only_new.open(&old, &binding(None)),

@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 const DRAIN: Duration = Duration::from_secs(1);
 /// Between looks whether there is memory for a job.
 const MEMORY_PAUSE: Duration = Duration::from_millis(200);
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How the caller wants its answer.
 #[derive(Clone, Copy)]
@@ -177,9 +178,18 @@ impl Attempts<'_> {
         }
         loop {
             let permit = admission.enter(user, key, is_shared).await;
-            if lease.expect_answer(settings.max_response_size).is_ok() {
-                self.deadline += waiting_since.elapsed();
-                return permit.ok_or(Error::Internal);
+            match lease.expect_answer(settings.max_response_size) {
+                Ok(()) => {
+                    self.deadline += waiting_since.elapsed();
+                    return permit.ok_or(Error::Internal);
+                }
+                // Jobs that wait hold memory themselves: one that has waited goes back to the queue.
+                Err(error @ Error::OutOfMemory { may_pass, .. })
+                    if !may_pass || waiting_since.elapsed() > MEMORY_PATIENCE =>
+                {
+                    return Err(error);
+                }
+                Err(_) => {}
             }
             // Nobody is to wait behind the memory of somebody else.
             drop(permit);

@@ -40,7 +40,8 @@ pub async fn run(
         made: 0,
         has_delivered: false,
     };
-    let outcome = rounds(&mut attempts, lease).await.map_err(|failed| failed.error);
+    let answered = async { rounds(&mut attempts, lease).await.map_err(|failed| failed.error) };
+    let outcome = shared.forgotten.guard(&call.user_id, call.call_id, answered).await;
     let latency_ms = started.elapsed().as_millis() as u64;
     ChatReply { outcome, attempts: attempts.made, latency_ms }
 }

@@ -74,8 +74,17 @@ pub async fn check_key(
     check: &KeyCheck,
     lease: &mut Lease,
 ) -> Result<bool, Error> {
-    let provider = &check.provider;
     let user = check.key.binding.user_id.as_deref().ok_or(Error::Internal)?;
+    shared.forgotten.guard(user, Uuid::now_v7(), checked(shared, check, user, lease)).await
+}
+
+async fn checked(
+    shared: &Shared,
+    check: &KeyCheck,
+    user: &str,
+    lease: &mut Lease,
+) -> Result<bool, Error> {
+    let provider = &check.provider;
     shared.checks.take(shared, user, provider).await?;
     let asked = Asked::new(shared, KeyCheckKind::Check, Some(user), provider);
     let answer = get(shared, provider, &check.url, Some(user), Some(&check.key), lease).await;

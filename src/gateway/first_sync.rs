@@ -53,7 +53,15 @@ pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
     async move {
         let FirstSync { fetch, own_key } = sync;
         match own_key {
-            Some(key) => by_user(&shared, fetch, key).await,
+            Some(key) => {
+                if let Some(user) = key.binding.user_id.clone() {
+                    let synced = async {
+                        by_user(&shared, fetch, key).await;
+                        Ok(())
+                    };
+                    let _ = shared.forgotten.guard(&user, Uuid::now_v7(), synced).await;
+                }
+            }
             None => {
                 for_all(&shared, &fetch, false).await;
             }

@@ -5,9 +5,9 @@ use crate::core::secret::{Ring, SecretError};
 use crate::error::Error;
 use crate::keyring;
 use crate::protocol::SealedKey;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::SystemTime;
 use zeroize::{Zeroize, Zeroizing};
 
 /// The ring as of the last reading.
@@ -18,7 +18,9 @@ pub struct Keys {
 
 struct Cached {
     path: PathBuf,
-    changed: Option<SystemTime>,
+    /// Which file it was, and when it or its mode was changed. Each rotation makes a new file, perhaps
+    /// within one tick of the clock.
+    file: Option<[i64; 4]>,
     ring: Ring,
 }
 
@@ -42,13 +44,18 @@ impl Keys {
         }
     }
 
-    /// Opens envelopes and seals them again with the newest master key.
-    pub fn reseal(&self, file: &Path, keys: &[SealedKey]) -> Result<Vec<Vec<u8>>, Error> {
+    /// Opens envelopes and seals them again with the master key of this id.
+    pub fn reseal(
+        &self,
+        file: &Path,
+        master_key: &str,
+        keys: &[SealedKey],
+    ) -> Result<Vec<Vec<u8>>, Error> {
         self.with_ring(file, |ring| {
             keys.iter()
                 .map(|key| {
                     let plain = ring.open(&key.envelope, &key.binding)?;
-                    ring.seal(&plain, &key.binding)
+                    ring.seal_with(master_key, &plain, &key.binding)
                 })
                 .collect::<Result<_, _>>()
         })?
@@ -57,13 +64,14 @@ impl Keys {
 
     fn with_ring<T>(&self, file: &Path, work: impl FnOnce(&Ring) -> T) -> Result<T, Error> {
         let mut cached = self.cached.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let changed = std::fs::metadata(file).and_then(|meta| meta.modified()).ok();
-        let is_fresh = cached
-            .as_ref()
-            .is_some_and(|c| c.path == file && c.changed == changed && changed.is_some());
+        let about = std::fs::metadata(file).ok();
+        let now = about
+            .map(|meta| [meta.dev() as i64, meta.ino() as i64, meta.ctime(), meta.ctime_nsec()]);
+        let is_fresh =
+            cached.as_ref().is_some_and(|c| c.path == file && c.file == now && now.is_some());
         if !is_fresh {
             let ring = keyring::load(file)?.unwrap_or_default();
-            *cached = Some(Cached { path: file.to_owned(), changed, ring });
+            *cached = Some(Cached { path: file.to_owned(), file: now, ring });
         }
         Ok(work(&cached.as_ref().expect("it was just filled").ring))
     }

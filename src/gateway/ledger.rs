@@ -150,6 +150,13 @@ pub enum Task {
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.
     BudgetWarning(Box<BudgetWarning>),
+    /// A user is being forgotten. Whatever was in flight of theirs was sent before this.
+    Forget {
+        user: String,
+        /// For rows that could not be written yet.
+        anonymous: String,
+        done: oneshot::Sender<()>,
+    },
     /// A session came for another installation of the extension.
     Outdated,
     /// A line for the server log.

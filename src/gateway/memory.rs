@@ -29,6 +29,8 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
     pub limit: usize,
+    /// There would be enough if nobody else, and nothing else of this user, held any.
+    pub may_pass: bool,
 }
 
 impl Memory {
@@ -72,9 +74,13 @@ impl State {
         fair::most(of, self.used - self.of(user))
     }
 
-    fn take(&mut self, user: &str, bytes: usize, of: usize) -> Result<(), Shortage> {
+    /// `needed`: by the one call that asks, with what it holds.
+    fn take(&mut self, user: &str, bytes: usize, needed: usize, of: usize) -> Result<(), Shortage> {
         let own = self.of(user).checked_add(bytes).filter(|own| *own <= self.most(user, of));
-        let Some(own) = own else { return Err(Shortage { limit: self.limit }) };
+        let Some(own) = own else {
+            let may_pass = needed <= fair::most(of, 0);
+            return Err(Shortage { limit: self.limit, may_pass });
+        };
         self.used += bytes;
         self.set(user, own);
         Ok(())
@@ -112,7 +118,9 @@ impl Lease {
     pub fn begin(&mut self, bytes: usize) -> Result<(), Error> {
         let mut state = self.memory.lock();
         let of = state.for_requests();
-        state.take(&self.user, bytes, of).map_err(Error::from)?;
+        // What comes is sent as well.
+        let needed = self.request.saturating_add(bytes.saturating_mul(2));
+        state.take(&self.user, bytes, needed, of).map_err(Error::from)?;
         self.request += bytes;
         Ok(())
     }
@@ -134,7 +142,8 @@ impl Lease {
         (self.answer, self.grown) = (0, 0);
         let bytes = ANSWER.min(limit.saturating_mul(2));
         let of = state.for_requests();
-        state.take(&self.user, bytes, of).map_err(Error::from)?;
+        let needed = self.request.saturating_mul(2).saturating_add(bytes);
+        state.take(&self.user, bytes, needed, of).map_err(Error::from)?;
         self.answer = bytes;
         Ok(())
     }
@@ -149,7 +158,7 @@ impl Lease {
         if bytes > self.answer {
             let mut state = self.memory.lock();
             let limit = state.limit;
-            state.take(&self.user, bytes - self.answer, limit)?;
+            state.take(&self.user, bytes - self.answer, bytes, limit)?;
             self.answer = bytes;
         }
         self.grown = self.grown.max(bytes);
@@ -166,7 +175,7 @@ impl Drop for Lease {
 impl From<Shortage> for Error {
     /// Nothing was sent.
     fn from(shortage: Shortage) -> Self {
-        Self::OutOfMemory { limit: shortage.limit as u64 }
+        Self::OutOfMemory { limit: shortage.limit as u64, may_pass: shortage.may_pass }
     }
 }
 
@@ -212,7 +221,11 @@ mod tests {
         last.expect_answer(32 * MB).unwrap();
         // An answer grows into what requests cannot take.
         last.grow(60 * MB).unwrap();
-        assert_eq!(last.grow(60 * MB), Err(Shortage { limit: 512 * MB }));
+        assert_eq!(last.grow(60 * MB), Err(Shortage { limit: 512 * MB, may_pass: true }));
+        assert_eq!(last.grow(300 * MB), Err(Shortage { limit: 512 * MB, may_pass: false }));
+        let passes =
+            |bytes| matches!(last.begin(bytes), Err(Error::OutOfMemory { may_pass: true, .. }));
+        assert_eq!([90 * MB, 100 * MB].map(passes), [true, false], "it is held twice");
     }
 
     #[test]

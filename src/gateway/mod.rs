@@ -12,6 +12,7 @@ mod checks;
 mod connection;
 mod departure;
 mod first_sync;
+pub mod forgotten;
 mod heavy;
 mod http;
 mod jobs;

@@ -7,6 +7,7 @@ use crate::gateway::attempt::Delivery;
 use crate::gateway::call::SharedHealth;
 use crate::gateway::checks::Checks;
 use crate::gateway::first_sync::FirstSyncs;
+use crate::gateway::forgotten::{Forgotten, Mark};
 use crate::gateway::heavy::Heavy;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
@@ -24,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub jobs: Jobs,
     pub checks: Checks,
     pub first_syncs: FirstSyncs,
+    pub forgotten: Forgotten,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
     pub stats: Arc<Stats>,
@@ -113,6 +115,8 @@ pub struct Gateway {
     pub ledger: Ledger,
     /// As the last worker left it.
     pub health: Health,
+    /// Users who were forgotten lately.
+    pub forgotten: Vec<Mark>,
 }
 
 /// The main thread's hold on the gateway.
@@ -141,6 +145,7 @@ impl Gateway {
             jobs: Jobs::default(),
             checks: Checks::default(),
             first_syncs: FirstSyncs::default(),
+            forgotten: Forgotten::new(self.forgotten),
             settings: Mutex::new(self.settings),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
@@ -174,9 +179,10 @@ impl Handle {
         let _ = self.commands.send(Command::Reload(settings));
     }
 
-    /// Bytes of requests that this user may still have in flight.
+    /// Bytes of jobs that may be taken for this user: each needs its own once more to be sent, and room for
+    /// its answer.
     pub fn room(&self, user: &str) -> usize {
-        self.memory.room(user)
+        self.memory.room(user) / 3
     }
 
     /// Runs jobs that were claimed. Their requests are in memory already.
@@ -460,11 +466,25 @@ async fn reply_to(request: Request, shared: Arc<Shared>, lease: &mut Lease, sink
             tokio::spawn(first_sync::run(shared, *sync));
             Reply::SyncSoon
         }
-        Request::Reseal(keys) => {
-            Reply::Reseal(shared.keys.reseal(&shared.settings().keyring_file, &keys))
+        Request::Reseal { master_key, keys } => {
+            let file = shared.settings().keyring_file;
+            Reply::Reseal(shared.keys.reseal(&file, &master_key, &keys))
+        }
+        Request::Forget { user, anonymous } => {
+            forget(&shared, user, anonymous).await;
+            Reply::End
         }
         Request::Status => Reply::Status(Box::new(shared.status())),
     }
+}
+
+/// Ends what is in flight of a user, and returns when the main thread has written all of it.
+async fn forget(shared: &Shared, user: String, anonymous: String) {
+    shared.forgotten.forget(&user).await;
+    shared.spending.forget_user(&user);
+    let (done, written) = oneshot::channel();
+    shared.ledger.send(Task::Forget { user, anonymous, done });
+    let _ = written.await;
 }
 
 /// Returns when the session is gone; one that talks out of turn is as good as gone.

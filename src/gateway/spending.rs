@@ -148,6 +148,18 @@ impl Spending {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// A user is being forgotten: whoever comes under the same id begins with nothing spent.
+    pub fn forget_user(&self, user: &str) {
+        let is_theirs = |whose: &Option<String>| whose.as_deref() == Some(user);
+        let mut state = self.lock();
+        for counted in state.budgets.values_mut() {
+            counted.counts.retain(|period, count| {
+                !is_theirs(&period.0) || count.set_aside != Amount::default()
+            });
+        }
+        state.rates.retain(|(_, whose), _| !is_theirs(whose));
+    }
+
     /// Sets aside what a request may cost, or says why it may not be sent.
     pub async fn hold(
         self: &Arc<Self>,

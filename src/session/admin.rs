@@ -1,14 +1,20 @@
-//! Functions for administrators: grants, status, account deletion, and the check of provider URLs.
+//! Functions for administrators: grants, status, and the check of what a provider's row says.
 
-use crate::core::{address, secret};
+use crate::core::{address, headers, secret};
 use crate::error::Error;
+use crate::installed::Installed;
 use crate::protocol::{Reply, Request};
-use crate::session::owner::{as_owner, installed};
+use crate::session::json::JsonText;
+use crate::session::locks::as_owner_in_time;
+use crate::session::owner::installed;
 use crate::session::raise::or_raise;
-use crate::session::{identity, link, quarantine};
+use crate::session::{identity, link, quarantine, writable};
 use crate::{settings, time};
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{self, Spi};
+use pgrx::spi::{self, Spi, SpiClient};
+
+const MOST_HEADERS: usize = 50;
 
 /// Grants a role what a user of the extension needs, a reader or an administrator: kind `user`,
 /// `reader` or `admin`.
@@ -18,19 +24,54 @@ LANGUAGE c VOLATILE STRICT
 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 ")]
 fn aggregator_grant(role: pg_sys::Oid, kind: &str) {
-    let granted = grant(role, kind);
+    let granted = change_grants("grant", role, kind, |client, installed, arguments| {
+        let sql = installed
+            .sql("SELECT @extschema@.aggregator_apply_grants($1::pg_catalog.regrole, $2::text)");
+        client.update(sql.as_str(), None, arguments).map(|_| ())
+    });
     or_raise(granted)
 }
 
-fn grant(role: pg_sys::Oid, kind: &str) -> Result<(), Error> {
-    identity::require_admin("grant")?;
+/// Takes from a role what it was granted as this kind. False: it was not of this kind.
+#[pg_extern(sql = "
+CREATE FUNCTION aggregator_revoke(role regrole, kind text) RETURNS boolean
+LANGUAGE c VOLATILE STRICT
+AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+")]
+fn aggregator_revoke(role: pg_sys::Oid, kind: &str) -> bool {
+    let revoked = change_grants("revoke", role, kind, |client, installed, arguments| {
+        let sql = installed
+            .sql("SELECT @extschema@.aggregator_revoke_grants($1::pg_catalog.regrole, $2::text)");
+        client.update(sql.as_str(), Some(1), arguments)?.first().get_one::<bool>()
+    });
+    or_raise(revoked.and_then(|revoked| revoked.ok_or(Error::Internal)))
+}
+
+fn change_grants<T>(
+    action: &str,
+    role: pg_sys::Oid,
+    kind: &str,
+    change: impl FnOnce(&mut SpiClient<'_>, &Installed, &[DatumWithOid<'_>]) -> spi::Result<T>,
+) -> Result<T, Error> {
+    identity::require_admin(action)?;
+    writable::require(action)?;
     if !matches!(kind, "user" | "reader" | "admin") {
         return Err(Error::bad_request("kind must be 'user', 'reader' or 'admin'"));
     }
+    let is_role = identity::exists(role);
+    if !is_role {
+        return Err(Error::bad_request(format!("there is no role {}", u32::from(role))));
+    }
     let installed = installed()?;
-    let sql = installed.sql("SELECT @extschema@.aggregator_apply_grants($1::regrole, $2::text)");
-    as_owner(&installed, || Spi::run_with_args(&sql, &[role.into(), kind.into()]))
-        .map_err(|_| Error::Internal)
+    if action == "revoke" && kind == "user" && identity::is_marked_admin(&installed, role) {
+        return Err(Error::bad_request_hint(
+            "an administrator is a user as well",
+            "Revoke 'admin' from the role.",
+        ));
+    }
+    as_owner_in_time(&installed, &format!("{action} rights to a role"), || {
+        Spi::connect_mut(|client| change(client, &installed, &[role.into(), kind.into()]))
+    })
 }
 
 /// The worker of this database: who it is and what it does. Starts it if it is not running.
@@ -72,56 +113,46 @@ fn aggregator_status() -> TableIterator<
     ))
 }
 
-/// Deletes a user's keys, settings and jobs, and keeps the usage rows under an id that says nothing.
-/// Returns how many usage rows were kept.
+/// The headers of a provider, if none of them may carry a secret. With `p_is_restored` without those
+/// that may.
 #[pg_extern]
-fn forget_user(p_user_id: Option<&str>) -> i64 {
-    let kept = forget(p_user_id);
-    or_raise(kept)
+fn aggregator_checked_headers(p_name: &str, p_headers: JsonText, p_is_restored: bool) -> JsonText {
+    let headers = checked_headers(p_name, &p_headers.0, p_is_restored);
+    drop(p_headers);
+    JsonText(or_raise(headers))
 }
 
-fn forget(user: Option<&str>) -> Result<i64, Error> {
-    identity::require_admin("forget a user")?;
-    let user = user.filter(|user| !user.is_empty());
-    let user = user.ok_or_else(|| Error::bad_request("p_user_id must not be empty"))?;
-    let installed = installed()?;
-    let keys = installed.sql("DELETE FROM @extschema@.user_api_providers WHERE user_id = $1");
-    let jobs = installed.sql("DELETE FROM @extschema@.aggregator_jobs WHERE user_id = $1");
-    let rules = [
-        "DELETE FROM @extschema@.aggregator_budgets WHERE user_id = $1",
-        "DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = $1",
-        "DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = $1",
-        "DELETE FROM @extschema@.aggregator_user_models WHERE user_id = $1",
-        "DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = $1",
-    ]
-    .map(|sql| installed.sql(sql));
-    let logs = installed.sql(
-        "UPDATE @extschema@.aggregator_usage_logs
-         SET user_id = 'forgotten:' || $2
-         WHERE user_id = $1
-         RETURNING 1",
-    );
-    // What is known of rows that were set aside names the user; what is left of them is in the log.
-    let quarantined = installed.sql(
-        "UPDATE @extschema@.aggregator_quarantine
-         SET user_id = 'forgotten:' || $2, settlement = NULL
-         WHERE user_id = $1",
-    );
-    let anonymous = uuid::Uuid::new_v4().to_string();
-    as_owner(&installed, || {
-        Spi::connect_mut(|client| {
-            client.update(keys.as_str(), None, &[user.into()])?;
-            client.update(jobs.as_str(), None, &[user.into()])?;
-            for rule in &rules {
-                client.update(rule.as_str(), None, &[user.into()])?;
+fn checked_headers(provider: &str, text: &str, is_restored: bool) -> Result<String, Error> {
+    let is_object = |_| Error::bad_request("headers must be a JSON object");
+    let given: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(text).map_err(is_object)?;
+    if given.len() > MOST_HEADERS {
+        return Err(Error::bad_request(format!("a provider has at most {MOST_HEADERS} headers")));
+    }
+    let mut kept = serde_json::Map::new();
+    for (name, value) in given {
+        let problem = match value.as_str() {
+            Some(value) => headers::problem(&name, value),
+            None => Some("has a value that is not a text"),
+        };
+        match problem {
+            None => {
+                kept.insert(name, value);
             }
-            let both = [user.into(), anonymous.as_str().into()];
-            client.update(quarantined.as_str(), None, &both)?;
-            let rows = client.update(logs.as_str(), None, &both)?;
-            Ok::<_, spi::Error>(rows.len() as i64)
-        })
-    })
-    .map_err(|_| Error::Internal)
+            Some(problem) if is_restored => {
+                pgrx::warning!(
+                    "header {name:?} of provider '{provider}' is left out: it {problem}"
+                );
+            }
+            Some(problem) => {
+                return Err(Error::bad_request_hint(
+                    format!("header {name:?} of provider '{provider}' {problem}"),
+                    "Keys are saved with save_provider_key() and save_platform_key().",
+                ));
+            }
+        }
+    }
+    Ok(serde_json::Value::Object(kept).to_string())
 }
 
 /// Raises if a provider's URLs are not usable: https (http for private networks), no user name or
@@ -148,6 +179,17 @@ fn check_urls(
         let Some(url) = url else { continue };
         let parsed = address::checked_form(url)
             .map_err(|reason| Error::bad_request(format!("{name} is refused: {reason}")))?;
+        if let Some((parameter, _)) = parsed.query_pairs().find(|(parameter, value)| {
+            headers::is_secret_name(parameter) || headers::may_be_secret(value)
+        }) {
+            return Err(Error::bad_request_hint(
+                format!(
+                    "{name} is refused: parameter {parameter:?} may carry a secret, and the row is \
+                     readable by everybody"
+                ),
+                "Keys are saved with save_provider_key() and save_platform_key().",
+            ));
+        }
         if name == "base_url" && (parsed.query().is_some() || parsed.fragment().is_some()) {
             return Err(Error::bad_request("base_url is refused: a query or fragment in it"));
         }

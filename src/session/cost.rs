@@ -3,10 +3,10 @@
 use crate::core::usage::Usage;
 use crate::core::{estimate, price};
 use crate::error::Error;
-use crate::session::identity;
 use crate::session::json::JsonText;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
+use crate::session::{identity, writable};
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
 use serde_json::json;
@@ -41,6 +41,7 @@ fn aggregator_note_prices(p_models: Vec<pgrx::Uuid>) {
 }
 
 fn note(models: Vec<pgrx::Uuid>) -> Result<(), Error> {
+    writable::require("note prices")?;
     let installed = installed()?;
     let sql = installed.sql("SELECT @extschema@.aggregator_store_prices($1)");
     as_owner(&installed, || Spi::run_with_args(&sql, &[models.into()])).map_err(|_| Error::Internal)
@@ -85,6 +86,7 @@ fn recost(
     to: Option<TimestampWithTimeZone>,
 ) -> Result<Vec<RecostRow>, Error> {
     identity::require_admin("price usage again")?;
+    writable::require("price usage again")?;
     let installed = installed()?;
     let sql = installed.sql(
         "SELECT r.call_id, r.attempt, r.created_at, r.model_id,

@@ -91,22 +91,58 @@ fn platform_models(p_user_id: Option<&str>) -> Result<String, Error> {
 /// The user id of the caller.
 pub fn current_user_id() -> Option<String> {
     // SAFETY: plain look-ups in a backend; the claims are copied before anything can change them.
-    let (login, is_superuser, outer_role, claims) = unsafe {
+    let (login_oid, is_superuser, outer_role, claims) = unsafe {
         let login = pg_sys::GetSessionUserId();
         let claims = pg_sys::GetConfigOption(c"request.jwt.claims".as_ptr(), true, false);
         let claims =
             (!claims.is_null()).then(|| CStr::from_ptr(claims).to_string_lossy().into_owned());
         (login, pg_sys::superuser_arg(login), pg_sys::GetOuterUserId(), claims)
     };
-    let login = role_name(login);
     let forced = settings::user_id();
     identity::user_id(Caller {
         forced_user_id: forced.as_deref(),
         jwt_claims: claims.as_deref(),
-        is_authenticator: identity::is_listed(&settings::trusted_authenticators(), &login),
+        is_authenticator: is_authenticator(login_oid, &role_name(login_oid)),
         is_superuser,
         outer_role: &role_name(outer_role),
     })
+}
+
+/// Whether the claims of a login are believed: because the administrator names it, or, where nobody is
+/// named, because it has the mark.
+fn is_authenticator(login: pg_sys::Oid, name: &str) -> bool {
+    let named = settings::trusted_authenticators();
+    if !named.trim().is_empty() {
+        return identity::is_listed(&named, name);
+    }
+    Installed::find().is_some_and(|known| is_granted(known.authenticator_type, login))
+}
+
+/// Whether a role has USAGE on a type: the role itself, not one that it is a member of, and not for
+/// being a superuser.
+fn is_granted(of_type: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: look-ups in the catalog inside a transaction. The tuple is held until it is released; the
+    // list of roles that an access list names is palloc'd, as is the list itself where it was toasted.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::TYPEOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, of_type.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let mut is_null = false;
+        let attribute = pg_sys::Anum_pg_type_typacl as pg_sys::AttrNumber;
+        let acl = pg_sys::SysCacheGetAttr(cache, tuple, attribute, &raw mut is_null);
+        let mut is_granted = false;
+        if !is_null {
+            let acl: *const pg_sys::Acl = pg_sys::pg_detoast_datum(acl.cast_mut_ptr()).cast();
+            let mut roles = std::ptr::null_mut();
+            // Grantees and grantors: those are the owner, as whom nobody logs in, and superusers.
+            let count = pg_sys::aclmembers(acl, &raw mut roles);
+            is_granted = (0..count as usize).any(|index| *roles.add(index) == role);
+        }
+        pg_sys::ReleaseSysCache(tuple);
+        is_granted
+    }
 }
 
 /// The user for whom a function with an argument `p_user_id` acts. Another user than the caller
@@ -115,13 +151,31 @@ pub fn acting_user(p_user_id: Option<&str>, action: &str) -> Result<String, Erro
     let own = current_user_id();
     match p_user_id {
         None => own.ok_or_else(|| Error::Anonymous { action: action.to_owned() }),
-        Some("") => Err(Error::bad_request("p_user_id must not be empty")),
-        Some(id) if own.as_deref() == Some(id) => Ok(id.to_owned()),
         Some(id) => {
-            require_admin(action)?;
+            let id = checked_id(id)?;
+            if own.as_deref() != Some(id) {
+                require_admin(action)?;
+            }
             Ok(id.to_owned())
         }
     }
+}
+
+/// The id, if it can be a user's.
+pub fn checked_id(id: &str) -> Result<&str, Error> {
+    identity::checked_id(id).map_err(|problem| {
+        Error::bad_request_hint(
+            format!("p_user_id {problem}"),
+            "An id has at most 255 bytes, and no control characters or invisible ones.",
+        )
+    })
+}
+
+/// Raises PT400 unless this can be a user's id; NULL is none, and passes.
+#[pg_extern(immutable, parallel_safe)]
+fn aggregator_check_user_id(p_user_id: Option<&str>) {
+    let checked = p_user_id.map_or(Ok(""), checked_id);
+    or_raise(checked);
 }
 
 /// Refuses all but administrators, by the role that is in effect, not by function ACLs alone.
@@ -151,6 +205,17 @@ pub fn is_admin(installed: &Installed) -> bool {
         )
     };
     answer.unwrap_or(false)
+}
+
+/// Whether a role itself was granted 'admin'.
+pub fn is_marked_admin(installed: &Installed, role: pg_sys::Oid) -> bool {
+    is_granted(installed.admin_type, role)
+}
+
+/// Whether there is a role of this oid.
+pub fn exists(role: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the catalog inside a transaction.
+    unsafe { !pg_sys::GetUserNameFromId(role, true).is_null() }
 }
 
 fn effective_role() -> String {

@@ -7,10 +7,11 @@ use crate::protocol::{Reply, Request};
 use crate::routing::pg_uuid;
 use crate::session::chat::text;
 use crate::session::json::JsonText;
+use crate::session::locks::as_owner_in_time;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
 use crate::session::request::{Resolved, usable_ms};
-use crate::session::{identity, link, outbox, queue};
+use crate::session::{identity, link, outbox, queue, writable};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -109,6 +110,7 @@ fn submit(
     run_after: Option<TimestampWithTimeZone>,
     idempotency_key: Option<&str>,
 ) -> Result<Uuid, Error> {
+    writable::require("submit a job")?;
     let installed = installed()?;
     let insert = installed.sql(
         "INSERT INTO @extschema@.aggregator_jobs
@@ -137,12 +139,16 @@ fn submit(
         run_after.into(),
         idempotency_key.into(),
     ];
-    let is_new = as_owner(&installed, || {
+    let write = || {
         Spi::connect_mut(|client| {
             client.update(insert.as_str(), None, &arguments).map(|rows| !rows.is_empty())
         })
-    })
-    .map_err(|_| Error::Internal)?;
+    };
+    let is_new = match idempotency_key {
+        None => as_owner(&installed, write).map_err(|_| Error::Internal)?,
+        // An open transaction of the user may have taken the key.
+        Some(_) => as_owner_in_time(&installed, "submit the job", write)?,
+    };
     if let Some(key) = idempotency_key.filter(|_| !is_new) {
         let reused = || Error::KeyReused { key: key.to_owned() };
         return earlier(job, &request, key)?.ok_or_else(reused);
@@ -273,6 +279,7 @@ fn status_of(job: pgrx::Uuid) -> Result<(String, bool), Error> {
 }
 
 fn cancel(job: Option<pgrx::Uuid>) -> Result<bool, Error> {
+    writable::require("cancel a job")?;
     let job = job.ok_or_else(|| Error::bad_request("p_job_id must not be NULL"))?;
     let installed = installed()?;
     let is_admin = identity::is_admin(&installed);
@@ -289,12 +296,11 @@ fn cancel(job: Option<pgrx::Uuid>) -> Result<bool, Error> {
          RETURNING pg_catalog.pg_notify('aggregator_jobs', job.id::text)",
     );
     let arguments: [DatumWithOid<'_>; 3] = [job.into(), user.as_deref().into(), is_admin.into()];
-    let is_cancelled = as_owner(&installed, || {
+    let is_cancelled = as_owner_in_time(&installed, "cancel the job", || {
         Spi::connect_mut(|client| {
             client.update(sql.as_str(), None, &arguments).map(|rows| !rows.is_empty())
         })
-    })
-    .map_err(|_| Error::Internal)?;
+    })?;
     if is_cancelled {
         outbox::open()?;
     }

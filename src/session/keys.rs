@@ -6,19 +6,17 @@ use crate::error::Error;
 use crate::installed::Installed;
 use crate::keyring;
 use crate::protocol::{CatalogueFetch, FirstSync, KeyCheck, Provider, Reply, Request, SealedKey};
-use crate::routing::{pg_uuid, uuid};
+use crate::routing::pg_uuid;
+use crate::session::locks::as_owner_in_time;
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider::{self, ProviderRow};
 use crate::session::raise::{hiding_statement, or_raise};
-use crate::session::{identity, link};
+use crate::session::{identity, link, writable};
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
-use uuid::Uuid;
 
 const LONGEST_KEY: usize = 4096;
-/// Envelopes that are sealed again in one go.
-const BATCH: usize = 500;
 
 /// Saves the user's key for a provider, sealed; with `p_validate` only if the provider takes it.
 #[pg_extern]
@@ -76,20 +74,13 @@ fn remove_platform_key(p_provider: Option<&str>) -> bool {
     or_raise(removed)
 }
 
-/// Adds a master key and seals every key of this database with it. Old master keys stay in the
-/// ring. Returns the id of the new one.
-#[pg_extern]
-fn rotate_master_key() -> String {
-    let id = identity::require_superuser("rotate the master key").and_then(|()| rotate());
-    or_raise(id)
-}
-
 fn save(
     provider: Option<&str>,
     key: Option<&str>,
     user: Option<String>,
     validate: bool,
 ) -> Result<pgrx::Uuid, Error> {
+    writable::require("save a key")?;
     let installed = installed()?;
     let row = provider::find(&installed, provider)?;
     let key = checked(key)?;
@@ -108,7 +99,7 @@ fn save(
              is_active = true
          RETURNING k.id",
     );
-    let id = as_owner(&installed, || {
+    let id = as_owner_in_time(&installed, "save the key", || {
         Spi::connect_mut(|client| {
             let arguments = [
                 user.as_deref().into(),
@@ -120,7 +111,7 @@ fn save(
             client.update(sql.as_str(), Some(1), &arguments)?.first().get_one::<pgrx::Uuid>()
         })
     });
-    let id = id.map_err(|_| Error::Internal)?.ok_or(Error::Internal)?;
+    let id = id?.ok_or(Error::Internal)?;
     sync_soon(&installed, row, sealed)?;
     Ok(id)
 }
@@ -157,8 +148,8 @@ fn checked(key: Option<&str>) -> Result<&str, Error> {
     Ok(key)
 }
 
-/// Seals a key with the newest master key. The keyring is created with the first key that is ever
-/// saved; where there are sealed keys already, a missing ring is an error, never a new one.
+/// Seals a key with the newest master key of a rotation that is committed. The keyring is created with the
+/// first key that is ever saved; where there are sealed keys already, a missing ring is an error, never a new one.
 fn seal(
     installed: &Installed,
     provider: &Provider,
@@ -167,8 +158,8 @@ fn seal(
 ) -> Result<SealedKey, Error> {
     let file = settings::keyring_file();
     let ring = match keyring::load(&file)? {
-        Some(ring) => ring,
-        None => match any_envelope(installed)? {
+        Some(ring) if !ring.keys().is_empty() => ring,
+        _ => match any_envelope(installed)? {
             Some(envelope) => {
                 return Err(Error::MissingMasterKey { key_id: secret::key_id_of(&envelope) });
             }
@@ -205,6 +196,7 @@ fn check(row: &ProviderRow, key: SealedKey) -> Result<bool, Error> {
 }
 
 fn validate(provider: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
+    writable::require("validate a key")?;
     let user = identity::acting_user(None, "validate a key")?;
     let installed = installed()?;
     let row = provider::find(&installed, provider)?;
@@ -225,13 +217,12 @@ fn validate_saved(installed: &Installed, row: ProviderRow, user: String) -> Resu
         "UPDATE @extschema@.user_api_providers SET last_validated_at = now()
          WHERE user_id = $1 AND provider_id = $2",
     );
-    as_owner(installed, || {
+    as_owner_in_time(installed, "note that the key is valid", || {
         Spi::connect_mut(|client| {
             let arguments = [user.as_str().into(), pg_uuid(row.provider.id).into()];
             client.update(sql.as_str(), None, &arguments).map(|_| ())
         })
-    })
-    .map_err(|_| Error::Internal)?;
+    })?;
     // A list of one's own may have changed.
     sync_soon(installed, row, sealed)?;
     Ok(true)
@@ -272,6 +263,7 @@ fn one_key(
 }
 
 fn remove(provider: Option<&str>, user: Option<String>) -> Result<bool, Error> {
+    writable::require("remove a key")?;
     let installed = installed()?;
     let wanted = provider.ok_or_else(|| Error::bad_request("a provider is needed"))?;
     // A provider that is not active any more still gives its keys back.
@@ -285,7 +277,7 @@ fn remove(provider: Option<&str>, user: Option<String>) -> Result<bool, Error> {
         "DELETE FROM @extschema@.aggregator_user_models AS m
          WHERE m.provider_id = @extschema@.aggregator_provider_id($1) AND m.user_id = $2",
     );
-    as_owner(&installed, || {
+    as_owner_in_time(&installed, "remove the key", || {
         Spi::connect_mut(|client| {
             let arguments = [wanted.into(), user.as_deref().into()];
             // What the key had shown goes with it.
@@ -293,60 +285,4 @@ fn remove(provider: Option<&str>, user: Option<String>) -> Result<bool, Error> {
             client.update(sql.as_str(), None, &arguments).map(|rows| !rows.is_empty())
         })
     })
-    .map_err(|_| Error::Internal)
-}
-
-fn rotate() -> Result<String, Error> {
-    let installed = installed()?;
-    let id = keyring::rotate(&settings::keyring_file())?;
-    let read = installed.sql(
-        "SELECT k.id, k.user_id, k.provider_id, p.base_url, k.api_key_encrypted
-         FROM @extschema@.user_api_providers AS k
-         JOIN @extschema@.api_providers AS p ON p.id = k.provider_id
-         ORDER BY k.id
-         FOR UPDATE OF k",
-    );
-    let rows = as_owner(&installed, || {
-        Spi::connect_mut(|client| {
-            client
-                .update(read.as_str(), None, &[])?
-                .map(|row| {
-                    Ok((
-                        uuid(row.get(1)?),
-                        row.get::<String>(2)?,
-                        uuid(row.get(3)?),
-                        row.get::<String>(4)?.unwrap_or_default(),
-                        row.get::<Vec<u8>>(5)?.unwrap_or_default(),
-                    ))
-                })
-                .collect::<spi::Result<Vec<_>>>()
-        })
-    })
-    .map_err(|_| Error::Internal)?;
-    let mut keys: Vec<(Uuid, SealedKey)> = Vec::new();
-    for (id, user, provider_id, base_url, envelope) in rows {
-        let binding = Binding::new(user, provider_id, &base_url)
-            .map_err(|error| Error::from_secret(error, &base_url))?;
-        keys.push((id, SealedKey { binding, envelope }));
-    }
-    let write = installed
-        .sql("UPDATE @extschema@.user_api_providers SET api_key_encrypted = $2 WHERE id = $1");
-    for batch in keys.chunks(BATCH) {
-        let request = Request::Reseal(batch.iter().map(|(_, key)| key.clone()).collect());
-        let Reply::Reseal(sealed) = link::exchange(&request)? else {
-            return Err(link::unexpected());
-        };
-        let sealed = sealed?;
-        as_owner(&installed, || {
-            Spi::connect_mut(|client| {
-                for ((id, _), envelope) in batch.iter().zip(&sealed) {
-                    let arguments = [pg_uuid(*id).into(), envelope.as_slice().into()];
-                    client.update(write.as_str(), None, &arguments)?;
-                }
-                Ok::<_, spi::Error>(())
-            })
-        })
-        .map_err(|_| Error::Internal)?;
-    }
-    Ok(id)
 }

@@ -3,10 +3,10 @@
 use crate::core::model;
 use crate::error::Error;
 use crate::routing::pg_uuid;
-use crate::session::identity;
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider;
 use crate::session::raise::or_raise;
+use crate::session::{identity, writable};
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
@@ -34,6 +34,7 @@ fn aggregator_model_problem(name: &str) -> Option<&'static str> {
 #[pg_extern]
 fn set_platform_models(p_provider: Option<&str>, p_models: Option<Vec<Option<String>>>) {
     let set = identity::require_admin("set the models of a platform key")
+        .and_then(|()| writable::require("set the models of a platform key"))
         .and_then(|()| set(p_provider, p_models));
     or_raise(set)
 }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
-use crate::session::{identity, outbox};
+use crate::session::{identity, outbox, writable};
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
@@ -18,6 +18,7 @@ fn aggregator_retry_quarantined() -> i64 {
 
 fn retry() -> Result<i64, Error> {
     identity::require_admin("have rows of the usage log settled again")?;
+    writable::require("have rows settled again")?;
     let installed = installed()?;
     let sql =
         installed.sql("UPDATE @extschema@.aggregator_quarantine SET retry_at = now() RETURNING 1");

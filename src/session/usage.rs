@@ -1,9 +1,9 @@
 //! What the worker does with the usage log from time to time, on request.
 
 use crate::error::Error;
-use crate::session::identity;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
+use crate::session::{identity, writable};
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
@@ -18,6 +18,7 @@ fn maintain_usage()
 
 fn maintain() -> Result<(i32, i32, i64), Error> {
     identity::require_admin("maintain the usage log")?;
+    writable::require("maintain the usage log")?;
     let installed = installed()?;
     let sql = installed.sql("SELECT * FROM @extschema@.aggregator_maintain_usage(true, $1)");
     let done = as_owner(&installed, || {

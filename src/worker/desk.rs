@@ -4,12 +4,14 @@
 use crate::core::health::{Health, Place};
 use crate::core::usage::Parts;
 use crate::gateway::Handle;
+use crate::gateway::forgotten::Mark;
 use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
 use crate::installed::{Installed, LIBRARY};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
+use crate::worker::forgotten;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::process::{self, Failure};
 use crate::worker::quarantine;
@@ -162,6 +164,7 @@ impl Desk {
         self.note();
         self.note_health();
         if !self.has_left {
+            forgotten::sweep(&self.statements);
             self.jobs.close(&self.statements);
         }
         // A life that was too short for it does it now.
@@ -189,7 +192,10 @@ impl Desk {
 
     /// Whether there is no reason to stay.
     pub fn is_idle(&self) -> bool {
-        self.is_empty() && self.jobs.is_empty() && !self.jobs.any_unfinished(&self.statements)
+        self.is_empty()
+            && forgotten::sweep(&self.statements)
+            && self.jobs.is_empty()
+            && !self.jobs.any_unfinished(&self.statements)
     }
 
     /// This life of the worker.
@@ -200,6 +206,13 @@ impl Desk {
     /// What is cool still, as the last worker left it.
     pub fn health(&self) -> Health {
         cooling::load(&self.statements)
+    }
+
+    /// Users who were forgotten lately. Nobody, if that cannot be read: then nothing is on its way either,
+    /// unless a session tries for the second time.
+    pub fn forgotten(&self) -> Vec<Mark> {
+        forgotten::sweep(&self.statements);
+        forgotten::load(&self.statements)
     }
 
     /// Looks after the jobs. Says whether any was started.
@@ -297,6 +310,12 @@ impl Desk {
                     let _ = reply.send(recent);
                     inbox.wake.done();
                 }
+                Task::Forget { user, anonymous, done } => {
+                    self.write_counted(std::mem::take(&mut rows), inbox);
+                    self.forget_user(&user, &anonymous);
+                    let _ = done.send(());
+                    inbox.wake.done();
+                }
                 Task::Outdated => {
                     self.has_left = true;
                     inbox.wake.done();
@@ -319,6 +338,7 @@ impl Desk {
                 self.close_orphans();
             }
             self.is_asked = true;
+            forgotten::sweep(&self.statements);
             if self.maintained_at.is_none_or(|at| at.elapsed() > MAINTAIN) {
                 self.maintain();
             }
@@ -328,6 +348,18 @@ impl Desk {
         }
         self.note_health();
         did
+    }
+
+    /// A user is being forgotten, and nothing of theirs is in flight any more: what could not be written
+    /// yet is nobody's.
+    fn forget_user(&mut self, user: &str, anonymous: &str) {
+        for (settle, _) in &mut self.stuck {
+            if settle.begin.user_id == user {
+                anonymous.clone_into(&mut settle.begin.user_id);
+            }
+        }
+        self.health.retain(|_, note| note.user_id.as_deref() != Some(user));
+        self.jobs.forget_user(user);
     }
 
     fn write_counted(&mut self, rows: Vec<Row>, inbox: &Inbox) {

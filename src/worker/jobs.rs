@@ -159,6 +159,8 @@ impl Jobs {
     pub fn over(&mut self, end: JobEnd, finished: Finished) {
         self.release(end.job);
         match finished {
+            // Its row is going, or is found to be lost.
+            Finished::NotYet if matches!(end.outcome, Err(Error::Forgotten)) => {}
             Finished::NotYet => {
                 self.parked.insert(end.job, (end, Instant::now()));
             }
@@ -169,6 +171,17 @@ impl Jobs {
                 self.parked.remove(&end.job);
                 self.ended.push(end.job);
             }
+        }
+    }
+
+    /// A user is being forgotten, and nothing of theirs runs any more. Should the rows of their jobs stay
+    /// after all, they are found to be lost, and run again.
+    pub fn forget_user(&mut self, user: &str) {
+        let theirs = |(job, whose): (&Uuid, &String)| (whose == user).then_some(*job);
+        let jobs: Vec<Uuid> = self.claimed.iter().filter_map(theirs).collect();
+        for job in jobs {
+            self.release(job);
+            self.parked.remove(&job);
         }
     }
 

@@ -4,6 +4,7 @@
 mod catalogue;
 mod cooling;
 mod desk;
+mod forgotten;
 mod jobs;
 mod launcher;
 mod process;
@@ -108,6 +109,7 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
         settings: settings::for_gateway(),
         ledger,
         health: desk.health(),
+        forgotten: desk.forgotten(),
     };
     let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;
     let events = Events::new(Some(&wake));

@@ -43,6 +43,8 @@ pub struct Statements {
     pub cooling: OwnedPreparedStatement,
     pub cool: OwnedPreparedStatement,
     pub warm: OwnedPreparedStatement,
+    pub forgotten: OwnedPreparedStatement,
+    pub sweep_forgotten: OwnedPreparedStatement,
     pub spent: OwnedPreparedStatement,
     pub last_minute: OwnedPreparedStatement,
     pub budget_warning: OwnedPreparedStatement,
@@ -143,6 +145,14 @@ const FORGET_COOLING: &str = "
     WHERE cold.cooling_until < now() - interval '10 minutes'
        OR (cold.user_provider_id IS NOT NULL
            AND NOT EXISTS (SELECT FROM @extschema@.user_api_providers AS k WHERE k.id = cold.user_provider_id))";
+/// The last millisecond of the calls of users who were forgotten.
+const FORGOTTEN: &str = "
+    SELECT gone.user_hash, (extract(epoch FROM gone.forgotten_at) * 1000)::bigint
+    FROM @extschema@.aggregator_forgotten AS gone
+    WHERE gone.forgotten_at > now() - interval '25 hours'";
+const SWEEP_FORGOTTEN: &str = "
+    SELECT @extschema@.aggregator_sweep_forgotten()
+    WHERE EXISTS (SELECT FROM @extschema@.aggregator_forgotten)";
 const WARM: &str = "
     DELETE FROM @extschema@.aggregator_cooling
     WHERE provider_id = $1
@@ -276,6 +286,8 @@ impl Statements {
                 &[UUIDOID, TEXTOID, TIMESTAMPTZOID, INT2OID, TEXTOID, INT8OID, INT8OID],
             )?,
             warm: prepare(WARM, &[UUIDOID, UUIDOID, TEXTOID])?,
+            forgotten: prepare(FORGOTTEN, &[])?,
+            sweep_forgotten: prepare(SWEEP_FORGOTTEN, &[])?,
         })
     }
 }

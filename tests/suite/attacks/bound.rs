@@ -233,7 +233,7 @@ async fn what_is_asked_for_is_what_the_model_can_write() {
     let (database, root) = ready(&upstream).await;
     root.batch_execute("UPDATE aggregator_models SET max_output_tokens = 8192").await.unwrap();
     // A warning is enough to reserve.
-    value(&root, "SELECT set_budget(100, p_action => 'warn')").await.unwrap();
+    value(&root, "SELECT set_budget(100, p_action => 'warn', p_keys => 'all')").await.unwrap();
     let mallory = user(&database, "mallory").await;
     let hang = |max: &str| {
         format!(
@@ -286,7 +286,7 @@ async fn what_is_asked_for_is_what_the_model_can_write() {
 async fn a_bound_that_overflows_reserves_nothing_and_sends_nothing() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (database, root) = ready(&upstream).await;
-    value(&root, "SELECT set_budget(0.02)").await.unwrap();
+    value(&root, "SELECT set_budget(0.02, p_keys => 'all')").await.unwrap();
     let mallory = user(&database, "mallory").await;
     let huge = i64::MAX;
     for _ in 0..5 {

@@ -1,6 +1,6 @@
 //! The gateway's memory: one user's prompts must not leave nothing for the others.
 
-use crate::bed::{Cluster, Database, eventually, failure, quoted, rows, value};
+use crate::bed::{Cluster, Database, eventually, eventually_within, failure, quoted, rows, value};
 use crate::chat::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
 use std::time::{Duration, Instant};
@@ -107,6 +107,29 @@ async fn a_job_that_waits_for_memory_has_not_been_run_and_is_sent_once() {
     eventually(&a, "SELECT status FROM aggregator_jobs", "succeeded").await;
     assert_eq!(value(&a, "SELECT attempts FROM aggregator_jobs").await.unwrap(), "1");
     assert_eq!(upstream.chat_count(), sent + 1);
+}
+
+#[tokio::test]
+async fn jobs_that_need_more_memory_than_there_is_come_one_after_the_other() {
+    let (cluster, upstream) = cluster("memory_jobs", hangs_or_answers).await;
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_named(&root, "standin", "openai", &upstream.base_url(), &["m"]).await;
+    let a = tenant(&database, "u-a").await;
+    // Its share is 24 MB, and these have 80; one of them alone cannot be sent in any share.
+    let sql = format!("SELECT chat_submit('m', {}) FROM generate_series(1, 40)", prompt(2_000_000));
+    value(&a, &sql).await.unwrap();
+    value(&a, &format!("SELECT chat_submit('m', {})", prompt(13_000_000))).await.unwrap();
+    let ended = "SELECT string_agg(status || ' ' || count, ', ' ORDER BY status)
+                 FROM (SELECT status, count(*) FROM aggregator_jobs GROUP BY status) AS s";
+    let limit = Duration::from_secs(60);
+    eventually_within(limit, &a, ended, "failed 1, succeeded 40").await;
+    assert_eq!(
+        rows(&a, "SELECT error ->> 'code', error ->> 'sqlstate' FROM aggregator_jobs WHERE status = 'failed'").await,
+        ["out_of_memory|PT503"]
+    );
+    assert_eq!(value(&a, "SELECT max(attempts) FROM aggregator_jobs").await.unwrap(), "1");
+    assert_eq!(upstream.chat_count(), 40);
 }
 
 #[tokio::test]

@@ -135,8 +135,8 @@ async fn exercise(cluster: &Cluster, database: &str, upstream: &Upstream) {
     all(&root, &[
         "SELECT save_provider_key('standin'::text, 'sk-good'::text, NULL::text, false)".to_owned(),
         "SELECT save_platform_key('standin'::text, 'sk-platform'::text)".to_owned(),
-        "SELECT set_budget(1000::numeric, 1000000000::bigint, NULL::bigint, 'month'::text, NULL::text, true, NULL::text, NULL::text, 'block'::text)".to_owned(),
-        "SELECT set_budget(1000::numeric, NULL::bigint, NULL::bigint, 'day'::text, NULL::text, false, 'standin'::text, 'm'::text, 'warn'::text)".to_owned(),
+        "SELECT set_budget(1000::numeric, 1000000000::bigint, NULL::bigint, 'month'::text, NULL::text, true, NULL::text, NULL::text, 'block'::text, NULL::text)".to_owned(),
+        "SELECT set_budget(1000::numeric, NULL::bigint, NULL::bigint, 'day'::text, NULL::text, false, 'standin'::text, 'm'::text, 'warn'::text, 'own'::text)".to_owned(),
         "SELECT set_rate_limit(100000::bigint, 100000000::bigint, NULL::text, true, NULL::text, NULL::text)".to_owned(),
         format!("SELECT {chat}"),
         // A batch, so that the sums of many are made as well as those of one.
@@ -314,7 +314,7 @@ async fn whoever_may_create_beside_the_extension_is_named() {
     safe.batch_execute("CREATE SCHEMA aggregator; CREATE EXTENSION aggregator SCHEMA aggregator")
         .await
         .unwrap();
-    assert_eq!(cluster.log().matches("not only superusers may create").count(), 1);
+    assert_eq!(cluster.log().matches("WARNING:  not only superusers may create").count(), 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! cannot be settled is set aside.
 
 use crate::bed::{self, Cluster, Database, eventually, eventually_within, failure, rows, value};
-use crate::chat::{HELLO, chat_sql, prepare, user};
+use crate::chat::{HELLO, chat_sql, prepare, save_key, user};
 use crate::jobs::ended;
 use crate::upstream::{Answer, Upstream};
 use std::time::Duration;
@@ -434,4 +434,38 @@ async fn a_row_that_cannot_be_removed_does_not_keep_all_others() {
     eventually(&root, "SELECT quarantined FROM aggregator_status()", "0").await;
     value(&root, "SELECT deleted FROM maintain_usage()").await;
     assert_eq!(value(&root, left).await.unwrap(), "role:postgres");
+}
+
+#[tokio::test]
+async fn one_user_cannot_have_a_name_that_fits_no_index() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let database = bed::database().await;
+    let root = prepare(&database, &upstream).await;
+    let long = "x".repeat(2300);
+    let client = database.rest("authenticated", Some(&long)).await;
+    for sql in [
+        chat_sql("{}"),
+        "SELECT save_provider_key('standin', 'sk-good', p_validate => false)".to_owned(),
+    ] {
+        let (code, text) = failure(&client, &sql).await;
+        assert!(matches!(code.as_str(), "PT400" | "PT403") && text.len() < 600, "{code} {text}");
+    }
+    // Nor an administrator in their name, nor a model.
+    for sql in [
+        format!("SELECT chat_complete('m', '{HELLO}', p_user_id => repeat('x', 256))"),
+        format!("SELECT chat_complete(repeat('x', 256), '{HELLO}', provider => 'standin')"),
+        "SELECT save_provider_key('standin', 'sk-good', repeat('x', 256), false)".to_owned(),
+    ] {
+        assert_eq!(failure(&root, &sql).await.0, "PT400", "{sql}");
+    }
+    let fits = database.rest("authenticated", Some(&"é".repeat(127))).await;
+    save_key(&fits, "standin", "sk-good-0123456789abcdef").await;
+    value(
+        &fits,
+        &format!("SELECT chat_complete(repeat('x', 255), '{HELLO}', provider => 'standin')"),
+    )
+    .await
+    .unwrap();
+    let settled = "SELECT count(*) FROM aggregator_usage_hourly WHERE octet_length(user_id) = 254";
+    eventually(&root, settled, "1").await;
 }

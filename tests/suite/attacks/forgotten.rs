@@ -1,0 +1,258 @@
+//! A user who was forgotten stays forgotten, whatever was in flight, in a transaction, or in the planner's
+//! memory.
+
+use crate::bed::{self, Database, eventually_within, failure, rows, value};
+use crate::chat::{HELLO, add_provider, save_key};
+use crate::lifecycle::WORKERS;
+use crate::upstream::{Answer, Upstream};
+use std::time::Duration;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+/// The one who goes. No other text of these tests holds this.
+const GONE: &str = "u-gone-9f3c";
+/// In every prompt of theirs.
+const SECRET: &str = "dEaR-dIaRy";
+
+fn prompt() -> String {
+    HELLO.replace("hi", SECRET)
+}
+
+async fn prepared(upstream: &Upstream) -> (Database<'static>, Client, Client, Client) {
+    let database = bed::database().await;
+    let root = database.root().await;
+    add_provider(&root, upstream).await;
+    let service = database.rest("service_role", None).await;
+    let user = database.rest("authenticated", Some(GONE)).await;
+    save_key(&user, "standin", "sk-good-1").await;
+    (database, root, service, user)
+}
+
+/// Every table of the extension, and what planners know of them, in which this text stands.
+async fn traces(root: &Client, text: &str) -> Vec<String> {
+    let tables = rows(
+        root,
+        "SELECT c.oid::regclass FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid
+         WHERE d.classid = 'pg_class'::regclass AND d.deptype = 'e' AND c.relkind IN ('r', 'p')
+           AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator') ORDER BY 1",
+    )
+    .await;
+    assert!(tables.len() > 10, "{tables:?}");
+    let mut found = vec![];
+    for table in tables {
+        let sql = format!("SELECT * FROM {table} AS t WHERE t::text LIKE '%{text}%'");
+        found.extend(rows(root, &sql).await.into_iter().map(|row| format!("{table}: {row}")));
+    }
+    let sql = format!(
+        "SELECT tablename, attname FROM pg_stats
+         WHERE schemaname = 'public'
+           AND coalesce(most_common_vals::text, '') || coalesce(histogram_bounds::text, '') LIKE '%{text}%'"
+    );
+    found.extend(rows(root, &sql).await.into_iter().map(|row| format!("statistics: {row}")));
+    found
+}
+
+#[tokio::test]
+async fn nothing_of_a_forgotten_user_is_left_in_any_table_or_statistic() {
+    let upstream = Upstream::start(|seen| {
+        // The key cools down.
+        if seen.body.contains("refuse") { Answer::json(401, "{}") } else { Answer::hello() }
+    })
+    .await;
+    let (database, root, service, user) = prepared(&upstream).await;
+    root.batch_execute(
+        "SELECT set_budget(0.00001, p_each_user => true, p_action => 'warn'),
+             set_budget(5, p_user_id => 'u-gone-9f3c'), set_rate_limit(500, p_user_id => 'u-gone-9f3c')",
+    )
+    .await
+    .unwrap();
+    let prompt = prompt();
+    for _ in 0..20 {
+        value(&user, &format!("SELECT chat_complete('m', '{prompt}')")).await.unwrap();
+    }
+    let other = crate::chat::user(&database, "u-stays").await;
+    value(&other, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
+    let job = format!("SELECT chat_submit('m', '{prompt}', p_idempotency_key => '{GONE}')");
+    let job = value(&user, &job).await.unwrap();
+    value(&user, &format!("SELECT status FROM chat_wait('{job}')")).await.unwrap();
+    let refused = prompt.replace(SECRET, &format!("refuse {SECRET}"));
+    failure(&user, &format!("SELECT chat_complete('m', '{refused}')")).await;
+    let cooling = format!("SELECT count(*) > 0 FROM aggregator_cooling WHERE user_id = '{GONE}'");
+    eventually_within(Duration::from_secs(10), &root, &cooling, "t").await;
+    let warned =
+        format!("SELECT count(*) FROM aggregator_budget_warnings WHERE user_id = '{GONE}'");
+    eventually_within(Duration::from_secs(10), &root, &warned, "1").await;
+    root.batch_execute("ANALYZE").await.unwrap();
+    let before = traces(&root, GONE).await;
+    assert!(
+        before.iter().any(|trace| trace.starts_with("statistics: aggregator_usage_logs")),
+        "{before:?}"
+    );
+    // Prompts and answers are in no statistic in the first place.
+    let prompts = traces(&root, SECRET).await;
+    assert!(prompts.iter().all(|trace| trace.starts_with("aggregator_jobs: ")), "{prompts:?}");
+    assert_eq!(value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap(), "22");
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    assert_eq!(traces(&root, SECRET).await, Vec::<String>::new());
+    // The money is still there, and the others.
+    assert_eq!(
+        rows(
+            &root,
+            "SELECT starts_with(user_id, 'forgotten:'), count(*) FROM aggregator_usage_logs GROUP BY 1 ORDER BY 1"
+        )
+        .await,
+        ["f|1", "t|22"]
+    );
+    assert_eq!(value(&other, "SELECT count(*) FROM user_api_providers").await.unwrap(), "1");
+    assert_eq!(
+        value(&root, "SELECT sum(requests) FROM aggregator_usage_hourly WHERE starts_with(user_id, 'forgotten:')")
+            .await
+            .unwrap(),
+        "22"
+    );
+}
+
+#[tokio::test]
+async fn calls_in_flight_end_and_bring_nothing_back() {
+    let upstream = Upstream::start(|seen| match &seen.body {
+        body if body.contains("again") => Answer::json(503, "{}"),
+        body if body.contains("hang") => Answer::Stall,
+        _ => Answer::hello(),
+    })
+    .await;
+    let (database, root, service, user) = prepared(&upstream).await;
+    root.batch_execute("SELECT set_budget(0.00001, p_each_user => true, p_action => 'warn')")
+        .await
+        .unwrap();
+    // One of each kind: a call, a stream, a batch, a call that comes again and again, a job, a call that
+    // is to become a job.
+    let hang = HELLO.replace("hi", "hang");
+    let again = HELLO.replace("hi", "again");
+    let job = value(&user, &format!("SELECT chat_submit('m', '{hang}')")).await.unwrap();
+    let mut calls = vec![];
+    for sql in [
+        format!("SELECT chat_complete('m', '{hang}')"),
+        format!("SELECT (t).delta FROM (SELECT chat_stream('m', '{hang}') AS t) AS s"),
+        format!(
+            "SELECT ok FROM chat_many('[{{\"model\": \"m\", \"messages\": {hang}}}, {{\"model\": \"m\", \"messages\": {hang}}}]', concurrency => 1)"
+        ),
+        format!("SELECT chat_complete('m', '{again}', '{{\"max_retries\": 10}}')"),
+    ] {
+        let client = database.rest("authenticated", Some(GONE)).await;
+        calls.push(tokio::spawn(async move {
+            let result = client.simple_query(&sql).await;
+            let result = result.map(|messages| {
+                let rows = messages.iter().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                    _ => None,
+                });
+                rows.collect::<Vec<_>>()
+            });
+            (sql, result.map_err(|error| bed::shown(&error)))
+        }));
+    }
+    // The one that comes again has been refused at least once by then.
+    upstream.wait_for_chats(6).await;
+    let kept = value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap();
+    assert!(kept.parse::<i64>().unwrap() >= 5, "{kept}");
+    for call in calls {
+        let (sql, result) = call.await.unwrap();
+        match result {
+            Err(message) => assert!(message.starts_with("PT409"), "{sql}: {message}"),
+            // Each request of a batch fails by itself.
+            Ok(rows) => {
+                assert!(sql.contains("chat_many") && rows == ["f", "f"], "{sql}: {rows:?}")
+            }
+        }
+    }
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    let sent = upstream.chats().len();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(upstream.chats().len(), sent, "something was sent for a forgotten user");
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    assert!(
+        rows(&root, &format!("SELECT * FROM aggregator_jobs WHERE id = '{job}'")).await.is_empty()
+    );
+    // Nothing stays pending, and the worker leaves as ever.
+    eventually_within(
+        Duration::from_secs(10),
+        &root,
+        "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'",
+        "0",
+    )
+    .await;
+    drop(user);
+    eventually_within(Duration::from_secs(10), &root, WORKERS, "0").await;
+}
+
+#[tokio::test]
+async fn what_an_open_transaction_of_theirs_writes_goes_too() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (database, root, service, user) = prepared(&upstream).await;
+    root.batch_execute(
+        "INSERT INTO api_providers (name, display_name, provider_type, base_url, last_synced_at)
+         VALUES ('second', 'Second', 'direct', 'http://127.0.0.1:9/v1', now())",
+    )
+    .await
+    .unwrap();
+    let prompt = prompt();
+    user.batch_execute("BEGIN").await.unwrap();
+    save_key(&user, "second", "sk-good-2").await;
+    value(&user, &format!("SELECT chat_submit('m', '{prompt}')")).await.unwrap();
+    // One that has only looked so far.
+    let late = database.rest("authenticated", Some(GONE)).await;
+    late.batch_execute("BEGIN; SELECT aggregator_user_id()").await.unwrap();
+    value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap();
+    // The next worker knows of it, too.
+    value(&root, "SELECT pg_terminate_backend(worker_pid, 5000) FROM aggregator_status()").await;
+    user.batch_execute("COMMIT").await.unwrap();
+    save_key(&late, "second", "sk-good-4").await;
+    late.batch_execute("COMMIT").await.unwrap();
+    value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap();
+    let left = format!(
+        "SELECT (SELECT count(*) FROM aggregator_jobs WHERE user_id = '{GONE}')
+              + (SELECT count(*) FROM user_api_providers WHERE user_id = '{GONE}')"
+    );
+    eventually_within(Duration::from_secs(40), &root, &left, "0").await;
+    assert_eq!(upstream.chats().len(), 0, "the job was run");
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    assert_eq!(traces(&root, SECRET).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn who_comes_back_is_a_new_user() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (_database, root, service, user) = prepared(&upstream).await;
+    let spend = "SELECT set_budget(p_limit_requests => 2, p_each_user => true)";
+    root.batch_execute(spend).await.unwrap();
+    let chat = format!("SELECT chat_complete('m', '{HELLO}')");
+    for _ in 0..2 {
+        value(&user, &chat).await.unwrap();
+    }
+    assert_eq!(failure(&user, &chat).await.0, "PT402");
+    // Rolled back, nothing was forgotten.
+    service.batch_execute(&format!("BEGIN; SELECT forget_user('{GONE}'); ROLLBACK")).await.unwrap();
+    assert_eq!(value(&user, "SELECT count(*) FROM user_api_providers").await.unwrap(), "1");
+    assert_eq!(value(&user, "SELECT requests FROM usage_summary()").await.unwrap(), "2");
+    assert_eq!(failure(&user, &chat).await.0, "PT402");
+    value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap();
+    assert_eq!(failure(&user, &chat).await.0, "PT404");
+    for round in 0..2 {
+        save_key(&user, "standin", "sk-good-3").await;
+        value(&user, &chat).await.unwrap();
+        let job = value(&user, &format!("SELECT chat_submit('m', '{HELLO}')")).await;
+        if round == 0 {
+            let sql = format!("SELECT status FROM chat_wait('{}')", job.unwrap());
+            assert_eq!(value(&user, &sql).await.unwrap(), "succeeded");
+            assert_eq!(value(&user, "SELECT requests FROM usage_summary()").await.unwrap(), "2");
+            // Also for the next worker.
+            root.batch_execute("DELETE FROM aggregator_budgets").await.unwrap();
+            value(&root, "SELECT pg_terminate_backend(worker_pid, 5000) FROM aggregator_status()")
+                .await;
+        }
+    }
+    assert_eq!(
+        failure(&service, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT forget_user('x')").await.0,
+        "PT400"
+    );
+    service.batch_execute("ROLLBACK").await.unwrap();
+}
