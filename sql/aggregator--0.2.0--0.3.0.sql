@@ -22,9 +22,10 @@ ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_listed boolean;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint NOT NULL DEFAULT 0;
-ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric NOT NULL DEFAULT 0;
+-- Named as LIKE names them, from PostgreSQL 18 on.
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint CONSTRAINT aggregator_usage_hourly_own_requests_not_null NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint CONSTRAINT aggregator_usage_hourly_own_tokens_not_null NOT NULL DEFAULT 0;
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric CONSTRAINT aggregator_usage_hourly_own_cost_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
     CHECK (keys IN ('platform', 'own', 'all'));
 DO $upgrade$
@@ -465,6 +466,7 @@ BEGIN
     IF NOT @extschema@.aggregator_is_admin() THEN
         RAISE EXCEPTION 'role ''%'' may not set prices', current_user USING ERRCODE = 'PT403';
     END IF;
+    PERFORM @extschema@.aggregator_require_writable('set prices'::text);
     IF p_model IS NULL OR p_model = '' THEN
         RAISE EXCEPTION 'p_model must not be empty' USING ERRCODE = 'PT400';
     END IF;
@@ -1928,6 +1930,20 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_require_admin(p_action text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT @extschema@.aggregator_is_admin() THEN
+        RAISE EXCEPTION 'role ''%'' may not %', current_user, p_action
+            USING ERRCODE = 'PT403', HINT = 'An administrator can run: SELECT aggregator_grant(''role'', ''admin'').';
+    END IF;
+    -- Whatever asks for an administrator writes.
+    PERFORM @extschema@.aggregator_require_writable(p_action);
+END
+$$;
+
 CREATE FUNCTION @extschema@.set_budget(
     p_limit_usd      numeric DEFAULT NULL,
     p_limit_tokens   bigint  DEFAULT NULL,
@@ -1952,6 +1968,7 @@ DECLARE
     v_id        uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
+    PERFORM @extschema@.aggregator_check_user_id(p_user_id);
     v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
@@ -2025,6 +2042,7 @@ DECLARE
     v_id      uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
+    PERFORM @extschema@.aggregator_check_user_id(p_user_id);
     v_problem := @extschema@.aggregator_model_problem(p_model);
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'
@@ -2423,6 +2441,12 @@ BEGIN
         ('admin', ARRAY[
             'usage_by_user(text, text, text)',
             'aggregator_grant(regrole, text)',
+            'aggregator_revoke(regrole, text)',
+            'aggregator_bound_locks(boolean)',
+            'aggregator_lock_keys(uuid)',
+            'aggregator_checked_headers(text, jsonb, boolean)',
+            'aggregator_check_user_id(text)',
+            'aggregator_require_writable(text)',
             'aggregator_is_pricing(jsonb)',
             'aggregator_status()',
             'aggregator_retry_quarantined()',
@@ -2465,10 +2489,25 @@ BEGIN
     WHERE (p_kind, t.typname::text) IN (
         ('admin', 'aggregator_admin'),
         ('reader', 'aggregator_reader'),
+        ('authenticator', 'aggregator_authenticator'),
         -- The type of pages, if it is ours: others may have functions that return one.
         ('public', 'text/html')
     );
 END
+$$;
+
+-- The roles that CREATE EXTENSION grants to, where they exist: those of Supabase and PostgREST.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_standard_roles(OUT role text, OUT kind text) RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'public', 'public'
+    UNION ALL
+    SELECT r.rolname::text, standard.kind
+    FROM pg_roles AS r
+    JOIN (VALUES ('anon', 'anon'), ('authenticated', 'user'), ('service_role', 'admin'), ('postgres', 'admin'),
+        ('authenticator', 'authenticator')) AS standard (name, kind) ON standard.name = r.rolname
+    WHERE r.rolname <> 'postgres' OR NOT r.rolsuper
 $$;
 
 -- Tables, views and sequences of the extension, and the partitions that were made since.
@@ -2799,7 +2838,301 @@ COMMENT ON FUNCTION @extschema@.aggregator_guard_tables() IS 'Puts aggregator_be
 
 COMMENT ON FUNCTION @extschema@.aggregator_guard_ddl() IS 'Refuses others'' triggers on, and foreign keys to, the extension''s tables. PT403.';
 
+-- USAGE on this type, granted to a role itself, marks the logins whose JWT claims are believed, where
+-- aggregator.trusted_authenticators names none. CREATE EXTENSION marks the role authenticator, if it is there: one that is made later, by whoever may make roles, is a stranger.
+CREATE DOMAIN @extschema@.aggregator_authenticator AS boolean;
+
+REVOKE ALL ON TYPE @extschema@.aggregator_authenticator FROM PUBLIC;
+
+COMMENT ON DOMAIN @extschema@.aggregator_authenticator IS
+    'USAGE on this type marks the logins whose request.jwt.claims are believed, where aggregator.trusted_authenticators names none.';
+
+-- Takes from a role what a kind of role is granted, and leaves it what its other kinds are. Runs as the owner;
+-- aggregator_revoke() in front of it decides who may ask. False: it was not of this kind.
+CREATE FUNCTION @extschema@.aggregator_revoke_grants(p_role regrole, p_kind text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kinds text[] := ARRAY(
+        SELECT granted.kind FROM @extschema@.aggregator_granted_roles() AS granted WHERE granted.role = p_role);
+    v_right record;
+BEGIN
+    IF p_kind NOT IN ('user', 'reader', 'admin') OR p_kind IS NULL THEN
+        RAISE EXCEPTION 'kind must be ''user'', ''reader'' or ''admin''' USING ERRCODE = 'PT400';
+    ELSIF p_kind = 'user' AND 'admin' = ANY (v_kinds) THEN
+        RAISE EXCEPTION 'role % is an administrator, who is a user as well', p_role
+            USING ERRCODE = 'PT400', HINT = format('SELECT aggregator_revoke(%L, ''admin'');', p_role);
+    END IF;
+    FOR v_right IN SELECT * FROM @extschema@.aggregator_privileges(p_kind) LOOP
+        EXECUTE format('REVOKE %s ON %s FROM %s CASCADE', v_right.privileges, v_right.identity, p_role);
+    END LOOP;
+    FOR v_right IN
+        SELECT allowed.*
+        FROM unnest(v_kinds) AS other (kind)
+        CROSS JOIN LATERAL @extschema@.aggregator_privileges(other.kind) AS allowed
+        WHERE other.kind <> p_kind
+    LOOP
+        EXECUTE format('GRANT %s ON %s TO %s', v_right.privileges, v_right.identity, p_role);
+    END LOOP;
+    RETURN p_kind = ANY (v_kinds);
+END
+$$;
+
+-- Everybody may read a provider's row: a header that may carry a secret has no place in it. From a row that a
+-- restore brings it is taken away, so that the others come through.
+CREATE FUNCTION @extschema@.aggregator_before_headers() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_is_restored boolean;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        IF NEW.headers IS NOT DISTINCT FROM OLD.headers THEN
+            RETURN NEW;
+        END IF;
+        v_is_restored := NEW.created_at <> OLD.created_at;
+    ELSE
+        v_is_restored := NEW.created_at < now();
+    END IF;
+    NEW.headers := @extschema@.aggregator_checked_headers(NEW.name, NEW.headers, v_is_restored);
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER before_provider_headers BEFORE INSERT OR UPDATE ON @extschema@.api_providers
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_headers();
+
+-- A user who has just saved a key, and does not end the transaction, holds the provider; one who locks a key
+-- of their own holds what a provider's end takes with it. Neither is waited for without end.
+CREATE FUNCTION @extschema@.aggregator_around_providers() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_LEVEL = 'ROW' THEN
+        PERFORM @extschema@.aggregator_lock_keys(OLD.id);
+        RETURN OLD;
+    END IF;
+    PERFORM @extschema@.aggregator_bound_locks(TG_WHEN = 'BEFORE');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER before_providers BEFORE DELETE OR UPDATE OF id, name ON @extschema@.api_providers
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_around_providers();
+
+CREATE TRIGGER before_provider_goes BEFORE DELETE ON @extschema@.api_providers
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_around_providers();
+
+CREATE TRIGGER after_providers AFTER DELETE OR UPDATE OF id, name ON @extschema@.api_providers
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_around_providers();
+
+-- The transactions of this database that are open, also those that have only read so far.
+CREATE FUNCTION @extschema@.aggregator_open_transactions() RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(l.virtualxid), '{}')
+    FROM pg_locks AS l
+    JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.locktype = 'virtualxid'
+      AND l.granted
+      AND l.mode = 'ExclusiveLock'
+      AND l.pid <> pg_backend_pid()
+      AND a.datid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+$$;
+
+-- Who was forgotten lately, by a hash that says nothing: what was on its way belongs to nobody any more. Kept
+-- for as long as the longest call.
+CREATE TABLE @extschema@.aggregator_forgotten (
+    id           uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_hash    bytea       NOT NULL,
+    forgotten_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Transactions that had begun before, and may still write.
+    older        text[]      NOT NULL,
+    is_swept     boolean     NOT NULL DEFAULT false
+);
+
+ALTER TABLE @extschema@.aggregator_forgotten ENABLE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE @extschema@.aggregator_forgotten IS 'Users who were forgotten in the last day, by hashes of their ids. Internal.';
+
+COMMENT ON COLUMN @extschema@.aggregator_forgotten.id IS 'Id of the row.';
+
+COMMENT ON COLUMN @extschema@.aggregator_forgotten.user_hash IS 'SHA-256 of the user id.';
+
+COMMENT ON COLUMN @extschema@.aggregator_forgotten.forgotten_at IS 'Calls that began until then are the forgotten user''s.';
+
+COMMENT ON COLUMN @extschema@.aggregator_forgotten.older IS 'Virtual ids of the transactions that were open then.';
+
+COMMENT ON COLUMN @extschema@.aggregator_forgotten.is_swept IS 'Whether every transaction that began before has ended, and what it wrote is gone.';
+
+-- Has planners learn anew those columns of which they remember such a user.
+CREATE FUNCTION @extschema@.aggregator_forget_statistics(p_hashes bytea[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_known record;
+BEGIN
+    FOR v_known IN
+        SELECT DISTINCT s.schemaname, s.tablename, s.attname
+        FROM @extschema@.aggregator_relations() AS ours
+        JOIN pg_class AS c ON c.oid = ours
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.atttypid = 'text'::regtype
+        JOIN pg_stats AS s
+            ON s.schemaname = c.relnamespace::regnamespace::text
+            AND s.tablename = c.relname
+            AND s.attname = a.attname
+        WHERE EXISTS (
+            SELECT FROM unnest(coalesce(s.most_common_vals::text::text[], '{}')
+                || coalesce(s.histogram_bounds::text::text[], '{}')) AS kept (value)
+            WHERE sha256(convert_to(kept.value, 'UTF8')) = ANY (p_hashes)
+        )
+    LOOP
+        EXECUTE format('ANALYZE %I.%I (%I)', v_known.schemaname, v_known.tablename, v_known.attname);
+    END LOOP;
+END
+$$;
+
+-- The first half of forgetting a user: what others could still use. Calls in flight end between the halves.
+CREATE FUNCTION @extschema@.aggregator_forget_keys(p_user_id text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM @extschema@.user_api_providers WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = p_user_id;
+END
+$$;
+
+-- The second half: what calls leave behind. The usage rows stay, under an id that says nothing. Returns how many.
+CREATE FUNCTION @extschema@.aggregator_forget_usage(p_user_id text, p_anonymous_id text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_hash bytea := sha256(convert_to(p_user_id, 'UTF8'));
+    v_kept bigint;
+BEGIN
+    DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_cooling WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = p_user_id;
+    -- Once more: a list may have come while calls were being ended.
+    DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
+    UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id WHERE user_id = p_user_id;
+    GET DIAGNOSTICS v_kept = ROW_COUNT;
+    INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
+    VALUES (v_hash, @extschema@.aggregator_open_transactions());
+    -- What is known of rows that were set aside names the user; what is left of them is in the log.
+    UPDATE @extschema@.aggregator_quarantine
+    SET user_id = p_anonymous_id, settlement = NULL
+    WHERE user_id = p_user_id;
+    PERFORM @extschema@.aggregator_forget_statistics(ARRAY[v_hash]);
+    RETURN v_kept;
+END
+$$;
+
+-- What transactions wrote that had begun before a user was forgotten, and ended after: it goes when the last of
+-- them has ended. The worker does this from time to time. Whether that is so for every user.
+CREATE FUNCTION @extschema@.aggregator_sweep_forgotten() RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_open   text[] := @extschema@.aggregator_open_transactions();
+    v_hashes bytea[];
+BEGIN
+    WITH ready AS (
+        UPDATE @extschema@.aggregator_forgotten
+        SET is_swept = true
+        WHERE NOT is_swept
+          AND NOT older && v_open
+          -- One that is prepared has no such id any more, and nobody knows when it began.
+          AND NOT EXISTS (SELECT FROM pg_prepared_xacts AS prepared WHERE prepared.database = current_database())
+        RETURNING user_hash, forgotten_at
+    ),
+    keys AS (
+        DELETE FROM @extschema@.user_api_providers AS k
+        USING ready
+        WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
+          AND k.created_at <= ready.forgotten_at
+    ),
+    jobs AS (
+        DELETE FROM @extschema@.aggregator_jobs AS job
+        USING ready
+        WHERE sha256(convert_to(job.user_id, 'UTF8')) = ready.user_hash
+          AND job.created_at <= ready.forgotten_at
+    )
+    SELECT array_agg(ready.user_hash) INTO v_hashes FROM ready;
+    IF v_hashes IS NOT NULL THEN
+        PERFORM @extschema@.aggregator_forget_statistics(v_hashes);
+    END IF;
+    DELETE FROM @extschema@.aggregator_forgotten WHERE is_swept AND forgotten_at < now() - interval '25 hours';
+    RETURN NOT EXISTS (SELECT FROM @extschema@.aggregator_forgotten WHERE NOT is_swept);
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.aggregator_revoke_grants(regrole, text) IS 'Takes the grants of a kind of role, and leaves those of its other kinds. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_before_headers() IS 'Refuses headers that may carry a secret; takes them from a restored row. PT400.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_around_providers() IS 'Bounds how long the deletion of a provider waits for locks. PT409.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_open_transactions() IS 'Virtual ids of the open transactions of this database. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_forget_statistics(bytea[]) IS 'Has planners learn anew the columns of which they remember these users. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_forget_keys(text) IS 'The first half of forget_user: keys, jobs and rules. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_forget_usage(text, text) IS 'The second half of forget_user: usage, warnings, statistics. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_sweep_forgotten() IS 'Deletes what older transactions wrote of users who were forgotten meanwhile; whether all of those have ended. Internal.';
+
 SET LOCAL search_path = @extschema@, pg_temp;
+
+-- src/session/locks.rs:80
+-- aggregator::session::locks::aggregator_bound_locks
+CREATE  FUNCTION "aggregator_bound_locks"(
+	"p_bounded" bool /* bool */
+) RETURNS void
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_bound_locks_wrapper';
+
+-- src/session/identity.rs:175
+-- aggregator::session::identity::aggregator_check_user_id
+CREATE  FUNCTION "aggregator_check_user_id"(
+	"p_user_id" TEXT /* Option < & str > */
+) RETURNS void
+IMMUTABLE PARALLEL SAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_check_user_id_wrapper';
+
+-- src/session/admin.rs:118
+-- aggregator::session::admin::aggregator_checked_headers
+CREATE  FUNCTION "aggregator_checked_headers"(
+	"p_name" TEXT, /* & str */
+	"p_headers" jsonb, /* JsonText */
+	"p_is_restored" bool /* bool */
+) RETURNS jsonb /* JsonText */
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_checked_headers_wrapper';
+
+-- src/session/locks.rs:100
+-- aggregator::session::locks::aggregator_lock_keys
+CREATE  FUNCTION "aggregator_lock_keys"(
+	"p_provider_id" uuid /* pgrx :: Uuid */
+) RETURNS void
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_lock_keys_wrapper';
 
 -- src/session/identity.rs:59
 -- aggregator::session::identity::aggregator_platform_models
@@ -2810,14 +3143,27 @@ STABLE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_platform_models_wrapper';
 
--- src/session/quarantine.rs:12
+-- src/session/writable.rs:17
+-- aggregator::session::writable::aggregator_require_writable
+CREATE  FUNCTION "aggregator_require_writable"(
+	"p_action" TEXT /* & str */
+) RETURNS void
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_require_writable_wrapper';
+
+-- src/session/quarantine.rs:13
 -- aggregator::session::quarantine::aggregator_retry_quarantined
 CREATE  FUNCTION "aggregator_retry_quarantined"() RETURNS bigint /* i64 */
 STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_retry_quarantined_wrapper';
 
--- src/session/admin.rs:37
+CREATE FUNCTION aggregator_revoke(role regrole, kind text) RETURNS boolean
+LANGUAGE c VOLATILE STRICT
+AS 'MODULE_PATHNAME', 'aggregator_revoke_wrapper';
+
+-- src/session/admin.rs:78
 -- aggregator::session::admin::aggregator_status
 CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
 	"version" TEXT,  /* String */
@@ -2870,8 +3216,22 @@ COMMENT ON FUNCTION @extschema@.aggregator_platform_serves(jsonb, text) IS 'Whet
 COMMENT ON FUNCTION @extschema@.set_platform_models(text, text[]) IS
     'For which models of the catalogue the platform''s key of a provider pays, by their whole ids; NULL: for all of them. What the catalogue does not list it never pays for. Administrators. PT400, PT403, PT404.';
 
+COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
+    'Models that the user can call: of active providers, with an active key of theirs or of the platform; and those that a provider lists to their own key alone. p_user_id: another user, for administrators. PT403.';
+
+COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
+    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404, PT429.';
+
+COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
+    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT404, PT429, PT502.';
+
+COMMENT ON FUNCTION @extschema@.sync_models(text) IS
+    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+
 COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
     'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others, and PT503 on a server in recovery.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
 
@@ -2886,6 +3246,23 @@ COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
 
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
     'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
+    'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
+
+COMMENT ON FUNCTION @extschema@.forget_user(text) IS
+    'Ends the calls of a user in flight, deletes the keys, settings, jobs and rules, and keeps the usage rows under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_check_user_id(text) IS 'Raises PT400 unless this can be a user''s id; NULL passes.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_require_writable(text) IS 'Raises PT503 on a server in recovery.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_bound_locks(boolean) IS 'Bounds, before a statement on providers, how long it waits for locks, and puts lock_timeout back after it. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_lock_keys(uuid) IS 'Locks the keys of a provider that is about to go. Internal. PT403, PT409.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_checked_headers(text, jsonb, boolean) IS
+    'The headers of a provider, if none may carry a secret: PT400, or without those that may.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
 
@@ -2921,5 +3298,37 @@ BEGIN
     END LOOP;
 END
 $upgrade$;
+
+-- People: planners forget what they remember of prompts, answers and settings (a column that is given a type,
+-- be it its own, loses its statistics), and do not learn it again.
+ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN request TYPE jsonb,
+    ALTER COLUMN response TYPE jsonb,
+    ALTER COLUMN error TYPE jsonb,
+    ALTER COLUMN idempotency_key TYPE text;
+ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN api_key_encrypted TYPE bytea,
+    ALTER COLUMN key_hint TYPE text,
+    ALTER COLUMN settings TYPE jsonb;
+ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN request SET STATISTICS 0,
+    ALTER COLUMN response SET STATISTICS 0,
+    ALTER COLUMN error SET STATISTICS 0,
+    ALTER COLUMN idempotency_key SET STATISTICS 0;
+ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN api_key_encrypted SET STATISTICS 0,
+    ALTER COLUMN key_hint SET STATISTICS 0,
+    ALTER COLUMN settings SET STATISTICS 0;
+
+-- People: headers of providers that may carry a secret, which everybody may read, go with a warning.
+UPDATE @extschema@.api_providers AS p
+SET headers = safe.headers
+FROM (
+    SELECT old.id, @extschema@.aggregator_checked_headers(old.name, old.headers, true) AS headers
+    FROM @extschema@.api_providers AS old
+    OFFSET 0
+) AS safe
+WHERE safe.id = p.id
+  AND safe.headers <> p.headers;
 
 SELECT @extschema@.aggregator_finish_script();
