@@ -57,7 +57,8 @@ fi
 
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
-upgrade_script | cmp -s - "$(upgrade_path)" || fail "$(upgrade_path) is not up to date: make upgrade-sql"
+upgrade_script > "$BUILD/upgrade.sql"
+cmp -s "$BUILD/upgrade.sql" "$(upgrade_path)" || fail "$(upgrade_path) is not up to date: make upgrade-sql"
 # One test looks at the page of usage_dashboard in a browser.
 if ! command -v chromium >/dev/null; then
     as_root env DEBIAN_FRONTEND=noninteractive bash -c 'apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium' \

@@ -1,5 +1,6 @@
 //! Who is asking: the rules that turn settings and roles into a user id.
 
+use crate::core::model;
 use serde_json::Value;
 
 /// The prefix of ids that name a database role. A JWT `sub` that starts with it is not believed,
@@ -8,40 +9,6 @@ pub const ROLE_PREFIX: &str = "role:";
 
 /// The longest user id, in bytes: OpenID Connect's bound for `sub`. It fits every index.
 pub const LONGEST_ID: usize = 255;
-
-/// Characters that show as nothing, or change the order of what is shown: with one of them an id would
-/// look like another user's. (Unicode's default ignorable and bidirectional characters.)
-const UNSEEN: &[std::ops::RangeInclusive<char>] = &[
-    '\u{ad}'..='\u{ad}',
-    '\u{34f}'..='\u{34f}',
-    '\u{600}'..='\u{605}',
-    '\u{61c}'..='\u{61c}',
-    '\u{6dd}'..='\u{6dd}',
-    '\u{70f}'..='\u{70f}',
-    '\u{8e2}'..='\u{8e2}',
-    '\u{115f}'..='\u{1160}',
-    '\u{17b4}'..='\u{17b5}',
-    '\u{180b}'..='\u{180f}',
-    '\u{200b}'..='\u{200f}',
-    '\u{2028}'..='\u{202e}',
-    '\u{2060}'..='\u{206f}',
-    '\u{3164}'..='\u{3164}',
-    '\u{fe00}'..='\u{fe0f}',
-    '\u{feff}'..='\u{feff}',
-    '\u{ffa0}'..='\u{ffa0}',
-    '\u{fff0}'..='\u{fffb}',
-    '\u{110bd}'..='\u{110bd}',
-    '\u{1bca0}'..='\u{1bca3}',
-    '\u{1d173}'..='\u{1d17a}',
-    '\u{e0000}'..='\u{e0fff}',
-];
-
-/// Whether a character shows as nothing, or as something else than it is.
-pub fn is_unseen(character: char) -> bool {
-    character.is_control()
-        || (character.is_whitespace() && character != ' ')
-        || UNSEEN.iter().any(|range| range.contains(&character))
-}
 
 /// The id, if it can be one: some text that shows as what it is, and is not too long. Every id that
 /// comes in passes here.
@@ -52,7 +19,7 @@ pub fn checked_id(id: &str) -> Result<&str, &'static str> {
     if id.len() > LONGEST_ID {
         return Err("is longer than 255 bytes");
     }
-    if id.chars().any(is_unseen) {
+    if id.chars().any(|c| c != ' ' && model::is_hidden(c)) {
         return Err("holds a character that cannot be seen");
     }
     if id.starts_with(' ') || id.ends_with(' ') {

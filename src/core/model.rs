@@ -21,7 +21,7 @@ pub fn problem(name: &str) -> Option<&'static str> {
 }
 
 /// Whether a character does not show: two names that differ by it look the same.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || c.is_whitespace()
         || matches!(c,

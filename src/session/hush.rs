@@ -142,7 +142,9 @@ fn is_secret_statement() -> bool {
     // SAFETY: debug_query_string is the current statement or NULL. Looking for a prepared statement
     // neither allocates nor raises.
     unsafe {
-        if SECRET_SINCE.load(Ordering::Relaxed) == pg_sys::GetCurrentStatementStartTimestamp() {
+        let since = SECRET_SINCE.load(Ordering::Relaxed);
+        // A process that serves no session has no statement either.
+        if since != 0 && since == pg_sys::GetCurrentStatementStartTimestamp() {
             return true;
         }
         let text = pg_sys::debug_query_string;

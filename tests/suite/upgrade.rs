@@ -337,6 +337,46 @@ async fn absurd_rows_of_an_older_version_count_as_much_as_a_row_may() {
     assert_eq!(rows(&root, counted).await, before);
 }
 
+/// Version 0.2.0 let a header hold a key, for everybody to read, and planners keep prompts.
+#[tokio::test]
+async fn an_upgrade_takes_secrets_from_where_they_do_not_belong() {
+    let cluster = cluster("telling").await;
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let provider = provider_rows(&cluster, &upstream).await;
+    let update = scripts().join(format!("aggregator--0.2.0--{CURRENT}.sql"));
+    let update = std::fs::read_to_string(update).unwrap();
+    let _update = Script::install(&format!("0.2.0telling--{CURRENT}"), &update);
+    let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
+    let _script = Script::install("0.2.0telling", &script);
+    let (database, root) = administered(&cluster, "0.2.0telling").await;
+    fill(&root, &provider).await;
+    root.batch_execute(
+        "UPDATE api_providers SET headers = '{\"api-key\": \"s3cr3t\", \"X-Title\": \"t\"}' WHERE name = 'standin';
+         INSERT INTO aggregator_jobs (user_id, model, request, run_after)
+         SELECT 'u-1', 'm', '{\"messages\": \"dEaR-dIaRy\"}', now() + interval '1 day' FROM generate_series(1, 50);
+         ANALYZE aggregator_jobs",
+    )
+    .await
+    .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    let known = "SELECT count(*) FROM pg_stats WHERE schemaname = 'public' AND most_common_vals::text LIKE '%dEaR-dIaRy%'";
+    assert_eq!(value(&root, known).await.unwrap(), "1");
+    root.batch_execute("ALTER EXTENSION aggregator UPDATE")
+        .await
+        .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    let headers = "SELECT headers FROM api_providers WHERE name = 'standin'";
+    assert_eq!(value(&root, headers).await.unwrap(), r#"{"X-Title": "t"}"#);
+    assert_eq!(value(&root, known).await.unwrap(), "0");
+    root.batch_execute("ANALYZE aggregator_jobs").await.unwrap();
+    assert_eq!(value(&root, known).await.unwrap(), "0");
+    // Nothing else of the rows has changed.
+    let jobs = "SELECT count(*) FROM aggregator_jobs WHERE request::text LIKE '%dEaR-dIaRy%'";
+    assert_eq!(value(&root, jobs).await.unwrap(), "50");
+    bed::json(&root, &chat_sql("{}")).await;
+    // The authenticator that was there is believed as before.
+    let user = database.rest("authenticated", Some("u-1")).await;
+    assert_eq!(value(&user, "SELECT aggregator_user_id()").await.unwrap(), "u-1");
+}
+
 /// Objects that a made-up version lacks.
 const LATER: [&str; 4] = [
     "FUNCTION usage_dashboard(text, text, text)",

@@ -69,6 +69,7 @@ async fn nothing_of_a_forgotten_user_is_left_in_any_table_or_statistic() {
     for _ in 0..20 {
         value(&user, &format!("SELECT chat_complete('m', '{prompt}')")).await.unwrap();
     }
+    value(&user, "SELECT validate_provider_key('standin')").await.unwrap();
     let other = crate::chat::user(&database, "u-stays").await;
     value(&other, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
     let job = format!("SELECT chat_submit('m', '{prompt}', p_idempotency_key => '{GONE}')");
@@ -83,10 +84,9 @@ async fn nothing_of_a_forgotten_user_is_left_in_any_table_or_statistic() {
     eventually_within(Duration::from_secs(10), &root, &warned, "1").await;
     root.batch_execute("ANALYZE").await.unwrap();
     let before = traces(&root, GONE).await;
-    assert!(
-        before.iter().any(|trace| trace.starts_with("statistics: aggregator_usage_logs")),
-        "{before:?}"
-    );
+    for place in ["statistics: aggregator_usage_logs", "aggregator_key_checks: "] {
+        assert!(before.iter().any(|trace| trace.starts_with(place)), "{place}: {before:?}");
+    }
     // Prompts and answers are in no statistic in the first place.
     let prompts = traces(&root, SECRET).await;
     assert!(prompts.iter().all(|trace| trace.starts_with("aggregator_jobs: ")), "{prompts:?}");

@@ -103,6 +103,10 @@ async fn no_statement_with_a_key_is_logged_wherever_it_fails() {
         .await
         .unwrap();
     assert_eq!(lines_with(&cluster, NEEDLE), Vec::<String>::new());
+    // What other processes report is left alone.
+    value(&root, "SELECT pg_reload_conf()").await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(cluster.log().contains("received SIGHUP, reloading configuration files"));
     // And the search would find something; and what has no key in it is logged as ever.
     user.simple_query(&format!("SELECT '{NEEDLE}'")).await.unwrap();
     fails(&user, "SELECT 'seen', 1 / 0").await;
