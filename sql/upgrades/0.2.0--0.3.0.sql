@@ -37,6 +37,12 @@ DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
 DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
 DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
 
+-- People: see below; before there is a trigger that names these columns.
+ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN api_key_encrypted TYPE bytea,
+    ALTER COLUMN key_hint TYPE text,
+    ALTER COLUMN settings TYPE jsonb;
+
 -- After the functions.
 -- Money: nothing asks the old one any more.
 DROP FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz);
@@ -70,10 +76,6 @@ ALTER TABLE @extschema@.aggregator_jobs
     ALTER COLUMN response TYPE jsonb,
     ALTER COLUMN error TYPE jsonb,
     ALTER COLUMN idempotency_key TYPE text;
-ALTER TABLE @extschema@.user_api_providers
-    ALTER COLUMN api_key_encrypted TYPE bytea,
-    ALTER COLUMN key_hint TYPE text,
-    ALTER COLUMN settings TYPE jsonb;
 ALTER TABLE @extschema@.aggregator_jobs
     ALTER COLUMN request SET STATISTICS 0,
     ALTER COLUMN response SET STATISTICS 0,

@@ -112,7 +112,7 @@ async fn a_row_of_the_past_that_is_too_long_costs_a_restore_no_other() {
     add_provider(&root, &upstream).await;
     // As a restore writes them: with the time at which they were made.
     root.batch_execute(
-        "INSERT INTO api_providers (name, display_name, provider_type, base_url, headers, created_at, updated_at)
+        "INSERT INTO api_providers (name, display_name, provider_type, base_url, features, created_at, updated_at)
          VALUES ('long', 'x', 'direct', 'https://long.example/v1', jsonb_build_object('x-a', repeat('x', 9000)), '2020-01-01', '2020-01-01'),
                 ('short', 'x', 'direct', 'https://short.example/v1', '{}', '2020-01-01', '2020-01-01');
          INSERT INTO user_api_providers (user_id, provider_id, api_key_encrypted, key_hint, settings, created_at, updated_at)
@@ -140,7 +140,7 @@ async fn a_row_of_the_past_that_is_too_long_costs_a_restore_no_other() {
     let again = "UPDATE api_providers SET is_active = true WHERE name = 'long'";
     assert_eq!(failure(&root, again).await.0, "PT413");
     root.batch_execute(
-        "UPDATE api_providers SET headers = '{}', is_active = true WHERE name = 'long'",
+        "UPDATE api_providers SET features = '{}', is_active = true WHERE name = 'long'",
     )
     .await
     .unwrap();
