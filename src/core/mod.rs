@@ -7,6 +7,8 @@ pub mod catalogue;
 pub mod estimate;
 pub mod fair;
 pub mod headers;
+#[cfg(test)]
+mod fuzz;
 pub mod health;
 pub mod histogram;
 pub mod hush;
