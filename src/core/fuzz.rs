@@ -470,7 +470,7 @@ fn check_sent(body: &str, outline: &Outline, size: &Size, standard: Standard, ta
     let sending = Sending {
         model_id: "v/m",
         max_output_tokens: Some(8192),
-        streams: body.len() % 2 == 0,
+        streams: body.len().is_multiple_of(2),
         cap,
         most_tokens: size.output_tokens,
     };

@@ -6,9 +6,9 @@ pub mod budget;
 pub mod catalogue;
 pub mod estimate;
 pub mod fair;
-pub mod headers;
 #[cfg(test)]
 mod fuzz;
+pub mod headers;
 pub mod health;
 pub mod histogram;
 pub mod hush;
