@@ -449,7 +449,9 @@ async fn batches_jobs_keys_and_catalogue_work_with_it() {
     assert_eq!(value(&root, "SELECT validate_provider_key('claude')").await.unwrap(), "t");
     let wrong = "SELECT validate_provider_key('claude', 'sk-ant-wrong')";
     assert_eq!(value(&root, wrong).await.unwrap(), "f");
-    assert_eq!(rows(&root, "SELECT * FROM sync_models('claude')").await.len(), 1);
+    // What everybody sees is asked for with the platform's key.
+    value(&root, &format!("SELECT save_platform_key('claude', '{KEY}')")).await;
+    assert_eq!(rows(&root, "SELECT total, error FROM sync_models('claude')").await, ["1|∅"]);
     assert_eq!(
         rows(&root, "SELECT display_name, context_window, max_output_tokens, is_available FROM aggregator_models WHERE model_id = 'claude-x'").await,
         ["Claude X|200000|64000|t"]
