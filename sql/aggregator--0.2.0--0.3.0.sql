@@ -43,12 +43,6 @@ DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
 DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
 DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
 
--- People: see below; before there is a trigger that names these columns.
-ALTER TABLE @extschema@.user_api_providers
-    ALTER COLUMN api_key_encrypted TYPE bytea,
-    ALTER COLUMN key_hint TYPE text,
-    ALTER COLUMN settings TYPE jsonb;
-
 SET LOCAL search_path = @extschema@, pg_temp;
 
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -3305,13 +3299,16 @@ BEGIN
 END
 $upgrade$;
 
--- People: planners forget what they remember of prompts, answers and settings (a column that is given a type,
--- be it its own, loses its statistics), and do not learn it again.
-ALTER TABLE @extschema@.aggregator_jobs
-    ALTER COLUMN request TYPE jsonb,
-    ALTER COLUMN response TYPE jsonb,
-    ALTER COLUMN error TYPE jsonb,
-    ALTER COLUMN idempotency_key TYPE text;
+-- People: planners forget what they remember of prompts, answers, keys' hints and settings, and do not learn it
+-- again. Not by giving a column its own type anew, which a view of somebody's on it would forbid.
+DELETE FROM pg_catalog.pg_statistic AS remembered
+USING pg_catalog.pg_attribute AS a
+WHERE remembered.starelid = a.attrelid
+  AND remembered.staattnum = a.attnum
+  AND ((a.attrelid = '@extschema@.aggregator_jobs'::pg_catalog.regclass
+        AND a.attname IN ('request', 'response', 'error', 'idempotency_key'))
+       OR (a.attrelid = '@extschema@.user_api_providers'::pg_catalog.regclass
+           AND a.attname IN ('api_key_encrypted', 'key_hint', 'settings')));
 ALTER TABLE @extschema@.aggregator_jobs
     ALTER COLUMN request SET STATISTICS 0,
     ALTER COLUMN response SET STATISTICS 0,

@@ -187,7 +187,12 @@ async fn fill(root: &Client, provider: &[(&str, String)]) -> String {
          SELECT gen_random_uuid(), 1, now(), 1, id, 'u-1', 'm' FROM api_providers WHERE name = 'standin';
          CREATE SCHEMA app;
          CREATE VIEW app.spent AS SELECT user_id, sum(cost_estimate) AS usd FROM aggregator_usage_logs GROUP BY 1;
-         CREATE VIEW app.health AS SELECT * FROM aggregator_provider_health",
+         CREATE VIEW app.health AS SELECT * FROM aggregator_provider_health;
+         CREATE VIEW app.keys AS SELECT * FROM user_api_providers;
+         CREATE VIEW app.jobs AS SELECT * FROM aggregator_jobs;
+         CREATE VIEW app.models AS SELECT * FROM aggregator_models;
+         CREATE VIEW app.budgets AS SELECT * FROM aggregator_budgets;
+         ANALYZE",
     )
     .await
     .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
