@@ -55,8 +55,10 @@ BEGIN
     EXECUTE format('ALTER TABLE @extschema@.%I OWNER TO aggregator_owner', v_name);
     EXECUTE format('COMMENT ON TABLE @extschema@.%I IS %L', v_name,
         format('Partition of the ledger for %s (UTC).', to_char(v_from AT TIME ZONE 'UTC', 'FMMonth YYYY')));
-    -- From partition to partition: no trigger of the ledger sees it, and the sums stay as they are.
-    LOCK TABLE @extschema@.aggregator_usage_logs_default IN ACCESS EXCLUSIVE MODE;
+    -- From partition to partition: no trigger of the ledger sees it, and the sums stay as they are. Nobody reads
+    -- the ledger meanwhile: a statement that was planned before the new partition is there, and waits for the old
+    -- one, would find the rows in neither.
+    LOCK TABLE @extschema@.aggregator_usage_logs IN ACCESS EXCLUSIVE MODE;
     EXECUTE format('WITH moved AS (
             DELETE FROM @extschema@.aggregator_usage_logs_default AS log
             WHERE log.created_at >= %L AND log.created_at < %L

@@ -54,6 +54,45 @@ async fn the_worker_makes_partitions_ahead_and_the_ledger_goes_on_in_them() {
 }
 
 #[tokio::test]
+async fn readers_miss_no_row_while_a_partition_is_made() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status)
+         SELECT gen_random_uuid(), 1, now(), 1, id, 'u', 'm', 'success' FROM api_providers, generate_series(1, 15000) WHERE name = 'openai'",
+    )
+    .await
+    .unwrap();
+    let mut readers = vec![];
+    for _ in 0..8 {
+        let reader = database.root().await;
+        readers.push(tokio::spawn(async move {
+            let mut seen = vec![];
+            for _ in 0..1000 {
+                seen.push(
+                    value(&reader, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(),
+                );
+                if value(&reader, PARTITIONS).await.as_deref() == Some("1") {
+                    break;
+                }
+            }
+            seen
+        }));
+    }
+    // Readers in its way make it try again, as the worker does.
+    for _ in 0..100 {
+        if value(&root, "SELECT aggregator_make_partition(now())").await.as_deref() == Some("t") {
+            break;
+        }
+    }
+    assert_eq!(value(&root, PARTITIONS).await.unwrap(), "1");
+    for reader in readers {
+        let seen = reader.await.unwrap();
+        assert!(!seen.is_empty() && seen.iter().all(|count| count == "15000"), "{seen:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_month_with_many_rows_and_a_ledger_in_use_are_left_alone() {
     let database = bed::database().await;
     let root = database.root().await;
