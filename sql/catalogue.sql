@@ -93,6 +93,13 @@ BEGIN
         (SELECT count(*) FROM changed), (SELECT count(*) FROM vanished)
     INTO total, added, updated, removed;
     unchanged := total - added - updated;
+    -- The worker has no foreign key checked: a provider that has gone meanwhile gets no models, one that goes waits.
+    IF added > 0 THEN
+        PERFORM FROM @extschema@.api_providers AS p WHERE p.id = p_provider_id FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'provider % does not exist any more', p_provider_id USING ERRCODE = 'foreign_key_violation';
+        END IF;
+    END IF;
 
     UPDATE @extschema@.api_providers AS p
     SET last_synced_at = now()

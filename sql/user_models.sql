@@ -64,6 +64,13 @@ BEGIN
         IS DISTINCT FROM
         (excluded.model_name, excluded.display_name, excluded.model_type, excluded.capabilities,
          excluded.context_window, excluded.max_output_tokens, excluded.pricing);
+    -- As in aggregator_store_catalogue.
+    IF FOUND THEN
+        PERFORM FROM @extschema@.api_providers AS p WHERE p.id = p_provider_id FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'provider % does not exist any more', p_provider_id USING ERRCODE = 'foreign_key_violation';
+        END IF;
+    END IF;
 END
 $$;
 

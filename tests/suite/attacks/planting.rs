@@ -431,6 +431,26 @@ async fn sums_follow_the_ledger_after_a_restore_that_turned_triggers_off() {
 }
 
 #[tokio::test]
+async fn a_provider_that_is_gone_gets_no_models_where_no_foreign_key_is_checked() {
+    let database = crate::bed::database().await;
+    let root = database.root().await;
+    let list = r#"[{"model_id": "x", "model_name": "x", "display_name": "X", "model_type": "chat", "capabilities": {}}]"#;
+    // As the worker runs.
+    root.batch_execute("SET session_replication_role = replica").await.unwrap();
+    for call in [
+        "aggregator_store_catalogue(gen_random_uuid(), list, false)",
+        "aggregator_store_user_models('u', gen_random_uuid(), list)",
+    ] {
+        let sql = format!("SELECT {call} FROM (SELECT '{list}'::jsonb AS list) AS l");
+        assert_eq!(failure(&root, &sql).await.0, "23503", "{call}");
+    }
+    assert_eq!(
+        rows(&root, "SELECT (SELECT count(*) FROM aggregator_models), (SELECT count(*) FROM aggregator_user_models)").await,
+        ["0|0"]
+    );
+}
+
+#[tokio::test]
 async fn nothing_of_ours_belongs_to_a_superuser_or_runs_as_one() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (_database, root) = crate::chat::ready(&upstream).await;
