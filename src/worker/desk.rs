@@ -102,16 +102,11 @@ impl Desk {
             })
         })
         .map_err(|failure| format!("it cannot open the ledger: {failure:?}"))?;
-        let mut jobs = Jobs::new(epoch);
-        // A lock on the table of jobs must not keep calls from being made; it is tried again.
-        if let Err(failure) = jobs.take_over(&statements, &[]) {
-            pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
-        }
         let mut desk = Self {
             installed,
             epoch,
             statements,
-            jobs,
+            jobs: Jobs::new(epoch),
             open: HashMap::new(),
             stuck: Vec::new(),
             stuck_since: Instant::now(),
@@ -128,7 +123,12 @@ impl Desk {
             has_written: false,
             has_left: false,
         };
+        // Before the jobs: of one that has ended, the ledger says how.
         desk.close_orphans();
+        // A lock on the table of jobs must not keep calls from being made; it is tried again.
+        if let Err(failure) = desk.jobs.take_over(&desk.statements, &[]) {
+            pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
+        }
         desk.retry_quarantined();
         Ok(desk)
     }
