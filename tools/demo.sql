@@ -29,6 +29,13 @@ SELECT user_id, key_hint, last_validated_at IS NOT NULL AS validated, octet_leng
 FROM user_api_providers;
 
 \echo '\n-- 4. The catalogue of models.'
+\if :is_local
+\echo '-- What everybody sees is asked for with no user''s key. This server shows its list to nobody without one.'
+\set ECHO none
+\echo 'SELECT save_platform_key(''':provider''', ''sk-...'');'
+SELECT save_platform_key(:'provider', :'key');
+\set ECHO queries
+\endif
 SELECT * FROM sync_models(:'provider');
 
 \if :is_local
