@@ -260,6 +260,9 @@ async fn the_sums_equal_the_ledger_after_a_crash() {
     // As a budget will have it.
     root.batch_execute("UPDATE aggregator_usage_logs SET reserved_cost = 0.75, reserved_tokens = 900 WHERE status = 'pending'").await.unwrap();
     assert_equal(&root, "while one is pending").await;
+    // The worker first: it might see its session go, and settle the call as cancelled.
+    let pid = value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap();
+    bed::run(bed::as_server("kill").args(["-9", &pid]));
     cluster.down("immediate");
     call.await.unwrap();
     cluster.up();
