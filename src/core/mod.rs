@@ -14,6 +14,7 @@ pub mod histogram;
 pub mod hush;
 pub mod identity;
 pub mod json;
+pub mod mend;
 pub mod model;
 pub mod options;
 pub mod parameters;

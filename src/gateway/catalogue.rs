@@ -1,7 +1,7 @@
 //! Fetching model lists and checking keys: requests that cost nothing and leave no usage row. Each leaves a
 //! row of its own kind in `aggregator_key_checks`, and those of users keep the limits in flight.
 
-use crate::core::{catalogue, reply, secret};
+use crate::core::{catalogue, mend, reply, secret};
 use crate::error::{Error, Refusal};
 use crate::gateway::http::{Answer, Failure, Outgoing};
 use crate::gateway::ledger::{KeyCheckKind, KeyChecked, Task};
@@ -52,7 +52,7 @@ pub async fn list(
     let dialect = fetch.dialect;
     let Answer { body, request_id, .. } = answer;
     let read = move || {
-        let catalogue = catalogue::read(&body, dialect)?;
+        let catalogue = catalogue::read(&mend::json(&body), dialect)?;
         let models =
             serde_json::to_string(&catalogue.models).map_err(|_| "a list that cannot be kept")?;
         let (is_inferred, warnings) = (catalogue.is_inferred, catalogue.warnings);
@@ -107,7 +107,7 @@ async fn checked(
         return asked.failed(refused(provider, answer));
     }
     let Answer { body, request_id, .. } = answer;
-    let is_json = move || serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
+    let is_json = move || mend::is_json(&mend::json(&body));
     match shared.heavy.run(LARGEST_LIST, is_json).await {
         Ok(true) => {
             asked.answered(status);

@@ -1,7 +1,7 @@
 //! HTTP to providers: two clients (TLS, and plain for private networks), no redirects, no proxy
 //! from the environment, answers cut off at the limit while they stream in.
 
-use crate::core::{address, headers as extra, reply, secret};
+use crate::core::{address, headers as extra, mend, reply, secret};
 use crate::error::{Error, Target};
 use crate::gateway::Settings;
 use crate::gateway::body::{Limit, Requests, TooMuch, Unpacked, chunk};
@@ -347,10 +347,5 @@ async fn read_capped(
             }
         }
     }
-    String::from_utf8(body).map_err(|_| Error::BrokenAnswer {
-        target: target.clone(),
-        status: response.status().as_u16(),
-        what: "bytes that are not UTF-8".to_owned(),
-        request_id: None,
-    })
+    mend::text(body, limit).ok_or_else(too_large)
 }
