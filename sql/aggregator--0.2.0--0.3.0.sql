@@ -202,6 +202,22 @@ CREATE OR REPLACE TRIGGER before_key BEFORE INSERT OR UPDATE OF id, user_id, pro
     priority, settings, last_validated_at, created_at, updated_at ON @extschema@.user_api_providers
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_key();
 
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_provider_id(p_provider text) RETURNS uuid
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT p.id
+        FROM @extschema@.api_providers AS p
+        WHERE p.name = p_provider OR p.id::text = lower(p_provider)
+        -- A name may look like an id; an id is nobody else's.
+        ORDER BY p.name = p_provider
+        LIMIT 1
+    );
+END
+$$;
+
 -- Whether a platform key with these settings serves a model of the catalogue: one on its list, by its
 -- whole id, where it has a list; what is no list has nothing on it.
 CREATE FUNCTION @extschema@.aggregator_platform_serves(p_settings jsonb, p_model_id text) RETURNS boolean
@@ -214,9 +230,9 @@ BEGIN
 END
 $$;
 
--- Every route for a model, best first: the user's own key before the platform's, then priority
--- (higher first), then price. It bypasses row-level security by running as the owner, so it is
--- granted to nobody; the functions in front of it settle who the user is.
+-- Every route for a model, best first: a model of this very id, then the user's own key before the
+-- platform's, then priority (higher first), then price. It bypasses row-level security by running as the
+-- owner, so it is granted to nobody; the functions in front of it settle who the user is.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_routes(p_model text, p_user_id text, p_provider text DEFAULT NULL)
 RETURNS TABLE (
     provider_id       uuid,
@@ -239,78 +255,97 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_given    uuid;
+    v_named    uuid;
+    v_is_id    boolean := false;
+    v_prefix   text    := split_part(p_model, ':', 1);
+    v_model    text;
     v_provider uuid;
-    v_model    text := p_model;
-    v_prefix   text := split_part(p_model, ':', 1);
 BEGIN
     IF p_provider IS NOT NULL THEN
-        v_provider := @extschema@.aggregator_provider_id(p_provider);
-        IF v_provider IS NULL THEN
+        v_given := @extschema@.aggregator_provider_id(p_provider);
+        IF v_given IS NULL THEN
             RETURN;
         END IF;
     END IF;
-    -- "openrouter:openai/gpt-4o" names its provider; "x/y:free" does not, unless one is called "x/y".
-    IF v_prefix <> p_model THEN
-        SELECT p.id, substr(p_model, length(v_prefix) + 2)
-        INTO v_provider, v_model
+    -- "openrouter:openai/gpt-4o" may name a provider; "x/y:free" does not.
+    IF length(p_model) > length(v_prefix) + 1 THEN
+        SELECT p.id INTO v_named
         FROM @extschema@.api_providers AS p
-        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
-        IF NOT FOUND THEN
-            v_model := p_model;
-            v_provider := @extschema@.aggregator_provider_id(p_provider);
-        END IF;
+        WHERE p.name = v_prefix AND (v_given IS NULL OR p.id = v_given);
+    END IF;
+    IF v_named IS NOT NULL THEN
+        v_is_id := EXISTS (SELECT FROM @extschema@.aggregator_models AS m WHERE m.model_id = p_model)
+            OR EXISTS (
+                SELECT FROM @extschema@.aggregator_user_models AS own
+                WHERE own.user_id = p_user_id AND own.model_id = p_model);
     END IF;
 
-    RETURN QUERY
-    SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
-        k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
-        p.features @> '{"supports_streaming": true}'::jsonb, true
-    FROM (
-        SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
-            listed.max_output_tokens, listed.is_available, NULL::text AS user_id
-        FROM @extschema@.aggregator_models AS listed
-        WHERE listed.model_id = v_model OR listed.model_name = v_model
-        UNION ALL
-        -- What only the user's own key is shown.
-        SELECT own.provider_id, own.model_id, own.model_name, own.pricing, own.context_window,
-            own.max_output_tokens, true, own.user_id
-        FROM @extschema@.aggregator_user_models AS own
-        WHERE own.user_id = p_user_id
-          AND (own.model_id = v_model OR own.model_name = v_model)
-          AND NOT EXISTS (
-              SELECT FROM @extschema@.aggregator_models AS listed
-              WHERE listed.provider_id = own.provider_id AND listed.model_id = own.model_id AND listed.is_available
-          )
-    ) AS m
-    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
-    JOIN @extschema@.user_api_providers AS k
-        ON k.provider_id = m.provider_id AND (m.user_id IS NULL OR k.user_id = m.user_id)
-    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
-      -- Whoever names the provider gets the model sent, whatever the catalogue says.
-      AND (m.is_available OR v_provider IS NOT NULL)
-      AND p.is_active
-      AND k.is_active
-      AND (k.user_id = p_user_id
-           OR k.user_id IS NULL AND @extschema@.aggregator_platform_serves(k.settings, m.model_id))
-      -- At one provider, the model of this very id goes before those that only end in it.
-      AND (m.model_id = v_model OR NOT EXISTS (
-              SELECT FROM @extschema@.aggregator_models AS exact
-              WHERE exact.provider_id = m.provider_id
-                AND exact.model_id = v_model
-                AND (exact.is_available OR v_provider IS NOT NULL)
-          ) AND NOT EXISTS (
-              SELECT FROM @extschema@.aggregator_user_models AS exact
-              WHERE exact.user_id = k.user_id
-                AND exact.provider_id = m.provider_id
-                AND exact.model_id = v_model
-          ))
-    ORDER BY k.user_id IS NULL, k.priority DESC, m.is_available DESC,
-        (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
-        m.model_id = v_model DESC, p.name, m.model_id;
+    -- What a name means, the first that the user can call: 1, a model of this very id, be it "mistral:7b"; 2,
+    -- the model "7b" of provider "mistral"; 3, a model whose id it is, or is the last part of. Where no
+    -- provider is named, 3 is all there is.
+    FOR v_step IN CASE WHEN v_named IS NULL THEN 3 ELSE 1 END .. 3 LOOP
+        CONTINUE WHEN v_step = 1 AND NOT v_is_id;
+        v_model := CASE v_step WHEN 2 THEN substr(p_model, length(v_prefix) + 2) ELSE p_model END;
+        v_provider := CASE v_step WHEN 2 THEN v_named ELSE v_given END;
+        RETURN QUERY
+        SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
+            k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
+            p.features @> '{"supports_streaming": true}'::jsonb, true
+        FROM (
+            SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
+                listed.max_output_tokens, listed.is_available, NULL::text AS user_id
+            FROM @extschema@.aggregator_models AS listed
+            WHERE listed.model_id = v_model OR listed.model_name = v_model
+            UNION ALL
+            -- What only the user's own key is shown.
+            SELECT own.provider_id, own.model_id, own.model_name, own.pricing, own.context_window,
+                own.max_output_tokens, true, own.user_id
+            FROM @extschema@.aggregator_user_models AS own
+            WHERE own.user_id = p_user_id
+              AND (own.model_id = v_model OR own.model_name = v_model)
+              AND NOT EXISTS (
+                  SELECT FROM @extschema@.aggregator_models AS listed
+                  WHERE listed.provider_id = own.provider_id AND listed.model_id = own.model_id AND listed.is_available
+              )
+        ) AS m
+        JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+        JOIN @extschema@.user_api_providers AS k
+            ON k.provider_id = m.provider_id AND (m.user_id IS NULL OR k.user_id = m.user_id)
+        WHERE (v_provider IS NULL OR m.provider_id = v_provider)
+          AND (v_step <> 1 OR m.model_id = v_model)
+          -- Whoever names the provider gets the model sent, whatever the catalogue says.
+          AND (m.is_available OR v_provider IS NOT NULL)
+          AND p.is_active
+          AND k.is_active
+          AND (k.user_id = p_user_id
+               OR k.user_id IS NULL AND @extschema@.aggregator_platform_serves(k.settings, m.model_id))
+          -- At one provider, the model of this very id takes the place of those that only end in it.
+          AND (m.model_id = v_model OR NOT EXISTS (
+                  SELECT FROM @extschema@.aggregator_models AS exact
+                  WHERE exact.provider_id = m.provider_id
+                    AND exact.model_id = v_model
+                    AND (exact.is_available OR v_provider IS NOT NULL)
+              ) AND NOT EXISTS (
+                  SELECT FROM @extschema@.aggregator_user_models AS exact
+                  WHERE exact.user_id = k.user_id
+                    AND exact.provider_id = m.provider_id
+                    AND exact.model_id = v_model
+              ))
+        ORDER BY m.model_id = v_model DESC, k.user_id IS NULL, k.priority DESC, m.is_available DESC,
+            (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
+            p.name, m.model_id;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END LOOP;
 
     -- A provider may know a model that the catalogue does not: it is sent all the same, unpriced, where
-    -- the user pays. The platform's key serves what is listed and nothing else.
-    IF NOT FOUND AND v_provider IS NOT NULL THEN
+    -- the user pays. The platform's key serves what is listed and nothing else. To a given provider it is
+    -- sent as it stands; by its prefix a provider is asked only where nobody has a model that is called so.
+    v_provider := coalesce(v_given, CASE WHEN NOT v_is_id THEN v_named END);
+    IF v_provider IS NOT NULL THEN
+        v_model := CASE WHEN v_given IS NULL THEN substr(p_model, length(v_prefix) + 2) ELSE p_model END;
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
             k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
@@ -322,6 +357,52 @@ BEGIN
           AND k.is_active
           AND k.user_id = p_user_id
         ORDER BY k.priority DESC;
+    END IF;
+END
+$$;
+
+-- The provider and the model that a name means in a price or a rule, where a call by that name goes: a model
+-- of this very id, else the provider that it begins with and the rest. By the catalogue of all: what a user's
+-- own key is shown decides no rule. It runs as its caller.
+CREATE FUNCTION @extschema@.aggregator_meant(
+    p_model         text,
+    p_provider_id   uuid,
+    OUT provider_id uuid,
+    OUT model_id    text
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_prefix text := split_part(p_model, ':', 1);
+    v_rest   text := substr(p_model, length(v_prefix) + 2);
+    v_named  uuid;
+BEGIN
+    provider_id := p_provider_id;
+    model_id := p_model;
+    IF v_rest = '' THEN
+        RETURN;
+    END IF;
+    SELECT p.id INTO v_named
+    FROM @extschema@.api_providers AS p
+    WHERE p.name = v_prefix AND (p_provider_id IS NULL OR p.id = p_provider_id);
+    IF v_named IS NULL
+        OR EXISTS (
+            SELECT FROM @extschema@.aggregator_models AS m
+            WHERE m.model_id = p_model AND (p_provider_id IS NULL OR m.provider_id = p_provider_id))
+    THEN
+        RETURN;
+    END IF;
+    -- What nobody lists means the provider that its name begins with, unless that is given, or another has a
+    -- model that ends in it.
+    IF EXISTS (
+            SELECT FROM @extschema@.aggregator_models AS m
+            WHERE m.provider_id = v_named AND (m.model_id = v_rest OR m.model_name = v_rest))
+        OR p_provider_id IS NULL
+            AND NOT EXISTS (SELECT FROM @extschema@.aggregator_models AS m WHERE m.model_name = p_model)
+    THEN
+        provider_id := v_named;
+        model_id := v_rest;
     END IF;
 END
 $$;
@@ -414,6 +495,36 @@ BEGIN
 END
 $$;
 
+-- The model that a name means, without asking whose keys there are: of this very id first, then at
+-- the provider that the name begins with, then the cheapest.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_find_model(p_model text, p_provider text) RETURNS @extschema@.aggregator_models
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
+    v_prefix   text := split_part(p_model, ':', 1);
+    v_rest     text := substr(p_model, length(v_prefix) + 2);
+    v_model    @extschema@.aggregator_models;
+BEGIN
+    IF p_provider IS NOT NULL AND v_provider IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT m.* INTO v_model
+    FROM @extschema@.aggregator_models AS m
+    JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+    WHERE (v_provider IS NULL OR m.provider_id = v_provider)
+      AND (m.model_id = p_model OR m.model_name = p_model
+           OR (p.name = v_prefix AND v_prefix <> p_model AND v_rest IN (m.model_id, m.model_name)))
+    ORDER BY m.model_id = p_model DESC, p.name = v_prefix AND v_rest = m.model_id DESC,
+        p.name = v_prefix AND v_rest = m.model_name DESC, m.is_available DESC,
+        (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
+        p.name, m.model_id
+    LIMIT 1;
+    RETURN v_model;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION @extschema@.calculate_cost(
     p_model    text,
     p_usage    jsonb,
@@ -456,8 +567,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
-    v_model    text := p_model;
-    v_prefix   text := split_part(p_model, ':', 1);
+    v_model    text;
     v_problem  text;
     v_ids      uuid[];
     v_offers   text;
@@ -483,17 +593,9 @@ BEGIN
             USING ERRCODE = 'PT400',
                 HINT = 'USD per 1M tokens, for example {"input": 2.5, "output": 10, "cache_read": 1.25}.';
     END IF;
-    -- "openrouter:openai/gpt-4o" names its provider, as in a call.
-    IF v_prefix <> p_model THEN
-        SELECT p.id, substr(p_model, length(v_prefix) + 2)
-        INTO v_provider, v_model
-        FROM @extschema@.api_providers AS p
-        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
-        IF NOT FOUND THEN
-            v_provider := @extschema@.aggregator_provider_id(p_provider);
-            v_model := p_model;
-        END IF;
-    END IF;
+    SELECT meant.provider_id, meant.model_id
+    INTO v_provider, v_model
+    FROM @extschema@.aggregator_meant(p_model, v_provider) AS meant;
 
     -- Models of this very id go before those that only end in it.
     SELECT array_agg(m.id), string_agg(p.name || ':' || m.model_id, ', ' ORDER BY p.name, m.model_id)
@@ -624,7 +726,6 @@ DECLARE
     v_size     jsonb := @extschema@.aggregator_prompt_size(p_messages);
     v_user     text  := @extschema@.aggregator_user_id();
     v_model    @extschema@.aggregator_models;
-    v_provider text;
     v_max      integer;
     v_output   numeric;
 BEGIN
@@ -638,22 +739,15 @@ BEGIN
     currency := 'USD';
     -- The route that the call would take, if the caller has one; else what the catalogue says.
     IF v_user IS NOT NULL THEN
-        SELECT p.name INTO v_provider
-        FROM @extschema@.api_providers AS p
-        WHERE p.id = @extschema@.aggregator_provider_id(p_provider);
-        SELECT m.* INTO v_model
-        FROM @extschema@.get_model_provider_config(
-            CASE WHEN v_provider IS NULL OR starts_with(p_model, v_provider || ':') THEN p_model
-                ELSE v_provider || ':' || p_model END, NULL::text) AS route
-        JOIN @extschema@.aggregator_models AS m
-            ON (m.provider_id, m.model_id) = (route.provider_id, route.model_id)
-        WHERE p_provider IS NULL OR v_provider IS NOT NULL;
+        SELECT route.provider_id, route.model_id, route.pricing::jsonb, route.max_output_tokens
+        INTO v_model.provider_id, v_model.model_id, v_model.pricing, v_model.max_output_tokens
+        FROM @extschema@.aggregator_route(p_model, p_provider) AS route;
     END IF;
-    IF v_model.id IS NULL THEN
+    IF v_model.model_id IS NULL THEN
         v_model := @extschema@.aggregator_find_model(p_model, p_provider);
     END IF;
     -- What images, audio and files cost shows only in the answer.
-    IF v_model.id IS NULL OR NOT (v_size -> 'is_text')::boolean THEN
+    IF v_model.pricing IS NULL OR NOT (v_size -> 'is_text')::boolean THEN
         RETURN;
     END IF;
     v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
@@ -2081,6 +2175,7 @@ DECLARE
     v_each_user boolean := coalesce(p_each_user, false);
     v_keys      text    := p_keys;
     v_provider  uuid;
+    v_model     text;
     v_problem   text;
     v_id        uuid;
 BEGIN
@@ -2104,7 +2199,9 @@ BEGIN
     ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
         RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
-    v_provider := @extschema@.aggregator_rule_provider(p_provider);
+    SELECT meant.provider_id, meant.model_id
+    INTO v_provider, v_model
+    FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant;
     IF v_keys IS NULL THEN
         -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
         v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
@@ -2112,14 +2209,14 @@ BEGIN
         v_keys := coalesce((
             SELECT b.keys
             FROM @extschema@.aggregator_budgets AS b
-            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, p_model)
+            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, v_model)
               AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
             ORDER BY b.keys = v_keys DESC
             LIMIT 1), v_keys);
     END IF;
     INSERT INTO @extschema@.aggregator_budgets AS b
         (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
-    VALUES (p_user_id, v_each_user, v_provider, p_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+    VALUES (p_user_id, v_each_user, v_provider, v_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
         p_action, v_keys)
     ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
     SET limit_usd = excluded.limit_usd,
@@ -2173,8 +2270,9 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.aggregator_rate_limits AS r
         (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
-    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
-        p_requests_per_minute, p_tokens_per_minute)
+    SELECT p_user_id, coalesce(p_each_user, false), meant.provider_id, meant.model_id,
+        p_requests_per_minute, p_tokens_per_minute
+    FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant
     ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
     SET requests_per_minute = excluded.requests_per_minute,
         tokens_per_minute = excluded.tokens_per_minute,
@@ -2546,6 +2644,7 @@ BEGIN
             'aggregator_platform_models(text)',
             'aggregator_usage(jsonb)',
             'aggregator_find_model(text, text)',
+            'aggregator_route(text, text)',
             'aggregator_price_list(uuid, text, timestamptz)',
             'aggregator_prompt_size(jsonb)',
             'aggregator_cost_bound(jsonb, bigint, bigint)',
@@ -2570,6 +2669,7 @@ BEGIN
             'aggregator_check_provider_urls(text, text, text)',
             'aggregator_require_admin(text)',
             'aggregator_rule_provider(text)',
+            'aggregator_meant(text, uuid)',
             'aggregator_model_problem(text)',
             'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text)',
             'remove_budget(uuid)',
@@ -3280,6 +3380,21 @@ CREATE FUNCTION aggregator_revoke(role regrole, kind text) RETURNS boolean
 LANGUAGE c VOLATILE STRICT
 AS 'MODULE_PATHNAME', 'aggregator_revoke_wrapper';
 
+-- src/session/route.rs:63
+-- aggregator::session::route::aggregator_route
+CREATE  FUNCTION "aggregator_route"(
+	"p_model" TEXT, /* Option < & str > */
+	"p_provider" TEXT /* Option < & str > */
+) RETURNS TABLE (
+	"provider_id" uuid,  /* pgrx :: Uuid */
+	"model_id" TEXT,  /* String */
+	"pricing" jsonb,  /* Option < JsonText > */
+	"max_output_tokens" INT  /* Option < i32 > */
+)
+STABLE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_route_wrapper';
+
 -- src/session/admin.rs:78
 -- aggregator::session::admin::aggregator_status
 CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
@@ -3380,6 +3495,10 @@ COMMENT ON FUNCTION @extschema@.aggregator_lock_keys(uuid) IS 'Locks the keys of
 
 COMMENT ON FUNCTION @extschema@.aggregator_checked_headers(text, jsonb, boolean) IS
     'The headers of a provider, if none may carry a secret: PT400, or without those that may.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_route(text, text) IS 'The model and the prices of the route that a call of the caller would take first. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_meant(text, uuid) IS 'The provider and the model that a name means in a price or a rule. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
 

@@ -154,6 +154,7 @@ DECLARE
     v_each_user boolean := coalesce(p_each_user, false);
     v_keys      text    := p_keys;
     v_provider  uuid;
+    v_model     text;
     v_problem   text;
     v_id        uuid;
 BEGIN
@@ -177,7 +178,9 @@ BEGIN
     ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
         RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
-    v_provider := @extschema@.aggregator_rule_provider(p_provider);
+    SELECT meant.provider_id, meant.model_id
+    INTO v_provider, v_model
+    FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant;
     IF v_keys IS NULL THEN
         -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
         v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
@@ -185,14 +188,14 @@ BEGIN
         v_keys := coalesce((
             SELECT b.keys
             FROM @extschema@.aggregator_budgets AS b
-            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, p_model)
+            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, v_model)
               AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
             ORDER BY b.keys = v_keys DESC
             LIMIT 1), v_keys);
     END IF;
     INSERT INTO @extschema@.aggregator_budgets AS b
         (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
-    VALUES (p_user_id, v_each_user, v_provider, p_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+    VALUES (p_user_id, v_each_user, v_provider, v_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
         p_action, v_keys)
     ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
     SET limit_usd = excluded.limit_usd,
@@ -246,8 +249,9 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.aggregator_rate_limits AS r
         (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
-    VALUES (p_user_id, coalesce(p_each_user, false), @extschema@.aggregator_rule_provider(p_provider), p_model,
-        p_requests_per_minute, p_tokens_per_minute)
+    SELECT p_user_id, coalesce(p_each_user, false), meant.provider_id, meant.model_id,
+        p_requests_per_minute, p_tokens_per_minute
+    FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant
     ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
     SET requests_per_minute = excluded.requests_per_minute,
         tokens_per_minute = excluded.tokens_per_minute,

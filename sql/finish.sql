@@ -195,6 +195,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_usage(jsonb) IS
     'A usage object as disjoint parts, and the cost that the provider reports, as text.';
 COMMENT ON FUNCTION @extschema@.aggregator_provider_id(text) IS 'Id of the provider of this name or id; NULL if there is none.';
 COMMENT ON FUNCTION @extschema@.aggregator_routes(text, text, text) IS 'Every route of a user for a model, best first. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_route(text, text) IS 'The model and the prices of the route that a call of the caller would take first. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_meant(text, uuid) IS 'The provider and the model that a name means in a price or a rule. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
 COMMENT ON FUNCTION @extschema@.aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
 COMMENT ON FUNCTION @extschema@.aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';

@@ -163,6 +163,7 @@ AS $$
 DECLARE
     v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
     v_prefix   text := split_part(p_model, ':', 1);
+    v_rest     text := substr(p_model, length(v_prefix) + 2);
     v_model    @extschema@.aggregator_models;
 BEGIN
     IF p_provider IS NOT NULL AND v_provider IS NULL THEN
@@ -173,9 +174,9 @@ BEGIN
     JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
     WHERE (v_provider IS NULL OR m.provider_id = v_provider)
       AND (m.model_id = p_model OR m.model_name = p_model
-           OR (p.name = v_prefix AND v_prefix <> p_model
-               AND substr(p_model, length(v_prefix) + 2) IN (m.model_id, m.model_name)))
-    ORDER BY m.model_id = p_model DESC, p.name = v_prefix DESC, m.is_available DESC,
+           OR (p.name = v_prefix AND v_prefix <> p_model AND v_rest IN (m.model_id, m.model_name)))
+    ORDER BY m.model_id = p_model DESC, p.name = v_prefix AND v_rest = m.model_id DESC,
+        p.name = v_prefix AND v_rest = m.model_name DESC, m.is_available DESC,
         (m.pricing ->> 'input')::numeric + coalesce((m.pricing ->> 'output')::numeric, 0) NULLS LAST,
         p.name, m.model_id
     LIMIT 1;
@@ -225,8 +226,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_provider uuid := @extschema@.aggregator_provider_id(p_provider);
-    v_model    text := p_model;
-    v_prefix   text := split_part(p_model, ':', 1);
+    v_model    text;
     v_problem  text;
     v_ids      uuid[];
     v_offers   text;
@@ -252,17 +252,9 @@ BEGIN
             USING ERRCODE = 'PT400',
                 HINT = 'USD per 1M tokens, for example {"input": 2.5, "output": 10, "cache_read": 1.25}.';
     END IF;
-    -- "openrouter:openai/gpt-4o" names its provider, as in a call.
-    IF v_prefix <> p_model THEN
-        SELECT p.id, substr(p_model, length(v_prefix) + 2)
-        INTO v_provider, v_model
-        FROM @extschema@.api_providers AS p
-        WHERE p.name = v_prefix AND (v_provider IS NULL OR p.id = v_provider);
-        IF NOT FOUND THEN
-            v_provider := @extschema@.aggregator_provider_id(p_provider);
-            v_model := p_model;
-        END IF;
-    END IF;
+    SELECT meant.provider_id, meant.model_id
+    INTO v_provider, v_model
+    FROM @extschema@.aggregator_meant(p_model, v_provider) AS meant;
 
     -- Models of this very id go before those that only end in it.
     SELECT array_agg(m.id), string_agg(p.name || ':' || m.model_id, ', ' ORDER BY p.name, m.model_id)
@@ -455,7 +447,6 @@ DECLARE
     v_size     jsonb := @extschema@.aggregator_prompt_size(p_messages);
     v_user     text  := @extschema@.aggregator_user_id();
     v_model    @extschema@.aggregator_models;
-    v_provider text;
     v_max      integer;
     v_output   numeric;
 BEGIN
@@ -469,22 +460,15 @@ BEGIN
     currency := 'USD';
     -- The route that the call would take, if the caller has one; else what the catalogue says.
     IF v_user IS NOT NULL THEN
-        SELECT p.name INTO v_provider
-        FROM @extschema@.api_providers AS p
-        WHERE p.id = @extschema@.aggregator_provider_id(p_provider);
-        SELECT m.* INTO v_model
-        FROM @extschema@.get_model_provider_config(
-            CASE WHEN v_provider IS NULL OR starts_with(p_model, v_provider || ':') THEN p_model
-                ELSE v_provider || ':' || p_model END, NULL::text) AS route
-        JOIN @extschema@.aggregator_models AS m
-            ON (m.provider_id, m.model_id) = (route.provider_id, route.model_id)
-        WHERE p_provider IS NULL OR v_provider IS NOT NULL;
+        SELECT route.provider_id, route.model_id, route.pricing::jsonb, route.max_output_tokens
+        INTO v_model.provider_id, v_model.model_id, v_model.pricing, v_model.max_output_tokens
+        FROM @extschema@.aggregator_route(p_model, p_provider) AS route;
     END IF;
-    IF v_model.id IS NULL THEN
+    IF v_model.model_id IS NULL THEN
         v_model := @extschema@.aggregator_find_model(p_model, p_provider);
     END IF;
     -- What images, audio and files cost shows only in the answer.
-    IF v_model.id IS NULL OR NOT (v_size -> 'is_text')::boolean THEN
+    IF v_model.pricing IS NULL OR NOT (v_size -> 'is_text')::boolean THEN
         RETURN;
     END IF;
     v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);

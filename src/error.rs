@@ -308,9 +308,11 @@ impl Error {
                 "SELECT model_id FROM get_user_available_models(); an administrator fills the \
                  catalogue with sync_models(). With 'provider' given, any model id is sent."
             }
-            Self::NoKeyForModel { .. } | Self::NoKey { .. } => {
-                "SELECT save_provider_key('provider', 'key');"
+            Self::NoKeyForModel { .. } => {
+                "SELECT save_provider_key('provider', 'key'); with 'provider' given, that one is \
+                 asked for the model as it is named."
             }
+            Self::NoKey { .. } => "SELECT save_provider_key('provider', 'key');",
             Self::NotServed { .. } => {
                 "It pays for models of the catalogue, and of its list where it has one (see \
                  set_platform_models). With a key of one's own any model id is sent."

@@ -143,7 +143,6 @@ impl Candidate {
 pub struct Known {
     pub user_id: String,
     pub provider_id: Uuid,
-    pub provider_name: String,
     pub user_provider_id: Uuid,
     pub model_id: String,
 }

@@ -105,10 +105,9 @@ pub fn again(
     installed: &Installed,
     known: &Known,
 ) -> Result<Option<Candidate>, Error> {
-    // With the provider's name before it, no model's name can mean another.
-    let model = format!("{}:{}", known.provider_name, known.model_id);
+    // With the provider given, a model's id means no other.
     let provider = known.provider_id.to_string();
-    let routes = routes(client, installed, &model, &known.user_id, Some(&provider))?;
+    let routes = routes(client, installed, &known.model_id, &known.user_id, Some(&provider))?;
     Ok(routes.into_iter().map(|route| route.candidate).find(|candidate| {
         candidate.user_provider_id == known.user_provider_id && candidate.model_id == known.model_id
     }))
@@ -318,11 +317,6 @@ fn explain(
             None => Error::UnknownProvider { provider: wanted.to_owned() },
         });
     }
-    if let Some((prefix, _)) = model.split_once(':')
-        && named(prefix)?.as_deref() == Some(prefix)
-    {
-        return no_key(client, installed, prefix.to_owned(), model);
-    }
     let sql = installed.sql(
         "SELECT p.name, m.model_id, m.model_id = $1 OR m.model_name = $1
          FROM @extschema@.aggregator_models AS m
@@ -347,8 +341,21 @@ fn explain(
     if !providers.is_empty() {
         return Ok(Error::NoKeyForModel { model: model.to_owned(), providers });
     }
+    // A name that is a model's, which nobody offers just now, does not go by its prefix.
+    if let Some((prefix, _)) = model.split_once(':')
+        && named(prefix)?.as_deref() == Some(prefix)
+        && !is_known(client, installed, model)?
+    {
+        return no_key(client, installed, prefix.to_owned(), model);
+    }
     let similar = similar(model, rows.iter().map(|(_, id, _)| id.as_str()));
     Ok(Error::UnknownModel { model: model.to_owned(), similar })
+}
+
+/// Whether any provider has ever listed a model of this very id.
+fn is_known(client: &SpiClient, installed: &Installed, model: &str) -> spi::Result<bool> {
+    let sql = installed.sql("SELECT FROM @extschema@.aggregator_models AS m WHERE m.model_id = $1");
+    Ok(!client.select(sql.as_str(), Some(1), &[model.into()])?.is_empty())
 }
 
 /// There is no key of the user's own at a provider: the platform's may be there for other models.
@@ -373,10 +380,12 @@ fn no_key(
 
 /// The two model ids that are most like a name, if any is.
 fn similar<'a>(model: &str, ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let model = model.to_lowercase();
     let mut scored: Vec<(f64, &str)> = ids
         .map(|id| {
-            let name = id.rsplit('/').next().unwrap_or(id);
-            (strsim::jaro_winkler(name, model).max(strsim::jaro_winkler(id, model)), id)
+            let whole = id.to_lowercase();
+            let name = whole.rsplit('/').next().unwrap_or(&whole);
+            (strsim::jaro_winkler(name, &model).max(strsim::jaro_winkler(&whole, &model)), id)
         })
         .filter(|(score, _)| *score > 0.85)
         .collect();

@@ -42,7 +42,6 @@ impl Renewals {
         let known = Known {
             user_id: user_id.to_owned(),
             provider_id: candidate.provider.id,
-            provider_name: candidate.provider.name.clone(),
             user_provider_id: candidate.user_provider_id,
             model_id: candidate.model_id.clone(),
         };

@@ -36,7 +36,7 @@ fn get_model_provider_config(
     let route =
         identity::acting_user(p_user_id, "see the providers of another user").and_then(|user| {
             match p_model {
-                Some(model) => first_route(&installed()?, model, &user),
+                Some(model) => first_route(&installed()?, model, &user, None),
                 None => Ok(None),
             }
         });
@@ -58,9 +58,43 @@ fn get_model_provider_config(
     }))
 }
 
-fn first_route(installed: &Installed, model: &str, user: &str) -> Result<Option<Route>, Error> {
+/// The model and the prices of the route that a call of the caller would take first; no row for one who
+/// may not call.
+#[pg_extern(stable)]
+#[allow(clippy::type_complexity)]
+fn aggregator_route(
+    p_model: Option<&str>,
+    p_provider: Option<&str>,
+) -> TableIterator<
+    'static,
+    (
+        name!(provider_id, pgrx::Uuid),
+        name!(model_id, String),
+        name!(pricing, Option<JsonText>),
+        name!(max_output_tokens, Option<i32>),
+    ),
+> {
+    let route = match p_model.zip(identity::current_user_id()) {
+        Some((model, user)) => {
+            installed().and_then(|installed| first_route(&installed, model, &user, p_provider))
+        }
+        None => Ok(None),
+    };
+    let route = or_raise(route);
+    TableIterator::new(route.into_iter().map(|Route { candidate, .. }| {
+        let pricing = candidate.pricing.map(JsonText);
+        (pg_uuid(candidate.provider.id), candidate.model_id, pricing, candidate.max_output_tokens)
+    }))
+}
+
+fn first_route(
+    installed: &Installed,
+    model: &str,
+    user: &str,
+    provider: Option<&str>,
+) -> Result<Option<Route>, Error> {
     as_owner(installed, || {
-        Spi::connect(|client| routing::routes(client, installed, model, user, None))
+        Spi::connect(|client| routing::routes(client, installed, model, user, provider))
     })
     .map(|routes| routes.into_iter().next())
 }

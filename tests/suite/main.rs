@@ -33,6 +33,7 @@ mod reports;
 mod rest;
 mod rls;
 mod roles;
+mod routing;
 mod schema;
 mod secrets;
 mod socket;
