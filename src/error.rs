@@ -4,6 +4,9 @@
 //!
 //! `PT` + an HTTP status is the convention that PostgREST turns into that status.
 
+pub use crate::core::refusal::Refusal;
+
+use crate::core::refusal::About;
 use crate::core::retry::{self, Again};
 use crate::core::scan::{MAX_VALUES, Unfit};
 use crate::core::secret::SecretError;
@@ -25,19 +28,6 @@ impl std::fmt::Display for Target {
             write!(f, "provider '{}', model '{}'", self.provider, self.model)
         }
     }
-}
-
-/// An upstream's refusal, as far as it may be repeated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// The HTTP status, or the status that an error inside a 200 names.
-    pub status: u16,
-    /// The upstream's own code, such as `rate_limit_exceeded`.
-    pub code: Option<String>,
-    /// The upstream's message, shortened, keys removed.
-    pub message: Option<String>,
-    pub request_id: Option<String>,
-    pub retry_after_s: Option<u64>,
 }
 
 /// What a budget lacks.
@@ -80,6 +70,8 @@ pub enum Error {
     NoKeyForModel { model: String, providers: Vec<String> },
     #[error("no active key for provider '{provider}'")]
     NoKey { provider: String },
+    #[error("no active key for provider '{provider}' that its model list could be asked for with")]
+    NoPlatformKey { provider: String },
     #[error("the platform's key for provider '{provider}' does not serve model '{model}'")]
     NotServed { provider: String, model: String },
     #[error("{what} is not supported yet")]
@@ -132,8 +124,8 @@ pub enum Error {
     RateLimited { target: Target, limit: String, wait_ms: u64 },
     #[error("the usage log cannot be written, so nothing was sent: {reason}")]
     Ledger { reason: String },
-    #[error("provider '{provider}' refuses the key")]
-    KeyRefused { provider: String },
+    #[error("provider '{provider}' refuses the key{}", code_suffix(refusal))]
+    KeyRefused { provider: String, refusal: Box<Refusal> },
     #[error("the key for provider '{provider}' cannot be opened: {reason}")]
     KeyUnreadable { provider: String, reason: String },
     #[error("master key {key_id} is not in the keyring file")]
@@ -144,6 +136,9 @@ pub enum Error {
     GatewayDown { reason: String, hint: String },
     #[error("the gateway went away after it had accepted the request")]
     GatewayLost,
+    /// The same, where nothing costs.
+    #[error("the gateway went away after it had accepted the request")]
+    ErrandLost,
     #[error("the call failed inside the gateway")]
     Internal,
     #[error("the client went away")]
@@ -206,6 +201,7 @@ impl Error {
             | Self::UnknownModel { .. }
             | Self::NoKeyForModel { .. }
             | Self::NoKey { .. }
+            | Self::NoPlatformKey { .. }
             | Self::NoRoute { .. }
             | Self::UnknownJob { .. } => "PT404",
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "PT413",
@@ -226,7 +222,8 @@ impl Error {
             | Self::BrokenAnswer { .. }
             | Self::AnswerTooLarge { .. }
             | Self::Internal
-            | Self::GatewayLost => "PT502",
+            | Self::GatewayLost
+            | Self::ErrandLost => "PT502",
             Self::OutOfMemory { .. }
             | Self::AnswerOutOfMemory { .. }
             | Self::Ledger { .. }
@@ -247,7 +244,9 @@ impl Error {
             Self::Forbidden { .. } => "forbidden",
             Self::UnknownProvider { .. } => "unknown_provider",
             Self::UnknownModel { .. } => "unknown_model",
-            Self::NoKeyForModel { .. } | Self::NoKey { .. } => "no_key",
+            Self::NoKeyForModel { .. } | Self::NoKey { .. } | Self::NoPlatformKey { .. } => {
+                "no_key"
+            }
             Self::NotServed { .. } => "model_not_served",
             Self::Unsupported { .. } => "unsupported",
             Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
@@ -275,7 +274,7 @@ impl Error {
             Self::MissingMasterKey { .. } => "missing_master_key",
             Self::Keyring { .. } => "keyring",
             Self::GatewayDown { .. } => "gateway_down",
-            Self::GatewayLost => "gateway_lost",
+            Self::GatewayLost | Self::ErrandLost => "gateway_lost",
             Self::Internal => "internal",
             Self::ClientGone => "client_gone",
             Self::Recovery | Self::ReadOnly { .. } => "recovery",
@@ -287,9 +286,31 @@ impl Error {
     /// What the upstream said, for DETAIL.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Upstream { refusal, .. } => refusal.message.clone(),
+            Self::Upstream { refusal, .. } | Self::KeyRefused { refusal, .. } => {
+                refusal.message.clone()
+            }
             _ => None,
         }
+    }
+
+    /// The error and what the upstream said, where there is no place for a detail of its own.
+    pub fn in_full(&self) -> String {
+        match self.detail() {
+            Some(detail) => format!("{self}: {detail}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// Whether the upstream refuses the key.
+    pub fn is_about_key(&self) -> bool {
+        matches!(self, Self::Upstream { refusal, .. } | Self::KeyRefused { refusal, .. }
+            if refusal.about == About::Key)
+    }
+
+    /// Whether it is about a request that costs nothing, a model list or the check of a key: those
+    /// have no model, and are in a log of their own.
+    fn is_errand(&self) -> bool {
+        self.target().is_some_and(|target| target.model.is_empty())
     }
 
     /// What the reader can do about it.
@@ -313,6 +334,9 @@ impl Error {
                  asked for the model as it is named."
             }
             Self::NoKey { .. } => "SELECT save_provider_key('provider', 'key');",
+            Self::NoPlatformKey { .. } => {
+                "An administrator saves one: SELECT save_platform_key('provider', 'key');"
+            }
             Self::NotServed { .. } => {
                 "It pays for models of the catalogue, and of its list where it has one (see \
                  set_platform_models). With a key of one's own any model id is sent."
@@ -320,7 +344,10 @@ impl Error {
             Self::Unsupported { .. } => {
                 "An aggregator such as openrouter offers the same models in OpenAI's format."
             }
-            Self::Upstream { refusal, .. } => return upstream_hint(refusal),
+            Self::Upstream { refusal, .. } => return upstream_hint(refusal, self.is_errand()),
+            Self::Deadline { .. } if self.is_errand() => {
+                "Nothing was paid. The attempt is in aggregator_key_checks; try again later."
+            }
             Self::Deadline { .. } => {
                 "Raise options.timeout_ms, or statement_timeout if that was the shorter one. The \
                  attempt is in aggregator_usage_logs."
@@ -366,6 +393,10 @@ impl Error {
             Self::Unreachable { .. } => {
                 "Check api_providers.base_url, DNS and the network. Nothing was sent."
             }
+            Self::Disconnected { .. } if self.is_errand() => {
+                "Nothing was paid. The attempt is in aggregator_key_checks; try again later."
+            }
+            Self::ErrandLost => "Nothing was paid. Try again; the server log may say more.",
             Self::Disconnected { .. } | Self::GatewayLost | Self::Internal => {
                 "The call may have been paid for: see aggregator_usage_logs. The server log may \
                  say more."
@@ -374,9 +405,16 @@ impl Error {
                 "Private and local addresses need aggregator.allow_private_networks = on (a \
                  superuser sets it with ALTER SYSTEM)."
             }
+            Self::BrokenAnswer { .. } if self.is_errand() => {
+                "Check base_url, models_url and key_check_url in api_providers. The attempt is in \
+                 aggregator_key_checks."
+            }
             Self::BrokenAnswer { .. } => {
                 "Check that api_providers.base_url is the root of an API. The attempt is in \
                  aggregator_usage_logs."
+            }
+            Self::AnswerTooLarge { .. } if self.is_errand() => {
+                "A model list may have 16 MiB, and no more than aggregator.max_response_size."
             }
             Self::AnswerTooLarge { .. } => "Raise aggregator.max_response_size.",
             Self::OutOfMemory { may_pass: false, .. } => {
@@ -384,6 +422,10 @@ impl Error {
             }
             Self::OutOfMemory { .. } => {
                 "Nothing was sent. Try again later, or raise aggregator.max_memory."
+            }
+            Self::AnswerOutOfMemory { .. } if self.is_errand() => {
+                "The attempt is in aggregator_key_checks. Try again later, or raise \
+                 aggregator.max_memory."
             }
             Self::AnswerOutOfMemory { .. } => {
                 "The attempt is in aggregator_usage_logs. Ask for less at one time, or raise \
@@ -438,7 +480,9 @@ impl Error {
     /// The HTTP status of the upstream, where it gave one.
     pub fn upstream_status(&self) -> Option<u16> {
         match self {
-            Self::Upstream { refusal, .. } => Some(refusal.status),
+            Self::Upstream { refusal, .. } | Self::KeyRefused { refusal, .. } => {
+                Some(refusal.status)
+            }
             Self::BrokenAnswer { status, .. } => Some(*status),
             _ => None,
         }
@@ -474,7 +518,9 @@ impl Error {
     /// The upstream's id of the request, where it gave one.
     pub fn request_id(&self) -> Option<&str> {
         match self {
-            Self::Upstream { refusal, .. } => refusal.request_id.as_deref(),
+            Self::Upstream { refusal, .. } | Self::KeyRefused { refusal, .. } => {
+                refusal.request_id.as_deref()
+            }
             Self::BrokenAnswer { request_id, .. } => request_id.as_deref(),
             _ => None,
         }
@@ -498,8 +544,11 @@ impl Error {
 pub const UNREACHABLE: &str = "unreachable";
 
 fn upstream_sqlstate(refusal: &Refusal) -> &'static str {
-    if retry::is_out_of_credit(refusal.code.as_deref()) {
-        return "PT402";
+    match refusal.about {
+        About::Key => return "PT401",
+        About::Credit => return "PT402",
+        About::Permission => return "PT403",
+        About::TooLong | About::Other => {}
     }
     match refusal.status {
         401 => "PT401",
@@ -517,18 +566,33 @@ fn upstream_sqlstate(refusal: &Refusal) -> &'static str {
     }
 }
 
-fn upstream_hint(refusal: &Refusal) -> Option<String> {
-    let hint = match upstream_sqlstate(refusal) {
-        "PT401" => "The provider refuses the key: save a valid one with save_provider_key().",
-        "PT402" => "The account at the provider has no credit left.",
-        "PT404" => "The provider does not know this model or path.",
-        "PT429" => {
+/// `is_errand`: it is about a model list, which is asked for with the platform's key.
+fn upstream_hint(refusal: &Refusal, is_errand: bool) -> Option<String> {
+    let hint = match (refusal.about, upstream_sqlstate(refusal)) {
+        (About::Key, _) if is_errand => {
+            "The provider refuses the key: an administrator saves a valid one with \
+             save_platform_key()."
+        }
+        (About::Key, _) => {
+            "The provider refuses the key: save a valid one with save_provider_key()."
+        }
+        (About::Permission, _) => {
+            "The key itself was not refused: the provider does not allow this to its account, or \
+             from this place."
+        }
+        (About::TooLong, _) => {
+            "The prompt is too long for this model: send less, or name a longer one in \
+             options.models."
+        }
+        (_, "PT402") => "The account at the provider has no credit left.",
+        (_, "PT404") => "The provider does not know this model or path.",
+        (_, "PT429") => {
             return Some(match refusal.retry_after_s {
                 Some(seconds) => format!("Retry after {seconds} seconds."),
                 None => "Retry later.".to_owned(),
             });
         }
-        "PT502" | "PT504" | "PT408" => "The provider is in trouble; try again later.",
+        (_, "PT502" | "PT504" | "PT408") => "The provider is in trouble; try again later.",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -542,11 +606,9 @@ mod tests {
         Error::Upstream {
             target: Target { provider: "p".into(), model: "m".into() },
             refusal: Box::new(Refusal {
-                status,
-                code: code.map(str::to_owned),
-                message: Some("no".into()),
                 request_id: Some("r-1".into()),
                 retry_after_s: Some(7),
+                ..Refusal::new(status, code.map(str::to_owned), Some("no".into()))
             }),
         }
     }

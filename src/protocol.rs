@@ -12,6 +12,7 @@
 use crate::core::budget::Rules;
 use crate::core::catalogue::Dialect;
 use crate::core::model::UNLISTED;
+use crate::core::refusal::Verdict;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::error::{Error, Target};
@@ -239,6 +240,20 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it may have been paid for when its reply is lost.
+    pub fn may_cost(&self) -> bool {
+        match self {
+            Self::Chat { .. } | Self::Stream(_) | Self::Many(_) | Self::AwaitJob { .. } => true,
+            Self::Outbox
+            | Self::Catalogues(_)
+            | Self::CheckKey(_)
+            | Self::SyncSoon(_)
+            | Self::Reseal { .. }
+            | Self::Forget { .. }
+            | Self::Status => false,
+        }
+    }
+
     /// For whose sake it comes; "": nobody's in particular.
     fn user(&self) -> &str {
         match self {
@@ -317,7 +332,7 @@ pub enum Reply {
     /// In the order of the request.
     Catalogues(Vec<Result<Fetched, Error>>),
     /// Whether the provider takes the key.
-    CheckKey(Result<bool, Error>),
+    CheckKey(Result<Verdict, Error>),
     SyncSoon,
     Reseal(Result<Vec<Vec<u8>>, Error>),
     Status(Box<Status>),

@@ -1,7 +1,7 @@
 //! What keeps failing cools down: for a while it goes behind the other candidates of a call. It is
 //! never refused, or a sole candidate could never show that it is well again.
 
-use crate::error::Refusal;
+use crate::core::refusal::{About, Refusal};
 use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
@@ -78,14 +78,14 @@ impl Health {
         let (place, pause) = match fault {
             Fault::Unreachable => (Place::Provider(*provider), Pause::Growing),
             Fault::Broken => (on_model(), Pause::Growing),
-            Fault::Refused(refusal) => match refusal.status {
-                401 => (on_key(), Pause::UntilKeyChanges),
-                402 => (on_key(), Pause::For(CREDIT_PAUSE)),
-                429 => match refusal.retry_after_s {
+            Fault::Refused(refusal) => match (refusal.about, refusal.status) {
+                (About::Key, _) => (on_key(), Pause::UntilKeyChanges),
+                (About::Credit, _) => (on_key(), Pause::For(CREDIT_PAUSE)),
+                (_, 429) => match refusal.retry_after_s {
                     Some(seconds) => (on_model(), Pause::For(Duration::from_secs(seconds))),
                     None => (on_model(), Pause::Growing),
                 },
-                408 | 500..=599 => (on_model(), Pause::Growing),
+                (_, 408 | 500..=599) => (on_model(), Pause::Growing),
                 // 403 may be about the content of one request; 400 and 404 are about it.
                 _ => return None,
             },
@@ -197,8 +197,7 @@ mod tests {
     }
 
     fn refused(status: u16, retry_after_s: Option<u64>) -> Fault {
-        let refusal =
-            Refusal { status, code: None, message: None, request_id: None, retry_after_s };
+        let refusal = Refusal { retry_after_s, ..Refusal::new(status, None, None) };
         Fault::Refused(Box::new(refusal))
     }
 

@@ -20,6 +20,7 @@ pub mod options;
 pub mod parameters;
 pub mod price;
 pub mod rate;
+pub mod refusal;
 pub mod reply;
 pub mod request;
 pub mod retry;

@@ -1,14 +1,11 @@
 //! Reading what an upstream answered to a chat request.
 
-use crate::core::secret;
+use crate::core::refusal::{self, Refusal};
 use crate::core::usage::Usage;
-use crate::error::Refusal;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Longest upstream message that is repeated to the caller.
-const MAX_MESSAGE: usize = 300;
 /// Longest upstream id or code that is kept.
 const MAX_WORD: usize = 128;
 
@@ -77,7 +74,7 @@ pub fn read(body: &str, key: Option<&str>) -> Reading {
         answer.choices.and_then(|choices| serde_json::from_str(choices.get()).ok());
     match (error, choices) {
         (Some(error), choices) if choices.as_ref().is_none_or(Vec::is_empty) => {
-            Reading::Refused(refusal_inside_200(error.get(), key))
+            Reading::Refused(refusal::inside_200(error.get(), key))
         }
         (_, Some(choices)) => Reading::Completion(Completion {
             served_model: answer.model.as_ref().and_then(word),
@@ -86,57 +83,6 @@ pub fn read(body: &str, key: Option<&str>) -> Reading {
             id: answer.id.as_ref().and_then(word),
         }),
         _ => Reading::Broken("JSON that is not a completion"),
-    }
-}
-
-/// Reads the body of an answer that is not 2xx.
-pub fn refusal(status: u16, body: &str, key: Option<&str>) -> Refusal {
-    #[derive(Deserialize)]
-    struct Failed<'a> {
-        #[serde(borrow)]
-        error: Option<&'a RawValue>,
-        message: Option<Value>,
-    }
-    match serde_json::from_str::<Failed>(body) {
-        Ok(Failed { error: Some(error), .. }) => refusal_of(error.get(), Some(status), key),
-        Ok(Failed { message: Some(Value::String(message)), .. }) => {
-            plain(status, Some(shorten(&message, key)))
-        }
-        _ => plain(status, None),
-    }
-}
-
-/// Reads the `error` member of an answer that began as a success: a chunk of a stream, say.
-pub fn refusal_inside_200(error: &str, key: Option<&str>) -> Refusal {
-    refusal_of(error, None, key)
-}
-
-fn plain(status: u16, message: Option<String>) -> Refusal {
-    Refusal { status, code: None, message, request_id: None, retry_after_s: None }
-}
-
-/// Reads an `error` member: an object of OpenAI's, OpenRouter's or Anthropic's form, or a text.
-/// Without an HTTP status that tells (an error inside a 200), its `code` is the status, else 502.
-fn refusal_of(error: &str, status: Option<u16>, key: Option<&str>) -> Refusal {
-    let error: Value = serde_json::from_str(error).unwrap_or(Value::Null);
-    if let Value::String(message) = &error {
-        return plain(status.unwrap_or(502), Some(shorten(message, key)));
-    }
-    let numeric = error["code"]
-        .as_u64()
-        .or_else(|| error["code"].as_str().and_then(|code| code.parse().ok()))
-        .filter(|code| (400..600).contains(code))
-        .map(|code| code as u16);
-    let code = [&error["details"]["error_code"], &error["code"], &error["type"]]
-        .into_iter()
-        .find_map(|value| value.as_str().filter(|text| text.parse::<u16>().is_err()))
-        .map(|code| clean_word(&secret::scrub(code, key)));
-    Refusal {
-        status: status.or(numeric).unwrap_or(502),
-        code: code.filter(|code| !code.is_empty()),
-        message: error["message"].as_str().map(|message| shorten(message, key)),
-        request_id: None,
-        retry_after_s: None,
     }
 }
 
@@ -161,16 +107,6 @@ pub fn content(answer: &str) -> Option<String> {
             Some(parts.iter().filter_map(|part| part["text"].as_str()).collect())
         }
         _ => None,
-    }
-}
-
-/// A short, printable text; longer ones are cut.
-fn shorten(message: &str, key: Option<&str>) -> String {
-    let clean: String =
-        secret::scrub(message, key).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match clean.char_indices().nth(MAX_MESSAGE) {
-        Some((end, _)) => format!("{}…", &clean[..end]),
-        None => clean,
     }
 }
 
@@ -224,32 +160,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn refusals_of_every_dialect() {
-        let openai = r#"{"error":{"message":"bad sk-abc","type":"t","param":null,"code":"invalid_api_key"}}"#;
-        let r = refusal(401, openai, Some("sk-abc"));
-        assert_eq!((r.status, r.code.as_deref()), (401, Some("invalid_api_key")));
-        assert!(!r.message.unwrap().contains("sk-abc"));
-        let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#;
-        assert_eq!(refusal(529, anthropic, None).code.as_deref(), Some("overloaded_error"));
-        let spend = r#"{"error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}"#;
-        assert_eq!(refusal(429, spend, None).code.as_deref(), Some("enforced_spend_limit_reached"));
-        assert_eq!(refusal(500, "<html>", None).message, None);
-        assert_eq!(refusal(500, r#"{"message":"x"}"#, None).message.as_deref(), Some("x"));
-        assert_eq!(refusal(400, r#"{"error":{"code":400,"message":"m"}}"#, None).code, None);
-    }
-
-    #[test]
-    fn long_messages_are_cut_between_characters() {
-        let body = serde_json::json!({"error": {"message": "é".repeat(1000)}}).to_string();
-        assert_eq!(refusal(400, &body, None).message.unwrap().chars().count(), MAX_MESSAGE + 1);
-    }
-
     proptest::proptest! {
         #[test]
         fn nothing_from_outside_panics(body in "\\PC*", json in "[{}\\[\\]\":,a-z0-9]{0,60}") {
             let _ = (read(&body, Some("k")), read(&json, None));
-            let _ = (refusal(400, &body, None), refusal(400, &json, None));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! When to try again, where, and after how long.
 
-use crate::error::Refusal;
+use crate::core::refusal::{About, Refusal, is_out_of_credit};
 use std::time::Duration;
 
 const FIRST_PAUSE_MS: u64 = 500;
@@ -20,11 +20,6 @@ pub fn is_retryable(status: u16, code: Option<&str>) -> bool {
     }
 }
 
-/// Codes that say the account is out of money, whatever the status.
-pub fn is_out_of_credit(code: Option<&str>) -> bool {
-    matches!(code, Some("insufficient_quota" | "enforced_spend_limit_reached"))
-}
-
 /// What may follow a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
@@ -40,33 +35,15 @@ pub enum Again {
 
 /// What may follow an upstream's refusal.
 pub fn after(refusal: &Refusal) -> Again {
-    if is_retryable(refusal.status, refusal.code.as_deref()) {
-        Again::Anywhere(refusal.retry_after_s.map(Duration::from_secs))
-    } else if refusal.status == 429 || refusal.status == 501 {
-        Again::Elsewhere
-    } else if is_context_overflow(refusal) {
-        Again::Longer
-    } else {
-        Again::Never
+    let may_pass = is_retryable(refusal.status, refusal.code.as_deref());
+    match (refusal.about, refusal.status) {
+        (About::TooLong, _) => Again::Longer,
+        (About::Credit, 429) => Again::Elsewhere,
+        _ if may_pass => Again::Anywhere(refusal.retry_after_s.map(Duration::from_secs)),
+        // 413: larger than this account may send in a minute (Groq), so it is of no use to wait.
+        (_, 413 | 429 | 501) => Again::Elsewhere,
+        _ => Again::Never,
     }
-}
-
-/// Whether the prompt was too long for the model: OpenAI's code, or the words of those who have
-/// none (Anthropic, OpenRouter, vLLM).
-fn is_context_overflow(refusal: &Refusal) -> bool {
-    const WORDS: [&str; 5] = [
-        "context length",
-        "context window",
-        "prompt is too long",
-        "context size",
-        "too many tokens",
-    ];
-    if !matches!(refusal.status, 400 | 413 | 422) {
-        return false;
-    }
-    let message = refusal.message.as_deref().unwrap_or_default().to_lowercase();
-    refusal.code.as_deref() == Some("context_length_exceeded")
-        || WORDS.iter().any(|words| message.contains(words))
 }
 
 /// How long to wait before the attempt after number `attempt` (the first is 1): what the
@@ -109,11 +86,8 @@ mod tests {
     #[test]
     fn what_may_follow_a_refusal() {
         let refusal = |status, code: Option<&str>, message: &str| Refusal {
-            status,
-            code: code.map(str::to_owned),
-            message: Some(message.to_owned()),
-            request_id: None,
             retry_after_s: Some(3),
+            ..Refusal::new(status, code.map(str::to_owned), Some(message.to_owned()))
         };
         let soon = Again::Anywhere(Some(Duration::from_secs(3)));
         for status in [408, 429, 500, 503, 529] {

@@ -3,13 +3,13 @@
 use crate::core::bound::{self, Model, Size};
 use crate::core::budget::Rules;
 use crate::core::health::{Fault, Subject};
-use crate::core::json;
 use crate::core::reply::{self, Completion, Reading};
 use crate::core::request::Outline;
 use crate::core::retry::{self, Again};
 use crate::core::sse::{Event, Parser};
 use crate::core::standard::{Cap, Sending, Standard, Step};
 use crate::core::stream::Assembler;
+use crate::core::{json, refusal};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::admission::Permit;
@@ -536,7 +536,7 @@ fn read_answer(
         return Read::Broken("a redirect, which is never followed".to_owned());
     }
     if !status.is_success() {
-        return Read::Refused(reply::refusal(status.as_u16(), body, Some(key)));
+        return Read::Refused(refusal::read(status.as_u16(), body, Some(key)));
     }
     let body = standard.wire().answer(body);
     match (reply::read(&body, Some(key)), json::fit_for_jsonb(&body)) {

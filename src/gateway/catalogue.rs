@@ -1,10 +1,11 @@
 //! Fetching model lists and checking keys: requests that cost nothing and leave no usage row. Each leaves a
 //! row of its own kind in `aggregator_key_checks`, and those of users keep the limits in flight.
 
-use crate::core::{catalogue, mend, reply, secret};
-use crate::error::{Error, Refusal};
+use crate::core::refusal::{self, About, Refusal, Verdict};
+use crate::core::{catalogue, mend, secret};
+use crate::error::Error;
 use crate::gateway::http::{Answer, Failure, Outgoing};
-use crate::gateway::ledger::{KeyCheckKind, KeyChecked, Task};
+use crate::gateway::ledger::{CheckOutcome as Outcome, KeyCheckKind, KeyChecked, Task};
 use crate::gateway::memory::Lease;
 use crate::gateway::row::unix_micros;
 use crate::gateway::server::Shared;
@@ -12,10 +13,12 @@ use crate::protocol::{CatalogueFetch, Fetched, KeyCheck, Provider, SealedKey};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// No model list is larger.
 const LARGEST_LIST: usize = 16 << 20;
+const UNREADABLE: &str = "something that cannot be read";
 
 /// Fetches the model list that everybody sees: with the platform's key if there is one, else without a key,
 /// never with a user's.
@@ -37,43 +40,44 @@ pub async fn list(
     let provider = &fetch.provider;
     let user = key.and_then(|key| key.binding.user_id.as_deref());
     let asked = Asked::new(shared, KeyCheckKind::Sync, user, provider);
-    let answer = match get(shared, provider, &fetch.models_url, user, key, lease).await {
-        Ok(answer) => answer,
+    let received = match get(shared, provider, &fetch.models_url, user, key, lease).await {
+        Ok(received) => received,
         Err(error) => return asked.failed(error),
     };
-    let status = answer.status.as_u16();
-    if key.is_none() && matches!(status, 401 | 403) {
-        asked.answered(status);
-        return Err(Error::NoKey { provider: provider.name.clone() });
-    }
-    if !answer.status.is_success() {
-        return asked.failed(refused(provider, answer));
-    }
+    let (status, request_id) = (received.status(), received.answer.request_id.clone());
     let dialect = fetch.dialect;
-    let Answer { body, request_id, .. } = answer;
     let read = move || {
-        let catalogue = catalogue::read(&mend::json(&body), dialect)?;
+        if let Some(refusal) = received.refusal() {
+            return Ok(Err(refusal));
+        }
+        let catalogue = catalogue::read(&mend::json(&received.answer.body), dialect)?;
         let models =
             serde_json::to_string(&catalogue.models).map_err(|_| "a list that cannot be kept")?;
         let (is_inferred, warnings) = (catalogue.is_inferred, catalogue.warnings);
-        Ok::<_, &'static str>(Fetched { models, is_inferred, warnings })
+        Ok::<_, &'static str>(Ok(Fetched { models, is_inferred, warnings }))
     };
     match shared.heavy.run(LARGEST_LIST, read).await {
-        Ok(Ok(fetched)) => {
+        Ok(Ok(Ok(fetched))) => {
             asked.answered(status);
             Ok(fetched)
         }
+        Ok(Ok(Err(refusal))) if key.is_none() && refusal.wants_key() => {
+            asked.refused(status);
+            Err(Error::NoPlatformKey { provider: provider.name.clone() })
+        }
+        Ok(Ok(Err(refusal))) => asked.failed(upstream(provider, refusal)),
         Ok(Err(what)) => asked.failed(broken(provider, status, what, request_id)),
-        Err(error) => asked.failed(error),
+        Err(_) => asked.failed(broken(provider, status, UNREADABLE, request_id)),
     }
 }
 
-/// Whether the provider takes a user's key: it answers JSON to it, or refuses it with 401 or 403.
+/// Whether the provider takes a user's key: it answers JSON to it, or refuses it. An answer that is
+/// about something else, such as a region, is an error.
 pub async fn check_key(
     shared: &Shared,
     check: &KeyCheck,
     lease: &mut Lease,
-) -> Result<bool, Error> {
+) -> Result<Verdict, Error> {
     let user = check.key.binding.user_id.as_deref().ok_or(Error::Internal)?;
     shared.forgotten.guard(user, Uuid::now_v7(), checked(shared, check, user, lease)).await
 }
@@ -83,13 +87,13 @@ async fn checked(
     check: &KeyCheck,
     user: &str,
     lease: &mut Lease,
-) -> Result<bool, Error> {
+) -> Result<Verdict, Error> {
     let provider = &check.provider;
     shared.checks.take(shared, user, provider).await?;
     let asked = Asked::new(shared, KeyCheckKind::Check, Some(user), provider);
     let answer = get(shared, provider, &check.url, Some(user), Some(&check.key), lease).await;
-    let answer = match answer {
-        Ok(answer) => answer,
+    let received = match answer {
+        Ok(received) => received,
         Err(error) => {
             // The guard let nothing leave.
             if matches!(error, Error::AddressRefused { .. }) {
@@ -98,25 +102,55 @@ async fn checked(
             return asked.failed(error);
         }
     };
-    let status = answer.status.as_u16();
-    if matches!(status, 401 | 403) {
-        asked.answered(status);
-        return Ok(false);
-    }
-    if !answer.status.is_success() {
-        return asked.failed(refused(provider, answer));
-    }
-    let Answer { body, request_id, .. } = answer;
-    let is_json = move || mend::is_json(&mend::json(&body));
-    match shared.heavy.run(LARGEST_LIST, is_json).await {
-        Ok(true) => {
+    let (status, request_id) = (received.status(), received.answer.request_id.clone());
+    let read = move || match received.refusal() {
+        Some(refusal) => Err(Some(refusal)),
+        None => match mend::is_json(&mend::json(&received.answer.body)) {
+            true => Ok(()),
+            false => Err(None),
+        },
+    };
+    match shared.heavy.run(LARGEST_LIST, read).await {
+        Ok(Ok(())) => {
             asked.answered(status);
-            Ok(true)
+            Ok(Verdict::Valid)
         }
-        Ok(false) => {
+        Ok(Err(Some(refusal))) if refusal.about == About::Key => {
+            asked.refused(status);
+            Ok(Verdict::Refused(Box::new(refusal)))
+        }
+        Ok(Err(Some(refusal))) => asked.failed(upstream(provider, refusal)),
+        Ok(Err(None)) => {
             asked.failed(broken(provider, status, "something that is not JSON", request_id))
         }
-        Err(error) => asked.failed(error),
+        Err(_) => asked.failed(broken(provider, status, UNREADABLE, request_id)),
+    }
+}
+
+/// An answer, and the key that went with the request.
+struct Received {
+    answer: Answer,
+    key: Option<Zeroizing<String>>,
+}
+
+impl Received {
+    fn status(&self) -> u16 {
+        self.answer.status.as_u16()
+    }
+
+    /// What the provider refuses, by its status or inside a success.
+    fn refusal(&self) -> Option<Refusal> {
+        let Answer { status, body, request_id, retry_after } = &self.answer;
+        let key = self.key.as_ref().map(|key| key.as_str());
+        let refusal = match status.is_success() {
+            true => refusal::inside_success(body, key)?,
+            false => refusal::read(status.as_u16(), body, key),
+        };
+        Some(Refusal {
+            request_id: request_id.clone(),
+            retry_after_s: retry_after.map(|pause| pause.as_secs_f64().ceil() as u64),
+            ..refusal
+        })
     }
 }
 
@@ -149,23 +183,32 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// The provider has said yes or no.
     fn answered(mut self, status: u16) {
-        self.note(Some(status), None);
+        self.note(Outcome::Success, Some(status), None);
+    }
+
+    /// The provider has said no.
+    fn refused(mut self, status: u16) {
+        self.note(Outcome::Refused, Some(status), None);
     }
 
     fn failed<T>(mut self, error: Error) -> Result<T, Error> {
-        self.note(error.upstream_status(), Some(error.code()));
+        let outcome = match error.is_about_key() {
+            true => Outcome::Refused,
+            false => Outcome::Error,
+        };
+        self.note(outcome, error.upstream_status(), Some(error.code()));
         Err(error)
     }
 
-    fn note(&mut self, status: Option<u16>, error_code: Option<&str>) {
+    fn note(&mut self, outcome: Outcome, status: Option<u16>, error_code: Option<&str>) {
         self.has_ended = true;
         self.shared.ledger.send(Task::KeyChecked(Box::new(KeyChecked {
             kind: self.kind,
             user_id: self.user.map(str::to_owned),
             provider_id: self.provider,
             created_at: self.at,
+            outcome,
             http_status: status,
             error_code: error_code.map(str::to_owned),
             latency_ms: self.began.elapsed().as_millis() as u64,
@@ -176,7 +219,7 @@ impl<'a> Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.note(None, Some("cancelled"));
+            self.note(Outcome::Error, None, Some("cancelled"));
         }
     }
 }
@@ -188,7 +231,7 @@ async fn get(
     user: Option<&str>,
     key: Option<&SealedKey>,
     lease: &mut Lease,
-) -> Result<Answer, Error> {
+) -> Result<Received, Error> {
     // A key opens for its provider's origin; it must not be sent to another.
     if secret::origin(url) != secret::origin(&provider.base_url) {
         return Err(Error::bad_request(format!(
@@ -201,7 +244,7 @@ async fn get(
         Some(key) => Some(shared.keys.open(&settings.keyring_file, &provider.name, key)?),
         None => None,
     };
-    let key = key.as_ref().map(|key| key.as_str());
+    let sent = key.as_ref().map(|key| key.as_str());
     let target = provider.target("");
     // Checks at one provider share their places as calls with one key do.
     let _permit = match user {
@@ -222,34 +265,29 @@ async fn get(
             provider,
             target: target.clone(),
             url,
-            key,
+            key: sent,
             body: None,
             limit,
         })
     };
     let exchange = async {
-        match request()?.exchange(key, limit, lease).await {
+        match request()?.exchange(sent, limit, lease).await {
             // A connection from the pool may just have been closed by the other side.
             Err(Failure::NoAnswer(_)) => {
-                let again = request()?.exchange(key, limit, lease).await;
+                let again = request()?.exchange(sent, limit, lease).await;
                 again.map_err(Failure::into_error)
             }
             other => other.map_err(Failure::into_error),
         }
     };
-    timeout(DEADLINE, exchange).await.unwrap_or_else(|_| {
+    let answer = timeout(DEADLINE, exchange).await.unwrap_or_else(|_| {
         Err(Error::Deadline { target: target.clone(), waited_ms: DEADLINE.as_millis() as u64 })
-    })
+    })?;
+    Ok(Received { answer, key })
 }
 
-fn refused(provider: &Provider, answer: Answer) -> Error {
-    let refusal = reply::refusal(answer.status.as_u16(), &answer.body, None);
-    let refusal = Box::new(Refusal {
-        request_id: answer.request_id,
-        retry_after_s: answer.retry_after.map(|d| d.as_secs()),
-        ..refusal
-    });
-    Error::Upstream { target: provider.target(""), refusal }
+fn upstream(provider: &Provider, refusal: Refusal) -> Error {
+    Error::Upstream { target: provider.target(""), refusal: Box::new(refusal) }
 }
 
 fn broken(provider: &Provider, status: u16, what: &str, request_id: Option<String>) -> Error {

@@ -130,9 +130,9 @@ async fn for_all(shared: &Shared, fetch: &CatalogueFetch, by_user: bool) -> Outc
             shared.ledger.send(Task::Catalogue(Box::new(fetch.clone()), fetched));
             Outcome::Listed
         }
-        Err(Error::NoKey { .. }) => Outcome::NeedsKey,
+        Err(Error::NoPlatformKey { .. }) => Outcome::NeedsKey,
         Err(error) => {
-            shared.ledger.send(Task::Log(format!("first sync failed: {error}")));
+            shared.ledger.send(Task::Log(format!("first sync failed: {}", error.in_full())));
             Outcome::Failed
         }
     };

@@ -195,6 +195,25 @@ impl KeyCheckKind {
     }
 }
 
+/// How a request that cost nothing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckOutcome {
+    Success,
+    /// The provider does not take the key.
+    Refused,
+    Error,
+}
+
+impl CheckOutcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Refused => "refused",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// A request that cost nothing, and how it ended.
 #[derive(Debug, Clone)]
 pub struct KeyChecked {
@@ -204,19 +223,10 @@ pub struct KeyChecked {
     pub provider_id: Uuid,
     /// Microseconds since 1970.
     pub created_at: i64,
+    pub outcome: CheckOutcome,
     pub http_status: Option<u16>,
     pub error_code: Option<String>,
     pub latency_ms: u64,
-}
-
-impl KeyChecked {
-    pub fn outcome(&self) -> &'static str {
-        match (self.http_status, &self.error_code) {
-            (Some(401 | 403), _) => "refused",
-            (_, Some(_)) => "error",
-            _ => "success",
-        }
-    }
 }
 
 impl JobEnd {

@@ -71,10 +71,11 @@ fn sync(wanted: Option<&str>) -> Result<Vec<SyncRow>, Error> {
     Ok(rows)
 }
 
+/// With what the provider says, and what can be done about it.
 fn described(error: &Error) -> String {
     match error.hint() {
-        Some(hint) => format!("{error}. {hint}"),
-        None => error.to_string(),
+        Some(hint) => format!("{}. {hint}", error.in_full()),
+        None => error.in_full(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Saving, checking, removing and rotating provider keys.
 
 use crate::core::catalogue::Dialect;
+use crate::core::refusal::Verdict;
 use crate::core::secret::{self, Binding, SecretError};
 use crate::error::Error;
 use crate::installed::Installed;
@@ -85,8 +86,8 @@ fn save(
     let row = provider::find(&installed, provider)?;
     let key = checked(key)?;
     let sealed = seal(&installed, &row.provider, user.clone(), key)?;
-    if validate && !check(&row, sealed.clone())? {
-        return Err(Error::KeyRefused { provider: row.provider.name });
+    if validate && let Verdict::Refused(refusal) = check(&row, sealed.clone())? {
+        return Err(Error::KeyRefused { provider: row.provider.name, refusal });
     }
     let sql = installed.sql(
         "INSERT INTO @extschema@.user_api_providers AS k
@@ -187,7 +188,7 @@ fn any_envelope(installed: &Installed) -> Result<Option<Vec<u8>>, Error> {
     .map_err(|_| Error::Internal)
 }
 
-fn check(row: &ProviderRow, key: SealedKey) -> Result<bool, Error> {
+fn check(row: &ProviderRow, key: SealedKey) -> Result<Verdict, Error> {
     let check = KeyCheck { provider: row.provider.clone(), url: row.key_check_url.clone(), key };
     match link::exchange(&Request::CheckKey(Box::new(check)))? {
         Reply::CheckKey(result) => result,
@@ -204,13 +205,13 @@ fn validate(provider: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
         return validate_saved(&installed, row, user);
     };
     let sealed = seal(&installed, &row.provider, Some(user), checked(Some(key))?)?;
-    check(&row, sealed)
+    Ok(check(&row, sealed)? == Verdict::Valid)
 }
 
 fn validate_saved(installed: &Installed, row: ProviderRow, user: String) -> Result<bool, Error> {
     let no_key = || Error::NoKey { provider: row.provider.name.clone() };
     let sealed = saved_key(installed, &row.provider, Some(&user))?.ok_or_else(no_key)?;
-    if !check(&row, sealed.clone())? {
+    if check(&row, sealed.clone())? != Verdict::Valid {
         return Ok(false);
     }
     let sql = installed.sql(

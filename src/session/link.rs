@@ -70,7 +70,11 @@ impl Exchange {
 /// connection.
 pub fn exchange(request: &Request) -> Result<Reply, Error> {
     let mut exchange = Exchange::begin(request)?;
-    let reply = exchange.next(None)?.ok_or(Error::GatewayLost)?;
+    let reply = exchange.next(None).and_then(|reply| reply.ok_or(Error::GatewayLost));
+    let reply = reply.map_err(|error| match error {
+        Error::GatewayLost if !request.may_cost() => Error::ErrandLost,
+        error => error,
+    })?;
     exchange.end();
     Ok(reply)
 }

@@ -52,7 +52,7 @@ pub fn note_check(statements: &Statements, checked: &KeyChecked) {
                 checked.kind.as_str().into(),
                 checked.user_id.as_deref().into(),
                 pg_uuid(checked.provider_id).into(),
-                checked.outcome().into(),
+                checked.outcome.as_str().into(),
                 checked.error_code.as_deref().into(),
                 checked.http_status.and_then(|status| i16::try_from(status).ok()).into(),
                 i32::try_from(checked.latency_ms).unwrap_or(i32::MAX).into(),

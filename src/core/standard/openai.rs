@@ -1,7 +1,7 @@
 //! OpenAI's chat completions: the form that everything else here speaks, so there is little to do.
 
 use super::{Chunks, Sending, Step, Wire, members};
-use crate::core::reply;
+use crate::core::refusal;
 use crate::core::sse::Event;
 use crate::error::Error;
 use serde::Deserialize;
@@ -94,7 +94,7 @@ impl Chunks for OpenAiChunks {
         match serde_json::from_str::<Chunk>(data) {
             // An error once the stream has begun comes as a chunk (OpenRouter's documentation).
             Ok(Chunk { error: Some(error) }) if error.get() != "null" => {
-                Step::Refused(reply::refusal_inside_200(error.get(), key))
+                Step::Refused(refusal::inside_200(error.get(), key))
             }
             Ok(_) => Step::Chunk(data.to_owned()),
             Err(_) => Step::Broken("an event that is not JSON"),

@@ -4,7 +4,7 @@
 use super::answer::{Block, OpenAiUsage, finish_reason, openai_usage};
 use crate::core::sse::Event;
 use crate::core::standard::{Chunks, Step};
-use crate::core::{json, reply, secret};
+use crate::core::{json, refusal, reply, secret};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
@@ -362,7 +362,7 @@ fn refused(data: &str, key: Option<&str>) -> Step {
     let (error, request_id) =
         failed.map_or((None, None), |failed| (failed.error, failed.request_id));
     let kind = error.and_then(|error| error.kind);
-    let mut refusal = reply::refusal(kind.as_deref().map_or(502, status), data, key);
+    let mut refusal = refusal::read(kind.as_deref().map_or(502, status), data, key);
     refusal.request_id = request_id.map(|id| reply::clean_word(&secret::scrub(&id, key)));
     Step::Refused(refusal)
 }
