@@ -1,6 +1,5 @@
--- The price rules, in numeric from end to end. This is their only implementation: the ledger
--- settles with aggregator_settled_cost; calculate_cost, recost_usage and quote_cost (prices.sql) ask
--- the same functions.
+-- The price rules for SQL. Their only implementation is core/cost.rs, with which the ledger settles too;
+-- calculate_cost, recost_usage and quote_cost (prices.sql) ask the functions here.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -32,34 +31,35 @@ $$;
 
 ALTER TABLE @extschema@.aggregator_models ADD CONSTRAINT pricing CHECK (@extschema@.aggregator_is_pricing(pricing));
 
--- The prices that hold for a prompt of this size at this moment: the list, overlaid by every tier
--- whose conditions all match, a later tier over an earlier one (OpenRouter's pricing.overrides).
--- A long-context tier reprices the whole request, once the prompt is strictly larger.
+-- The price rules themselves, in Rust (core/cost.rs), because the ledger prices each batch with them.
+-- p_clock: the time of day as HHMM, UTC; infinity has none, and counts as midnight.
+CREATE FUNCTION @extschema@.aggregator_price_tiers(p_pricing jsonb, p_prompt_tokens bigint, p_clock integer) RETURNS jsonb
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_price_tiers_wrapper';
+
+CREATE FUNCTION @extschema@.aggregator_price_parts(p_pricing jsonb, p_parts jsonb, p_clock integer) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_price_parts_wrapper';
+
+CREATE FUNCTION @extschema@.aggregator_price_attempt(
+    p_pricing     jsonb,
+    p_parts       jsonb,
+    p_reported    text,
+    p_is_free     boolean,
+    p_clock       integer,
+    p_is_estimate boolean
+) RETURNS jsonb
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_price_attempt_wrapper';
+
+-- The prices that hold for a prompt of this size at this moment, tiers applied.
 CREATE FUNCTION @extschema@.aggregator_prices_at(p_pricing jsonb, p_prompt_tokens bigint, p_at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_prices jsonb   := p_pricing - 'tiers';
-    v_clock  integer := to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer;
-    v_tier   jsonb;
-    v_start  integer;
-    v_end    integer;
 BEGIN
-    FOR v_tier IN SELECT value FROM jsonb_array_elements(coalesce(p_pricing -> 'tiers', '[]')) LOOP
-        CONTINUE WHEN p_prompt_tokens <= (v_tier ->> 'min_prompt_tokens')::numeric;
-        IF v_tier ? 'utc_start' OR v_tier ? 'utc_end' THEN
-            v_start := coalesce(v_tier ->> 'utc_start', '0');
-            v_end := coalesce(v_tier ->> 'utc_end', '2400');
-            -- Half-open, and it may wrap midnight.
-            CONTINUE WHEN NOT CASE
-                WHEN v_start <= v_end THEN v_clock >= v_start AND v_clock < v_end
-                ELSE v_clock >= v_start OR v_clock < v_end
-            END;
-        END IF;
-        v_prices := v_prices || (v_tier - ARRAY['min_prompt_tokens', 'utc_start', 'utc_end']);
-    END LOOP;
-    RETURN jsonb_strip_nulls(v_prices);
+    RETURN @extschema@.aggregator_price_tiers(
+        p_pricing, p_prompt_tokens, coalesce(to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer, 0));
 END
 $$;
 
@@ -76,51 +76,11 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_prices   jsonb := p_pricing;
-    v_part     text;
-    v_fallback text;
-    v_tokens   numeric;
-    v_price    numeric;
-    v_fees     numeric := 0;
+    v_priced jsonb := @extschema@.aggregator_price_parts(
+        p_pricing, p_parts, coalesce(to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer, 0));
 BEGIN
-    is_complete := false;
-    IF v_prices ? 'tiers' THEN
-        v_prices := @extschema@.aggregator_prices_at(
-            p_pricing,
-            (p_parts ->> 'input')::bigint + (p_parts ->> 'cache_read')::bigint + (p_parts ->> 'cache_write')::bigint
-                + (p_parts ->> 'cache_write_1h')::bigint + (p_parts ->> 'audio_input')::bigint,
-            p_at);
-    END IF;
-    IF NOT v_prices ?| ARRAY['input', 'output', 'request', 'image'] THEN
-        RETURN;
-    END IF;
-    cost := 0;
-    is_complete := true;
-    FOREACH v_part IN ARRAY ARRAY['input', 'output', 'cache_read', 'cache_write', 'cache_write_1h', 'reasoning', 'audio_input', 'audio_output'] LOOP
-        v_tokens := p_parts ->> v_part;
-        CONTINUE WHEN v_tokens = 0;
-        v_price := v_prices ->> v_part;
-        IF v_price IS NULL THEN
-            v_fallback := CASE
-                WHEN v_part = 'cache_write_1h' AND v_prices ? 'cache_write' THEN 'cache_write'
-                WHEN v_part IN ('cache_read', 'cache_write', 'cache_write_1h', 'audio_input') THEN 'input'
-                WHEN v_part IN ('reasoning', 'audio_output') THEN 'output'
-            END;
-            v_price := v_prices ->> v_fallback;
-            -- Reasoning is billed as output unless it has a price of its own; the others' are missing.
-            is_complete := is_complete AND v_part = 'reasoning';
-        END IF;
-        cost := cost + v_tokens * v_price;
-    END LOOP;
-    -- What is paid by the piece: there is no neighbour to price it at.
-    FOREACH v_part IN ARRAY ARRAY['image', 'web_search'] LOOP
-        CONTINUE WHEN coalesce(p_parts -> v_part, '0') = '0';
-        v_price := v_prices ->> v_part;
-        v_fees := v_fees + (p_parts ->> v_part)::numeric * coalesce(v_price, 0);
-        is_complete := is_complete AND v_price IS NOT NULL;
-    END LOOP;
-    cost := trim_scale(cost / 1000000 + coalesce((v_prices ->> 'request')::numeric, 0) + v_fees);
-    is_complete := is_complete AND cost IS NOT NULL;
+    cost := (v_priced ->> 'cost')::numeric;
+    is_complete := coalesce((v_priced -> 'is_complete')::boolean, false);
 END
 $$;
 
@@ -141,23 +101,13 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_is_complete boolean := false;
+    v_settled jsonb := @extschema@.aggregator_price_attempt(
+        p_pricing, p_parts, p_reported::text, p_is_free,
+        coalesce(to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer, 0), p_is_estimate);
 BEGIN
-    IF p_parts IS NOT NULL THEN
-        SELECT c.cost, c.is_complete INTO computed, v_is_complete
-        FROM @extschema@.aggregator_cost(coalesce(p_pricing, '{}'), p_parts, p_at) AS c;
-    ELSIF p_is_free THEN
-        computed := 0;
-        v_is_complete := true;
-    END IF;
-    cost := coalesce(p_reported, computed);
-    source := CASE
-        WHEN p_reported IS NOT NULL THEN 'upstream'
-        WHEN p_parts IS NULL AND NOT p_is_free THEN 'incomplete'
-        WHEN computed IS NULL THEN 'unpriced'
-        WHEN NOT v_is_complete OR p_is_estimate THEN 'incomplete'
-        ELSE 'computed'
-    END;
+    cost := (v_settled ->> 'cost')::numeric;
+    computed := (v_settled ->> 'computed')::numeric;
+    source := v_settled ->> 'source';
 END
 $$;
 

@@ -198,6 +198,9 @@ COMMENT ON FUNCTION @extschema@.aggregator_routes(text, text, text) IS 'Every ro
 COMMENT ON FUNCTION @extschema@.aggregator_route(text, text) IS 'The model and the prices of the route that a call of the caller would take first. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_meant(text, uuid) IS 'The provider and the model that a name means in a price or a rule. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_is_pricing(jsonb) IS 'Whether a price list is one: numbers that are not negative, and tiers of such.';
+COMMENT ON FUNCTION @extschema@.aggregator_price_tiers(jsonb, bigint, integer) IS 'The prices that hold for so many tokens at this time of day (HHMM, UTC). Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_price_parts(jsonb, jsonb, integer) IS 'What disjoint parts cost at this time of day (HHMM, UTC): cost, is_complete. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean) IS 'What an attempt costs at this time of day (HHMM, UTC): cost, computed, source. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
 COMMENT ON FUNCTION @extschema@.aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
 COMMENT ON FUNCTION @extschema@.aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the ledger settles a row, and where it comes from.';

@@ -136,6 +136,9 @@ BEGIN
             'aggregator_cost_bound(jsonb, bigint, bigint)',
             'aggregator_await_job(uuid, integer)',
             'aggregator_job_response(@extschema@.aggregator_jobs)',
+            'aggregator_price_tiers(jsonb, bigint, integer)',
+            'aggregator_price_parts(jsonb, jsonb, integer)',
+            'aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean)',
             'aggregator_prices_at(jsonb, bigint, timestamptz)',
             'aggregator_cost(jsonb, jsonb, timestamptz)',
             'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'

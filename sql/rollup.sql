@@ -331,108 +331,8 @@ BEGIN
 END
 $$;
 
--- The same for one row that was settled, without the machinery of sums over many: what a single call
--- pays. Sums that do not exist yet are made by the other.
-CREATE FUNCTION @extschema@.aggregator_roll_up_one(p_log @extschema@.aggregator_usage_logs) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_counted record;
-    v_latency integer[] := coalesce(
-        @extschema@.aggregator_latency_histogram(p_log.latency_ms, 1), array_fill(0, ARRAY[24]));
-BEGIN
-    SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
-    UPDATE @extschema@.aggregator_usage_hourly AS kept
-    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
-        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
-        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
-        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
-        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
-        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
-        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
-        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
-        budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
-        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
-        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
-        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
-    WHERE kept.user_id = p_log.user_id
-      AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
-      AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = v_counted.model_id
-      AND kept.status = p_log.status;
-    IF NOT FOUND THEN
-        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
-        RETURN;
-    END IF;
-    -- Where a user's hour is, there are the hour and the day of all.
-    UPDATE @extschema@.aggregator_usage_totals AS kept
-    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
-        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
-        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
-        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
-        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
-        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
-        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
-        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
-        budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
-        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
-        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
-        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
-    WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
-           OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
-      AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = v_counted.model_id
-      AND kept.status = p_log.status;
-END
-$$;
-
--- The rows that one batch of the worker has settled.
-CREATE FUNCTION @extschema@.aggregator_roll_up_batch(p_settled @extschema@.aggregator_usage_logs[]) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_log @extschema@.aggregator_usage_logs;
-BEGIN
-    IF cardinality(p_settled) > 3 THEN
-        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}'::@extschema@.aggregator_usage_logs[]);
-        RETURN;
-    END IF;
-    FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
-        PERFORM @extschema@.aggregator_roll_up_one(v_log);
-    END LOOP;
-END
-$$;
-
 -- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
--- worker adds what it settles by itself, a batch at a time. pg_dump restores into the partitions,
+-- worker adds what it settles by itself, a batch at a time (core/rollup.rs, statements/add_hourly.sql). pg_dump restores into the partitions,
 -- which have no such trigger, and the sums from the dump.
 CREATE FUNCTION @extschema@.aggregator_after_usage() RETURNS trigger
 LANGUAGE plpgsql
@@ -618,8 +518,6 @@ COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) 
 COMMENT ON FUNCTION @extschema@.aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
 COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the ledger just now. Internal.';
 COMMENT ON AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
-COMMENT ON FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs) IS 'Adds one settled row of the usage log to the sums. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]) IS 'Adds the rows that the worker has settled in one batch to the sums. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums and takes others away. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the sums equal to the usage log, whoever changes it.';
 COMMENT ON FUNCTION @extschema@.aggregator_recount_usage(timestamptz, timestamptz) IS

@@ -38,6 +38,9 @@ DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
 DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
 
 -- After the functions.
+-- The worker adds up its batches by itself.
+DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
+DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);
 -- Money: nothing asks the old one any more.
 DROP FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz);
 -- Its comment went with the old one, and says the same.

@@ -4,6 +4,7 @@ pub mod address;
 pub mod bound;
 pub mod budget;
 pub mod catalogue;
+pub mod cost;
 pub mod estimate;
 pub mod fair;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub mod refusal;
 pub mod reply;
 pub mod request;
 pub mod retry;
+pub mod rollup;
 pub mod scan;
 pub mod secret;
 pub mod sse;

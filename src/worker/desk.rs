@@ -2,7 +2,6 @@
 //! own.
 
 use crate::core::health::{Health, Place};
-use crate::core::usage::Parts;
 use crate::gateway::Handle;
 use crate::gateway::forgotten::Mark;
 use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
@@ -19,8 +18,7 @@ use crate::worker::renewal;
 use crate::worker::settling::settling;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
-use crate::worker::{catalogue, cooling};
-use pgrx::datum::DatumWithOid;
+use crate::worker::{batch, catalogue, cooling};
 use pgrx::spi::{self, Spi, SpiClient};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -377,14 +375,7 @@ impl Desk {
         let Self { statements, epoch, .. } = &*self;
         let all = settling(|| {
             process::transaction(|_| {
-                Spi::connect_mut(|client| {
-                    let written = rows
-                        .iter()
-                        .map(|row| apply(client, statements, *epoch, row))
-                        .collect::<spi::Result<Vec<_>>>()?;
-                    roll_up(client, statements, &rows, &written)?;
-                    Ok(written)
-                })
+                Spi::connect_mut(|client| write_all(client, statements, *epoch, &rows))
             })
         });
         match all {
@@ -564,131 +555,46 @@ impl Desk {
     }
 }
 
-fn apply(
+/// Writes a batch: first what begins, because it may settle in the same batch.
+fn write_all(
     client: &mut SpiClient,
     statements: &Statements,
     epoch: i64,
-    row: &Row,
-) -> spi::Result<Written> {
-    match row {
-        Row::Begin(begin, _) => insert(client, statements, epoch, begin).map(|()| Written::Begun),
-        Row::Settle(settle, _) => {
-            let mut settled = update(client, statements, settle)?;
-            if settled.is_none() {
-                // The pending row never made it (ledger_sync = off): write it now. If it is there
-                // and settled already, neither statement changes anything.
-                insert(client, statements, epoch, &settle.begin)?;
-                settled = update(client, statements, settle)?;
-            }
-            let finished = match &settle.job {
-                None => None,
-                Some(answer) => {
-                    let job = settle.begin.key.call_id;
-                    let costs = settled.clone().unwrap_or_default();
-                    Some(jobs::succeeded(client, statements, job, answer, &costs)?)
-                }
-            };
-            Ok(Written::Settled(settled, finished))
-        }
-        Row::JobEnd(end) => match &end.outcome {
-            Ok((answer, settled)) => jobs::succeeded(client, statements, end.job, answer, settled),
-            Err(error) => jobs::failed(client, statements, end.job, error),
-        }
-        .map(Written::JobEnded),
-    }
-}
-
-/// Adds what was settled to the sums that the reports read.
-fn roll_up(
-    client: &mut SpiClient,
-    statements: &Statements,
     rows: &[Row],
-    written: &[Written],
-) -> spi::Result<()> {
-    let settled: Vec<RowKey> = rows
-        .iter()
-        .zip(written)
-        .filter_map(|row| match row {
-            (Row::Settle(settle, _), Written::Settled(Some(_), _)) => Some(settle.begin.key),
-            _ => None,
+) -> spi::Result<Vec<Written>> {
+    let mut begins = Vec::new();
+    let mut settles: Vec<&Settle> = Vec::new();
+    for row in rows {
+        match row {
+            Row::Begin(begin, _) => begins.push(begin),
+            Row::Settle(settle, _) => settles.push(settle),
+            Row::JobEnd(_) => {}
+        }
+    }
+    batch::begin(client, statements, epoch, &begins)?;
+    let mut settled = batch::settle(client, statements, epoch, &settles)?.into_iter();
+    rows.iter()
+        .map(|row| match row {
+            Row::Begin(..) => Ok(Written::Begun),
+            Row::Settle(settle, _) => {
+                let settled = settled.next().flatten();
+                let finished = match &settle.job {
+                    None => None,
+                    Some(answer) => {
+                        let job = settle.begin.key.call_id;
+                        let costs = settled.clone().unwrap_or_default();
+                        Some(jobs::succeeded(client, statements, job, answer, &costs)?)
+                    }
+                };
+                Ok(Written::Settled(settled, finished))
+            }
+            Row::JobEnd(end) => match &end.outcome {
+                Ok((answer, settled)) => {
+                    jobs::succeeded(client, statements, end.job, answer, settled)
+                }
+                Err(error) => jobs::failed(client, statements, end.job, error),
+            }
+            .map(Written::JobEnded),
         })
-        .collect();
-    if settled.is_empty() {
-        return Ok(());
-    }
-    let arguments = [
-        settled.iter().map(|key| pg_uuid(key.call_id)).collect::<Vec<_>>().into(),
-        settled.iter().map(|key| key.attempt).collect::<Vec<_>>().into(),
-        settled.iter().map(|key| timestamp(key.created_at)).collect::<Vec<_>>().into(),
-    ];
-    client.update(&statements.roll_up, None, &arguments).map(|_| ())
-}
-
-fn insert(
-    client: &mut SpiClient,
-    statements: &Statements,
-    epoch: i64,
-    begin: &Begin,
-) -> spi::Result<()> {
-    let arguments = [
-        pg_uuid(begin.key.call_id).into(),
-        begin.key.attempt.into(),
-        timestamp(begin.key.created_at).into(),
-        begin.user_id.as_str().into(),
-        pg_uuid(begin.provider_id).into(),
-        pg_uuid(begin.user_provider_id).into(),
-        begin.model_id.as_str().into(),
-        epoch.into(),
-        begin.reserved.as_ref().and_then(|reserved| reserved.cost.as_deref()).into(),
-        begin.reserved.as_ref().map(|reserved| reserved.tokens).into(),
-        begin.is_platform_key.into(),
-        begin.is_listed.into(),
-    ];
-    client.update(&statements.begin, None, &arguments).map(|_| ())
-}
-
-fn update(
-    client: &mut SpiClient,
-    statements: &Statements,
-    settle: &Settle,
-) -> spi::Result<Option<Settled>> {
-    let begin = &settle.begin;
-    let parts = settle.usage.parts;
-    let parts_json = parts.and_then(|parts| serde_json::to_string(&parts).ok());
-    let part = |part: fn(&Parts) -> i32| DatumWithOid::from(parts.as_ref().map(part));
-    let arguments: [DatumWithOid<'_>; 27] = [
-        pg_uuid(begin.key.call_id).into(),
-        begin.key.attempt.into(),
-        timestamp(begin.key.created_at).into(),
-        pg_uuid(begin.provider_id).into(),
-        settle.served_model.as_deref().into(),
-        settle.pricing.as_deref().into(),
-        parts_json.as_deref().into(),
-        settle.usage.reported_cost.as_deref().into(),
-        settle.is_free_of_charge.into(),
-        settle.outcome.as_str().into(),
-        part(Parts::prompt),
-        part(Parts::completion),
-        settle.latency_ms.into(),
-        settle.http_status.into(),
-        settle.error_code.as_deref().into(),
-        settle.request_id.as_deref().into(),
-        settle.finish_reason.as_deref().into(),
-        part(|parts| parts.cache_read),
-        part(|parts| parts.cache_write),
-        part(|parts| parts.cache_write_1h),
-        part(|parts| parts.audio_input),
-        part(|parts| parts.reasoning),
-        part(|parts| parts.audio_output),
-        settle.is_estimate.into(),
-        settle.time_to_first_token_ms.into(),
-        settle.limits.cost.as_deref().into(),
-        settle.limits.tokens.into(),
-    ];
-    let rows = client.update(&statements.settle, Some(1), &arguments)?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let (cost, cost_source) = rows.first().get_two::<String, String>()?;
-    Ok(Some(Settled { cost, cost_source }))
+        .collect()
 }

@@ -1,0 +1,46 @@
+-- add_hourly
+-- Adds to $1 sums of a user's hours: $2-$6 their keys, then what is added to each, all counts of the first
+-- ($7: 21 each, $8: 3 amounts, $9: 24 places of a histogram), then those of the next. A sum that is larger
+-- than anything real stays so: one row must not keep the others from being settled.
+INSERT INTO @extschema@.aggregator_usage_hourly AS kept
+    (user_id, hour, provider_id, model_id, status,
+    requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+    cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
+    audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum,
+    budget_requests, budget_tokens, own_requests, own_tokens, cost, budget_cost, own_cost, latency)
+SELECT $2[i], $3[i], $4[i], $5[i], $6[i],
+    $7[21 * i - 20], $7[21 * i - 19], $7[21 * i - 18], $7[21 * i - 17], $7[21 * i - 16], $7[21 * i - 15],
+    $7[21 * i - 14], $7[21 * i - 13], $7[21 * i - 12], $7[21 * i - 11], $7[21 * i - 10], $7[21 * i - 9],
+    $7[21 * i - 8], $7[21 * i - 7], $7[21 * i - 6], $7[21 * i - 5], $7[21 * i - 4], $7[21 * i - 3],
+    $7[21 * i - 2], $7[21 * i - 1], $7[21 * i],
+    $8[3 * i - 2]::numeric, $8[3 * i - 1]::numeric, $8[3 * i]::numeric,
+    $9[24 * i - 23 : 24 * i]
+FROM generate_series(1, $1) AS added (i)
+-- In the order of the keys, as everybody who adds: then two wait for each other, and do not lock each other out.
+ORDER BY 1, 2, 3, 4, 5
+ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
+    requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+    unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+    priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+    unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+    prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+    completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+    total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+    cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
+    cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
+    cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
+    audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
+    reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
+    audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
+    timed = least(kept.timed, 4611686018427387904) + excluded.timed,
+    latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
+    first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
+    first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
+    budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+    budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+    own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+    own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+    cost = kept.cost + excluded.cost,
+    budget_cost = kept.budget_cost + excluded.budget_cost,
+    own_cost = kept.own_cost + excluded.own_cost,
+    latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency)

@@ -1,0 +1,335 @@
+//! Writing the ledger: one statement for all rows of a batch that begin, one for all that settle, one for
+//! the sums of users and one for those of all. A batch of one is a batch.
+
+use crate::core::cost::{self, Counts, PriceList, SettledCost};
+use crate::core::rollup::{Key, MOST_TOKENS, MOST_USD, Rollup, Row, Sums};
+use crate::core::usage::Parts;
+use crate::error::UNREACHABLE;
+use crate::gateway::ledger::{Begin, Settle};
+use crate::protocol::Settled;
+use crate::routing::pg_uuid;
+use crate::time::timestamp;
+use crate::worker::statements::Statements;
+use pgrx::datum::DatumWithOid;
+use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// An array of what a column is in each row.
+fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> DatumWithOid<'a>
+where
+    Vec<T>: Into<DatumWithOid<'a>>,
+{
+    rows.iter().map(value).collect::<Vec<T>>().into()
+}
+
+fn count<T>(rows: &[T]) -> i32 {
+    i32::try_from(rows.len()).unwrap_or(i32::MAX)
+}
+
+/// Writes pending rows. One that is there already stays as it is.
+pub fn begin(
+    client: &mut SpiClient,
+    statements: &Statements,
+    epoch: i64,
+    rows: &[&Begin],
+) -> spi::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let arguments: [DatumWithOid<'_>; 13] = [
+        count(rows).into(),
+        column(rows, |begin| pg_uuid(begin.key.call_id)),
+        column(rows, |begin| begin.key.attempt),
+        column(rows, |begin| timestamp(begin.key.created_at)),
+        column(rows, |begin| begin.user_id.as_str()),
+        column(rows, |begin| pg_uuid(begin.provider_id)),
+        column(rows, |begin| pg_uuid(begin.user_provider_id)),
+        column(rows, |begin| begin.model_id.as_str()),
+        column(rows, |begin| begin.reserved.as_ref().and_then(|most| most.cost.as_deref())),
+        column(rows, |begin| begin.reserved.as_ref().map(|most| most.tokens)),
+        column(rows, |begin| begin.is_platform_key),
+        column(rows, |begin| begin.is_listed),
+        epoch.into(),
+    ];
+    client.update(&statements.begin, None, &arguments).map(|_| ())
+}
+
+/// Settles rows that are pending, and adds them to the sums. Says what each came to; `None`: it was
+/// settled already.
+pub fn settle(
+    client: &mut SpiClient,
+    statements: &Statements,
+    epoch: i64,
+    rows: &[&Settle],
+) -> spi::Result<Vec<Option<Settled>>> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lists = price_lists(client, statements, rows)?;
+    let rows: Vec<Settlement<'_>> =
+        rows.iter().map(|settle| Settlement::of(settle, &lists)).collect();
+    let mut was_pending = vec![false; rows.len()];
+    for i in write(client, &statements.settle, &rows)? {
+        was_pending[i] = true;
+    }
+    // Those whose pending row never made it (ledger_sync = off): it is written now. If it is there and
+    // settled already, neither statement changes anything.
+    let missing: Vec<usize> = (0..rows.len()).filter(|i| !was_pending[*i]).collect();
+    if !missing.is_empty() {
+        let begins: Vec<&Begin> = missing.iter().map(|i| &rows[*i].settle.begin).collect();
+        begin(client, statements, epoch, &begins)?;
+        let again: Vec<Settlement<'_>> = missing.iter().map(|i| rows[*i].clone()).collect();
+        for i in write(client, &statements.settle, &again)? {
+            was_pending[missing[i]] = true;
+        }
+    }
+    let mut rollup = Rollup::default();
+    for (row, _) in rows.iter().zip(&was_pending).filter(|(_, was_pending)| **was_pending) {
+        rollup.add(&row.for_sums());
+    }
+    add(client, &statements.add_hourly, &rollup.hourly.into_iter().collect::<Vec<_>>())?;
+    add(client, &statements.add_totals, &rollup.totals.into_iter().collect::<Vec<_>>())?;
+    Ok(rows
+        .iter()
+        .zip(was_pending)
+        .map(|(row, was_pending)| {
+            was_pending.then(|| Settled {
+                cost: row.cost_text.clone(),
+                cost_source: Some(row.cost.source.to_owned()),
+            })
+        })
+        .collect())
+}
+
+/// The price lists of models that the catalogue has.
+type Lists<'a> = HashMap<(Uuid, &'a str), PriceList>;
+
+/// The price lists of the models that answered.
+fn price_lists<'a>(
+    client: &SpiClient,
+    statements: &Statements,
+    rows: &[&'a Settle],
+) -> spi::Result<Lists<'a>> {
+    let mut models: Vec<(Uuid, &str)> = rows
+        .iter()
+        .filter_map(|settle| Some((settle.begin.provider_id, settle.served_model.as_deref()?)))
+        .collect();
+    models.sort_unstable();
+    models.dedup();
+    if models.is_empty() {
+        return Ok(Lists::new());
+    }
+    let arguments = [
+        count(&models).into(),
+        column(&models, |model| pg_uuid(model.0)),
+        column(&models, |model| model.1),
+    ];
+    let mut lists = Lists::new();
+    for row in client.select(&statements.price_lists, None, &arguments)? {
+        let (i, pricing) = (row.get::<i32>(1)?, row.get::<String>(2)?);
+        let model = i.and_then(|i| models.get(usize::try_from(i - 1).ok()?));
+        if let Some((model, pricing)) = model.zip(pricing) {
+            // What is no price list prices nothing: the cost stays unknown.
+            lists.insert(*model, PriceList::parse(&pricing).unwrap_or_default());
+        }
+    }
+    Ok(lists)
+}
+
+/// A settlement with all that its row will hold.
+#[derive(Clone)]
+struct Settlement<'a> {
+    settle: &'a Settle,
+    cost: SettledCost,
+    cost_text: Option<String>,
+    computed_text: Option<String>,
+    total_tokens: Option<i32>,
+    is_cost_beyond: bool,
+    are_tokens_beyond: bool,
+}
+
+impl<'a> Settlement<'a> {
+    fn of(settle: &'a Settle, lists: &Lists<'_>) -> Self {
+        // The model that answered decides the price; its own price list first.
+        let served = settle.served_model.as_deref();
+        let requested;
+        let list = match served.and_then(|id| lists.get(&(settle.begin.provider_id, id))) {
+            Some(list) => list,
+            None => {
+                // What is no price list prices nothing: the cost stays unknown.
+                requested =
+                    settle.pricing.as_deref().and_then(PriceList::parse).unwrap_or_default();
+                &requested
+            }
+        };
+        let parts = settle.usage.parts;
+        let cost = cost::settled(
+            list,
+            parts.map(Counts::from).as_ref(),
+            settle.usage.reported_cost.as_deref().and_then(cost::exact),
+            settle.is_free_of_charge,
+            cost::clock(settle.begin.key.created_at),
+            settle.is_estimate,
+        );
+        // A bound that is no number bounds everything; the table then refuses the row.
+        let most_usd =
+            settle.limits.cost.as_deref().map(|most| cost::exact(most).unwrap_or_default());
+        let most_usd = most_usd.unwrap_or_else(|| MOST_USD.into());
+        let most_tokens = settle.limits.tokens.unwrap_or(MOST_TOKENS);
+        let tokens = parts.map(|p| i64::from(p.prompt()) + i64::from(p.completion()));
+        Self {
+            settle,
+            cost_text: cost.cost.as_ref().map(cost::shown),
+            computed_text: cost.computed.as_ref().map(cost::shown),
+            total_tokens: parts.map(|p| p.prompt().saturating_add(p.completion())),
+            is_cost_beyond: cost.cost.as_ref().is_some_and(|cost| *cost > most_usd),
+            are_tokens_beyond: tokens.is_some_and(|tokens| tokens > most_tokens),
+            cost,
+        }
+    }
+
+    /// What is reserved for it: where more was reported than its request can have come to, as much as
+    /// that.
+    fn reserved_cost(&self) -> Option<&str> {
+        if self.is_cost_beyond {
+            return self.settle.limits.cost.as_deref();
+        }
+        self.settle.begin.reserved.as_ref().and_then(|most| most.cost.as_deref())
+    }
+
+    fn reserved_tokens(&self) -> Option<i64> {
+        if self.are_tokens_beyond {
+            return self.settle.limits.tokens;
+        }
+        self.settle.begin.reserved.as_ref().map(|most| most.tokens)
+    }
+
+    /// What is rare, and has no column.
+    fn metadata(&self) -> Option<String> {
+        let mut members = serde_json::Map::new();
+        if self.settle.is_estimate {
+            members.insert("estimated".to_owned(), true.into());
+        }
+        let parts = self.settle.usage.parts.unwrap_or_default();
+        for (key, pieces) in [("image", parts.image), ("web_search", parts.web_search)] {
+            if pieces != 0 {
+                members.insert(key.to_owned(), pieces.into());
+            }
+        }
+        let beyond: Vec<&str> = [("cost", self.is_cost_beyond), ("tokens", self.are_tokens_beyond)]
+            .into_iter()
+            .filter_map(|(what, is_beyond)| is_beyond.then_some(what))
+            .collect();
+        if !beyond.is_empty() {
+            members.insert("beyond_bound".to_owned(), beyond.into());
+        }
+        (!members.is_empty()).then(|| serde_json::Value::Object(members).to_string())
+    }
+
+    fn part(&self, part: impl Fn(&Parts) -> i32) -> Option<i32> {
+        self.settle.usage.parts.as_ref().map(part)
+    }
+
+    fn for_sums(&self) -> Row<'_> {
+        let settle = self.settle;
+        Row {
+            user_id: &settle.begin.user_id,
+            provider_id: settle.begin.provider_id,
+            model_id: &settle.begin.model_id,
+            is_listed: settle.begin.is_listed,
+            is_platform_key: settle.begin.is_platform_key,
+            created_at: settle.begin.key.created_at,
+            status: settle.outcome.as_str(),
+            is_unreachable: settle.error_code.as_deref() == Some(UNREACHABLE),
+            parts: settle.usage.parts,
+            total_tokens: self.total_tokens,
+            is_estimate: settle.is_estimate,
+            latency_ms: settle.latency_ms,
+            time_to_first_token_ms: settle.time_to_first_token_ms,
+            cost: self.cost.cost.as_ref(),
+            cost_source: self.cost.source,
+            reserved_cost: self.reserved_cost().and_then(cost::exact),
+            reserved_tokens: self.reserved_tokens(),
+            is_cost_beyond: self.is_cost_beyond,
+            are_tokens_beyond: self.are_tokens_beyond,
+        }
+    }
+}
+
+/// Settles pending rows, and says which of these were any.
+fn write(
+    client: &mut SpiClient,
+    statement: &OwnedPreparedStatement,
+    rows: &[Settlement<'_>],
+) -> spi::Result<Vec<usize>> {
+    let created = || rows.iter().map(|row| row.settle.begin.key.created_at);
+    let [Some(first), Some(last)] = [created().min(), created().max()] else {
+        return Ok(Vec::new());
+    };
+    let arguments: [DatumWithOid<'_>; 30] = [
+        count(rows).into(),
+        column(rows, |row| pg_uuid(row.settle.begin.key.call_id)),
+        column(rows, |row| row.settle.begin.key.attempt),
+        column(rows, |row| timestamp(row.settle.begin.key.created_at)),
+        column(rows, |row| row.settle.begin.user_id.as_str()),
+        timestamp(first).into(),
+        timestamp(last).into(),
+        column(rows, |row| row.settle.outcome.as_str()),
+        column(rows, |row| row.settle.served_model.as_deref()),
+        column(rows, |row| row.part(Parts::prompt)),
+        column(rows, |row| row.part(Parts::completion)),
+        column(rows, |row| row.total_tokens),
+        column(rows, |row| row.part(|parts| parts.cache_read)),
+        column(rows, |row| row.part(|parts| parts.cache_write)),
+        column(rows, |row| row.part(|parts| parts.cache_write_1h)),
+        column(rows, |row| row.part(|parts| parts.audio_input)),
+        column(rows, |row| row.part(|parts| parts.reasoning)),
+        column(rows, |row| row.part(|parts| parts.audio_output)),
+        column(rows, |row| row.settle.latency_ms),
+        column(rows, |row| row.settle.time_to_first_token_ms),
+        column(rows, |row| row.settle.http_status),
+        column(rows, |row| row.settle.error_code.as_deref()),
+        column(rows, |row| row.settle.request_id.as_deref()),
+        column(rows, |row| row.settle.finish_reason.as_deref()),
+        column(rows, |row| row.cost_text.as_deref()),
+        column(rows, |row| row.computed_text.as_deref()),
+        column(rows, |row| row.cost.source),
+        column(rows, Settlement::reserved_cost),
+        column(rows, Settlement::reserved_tokens),
+        column(rows, Settlement::metadata),
+    ];
+    client
+        .update(statement, None, &arguments)?
+        .map(|row| {
+            let i = row.get::<i32>(1)?.and_then(|i| usize::try_from(i - 1).ok());
+            i.filter(|i| *i < rows.len()).ok_or(spi::Error::InvalidPosition)
+        })
+        .collect()
+}
+
+/// Adds to one of the tables of sums.
+fn add(
+    client: &mut SpiClient,
+    statement: &OwnedPreparedStatement,
+    sums: &[(Key<'_>, Sums)],
+) -> spi::Result<()> {
+    if sums.is_empty() {
+        return Ok(());
+    }
+    let arguments: [DatumWithOid<'_>; 9] = [
+        count(sums).into(),
+        column(sums, |(key, _)| key.0),
+        column(sums, |(key, _)| timestamp(key.1)),
+        column(sums, |(key, _)| pg_uuid(key.2)),
+        column(sums, |(key, _)| key.3),
+        column(sums, |(key, _)| key.4),
+        sums.iter().flat_map(|(_, sums)| sums.counts).collect::<Vec<_>>().into(),
+        sums.iter()
+            .flat_map(|(_, sums)| sums.amounts.iter().map(cost::shown))
+            .collect::<Vec<_>>()
+            .into(),
+        sums.iter().flat_map(|(_, sums)| sums.latency).collect::<Vec<_>>().into(),
+    ];
+    client.update(statement, None, &arguments).map(|_| ())
+}
