@@ -457,6 +457,86 @@ AS $$
     ORDER BY 2, 5
 $$;
 
+-- The price rules themselves, in Rust (core/cost.rs), because the ledger prices each batch with them.
+-- p_clock: the time of day as HHMM, UTC; infinity has none, and counts as midnight.
+CREATE FUNCTION @extschema@.aggregator_price_tiers(p_pricing jsonb, p_prompt_tokens bigint, p_clock integer) RETURNS jsonb
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_price_tiers_wrapper';
+
+CREATE FUNCTION @extschema@.aggregator_price_parts(p_pricing jsonb, p_parts jsonb, p_clock integer) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_price_parts_wrapper';
+
+CREATE FUNCTION @extschema@.aggregator_price_attempt(
+    p_pricing     jsonb,
+    p_parts       jsonb,
+    p_reported    text,
+    p_is_free     boolean,
+    p_clock       integer,
+    p_is_estimate boolean
+) RETURNS jsonb
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_price_attempt_wrapper';
+
+-- The prices that hold for a prompt of this size at this moment, tiers applied.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_prices_at(p_pricing jsonb, p_prompt_tokens bigint, p_at timestamptz) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN @extschema@.aggregator_price_tiers(
+        p_pricing, p_prompt_tokens, coalesce(to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer, 0));
+END
+$$;
+
+-- What disjoint parts cost. NULL: a part has no price, so the whole has none; never 0 for that.
+-- is_complete is false where a part was priced at a neighbour's rate for want of its own.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_cost(
+    p_pricing       jsonb,
+    p_parts         jsonb,
+    p_at            timestamptz,
+    OUT cost        numeric,
+    OUT is_complete boolean
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_priced jsonb := @extschema@.aggregator_price_parts(
+        p_pricing, p_parts, coalesce(to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer, 0));
+BEGIN
+    cost := (v_priced ->> 'cost')::numeric;
+    is_complete := coalesce((v_priced -> 'is_complete')::boolean, false);
+END
+$$;
+
+-- The cost with which a row is settled: what the upstream reports, else what the rules say; the
+-- computed cost is kept beside a reported one. p_is_estimate: the parts are our guess.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_settled_cost(
+    p_pricing     jsonb,
+    p_parts       jsonb,
+    p_reported    numeric,
+    p_is_free     boolean,
+    p_at          timestamptz,
+    p_is_estimate boolean DEFAULT false,
+    OUT cost      numeric,
+    OUT computed  numeric,
+    OUT source    text
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_settled jsonb := @extschema@.aggregator_price_attempt(
+        p_pricing, p_parts, p_reported::text, p_is_free,
+        coalesce(to_char(p_at AT TIME ZONE 'UTC', 'HH24MI')::integer, 0), p_is_estimate);
+BEGIN
+    cost := (v_settled ->> 'cost')::numeric;
+    computed := (v_settled ->> 'computed')::numeric;
+    source := v_settled ->> 'source';
+END
+$$;
+
 -- A price that is not the catalogue's is somebody's, who need not say so.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_before_model() RETURNS trigger
 LANGUAGE plpgsql
@@ -1292,108 +1372,8 @@ BEGIN
 END
 $$;
 
--- The same for one row that was settled, without the machinery of sums over many: what a single call
--- pays. Sums that do not exist yet are made by the other.
-CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_one(p_log @extschema@.aggregator_usage_logs) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_counted record;
-    v_latency integer[] := coalesce(
-        @extschema@.aggregator_latency_histogram(p_log.latency_ms, 1), array_fill(0, ARRAY[24]));
-BEGIN
-    SELECT * INTO v_counted FROM @extschema@.aggregator_counted(p_log);
-    UPDATE @extschema@.aggregator_usage_hourly AS kept
-    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
-        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
-        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
-        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
-        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
-        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
-        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
-        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
-        budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
-        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
-        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
-        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
-    WHERE kept.user_id = p_log.user_id
-      AND kept.hour = date_trunc('hour', p_log.created_at, 'UTC')
-      AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = v_counted.model_id
-      AND kept.status = p_log.status;
-    IF NOT FOUND THEN
-        PERFORM @extschema@.aggregator_roll_up(ARRAY[p_log], '{}'::@extschema@.aggregator_usage_logs[]);
-        RETURN;
-    END IF;
-    -- Where a user's hour is, there are the hour and the day of all.
-    UPDATE @extschema@.aggregator_usage_totals AS kept
-    SET requests = least(kept.requests, 4611686018427387904) + v_counted.requests,
-        unreachable = least(kept.unreachable, 4611686018427387904) + (1 - v_counted.requests),
-        priced = least(kept.priced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN 0 ELSE v_counted.requests END,
-        unpriced = least(kept.unpriced, 4611686018427387904) + CASE WHEN p_log.cost_estimate IS NULL THEN v_counted.requests ELSE 0 END,
-        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + coalesce(p_log.prompt_tokens, 0),
-        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + coalesce(p_log.completion_tokens, 0),
-        total_tokens = least(kept.total_tokens, 4611686018427387904) + coalesce(p_log.total_tokens, 0),
-        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + coalesce(p_log.cache_read_tokens, 0),
-        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + coalesce(p_log.cache_write_tokens, 0),
-        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + coalesce(p_log.cache_write_1h_tokens, 0),
-        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + coalesce(p_log.audio_input_tokens, 0),
-        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + coalesce(p_log.reasoning_tokens, 0),
-        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + coalesce(p_log.audio_output_tokens, 0),
-        timed = least(kept.timed, 4611686018427387904) + (p_log.latency_ms IS NOT NULL)::integer,
-        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + coalesce(p_log.latency_ms, 0),
-        first_tokens = least(kept.first_tokens, 4611686018427387904) + (p_log.time_to_first_token_ms IS NOT NULL)::integer,
-        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + coalesce(p_log.time_to_first_token_ms, 0),
-        budget_requests = least(kept.budget_requests, 4611686018427387904) + v_counted.requests,
-        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + v_counted.tokens,
-        cost = kept.cost + coalesce(p_log.cost_estimate, 0),
-        budget_cost = kept.budget_cost + v_counted.cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, v_latency),
-        own_requests = least(kept.own_requests, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.requests ELSE 0 END,
-        own_tokens = least(kept.own_tokens, 4611686018427387904) + CASE WHEN v_counted.is_own_key THEN v_counted.tokens ELSE 0 END,
-        own_cost = kept.own_cost + CASE WHEN v_counted.is_own_key THEN v_counted.cost ELSE 0 END
-    WHERE ((kept.grain = 'hour' AND kept.start = date_trunc('hour', p_log.created_at, 'UTC'))
-           OR (kept.grain = 'day' AND kept.start = date_trunc('day', p_log.created_at, 'UTC')))
-      AND kept.provider_id = p_log.provider_id
-      AND kept.model_id = v_counted.model_id
-      AND kept.status = p_log.status;
-END
-$$;
-
--- The rows that one batch of the worker has settled.
-CREATE OR REPLACE FUNCTION @extschema@.aggregator_roll_up_batch(p_settled @extschema@.aggregator_usage_logs[]) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_log @extschema@.aggregator_usage_logs;
-BEGIN
-    IF cardinality(p_settled) > 3 THEN
-        PERFORM @extschema@.aggregator_roll_up(p_settled, '{}'::@extschema@.aggregator_usage_logs[]);
-        RETURN;
-    END IF;
-    FOREACH v_log IN ARRAY coalesce(p_settled, '{}') LOOP
-        PERFORM @extschema@.aggregator_roll_up_one(v_log);
-    END LOOP;
-END
-$$;
-
 -- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
--- worker adds what it settles by itself, a batch at a time. pg_dump restores into the partitions,
+-- worker adds what it settles by itself, a batch at a time (core/rollup.rs, statements/add_hourly.sql). pg_dump restores into the partitions,
 -- which have no such trigger, and the sums from the dump.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_after_usage() RETURNS trigger
 LANGUAGE plpgsql
@@ -2379,6 +2359,35 @@ CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose
 CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys) AS spent
 LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 
+CREATE FUNCTION @extschema@.aggregator_routes_changed() RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'aggregator_routes_changed_wrapper';
+
+-- When it was last used, checked or synced changes no route.
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, name, provider_type, api_standard, base_url,
+    headers, features, is_active ON @extschema@.api_providers
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, provider_id, api_key_encrypted, is_active,
+    priority, settings ON @extschema@.user_api_providers
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, pricing,
+    context_window, max_output_tokens, is_available ON @extschema@.aggregator_models
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_user_models
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_budgets
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
+    'Has every process forget the routes that it keeps, once the transaction commits. Internal.';
+
 -- Each hour of each user.
 CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_hour WITH (security_invoker = true) AS
 SELECT used.hour,
@@ -2650,6 +2659,9 @@ BEGIN
             'aggregator_cost_bound(jsonb, bigint, bigint)',
             'aggregator_await_job(uuid, integer)',
             'aggregator_job_response(@extschema@.aggregator_jobs)',
+            'aggregator_price_tiers(jsonb, bigint, integer)',
+            'aggregator_price_parts(jsonb, jsonb, integer)',
+            'aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean)',
             'aggregator_prices_at(jsonb, bigint, timestamptz)',
             'aggregator_cost(jsonb, jsonb, timestamptz)',
             'aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean)'
@@ -3500,6 +3512,12 @@ COMMENT ON FUNCTION @extschema@.aggregator_route(text, text) IS 'The model and t
 
 COMMENT ON FUNCTION @extschema@.aggregator_meant(text, uuid) IS 'The provider and the model that a name means in a price or a rule. Internal.';
 
+COMMENT ON FUNCTION @extschema@.aggregator_price_tiers(jsonb, bigint, integer) IS 'The prices that hold for so many tokens at this time of day (HHMM, UTC). Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_price_parts(jsonb, jsonb, integer) IS 'What disjoint parts cost at this time of day (HHMM, UTC): cost, is_complete. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean) IS 'What an attempt costs at this time of day (HHMM, UTC): cost, computed, source. Internal.';
+
 COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_hand_over() IS 'Gives everything of the extension to aggregator_owner. Internal.';
@@ -3510,6 +3528,9 @@ COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and r
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- The worker adds up its batches by itself.
+DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
+DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);
 -- Money: nothing asks the old one any more.
 DROP FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz);
 -- Its comment went with the old one, and says the same.

@@ -13,6 +13,7 @@ mod gateway;
 mod installed;
 mod keyring;
 mod protocol;
+mod route_cache;
 mod routing;
 mod session;
 mod settings;
@@ -53,7 +54,8 @@ extension_sql_file!("../sql/reports.sql", name = "reports", requires = ["readers
 extension_sql_file!("../sql/dashboard.sql", name = "dashboard", requires = ["reports"]);
 extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["dashboard"]);
 extension_sql_file!("../sql/budgets.sql", name = "budgets", requires = ["partitions"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["budgets"]);
+extension_sql_file!("../sql/route_cache.sql", name = "route_cache", requires = ["budgets"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["route_cache"]);
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["views"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["schedule"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);

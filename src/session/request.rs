@@ -7,7 +7,7 @@ use crate::error::{Error, Target};
 use crate::protocol::{Candidate, ChatCall};
 use crate::session::owner::installed;
 use crate::session::{deadline, identity, route};
-use crate::{settings, time};
+use crate::{route_cache, settings, time};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -37,8 +37,13 @@ impl Resolved {
         }
         let user = identity::acting_user(p_user_id, "chat")?;
         let at = time::now();
-        let (candidates, rules) = route::candidates(&installed()?, prepared, &user, provider)?;
-        Ok(Self { user, candidates: candidates.into(), rules: Arc::new(rules), at })
+        let installed = installed()?;
+        let (candidates, rules) =
+            route_cache::get(&installed, &user, prepared.models(), provider, || {
+                let found = route::candidates(&installed, prepared, &user, provider)?;
+                Ok((found.0.into(), Arc::new(found.1)))
+            })?;
+        Ok(Self { user, candidates, rules, at })
     }
 
     /// Whom the call would ask first, for messages.

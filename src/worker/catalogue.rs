@@ -2,6 +2,7 @@
 
 use crate::gateway::ledger::{KeyChecked, UserModels};
 use crate::protocol::{CatalogueFetch, Fetched};
+use crate::route_cache;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
 use crate::worker::process::{self, Failure};
@@ -11,14 +12,16 @@ use uuid::Uuid;
 
 /// Stores the catalogue that everybody sees.
 pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched) {
-    let stored = process::transaction(|_| {
+    let stored = process::transaction(|installed| {
         Spi::connect_mut(|client| {
             let arguments = [
                 pg_uuid(fetch.provider.id).into(),
                 fetched.models.as_str().into(),
                 fetched.is_inferred.into(),
             ];
-            client.update(&statements.store, None, &arguments).map(|_| ())
+            client.update(&statements.store, None, &arguments)?;
+            route_cache::changed(installed);
+            Ok(())
         })
     });
     if let Err(failure) = stored {
@@ -28,14 +31,16 @@ pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched)
 
 /// Stores the list that a user's key gave.
 pub fn store_own(statements: &Statements, own: &UserModels) {
-    let stored = process::transaction(|_| {
+    let stored = process::transaction(|installed| {
         Spi::connect_mut(|client| {
             let arguments = [
                 own.user_id.as_str().into(),
                 pg_uuid(own.provider_id).into(),
                 own.models.as_str().into(),
             ];
-            client.update(&statements.store_own, None, &arguments).map(|_| ())
+            client.update(&statements.store_own, None, &arguments)?;
+            route_cache::changed(installed);
+            Ok(())
         })
     });
     if let Err(failure) = stored {

@@ -77,6 +77,17 @@ enum Row {
     JobEnd(Box<JobEnd>),
 }
 
+impl Row {
+    /// Whether it writes the end of a job.
+    fn ends_job(&self) -> bool {
+        match self {
+            Self::Begin(..) => false,
+            Self::Settle(settle, _) => settle.job.is_some(),
+            Self::JobEnd(_) => true,
+        }
+    }
+}
+
 /// What writing a row gave.
 enum Written {
     Begun,
@@ -371,18 +382,34 @@ impl Desk {
 
     /// Writes rows in one commit; if that fails, each in its own, so that one bad row harms no
     /// other.
+    ///
+    /// An answer does not wait for the disk: it goes out as soon as its row is settled. What begins does,
+    /// and so does the result of a job, which somebody may read at once. A crash in between leaves a row
+    /// that is unknown, whose reservation counts.
     fn write(&mut self, rows: Vec<Row>) {
         let Self { statements, epoch, .. } = &*self;
+        let is_durable = rows.iter().any(Row::ends_job);
         let all = settling(|| {
-            process::transaction(|_| {
+            process::ledger_transaction(is_durable, |_| {
                 Spi::connect_mut(|client| write_all(client, statements, *epoch, &rows))
             })
         });
         match all {
             Ok(written) => {
                 self.has_written = true;
-                for (row, written) in rows.into_iter().zip(written) {
+                let (begun, ended): (Vec<_>, Vec<_>) = rows
+                    .into_iter()
+                    .zip(written)
+                    .partition(|(row, _)| matches!(row, Row::Begin(..)));
+                for (row, written) in ended {
                     self.done(row, written);
+                }
+                let flushed = if is_durable { Ok(()) } else { process::flush() };
+                for (row, written) in begun {
+                    match &flushed {
+                        Ok(()) => self.done(row, written),
+                        Err(failure) => self.failed(row, failure),
+                    }
                 }
             }
             Err(failure) if rows.len() == 1 => {

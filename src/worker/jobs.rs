@@ -8,7 +8,6 @@ mod housekeeping;
 
 pub use ending::{Finished, failed, succeeded};
 
-use crate::core::budget::Rules;
 use crate::core::fair;
 use crate::core::options::Prepared;
 use crate::error::Error;
@@ -16,7 +15,8 @@ use crate::fresh::{self, required};
 use crate::gateway::ledger::JobEnd;
 use crate::gateway::{Handle, Limits};
 use crate::installed::Installed;
-use crate::protocol::{Candidate, ChatCall};
+use crate::protocol::ChatCall;
+use crate::route_cache;
 use crate::routing::{self, pg_uuid};
 use crate::settings;
 use crate::time;
@@ -534,33 +534,29 @@ fn prepare(
     installed: &Installed,
     claimed: Vec<Claimed>,
 ) -> Vec<(String, Uuid, Result<ChatCall, Error>)> {
-    type Route = (String, Vec<String>, Option<String>);
-    // Jobs of one batch mostly take the same route, and find the same lack of one.
-    let mut known: HashMap<Route, Result<Arc<[Candidate]>, Error>> = HashMap::new();
-    let mut rules: HashMap<String, Arc<Rules>> = HashMap::new();
+    // Jobs of one batch mostly find the same lack of a route.
+    let mut missing: HashSet<(String, Vec<String>, Option<String>)> = HashSet::new();
     let resolved_at = time::now();
     let mut prepare = |job: &Claimed| {
         let prepared = Prepared::from_body(Some(&job.request))?;
-        let models = prepared.models().map(str::to_owned).collect();
-        let candidates = known
-            .entry((job.user.clone(), models, job.provider.clone()))
-            .or_insert_with(|| {
-                let provider = job.provider.as_deref();
-                let found = routing::candidates(client, installed, &prepared, &job.user, provider)?;
-                if found.is_empty() {
-                    return Err(Error::NoRoute { model: prepared.model.clone() });
-                }
-                Ok(found.into())
-            })
-            .clone()?;
-        let rules = match rules.get(&job.user) {
-            Some(rules) => rules.clone(),
-            None => {
-                let found = Arc::new(routing::rules(client, installed, &job.user)?);
-                rules.insert(job.user.clone(), found.clone());
-                found
+        let models: Vec<String> = prepared.models().map(str::to_owned).collect();
+        let provider = job.provider.as_deref();
+        let no_route = || Error::NoRoute { model: prepared.model.clone() };
+        let wanted = (job.user.clone(), models, job.provider.clone());
+        if missing.contains(&wanted) {
+            return Err(no_route());
+        }
+        let found = route_cache::get(installed, &job.user, prepared.models(), provider, || {
+            let found = routing::candidates(client, installed, &prepared, &job.user, provider)?;
+            if found.is_empty() {
+                return Err(no_route());
             }
-        };
+            Ok((found.into(), Arc::new(routing::rules(client, installed, &job.user)?)))
+        });
+        if matches!(found, Err(Error::NoRoute { .. })) {
+            missing.insert(wanted);
+        }
+        let (candidates, rules) = found?;
         Ok(ChatCall {
             call_id: job.id,
             user_id: job.user.clone(),

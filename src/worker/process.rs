@@ -22,6 +22,31 @@ pub enum Failure {
 /// Runs `work` in a transaction of its own, as the extension's owner in a restricted context. An
 /// error inside rolls it back and is given back as text; it never ends the worker.
 pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> Result<T, Failure> {
+    transaction_with(&[], work)
+}
+
+/// Likewise for the ledger, row by row through its keys: a plan that was made while a table was empty must
+/// not read all of it later. If it need not be durable yet, [`flush`] makes it so.
+pub fn ledger_transaction<T>(
+    is_durable: bool,
+    work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
+) -> Result<T, Failure> {
+    const BY_KEYS: [Local; 4] = [
+        (c"enable_seqscan", c"off"),
+        (c"enable_hashjoin", c"off"),
+        (c"enable_mergejoin", c"off"),
+        (c"synchronous_commit", c"off"),
+    ];
+    transaction_with(if is_durable { &BY_KEYS[..3] } else { &BY_KEYS }, work)
+}
+
+/// A setting for one transaction.
+type Local = (&'static CStr, &'static CStr);
+
+fn transaction_with<T>(
+    settings: &[Local],
+    work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
+) -> Result<T, Failure> {
     PgTryBuilder::new(AssertUnwindSafe(|| {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: the main thread of a connected worker, outside any transaction. The user is put
@@ -31,6 +56,18 @@ pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> 
             pg_sys::StartTransactionCommand();
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
+            for (name, value) in settings {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_SUSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_LOCAL,
+                    true,
+                    0,
+                    false,
+                );
+            }
         }
         let owned = match Installed::find() {
             None => Err(Failure::NotInstalled),
@@ -69,6 +106,27 @@ pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> 
         unsafe { pg_sys::AbortCurrentTransaction() };
         Err(failure(&caught))
     })
+    .execute()
+}
+
+/// Waits until what this process has committed is on disk, and on the standbys that the server waits for,
+/// as the server's `synchronous_commit` says.
+pub fn flush() -> Result<(), Failure> {
+    PgTryBuilder::new(|| {
+        // SAFETY: between transactions of a connected worker. Waiting for a standby asks for interrupts to be
+        // held, as they are where a commit does it.
+        unsafe {
+            let end = pg_sys::XactLastCommitEnd;
+            if pg_sys::synchronous_commit > pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+                pg_sys::XLogFlush(end);
+                pg_sys::InterruptHoldoffCount += 1;
+                pg_sys::SyncRepWaitForLSN(end, true);
+                pg_sys::InterruptHoldoffCount -= 1;
+            }
+        }
+        Ok(())
+    })
+    .catch_others(|caught| Err(failure(&caught)))
     .execute()
 }
 

@@ -1,0 +1,207 @@
+//! Who may serve a call, and the rules that it has to keep, kept in each process between calls: of each
+//! user, of the models and the provider that they ask for.
+//!
+//! It is emptied the way in which PostgreSQL empties its own caches. Whoever changes what a route is made of
+//! (providers, keys, models, budgets, rate limits) registers an invalidation of a table that stands for all of
+//! them (`aggregator_routes_changed()`, called by triggers). That is transactional: the changing transaction
+//! sees its own change at once, one that is rolled back leaves nothing, and everybody else is told before the
+//! commit returns, and looks before each call. What a transaction saw when it began does not matter, also in
+//! REPEATABLE READ: rules are those of now.
+
+use crate::core::budget::Rules;
+use crate::error::Error;
+use crate::installed::Installed;
+use crate::protocol::Candidate;
+use pgrx::prelude::*;
+use pgrx::spi::{self, Spi};
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What is kept at the most, in entries and in bytes.
+const MOST_ENTRIES: usize = 256;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// The tables that a route is made of, and first the one that stands for them: nothing plans a statement
+/// that is in a hurry over it.
+const WATCHED: usize = 7;
+const TABLES: &str = "
+    SELECT ARRAY[
+        '@extschema@.aggregator_worker_epochs', '@extschema@.api_providers', '@extschema@.user_api_providers',
+        '@extschema@.aggregator_models', '@extschema@.aggregator_user_models',
+        '@extschema@.aggregator_budgets', '@extschema@.aggregator_rate_limits'
+    ]::pg_catalog.regclass[]::pg_catalog.oid[]";
+
+static TABLES_WATCHED: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
+/// Grows with each invalidation.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// What a call asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    extension: u32,
+    user: String,
+    models: Vec<String>,
+    provider: Option<String>,
+}
+
+/// Candidates, best first, and rules.
+pub type Route = (Arc<[Candidate]>, Arc<Rules>);
+
+#[derive(Default)]
+struct Cache {
+    generation: u64,
+    entries: HashMap<Key, (Route, usize)>,
+    order: VecDeque<Key>,
+    bytes: usize,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = RefCell::default();
+    /// The extension whose tables are watched.
+    static WATCHING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The route for a call, kept or found by `find`, which reads what is committed now.
+pub fn get(
+    installed: &Installed,
+    user: &str,
+    models: impl Iterator<Item = impl Into<String>>,
+    provider: Option<&str>,
+    find: impl FnOnce() -> Result<Route, Error>,
+) -> Result<Route, Error> {
+    let extension = u32::from(installed.oid);
+    let models = models.map(Into::into).collect();
+    let key =
+        Key { extension, user: user.to_owned(), models, provider: provider.map(str::to_owned) };
+    if !watch(installed) {
+        return find();
+    }
+    // Whoever has committed a change has said so by now.
+    // SAFETY: inside a transaction, where PostgreSQL does the same at each lock that it takes.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let generation = GENERATION.load(Ordering::Relaxed);
+    if let Some(route) = CACHE.with_borrow_mut(|cache| cache.find(generation, &key)) {
+        return Ok(route);
+    }
+    let route = find()?;
+    // What has changed while it was read is read again by the next call. What changes after this is told
+    // before the next call looks.
+    if GENERATION.load(Ordering::Relaxed) == generation {
+        CACHE.with_borrow_mut(|cache| cache.keep(key, route.clone()));
+    }
+    Ok(route)
+}
+
+impl Cache {
+    fn find(&mut self, generation: u64, key: &Key) -> Option<Route> {
+        if self.generation != generation {
+            *self = Self { generation, ..Self::default() };
+        }
+        self.entries.get(key).map(|(route, _)| route.clone())
+    }
+
+    /// Keeps a route, in the place of those that have been there longest.
+    fn keep(&mut self, key: Key, route: Route) {
+        let bytes = size(&route);
+        if bytes > MOST_BYTES / 4 {
+            return;
+        }
+        while self.entries.len() >= MOST_ENTRIES || self.bytes + bytes > MOST_BYTES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Some((_, bytes)) = self.entries.remove(&oldest) {
+                self.bytes -= bytes;
+            }
+        }
+        self.bytes += bytes;
+        self.order.push_back(key.clone());
+        if let Some((_, bytes)) = self.entries.insert(key, (route, bytes)) {
+            self.bytes -= bytes;
+        }
+    }
+}
+
+/// About how many bytes a route takes.
+fn size((candidates, rules): &Route) -> usize {
+    let of_candidate = |candidate: &Candidate| {
+        let headers = &candidate.provider.headers;
+        size_of::<Candidate>()
+            + candidate.provider.name.len()
+            + candidate.provider.base_url.len()
+            + headers.iter().map(|(name, value)| name.len() + value.len() + 64).sum::<usize>()
+            + candidate.model_id.len()
+            + candidate.key.envelope.len()
+            + candidate.pricing.as_ref().map_or(0, String::len)
+    };
+    candidates.iter().map(of_candidate).sum::<usize>()
+        + (rules.budgets.len() + rules.rate_limits.len()) * 512
+}
+
+/// Begins to watch the tables of an installation. `false`: they cannot be found, so nothing is kept.
+fn watch(installed: &Installed) -> bool {
+    let extension = u32::from(installed.oid);
+    let before = WATCHING.get();
+    if before == extension {
+        return true;
+    }
+    let tables = || -> spi::Result<Option<Vec<pg_sys::Oid>>> {
+        Spi::connect(|client| {
+            client.select(installed.sql(TABLES).as_str(), Some(1), &[])?.first().get_one()
+        })
+    };
+    let Ok(Some(tables)) = tables() else { return false };
+    if tables.len() != WATCHED {
+        return false;
+    }
+    for (watched, table) in TABLES_WATCHED.iter().zip(tables) {
+        watched.store(table.into(), Ordering::Relaxed);
+    }
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    if before == 0 {
+        // SAFETY: once per process, of which there are places for ten; the function lives as long as the
+        // library, which is never unloaded.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(invalidated), 0.into()) };
+    }
+    WATCHING.set(extension);
+    true
+}
+
+/// PostgreSQL says that something about a table has changed; 0: about any. Called wherever it looks after
+/// its caches, also in the middle of an abort: nothing here may fail.
+unsafe extern "C-unwind" fn invalidated(_: pg_sys::Datum, table: pg_sys::Oid) {
+    let table = u32::from(table);
+    if table == 0 || TABLES_WATCHED.iter().any(|watched| watched.load(Ordering::Relaxed) == table) {
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Trigger function: has every process forget its routes, once this transaction commits; this one at once.
+#[pg_extern(sql = false)]
+fn aggregator_routes_changed(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: where the context is a trigger's, it is of this type, and its relation is open. The rest are
+    // look-ups of the catalog inside a transaction; the name is a constant C string.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            return;
+        }
+        let relation = (*context.cast::<pg_sys::TriggerData>()).tg_relation;
+        let table = pg_sys::get_relname_relid(
+            c"aggregator_worker_epochs".as_ptr(),
+            pg_sys::get_rel_namespace((*relation).rd_id),
+        );
+        if table != pg_sys::InvalidOid {
+            pg_sys::CacheInvalidateRelcacheByRelid(table);
+        }
+    }
+}
+
+/// Likewise for what the worker writes, whose triggers a restore may have disarmed since it began.
+pub fn changed(installed: &Installed) {
+    if watch(installed) {
+        let table = TABLES_WATCHED[0].load(Ordering::Relaxed);
+        // SAFETY: inside a transaction; the table was there when it was looked up.
+        unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table.into()) };
+    }
+}
