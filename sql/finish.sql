@@ -225,6 +225,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_new_objects() IS 'The objects of the 
 COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_hand_over() IS 'Gives everything of the extension to aggregator_owner. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_arm_triggers() IS 'Has the extension''s triggers fire in the worker too. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_ease_references() IS 'Has the foreign keys between the extension''s tables check nothing where a row is written, so that tables can be restored in any order. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and rules on the extension''s tables that are not its own; the worker does not run them unless a superuser has it run them always. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_close_new() IS 'Default deny for the objects that this transaction has made, then the grants of a fresh installation. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_open_new() IS 'Grants the objects that this transaction has made to the roles that have the old ones. Internal.';

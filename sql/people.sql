@@ -58,7 +58,7 @@ BEGIN
         END IF;
         v_is_restored := NEW.created_at <> OLD.created_at;
     ELSE
-        v_is_restored := NEW.created_at < now();
+        v_is_restored := NEW.created_at <> now();
     END IF;
     NEW.headers := @extschema@.aggregator_checked_headers(NEW.name, NEW.headers, v_is_restored);
     RETURN NEW;

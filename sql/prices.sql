@@ -74,8 +74,8 @@ BEGIN
         WHEN octet_length(NEW.catalogue_pricing::text) > 16384
             THEN 'catalogue_pricing must not be longer than 16384 bytes'
     END;
-    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.first_seen_at < now() THEN
-        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.first_seen_at <> now() THEN
+        -- Only a restore inserts rows of another moment than now. One row that is too long must not cost it all others.
         RAISE WARNING 'a model is left out: %', v_long;
         RETURN NULL;
     ELSIF v_long IS NOT NULL THEN
@@ -106,9 +106,9 @@ DECLARE
     v_models uuid[];
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        -- Only a restore inserts rows of the past, and it brings their history along.
+        -- Only a restore inserts rows of another moment than now, and it brings their history along.
         v_models := ARRAY(
-            SELECT fresh.id FROM fresh WHERE fresh.pricing <> '{}' AND fresh.first_seen_at >= now());
+            SELECT fresh.id FROM fresh WHERE fresh.pricing <> '{}' AND fresh.first_seen_at = now());
     ELSE
         v_models := ARRAY(
             SELECT fresh.id FROM fresh JOIN stale ON stale.id = fresh.id WHERE fresh.pricing <> stale.pricing);

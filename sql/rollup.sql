@@ -391,9 +391,13 @@ BEGIN
 END
 $$;
 
+-- A restore brings the sums along, and sets row_security to off; with --load-via-partition-root its rows come here.
 CREATE TRIGGER after_insert AFTER INSERT ON @extschema@.aggregator_usage_logs
 REFERENCING NEW TABLE AS added
-FOR EACH STATEMENT WHEN (NOT @extschema@.aggregator_is_settling()) EXECUTE FUNCTION @extschema@.aggregator_after_usage();
+FOR EACH STATEMENT WHEN (
+    NOT @extschema@.aggregator_is_settling()
+    AND current_setting('row_security') <> 'off'
+) EXECUTE FUNCTION @extschema@.aggregator_after_usage();
 
 CREATE TRIGGER after_update AFTER UPDATE ON @extschema@.aggregator_usage_logs
 REFERENCING OLD TABLE AS removed NEW TABLE AS added

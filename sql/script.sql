@@ -150,6 +150,31 @@ BEGIN
 END
 $$;
 
+-- The foreign keys to providers check nothing where a row is written: pg_restore copies tables in any order, and
+-- each of several at once, so that keys would come before their provider, and all be lost. aggregator_provider_is_there
+-- checks what is not a restore's. What they do where a provider goes stays theirs, and PostgREST embeds by them.
+-- Only a superuser may do this, and a script of an extension is one's.
+CREATE FUNCTION @extschema@.aggregator_ease_references() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_trigger record;
+BEGIN
+    FOR v_trigger IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation
+        FROM @extschema@.aggregator_relations() AS ours
+        JOIN pg_trigger AS t ON t.tgrelid = ours
+        WHERE t.tgisinternal
+          AND t.tgfoid IN ('"RI_FKey_check_ins"()'::regprocedure, '"RI_FKey_check_upd"()'::regprocedure)
+          AND t.tgconstrrelid IN (SELECT @extschema@.aggregator_relations())
+          AND t.tgenabled <> 'D'
+    LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', v_trigger.relation, v_trigger.tgname);
+    END LOOP;
+END
+$$;
+
 -- Triggers and rules on the extension's tables that are not the extension's.
 CREATE FUNCTION @extschema@.aggregator_foreign_triggers() RETURNS SETOF text
 LANGUAGE sql STABLE
@@ -186,6 +211,7 @@ BEGIN
     PERFORM @extschema@.aggregator_hand_over();
     PERFORM @extschema@.aggregator_guard_tables();
     PERFORM @extschema@.aggregator_arm_triggers();
+    PERFORM @extschema@.aggregator_ease_references();
     -- The default privileges of a database may have handed our objects to anybody.
     FOR v_object IN
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, made.identity, c.relacl AS acl, c.relowner AS owner

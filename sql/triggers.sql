@@ -8,6 +8,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_long text;
+    v_role text;
 BEGIN
     PERFORM @extschema@.aggregator_check_provider_urls(NEW.base_url, NEW.models_url, NEW.key_check_url);
     IF TG_OP = 'UPDATE' THEN
@@ -36,7 +37,7 @@ BEGIN
         WHEN octet_length(NEW.headers::text) > 8192 THEN 'headers must not be longer than 8192 bytes'
         WHEN octet_length(NEW.features::text) > 8192 THEN 'features must not be longer than 8192 bytes'
     END;
-    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.created_at < now() THEN
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.created_at <> now() THEN
         RAISE WARNING 'provider % is restored, and not active: %', NEW.name, v_long;
         NEW.is_active := false;
     ELSIF v_long IS NOT NULL THEN
@@ -45,14 +46,23 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         RETURN NEW;
     END IF;
-    -- Only a restore inserts rows of the past. Such a row replaces the fresh seed of its id, and
+    -- Only a restore inserts rows of another moment than now. Such a row replaces the fresh seed of its id, and
     -- makes room for itself where it took a seed's name.
-    IF NEW.created_at < now() THEN
+    IF NEW.created_at <> now() THEN
+        -- Keys and models of the seed's id may be restored already, and its own row, renamed, still to come: they
+        -- do not go with the fresh seed.
+        IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+            v_role := current_setting('session_replication_role');
+            PERFORM set_config('session_replication_role', 'replica', true);
+        END IF;
         DELETE FROM @extschema@.api_providers AS seed
         WHERE seed.name = NEW.name
           AND seed.id <> NEW.id
           AND seed.id::text LIKE 'a9920000-%'
           AND seed.updated_at = seed.created_at;
+        IF v_role IS NOT NULL THEN
+            PERFORM set_config('session_replication_role', v_role, true);
+        END IF;
         UPDATE @extschema@.api_providers AS seed
         SET name = NEW.name,
             display_name = NEW.display_name,
@@ -93,8 +103,8 @@ BEGIN
     IF TG_OP = 'INSERT' THEN
         IF octet_length(NEW.settings::text) <= c_settings THEN
             RETURN NEW;
-        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
-        ELSIF NEW.created_at < now() THEN
+        -- Only a restore inserts rows of another moment than now. One row that is too long must not cost it all others.
+        ELSIF NEW.created_at <> now() THEN
             RAISE WARNING 'the settings of key % are longer than % bytes, and left out', NEW.id, c_settings;
             NEW.settings := '{}';
             RETURN NEW;

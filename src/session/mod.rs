@@ -28,6 +28,7 @@ mod provider;
 mod quarantine;
 mod queue;
 pub mod raise;
+mod reference;
 mod request;
 mod rotation;
 mod route;

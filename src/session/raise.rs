@@ -42,6 +42,39 @@ pub fn raise(error: Error) -> ! {
     unreachable!("ThrowErrorData at level ERROR does not return")
 }
 
+/// A row that names another one, which is not there.
+pub struct MissingReference {
+    pub schema: String,
+    pub table: String,
+    pub column: &'static str,
+    pub value: String,
+    pub referenced: &'static str,
+}
+
+/// Raises what PostgreSQL does where a foreign key's row is not there, under the name that it gives such a key.
+pub fn raise_missing_reference(missing: MissingReference) -> ! {
+    let MissingReference { schema, table, column, value, referenced } = &missing;
+    let constraint = format!("{table}_{column}_fkey");
+    let message = format!(
+        "insert or update on table \"{table}\" violates foreign key constraint \"{constraint}\""
+    );
+    let detail = format!("Key ({column})=({value}) is not present in table \"{referenced}\".");
+    let mut data = pg_sys::ErrorData {
+        elevel: pg_sys::PGERROR as c_int,
+        sqlerrcode: make_sqlstate("23503"),
+        message: palloc_text(&message),
+        detail: palloc_text(&detail),
+        schema_name: palloc_text(schema),
+        table_name: palloc_text(table),
+        constraint_name: palloc_text(&constraint),
+        ..Default::default()
+    };
+    drop((constraint, message, detail, missing));
+    // SAFETY: as in `raise`.
+    unsafe { throw_error_data(&raw mut data) };
+    unreachable!("ThrowErrorData at level ERROR does not return")
+}
+
 /// A copy of the text in PostgreSQL's memory, cut at a NUL.
 fn palloc_text(text: &str) -> *mut std::ffi::c_char {
     let text = CString::new(text.split('\0').next().unwrap_or("")).unwrap_or_default();

@@ -56,6 +56,9 @@ SELECT format('statistics: %s', pg_get_statisticsobjdef(pg_statistic_ext.oid)) F
 UNION ALL
 SELECT format('trigger: %s enabled %s', pg_get_triggerdef(pg_trigger.oid), tgenabled) FROM pg_trigger JOIN rel ON rel.oid = tgrelid WHERE NOT tgisinternal
 UNION ALL
+SELECT format('check: %s of %s on %s enabled %s', tgfoid::regproc, conname, tgrelid::regclass, tgenabled)
+FROM pg_trigger JOIN rel ON rel.oid = tgrelid JOIN pg_constraint ON pg_constraint.oid = tgconstraint WHERE tgisinternal
+UNION ALL
 SELECT format('policy: %s %s for %s permissive %s to %s using %s check %s', polrelid::regclass, polname, polcmd, polpermissive, polroles::regrole[],
     pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid))
 FROM pg_policy JOIN rel ON rel.oid = polrelid
