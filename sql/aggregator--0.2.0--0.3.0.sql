@@ -91,6 +91,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_long text;
+    v_role text;
 BEGIN
     PERFORM @extschema@.aggregator_check_provider_urls(NEW.base_url, NEW.models_url, NEW.key_check_url);
     IF TG_OP = 'UPDATE' THEN
@@ -119,7 +120,7 @@ BEGIN
         WHEN octet_length(NEW.headers::text) > 8192 THEN 'headers must not be longer than 8192 bytes'
         WHEN octet_length(NEW.features::text) > 8192 THEN 'features must not be longer than 8192 bytes'
     END;
-    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.created_at < now() THEN
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.created_at <> now() THEN
         RAISE WARNING 'provider % is restored, and not active: %', NEW.name, v_long;
         NEW.is_active := false;
     ELSIF v_long IS NOT NULL THEN
@@ -128,14 +129,23 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         RETURN NEW;
     END IF;
-    -- Only a restore inserts rows of the past. Such a row replaces the fresh seed of its id, and
+    -- Only a restore inserts rows of another moment than now. Such a row replaces the fresh seed of its id, and
     -- makes room for itself where it took a seed's name.
-    IF NEW.created_at < now() THEN
+    IF NEW.created_at <> now() THEN
+        -- Keys and models of the seed's id may be restored already, and its own row, renamed, still to come: they
+        -- do not go with the fresh seed.
+        IF (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+            v_role := current_setting('session_replication_role');
+            PERFORM set_config('session_replication_role', 'replica', true);
+        END IF;
         DELETE FROM @extschema@.api_providers AS seed
         WHERE seed.name = NEW.name
           AND seed.id <> NEW.id
           AND seed.id::text LIKE 'a9920000-%'
           AND seed.updated_at = seed.created_at;
+        IF v_role IS NOT NULL THEN
+            PERFORM set_config('session_replication_role', v_role, true);
+        END IF;
         UPDATE @extschema@.api_providers AS seed
         SET name = NEW.name,
             display_name = NEW.display_name,
@@ -173,8 +183,8 @@ BEGIN
     IF TG_OP = 'INSERT' THEN
         IF octet_length(NEW.settings::text) <= c_settings THEN
             RETURN NEW;
-        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
-        ELSIF NEW.created_at < now() THEN
+        -- Only a restore inserts rows of another moment than now. One row that is too long must not cost it all others.
+        ELSIF NEW.created_at <> now() THEN
             RAISE WARNING 'the settings of key % are longer than % bytes, and left out', NEW.id, c_settings;
             NEW.settings := '{}';
             RETURN NEW;
@@ -556,8 +566,8 @@ BEGIN
         WHEN octet_length(NEW.catalogue_pricing::text) > 16384
             THEN 'catalogue_pricing must not be longer than 16384 bytes'
     END;
-    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.first_seen_at < now() THEN
-        -- Only a restore inserts rows of the past. One row that is too long must not cost it all others.
+    IF v_long IS NOT NULL AND TG_OP = 'INSERT' AND NEW.first_seen_at <> now() THEN
+        -- Only a restore inserts rows of another moment than now. One row that is too long must not cost it all others.
         RAISE WARNING 'a model is left out: %', v_long;
         RETURN NULL;
     ELSIF v_long IS NOT NULL THEN
@@ -572,6 +582,30 @@ BEGIN
         NEW.pricing_source := 'manual';
     END IF;
     RETURN NEW;
+END
+$$;
+
+-- The one way into the history, whoever wrote to the catalogue. It runs as the writer, who may not
+-- write here; aggregator_note_prices may, and believes nobody but the catalogue.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_after_models() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_models uuid[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        -- Only a restore inserts rows of another moment than now, and it brings their history along.
+        v_models := ARRAY(
+            SELECT fresh.id FROM fresh WHERE fresh.pricing <> '{}' AND fresh.first_seen_at = now());
+    ELSE
+        v_models := ARRAY(
+            SELECT fresh.id FROM fresh JOIN stale ON stale.id = fresh.id WHERE fresh.pricing <> stale.pricing);
+    END IF;
+    IF v_models <> '{}' THEN
+        PERFORM @extschema@.aggregator_note_prices(v_models);
+    END IF;
+    RETURN NULL;
 END
 $$;
 
@@ -1066,6 +1100,64 @@ COMMENT ON COLUMN @extschema@.aggregator_user_models.first_seen_at IS 'When the 
 
 COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, jsonb) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
 
+CREATE FUNCTION @extschema@.aggregator_provider_is_there() RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'aggregator_provider_is_there_wrapper';
+
+CREATE TRIGGER provider_is_there AFTER INSERT ON @extschema@.user_api_providers
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND (NEW.created_at = now()
+         OR (current_setting('row_security') <> 'off' AND current_setting('is_superuser') <> 'on'))
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_still_there AFTER UPDATE OF provider_id ON @extschema@.user_api_providers
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND NEW.provider_id <> OLD.provider_id
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_there AFTER INSERT ON @extschema@.aggregator_models
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND (NEW.first_seen_at = now()
+         OR (current_setting('row_security') <> 'off' AND current_setting('is_superuser') <> 'on'))
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_still_there AFTER UPDATE OF provider_id ON @extschema@.aggregator_models
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND NEW.provider_id <> OLD.provider_id
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_there AFTER INSERT ON @extschema@.aggregator_user_models
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND (NEW.first_seen_at = now()
+         OR (current_setting('row_security') <> 'off' AND current_setting('is_superuser') <> 'on'))
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_still_there AFTER UPDATE OF provider_id ON @extschema@.aggregator_user_models
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND NEW.provider_id <> OLD.provider_id
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_there AFTER INSERT ON @extschema@.aggregator_model_prices
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND (NEW.valid_from = now()
+         OR (current_setting('row_security') <> 'off' AND current_setting('is_superuser') <> 'on'))
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+CREATE TRIGGER provider_is_still_there AFTER UPDATE OF provider_id ON @extschema@.aggregator_model_prices
+FOR EACH ROW WHEN (
+    current_setting('session_replication_role') <> 'replica'
+    AND NEW.provider_id <> OLD.provider_id
+) EXECUTE FUNCTION @extschema@.aggregator_provider_is_there();
+
+COMMENT ON FUNCTION @extschema@.aggregator_provider_is_there() IS 'Checks, as a foreign key would, that the provider is there whose key, model or price is written. 23503.';
+
 -- Requests to providers that cost nothing and are in no usage log: keys that were checked, and model lists that
 -- were fetched. No foreign keys, as in the usage log.
 CREATE TABLE @extschema@.aggregator_key_checks (
@@ -1431,6 +1523,14 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+-- A restore brings the sums along, and sets row_security to off; with --load-via-partition-root its rows come here.
+CREATE OR REPLACE TRIGGER after_insert AFTER INSERT ON @extschema@.aggregator_usage_logs
+REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT WHEN (
+    NOT @extschema@.aggregator_is_settling()
+    AND current_setting('row_security') <> 'off'
+) EXECUTE FUNCTION @extschema@.aggregator_after_usage();
 
 -- Sums up the ledger anew, for what was written past the triggers (into a partition, or with
 -- triggers off): the days (UTC) from p_from up to p_to; NULL: from the first, up to the last.
@@ -2865,6 +2965,31 @@ BEGIN
 END
 $$;
 
+-- The foreign keys to providers check nothing where a row is written: pg_restore copies tables in any order, and
+-- each of several at once, so that keys would come before their provider, and all be lost. aggregator_provider_is_there
+-- checks what is not a restore's. What they do where a provider goes stays theirs, and PostgREST embeds by them.
+-- Only a superuser may do this, and a script of an extension is one's.
+CREATE FUNCTION @extschema@.aggregator_ease_references() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_trigger record;
+BEGIN
+    FOR v_trigger IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation
+        FROM @extschema@.aggregator_relations() AS ours
+        JOIN pg_trigger AS t ON t.tgrelid = ours
+        WHERE t.tgisinternal
+          AND t.tgfoid IN ('"RI_FKey_check_ins"()'::regprocedure, '"RI_FKey_check_upd"()'::regprocedure)
+          AND t.tgconstrrelid IN (SELECT @extschema@.aggregator_relations())
+          AND t.tgenabled <> 'D'
+    LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', v_trigger.relation, v_trigger.tgname);
+    END LOOP;
+END
+$$;
+
 -- Triggers and rules on the extension's tables that are not the extension's.
 CREATE FUNCTION @extschema@.aggregator_foreign_triggers() RETURNS SETOF text
 LANGUAGE sql STABLE
@@ -2901,6 +3026,7 @@ BEGIN
     PERFORM @extschema@.aggregator_hand_over();
     PERFORM @extschema@.aggregator_guard_tables();
     PERFORM @extschema@.aggregator_arm_triggers();
+    PERFORM @extschema@.aggregator_ease_references();
     -- The default privileges of a database may have handed our objects to anybody.
     FOR v_object IN
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, made.identity, c.relacl AS acl, c.relowner AS owner
@@ -3012,18 +3138,21 @@ BEGIN
 END
 $$;
 
--- Refuses triggers on, and foreign keys to, the extension's tables from all but superusers, whatever was granted.
+-- Refuses triggers on, and foreign keys to, the extension's tables from all but superusers, whatever was granted;
+-- after a superuser's ALTER TABLE, puts the extension's own triggers right.
 -- It runs as whoever creates something anywhere in the database, and so asks the catalogs alone.
 CREATE FUNCTION @extschema@.aggregator_guard_ddl() RETURNS event_trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_ours oid[];
-    v_what text;
+    c_is_superuser CONSTANT boolean := (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user);
+    v_ours         oid[];
+    v_what         text;
+    v_trigger      record;
 BEGIN
     IF current_user = 'aggregator_owner'
-       OR (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+       OR (c_is_superuser AND tg_tag <> 'ALTER TABLE') THEN
         RETURN;
     END IF;
     v_ours := ARRAY(
@@ -3035,6 +3164,36 @@ BEGIN
           AND d.refclassid = 'pg_extension'::regclass
           AND e.extname = 'aggregator');
     v_ours := v_ours || ARRAY(SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = ANY (v_ours));
+    IF c_is_superuser THEN
+        -- pg_restore --disable-triggers disables all triggers of a table, copies, and enables all. Ours are what
+        -- lets a row replace a fresh seed, and so they stay; the checks of foreign keys, which would depend on
+        -- the order of tables, stay off. It is known by row_security, which every restore sets to off.
+        FOR v_trigger IN
+            SELECT t.tgname, t.tgrelid::regclass AS relation, wanted.state
+            FROM pg_event_trigger_ddl_commands() AS command
+            JOIN pg_trigger AS t ON command.classid = 'pg_class'::regclass AND t.tgrelid = command.objid
+            CROSS JOIN LATERAL (
+                SELECT CASE
+                    WHEN t.tgisinternal THEN
+                        CASE WHEN t.tgfoid IN ('"RI_FKey_check_ins"()'::regprocedure, '"RI_FKey_check_upd"()'::regprocedure)
+                            AND t.tgconstrrelid = ANY (v_ours) THEN 'DISABLE' END
+                    WHEN t.tgenabled = 'D' AND current_setting('row_security') <> 'off' THEN NULL
+                    WHEN EXISTS (
+                        SELECT FROM pg_depend AS d
+                        JOIN pg_extension AS e ON e.oid = d.refobjid
+                        WHERE d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
+                          AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'aggregator'
+                    ) THEN 'ENABLE ALWAYS'
+                END AS state
+            ) AS wanted
+            WHERE t.tgrelid = ANY (v_ours)
+              AND t.tgenabled <> CASE wanted.state WHEN 'DISABLE' THEN 'D' ELSE 'A' END
+              AND wanted.state IS NOT NULL
+        LOOP
+            EXECUTE format('ALTER TABLE %s %s TRIGGER %I', v_trigger.relation, v_trigger.state, v_trigger.tgname);
+        END LOOP;
+        RETURN;
+    END IF;
     SELECT format('put trigger %I on %s', t.tgname, t.tgrelid::regclass) INTO v_what
     FROM pg_event_trigger_ddl_commands() AS command
     JOIN pg_trigger AS t ON command.classid = 'pg_trigger'::regclass AND t.oid = command.objid
@@ -3059,13 +3218,13 @@ CREATE EVENT TRIGGER aggregator_guard_ddl ON ddl_command_end
 WHEN TAG IN ('CREATE TRIGGER', 'CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA')
 EXECUTE FUNCTION @extschema@.aggregator_guard_ddl();
 
-COMMENT ON EVENT TRIGGER aggregator_guard_ddl IS 'Keeps others'' triggers off, and foreign keys from, the extension''s tables.';
+COMMENT ON EVENT TRIGGER aggregator_guard_ddl IS 'Keeps others'' triggers off, and foreign keys from, the extension''s tables, and its own triggers as a restore needs them.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_before_truncate() IS 'Refuses TRUNCATE, which row-level security does not see. PT403.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_guard_tables() IS 'Puts aggregator_before_truncate on every table of the extension. Internal.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_guard_ddl() IS 'Refuses others'' triggers on, and foreign keys to, the extension''s tables. PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_guard_ddl() IS 'Refuses others'' triggers on, and foreign keys to, the extension''s tables (PT403), and puts the extension''s own right after ALTER TABLE.';
 
 -- USAGE on this type, granted to a role itself, marks the logins whose JWT claims are believed, where
 -- aggregator.trusted_authenticators names none. CREATE EXTENSION marks the role authenticator, if it is there: one that is made later, by whoever may make roles, is a stranger.
@@ -3123,7 +3282,7 @@ BEGIN
         END IF;
         v_is_restored := NEW.created_at <> OLD.created_at;
     ELSE
-        v_is_restored := NEW.created_at < now();
+        v_is_restored := NEW.created_at <> now();
     END IF;
     NEW.headers := @extschema@.aggregator_checked_headers(NEW.name, NEW.headers, v_is_restored);
     RETURN NEW;
@@ -3523,6 +3682,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and
 COMMENT ON FUNCTION @extschema@.aggregator_hand_over() IS 'Gives everything of the extension to aggregator_owner. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_arm_triggers() IS 'Has the extension''s triggers fire in the worker too. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_ease_references() IS 'Has the foreign keys between the extension''s tables check nothing where a row is written, so that tables can be restored in any order. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and rules on the extension''s tables that are not its own; the worker does not run them unless a superuser has it run them always. Internal.';
 
