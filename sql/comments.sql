@@ -13,7 +13,7 @@ COMMENT ON COLUMN @extschema@.api_providers.provider_type IS 'aggregator: resell
 COMMENT ON COLUMN @extschema@.api_providers.api_standard IS 'The wire format: openai (chat completions) or anthropic (messages). Callers speak OpenAI''s either way.';
 COMMENT ON COLUMN @extschema@.api_providers.base_url IS 'Root of the API, https; a key opens only for the scheme, host and port for which it was saved.';
 COMMENT ON COLUMN @extschema@.api_providers.models_url IS 'Where the model list is, if not at base_url/models; same origin as base_url.';
-COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that answers 401 to a bad key, if not base_url/models; same origin as base_url.';
+COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses a bad key, if not base_url/models; same origin as base_url.';
 COMMENT ON COLUMN @extschema@.api_providers.catalogue_format IS 'Dialect of the model list: auto recognises it from the data.';
 COMMENT ON COLUMN @extschema@.api_providers.headers IS 'Extra request headers, name to text. Not for secrets.';
 COMMENT ON COLUMN @extschema@.api_providers.features IS 'What the provider can do: supports_streaming, supports_vision, supports_functions, supports_audio.';

@@ -637,6 +637,33 @@ mod tests {
     }
 
     #[test]
+    fn hints_of_what_costs_nothing_point_to_no_usage_row() {
+        let target = |model: &str| Target { provider: "p".into(), model: model.into() };
+        let errors = |model: &str| {
+            [
+                Error::Deadline { target: target(model), waited_ms: 60_000 },
+                Error::Disconnected { target: target(model), reason: "r".into() },
+                Error::BrokenAnswer {
+                    target: target(model),
+                    status: 200,
+                    what: "w".into(),
+                    request_id: None,
+                },
+                Error::AnswerOutOfMemory { target: target(model), limit: 1 },
+            ]
+        };
+        for (error, of_call) in errors("").into_iter().zip(errors("m")) {
+            let (free, paid) = (error.hint().unwrap(), of_call.hint().unwrap());
+            assert!(free.contains("aggregator_key_checks"), "{free}");
+            for wrong in ["aggregator_usage_logs", "paid for", "options.timeout_ms"] {
+                assert!(!free.contains(wrong), "{free}");
+            }
+            assert!(paid.contains("aggregator_usage_logs"), "{paid}");
+        }
+        assert!(!Error::ErrandLost.hint().unwrap().contains("usage_logs"));
+    }
+
+    #[test]
     fn messages_name_what_matters() {
         let error = refused(429, Some("rate_limit_exceeded"));
         let text = error.to_string();

@@ -61,14 +61,14 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
     let candidates = attempts.call.candidates.clone();
     let mut order = attempts.shared.health.order(&candidates);
     let mut round = 0;
+    let mut too_short = TooShort::default();
     loop {
         let mut last = None;
         // Who may be asked again, and after how long.
         let mut hopeful: Vec<(usize, Duration)> = Vec::new();
-        let mut too_short: Option<i32> = None;
         for &index in &order {
             let candidate = &candidates[index];
-            if too_short.is_some_and(|limit| candidate.context_window.unwrap_or(0) <= limit) {
+            if too_short.has(candidate.context_window) {
                 continue;
             }
             let failed = match attempts.ask(candidate, lease).await {
@@ -86,15 +86,14 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             }
             match failed.again {
                 Again::Anywhere(after) => hopeful.push((index, after.unwrap_or_default())),
-                Again::Longer => {
-                    too_short = Some(candidate.context_window.unwrap_or(i32::MAX));
-                }
+                Again::Longer => too_short.note(candidate.context_window),
                 Again::Elsewhere | Again::Never => {}
             }
             last = Some(failed);
         }
         let failed =
             last.unwrap_or(Failed { error: Error::Internal, again: Again::Never, fault: None });
+        hopeful.retain(|(index, _)| !too_short.has(candidates[*index].context_window));
         if hopeful.is_empty() || round >= attempts.call.max_retries {
             return Err(failed);
         }
@@ -112,6 +111,21 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             .filter(|(_, after)| *after <= pause)
             .map(|(index, _)| index)
             .collect();
+    }
+}
+
+/// The longest context that is known to be too short for the prompt of a call. A candidate whose
+/// context nobody knows is asked: the caller lists it.
+#[derive(Default)]
+struct TooShort(Option<i32>);
+
+impl TooShort {
+    fn note(&mut self, context_window: Option<i32>) {
+        self.0 = self.0.max(context_window);
+    }
+
+    fn has(&self, context_window: Option<i32>) -> bool {
+        matches!((self.0, context_window), (Some(limit), Some(window)) if window <= limit)
     }
 }
 

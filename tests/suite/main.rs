@@ -31,6 +31,7 @@ mod prices;
 mod publication;
 mod readme;
 mod references;
+mod refusals;
 mod reports;
 mod rest;
 mod rls;
