@@ -2,7 +2,7 @@
 //! length of the prompt, and where the attempt is found.
 
 use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, save_key};
+use crate::chat::{add_named, chat_sql, save_key};
 use crate::fallback::{served, standins};
 use crate::stream::stream_sql;
 use crate::upstream::{Answer, Piece, Seen, Upstream};
