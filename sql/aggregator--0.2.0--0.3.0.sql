@@ -2603,6 +2603,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses a bad key, if not base_url/models; same origin as base_url.';
+
 COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens.';
