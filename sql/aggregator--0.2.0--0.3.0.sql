@@ -778,7 +778,9 @@ BEGIN
           AND log.created_at < coalesce(p_to, 'infinity')
           AND log.status <> 'pending'
           AND log.cost_source IN ('unpriced', 'incomplete')
+          -- A row that lacks either has no cost: what is not counted is not 0.
           AND log.prompt_tokens IS NOT NULL
+          AND log.completion_tokens IS NOT NULL
           -- Tokens that are a guess stay one at any price.
           AND (log.cost_estimate IS NULL OR NOT coalesce(log.metadata @> '{"estimated": true}', false))
         ORDER BY log.created_at, log.call_id, log.attempt
@@ -2607,7 +2609,7 @@ COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses
 
 COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
 

@@ -98,7 +98,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens t
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
 COMMENT ON TABLE @extschema@.aggregator_usage_logs_default IS 'Partition of the ledger for what has no partition of its own.';
 
 COMMENT ON TABLE @extschema@.aggregator_jobs IS 'Durable chats: a row exists if and only if its transaction committed. Holds the request and the answer; see aggregator.job_retention.';

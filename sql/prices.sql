@@ -351,7 +351,9 @@ BEGIN
           AND log.created_at < coalesce(p_to, 'infinity')
           AND log.status <> 'pending'
           AND log.cost_source IN ('unpriced', 'incomplete')
+          -- A row that lacks either has no cost: what is not counted is not 0.
           AND log.prompt_tokens IS NOT NULL
+          AND log.completion_tokens IS NOT NULL
           -- Tokens that are a guess stay one at any price.
           AND (log.cost_estimate IS NULL OR NOT coalesce(log.metadata @> '{"estimated": true}', false))
         ORDER BY log.created_at, log.call_id, log.attempt

@@ -45,7 +45,7 @@ pub fn members(text: &str) -> Result<BTreeMap<String, &RawValue>, Unfit> {
 }
 
 /// The members of an object as they come, or one too many of them.
-struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+pub struct Pairs<'a>(pub Vec<(String, &'a RawValue)>);
 
 impl<'a, 'de: 'a> Deserialize<'de> for Pairs<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -1,7 +1,7 @@
 //! Reading what an upstream answered to a chat request.
 
 use crate::core::refusal::{self, Refusal};
-use crate::core::usage::Usage;
+use crate::core::usage::{self, Merged, Usage};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -43,11 +43,26 @@ struct Answer<'a> {
     choices: Option<&'a RawValue>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    x_groq: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
+struct Choice<'a> {
     finish_reason: Option<Value>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+}
+
+/// What an answer says of its use, wherever it does.
+fn usage_of(answer: &Answer<'_>, choices: &[Choice<'_>]) -> Usage {
+    let mut own = Merged::default();
+    answer.x_groq.and_then(|held| usage::held(held.get())).iter().for_each(|held| own.add(held));
+    answer.usage.iter().for_each(|usage| own.add(usage.get()));
+    let choices = choices.iter().filter_map(|choice| choice.usage);
+    let choices: Vec<Merged> = choices.map(|usage| Merged::of(usage.get())).collect();
+    let choices: Vec<&Merged> = choices.iter().filter(|usage| !usage.is_empty()).collect();
+    Usage::of_answer(&own, &choices)
 }
 
 /// Reads the body of a 2xx answer. `key` is removed from whatever is repeated.
@@ -78,7 +93,7 @@ pub fn read(body: &str, key: Option<&str>) -> Reading {
         }
         (_, Some(choices)) => Reading::Completion(Completion {
             served_model: answer.model.as_ref().and_then(word),
-            usage: answer.usage.map(|usage| Usage::parse(usage.get())).unwrap_or_default(),
+            usage: usage_of(&answer, &choices),
             finish_reason: choices.first().and_then(|c| c.finish_reason.as_ref()).and_then(word),
             id: answer.id.as_ref().and_then(word),
         }),

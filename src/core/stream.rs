@@ -14,6 +14,7 @@ use self::merge::{
 };
 use crate::core::estimate;
 use crate::core::json;
+use crate::core::usage::{self, Merged, Usage};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ const NOT_A_CHUNK: &str = "JSON that is not a chunk of a completion";
 pub struct Assembler {
     id: Option<String>,
     model: Option<String>,
-    usage: Option<Box<RawValue>>,
+    usage: Merged,
     /// Other members of the answer.
     rest: BTreeMap<String, Box<RawValue>>,
     choices: BTreeMap<u64, Choice>,
@@ -52,14 +53,17 @@ impl Assembler {
         }
         let choices = members.remove("choices").filter(|choices| !is_null(choices));
         let usage = members.remove("usage").filter(|usage| usage.get().starts_with('{'));
+        for holder in usage::HOLDERS {
+            let held = members.get(*holder).and_then(|held| usage::held(held.get()));
+            held.iter().for_each(|usage| self.add_usage(usage));
+        }
         let choices: Vec<Members> = match choices {
             Some(choices) => serde_json::from_str(choices.get()).map_err(|_| NOT_A_CHUNK)?,
             None if usage.is_some() => Vec::new(),
             None => return Err(NOT_A_CHUNK),
         };
         if let Some(usage) = usage {
-            let old = self.usage.replace(usage.to_owned()).map_or(0, |old| old.get().len());
-            self.tally.replaced(old, usage.get().len());
+            self.add_usage(usage.get());
         }
         self.keep_members(members);
         let mut added = Added::default();
@@ -67,6 +71,12 @@ impl Assembler {
             self.add_choice(place as u64, choice, &mut added)?;
         }
         Ok(added)
+    }
+
+    fn add_usage(&mut self, usage: &str) {
+        let old = self.usage.size();
+        self.usage.add(usage);
+        self.tally.replaced(old, self.usage.size());
     }
 
     fn keep_members(&mut self, mut members: Members<'_>) {
@@ -114,6 +124,11 @@ impl Assembler {
             choice.logprobs.add("logprobs", logprobs, 0, &mut tally);
             self.tally.size += tally.size;
         }
+        if let Some(usage) = members.remove("usage") {
+            let old = choice.usage.size();
+            choice.usage.add(usage.get());
+            self.tally.replaced(old, choice.usage.size());
+        }
         let reason = members.remove("finish_reason").and_then(string);
         if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
             let old = choice.finish_reason.as_ref().map_or(0, String::len);
@@ -150,9 +165,11 @@ impl Assembler {
         self.id.as_deref()
     }
 
-    /// The JSON text of the last `usage`.
-    pub fn usage(&self) -> Option<&str> {
-        self.usage.as_deref().map(RawValue::get)
+    /// What has been used, by all that has been said of it.
+    pub fn usage(&self) -> Usage {
+        let choices = self.choices.values().map(|choice| &choice.usage);
+        let choices: Vec<&Merged> = choices.filter(|usage| !usage.is_empty()).collect();
+        Usage::of_answer(&self.usage, &choices)
     }
 
     /// About how many bytes the answer takes so far.
@@ -178,9 +195,15 @@ impl Assembler {
             choice.write(*index, &mut out);
         }
         out.push(']');
-        if let Some(usage) = &self.usage {
+        let mut usage = Merged::default();
+        // Of one choice it is the answer's.
+        if let [choice] = self.choices.values().collect::<Vec<_>>()[..] {
+            usage.add_merged(&choice.usage);
+        }
+        usage.add_merged(&self.usage);
+        if !usage.is_empty() {
             write_key("usage", &mut out);
-            out.push_str(usage.get());
+            out.push_str(&usage.to_json());
         }
         out.push('}');
         match json::fit_for_jsonb(&out) {
@@ -195,6 +218,7 @@ struct Choice {
     message: BTreeMap<String, Node>,
     logprobs: Node,
     finish_reason: Option<String>,
+    usage: Merged,
     rest: BTreeMap<String, Box<RawValue>>,
     has_output: bool,
 }
@@ -235,6 +259,10 @@ impl Choice {
         if !matches!(self.logprobs, Node::Null) {
             write_key("logprobs", out);
             self.logprobs.write(out);
+        }
+        if !self.usage.is_empty() {
+            write_key("usage", out);
+            out.push_str(&self.usage.to_json());
         }
         write_rest(&self.rest, out);
         out.push('}');

@@ -203,7 +203,7 @@ impl<'a> OpenRow<'a> {
     /// never came. Never nothing: the prompt went in.
     /// `is_over`: all has been said, so that usage that has come is the whole.
     pub fn usage_of(&self, stream: &Assembler, is_over: bool) -> (Usage, bool) {
-        let usage = stream.usage().map(Usage::parse).unwrap_or_default();
+        let usage = stream.usage();
         let parts = match usage.parts {
             Some(_) if is_over || stream.is_finished() => return (usage, false),
             // Counts on the way: the prompt's hold, the output's are behind what has come.
@@ -215,13 +215,12 @@ impl<'a> OpenRow<'a> {
                 ),
                 ..parts
             },
-            None => Parts {
-                input: self.prompt_tokens,
-                output: stream.output_estimate(),
-                ..Parts::default()
-            },
+            None => {
+                let guess = Parts { input: self.prompt_tokens, ..Parts::default() };
+                Parts { output: stream.output_estimate(), ..usage.input_only.unwrap_or(guess) }
+            }
         };
-        (Usage { parts: Some(parts), ..usage }, true)
+        (Usage { parts: Some(parts), input_only: None, ..usage }, true)
     }
 
     /// Puts what is known of an interrupted stream into its end.

@@ -211,7 +211,7 @@ impl<'a> Settlement<'a> {
         if self.settle.is_estimate {
             members.insert("estimated".to_owned(), true.into());
         }
-        let parts = self.settle.usage.parts.unwrap_or_default();
+        let parts = self.settle.usage.input().unwrap_or_default();
         for (key, pieces) in [("image", parts.image), ("web_search", parts.web_search)] {
             if pieces != 0 {
                 members.insert(key.to_owned(), pieces.into());
@@ -221,6 +221,9 @@ impl<'a> Settlement<'a> {
             .into_iter()
             .filter_map(|(what, is_beyond)| is_beyond.then_some(what))
             .collect();
+        if let Some(cost) = &self.settle.usage.refused_cost {
+            members.insert("refused_cost".to_owned(), cost.as_str().into());
+        }
         if !beyond.is_empty() {
             members.insert("beyond_bound".to_owned(), beyond.into());
         }
@@ -229,6 +232,11 @@ impl<'a> Settlement<'a> {
 
     fn part(&self, part: impl Fn(&Parts) -> i32) -> Option<i32> {
         self.settle.usage.parts.as_ref().map(part)
+    }
+
+    /// What went in is noted also where nothing says what came out.
+    fn input_part(&self, part: impl Fn(&Parts) -> i32) -> Option<i32> {
+        self.settle.usage.input().as_ref().map(part)
     }
 
     fn for_sums(&self) -> Row<'_> {
@@ -242,7 +250,8 @@ impl<'a> Settlement<'a> {
             created_at: settle.begin.key.created_at,
             status: settle.outcome.as_str(),
             is_unreachable: settle.error_code.as_deref() == Some(UNREACHABLE),
-            parts: settle.usage.parts,
+            // Nothing came out of what is known of the input alone.
+            parts: settle.usage.input(),
             total_tokens: self.total_tokens,
             is_estimate: settle.is_estimate,
             latency_ms: settle.latency_ms,
@@ -277,13 +286,13 @@ fn write(
         timestamp(last).into(),
         column(rows, |row| row.settle.outcome.as_str()),
         column(rows, |row| row.settle.served_model.as_deref()),
-        column(rows, |row| row.part(Parts::prompt)),
+        column(rows, |row| row.input_part(Parts::prompt)),
         column(rows, |row| row.part(Parts::completion)),
         column(rows, |row| row.total_tokens),
-        column(rows, |row| row.part(|parts| parts.cache_read)),
-        column(rows, |row| row.part(|parts| parts.cache_write)),
-        column(rows, |row| row.part(|parts| parts.cache_write_1h)),
-        column(rows, |row| row.part(|parts| parts.audio_input)),
+        column(rows, |row| row.input_part(|parts| parts.cache_read)),
+        column(rows, |row| row.input_part(|parts| parts.cache_write)),
+        column(rows, |row| row.input_part(|parts| parts.cache_write_1h)),
+        column(rows, |row| row.input_part(|parts| parts.audio_input)),
         column(rows, |row| row.part(|parts| parts.reasoning)),
         column(rows, |row| row.part(|parts| parts.audio_output)),
         column(rows, |row| row.settle.latency_ms),

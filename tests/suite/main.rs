@@ -45,4 +45,5 @@ mod stream_ends;
 mod supabase;
 mod upgrade;
 mod upstream;
+mod usage;
 mod wire;

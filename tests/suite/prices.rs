@@ -229,7 +229,8 @@ async fn the_history_is_written_when_a_price_changes() {
     )
     .await
     .unwrap();
-    let cost = "SELECT calculate_cost('v/b', '{\"prompt_tokens\": 1000000}')";
+    let cost =
+        "SELECT calculate_cost('v/b', '{\"prompt_tokens\": 1000000, \"completion_tokens\": 0}')";
     assert_eq!(value(&root, cost).await.unwrap(), "8");
     root.batch_execute("COMMIT").await.unwrap();
     assert_eq!(
@@ -278,15 +279,16 @@ async fn a_cost_is_by_the_prices_of_its_moment() {
         ("NULL", "3"),
         ("'infinity'", "3"),
     ] {
-        let sql =
-            format!("SELECT calculate_cost('v/m', '{{\"prompt_tokens\": 1000000}}', p_at => {at})");
+        let sql = format!(
+            "SELECT calculate_cost('v/m', '{{\"prompt_tokens\": 1000000, \"completion_tokens\": 0}}', p_at => {at})"
+        );
         assert_eq!(value(&root, &sql).await.as_deref(), Some(expected), "{at}");
     }
     // Withdrawn: what was known stays known, and now there is none.
     root.batch_execute("UPDATE aggregator_models SET pricing = '{}'").await.unwrap();
     let at = |at: &str| {
         format!(
-            "SELECT calculate_cost('v/m', '{{\"prompt_tokens\": 1000000}}', 'openrouter', {at})"
+            "SELECT calculate_cost('v/m', '{{\"prompt_tokens\": 1000000, \"completion_tokens\": 0}}', 'openrouter', {at})"
         )
     };
     assert_eq!(value(&root, &at("'2026-03-01'")).await.unwrap(), "3");
@@ -321,7 +323,12 @@ async fn a_price_set_by_hand_survives_syncs_until_it_is_unset() {
     assert_eq!(rows(&root, SYNC).await, ["0|1|0|1|∅"]);
     assert_eq!(rows(&root, MODELS).await, by_hand);
     assert_eq!(
-        value(&root, "SELECT calculate_cost('new', '{\"prompt_tokens\": 1000000}')").await.unwrap(),
+        value(
+            &root,
+            "SELECT calculate_cost('new', '{\"prompt_tokens\": 1000000, \"completion_tokens\": 0}')"
+        )
+        .await
+        .unwrap(),
         "4"
     );
     // Back to what the list says by now.

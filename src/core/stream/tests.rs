@@ -37,7 +37,7 @@ fn a_text_and_its_usage() {
         "service_tier":null,"choices":[{"index":0,"finish_reason":null,"logprobs":null,
         "delta":{"role":"assistant","content":"","refusal":null}}]}"#;
     assert_eq!(stream.add(first).unwrap(), Added::default());
-    assert!(!stream.has_output() && !stream.is_finished() && stream.usage().is_none());
+    assert!(!stream.has_output() && !stream.is_finished() && stream.usage() == Usage::default());
     for text in ["Hé", "llo\\n", "\\\"w\\\""] {
         let added = stream.add(&delta(&format!(r#"{{"content":"{text}"}}"#))).unwrap();
         assert!(added.has_output && !added.text.is_empty());
@@ -45,11 +45,11 @@ fn a_text_and_its_usage() {
     let last = r#"{"id":"c-2","model":"","service_tier":"flex","choices":[{"index":0,
         "delta":{},"finish_reason":"stop"}]}"#;
     stream.add(last).unwrap();
-    assert!(stream.has_output() && stream.is_finished() && stream.usage().is_none());
+    assert!(stream.has_output() && stream.is_finished() && stream.usage() == Usage::default());
     stream.add(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#).unwrap();
     stream.add(r#"{"choices":[],"usage":{"prompt_tokens":2}}"#).unwrap();
     stream.add(r#"{"choices":[],"usage":null}"#).unwrap();
-    assert_eq!(stream.usage(), Some(r#"{"prompt_tokens":2}"#));
+    assert_eq!(stream.usage(), Usage::parse(r#"{"prompt_tokens":2}"#));
     assert_eq!((stream.id(), stream.served_model()), (Some("c-1"), Some("m-1")));
     assert_eq!(stream.output_estimate(), 3);
     let expected = json!({
@@ -228,7 +228,7 @@ fn size_grows_with_what_is_held() {
     assert_eq!(stream.size(), before + 1000);
     stream.add(r#"{"choices":[],"usage":{"a":1}}"#).unwrap();
     stream.add(r#"{"choices":[],"usage":{"a":2}}"#).unwrap();
-    assert_eq!(stream.size(), before + 1007);
+    assert_eq!(stream.size(), before + 1000 + NODE_SIZE + 2);
 }
 
 fn any_json() -> impl Strategy<Value = String> {
@@ -312,4 +312,72 @@ proptest! {
         prop_assert!(matches!(reply::read(&text, None), Reading::Completion(_)), "{}", text);
         prop_assert!(serde_json::from_str::<&RawValue>(&text).is_ok());
     }
+}
+
+/// The parts of a stream of these chunks' usages, of its assembled answer too.
+fn used(chunks: &[&str]) -> Usage {
+    let mut stream = Assembler::default();
+    for chunk in chunks {
+        stream.add(chunk).unwrap();
+    }
+    let usage = stream.usage();
+    let answer = stream.finish();
+    let Reading::Completion(whole) = reply::read(&answer, None) else { panic!("{answer}") };
+    assert_eq!(whole.usage, usage, "{answer}");
+    usage
+}
+
+#[test]
+fn usage_comes_in_parts_and_zeros_do_not_undo_it() {
+    const REAL: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":5,"total_tokens":14,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+    const TEXT: &str = r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#;
+    for after in [
+        r#"{"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#,
+        r#"{"choices":[],"usage":{"prompt_tokens":null,"completion_tokens":null,"total_tokens":null}}"#,
+        r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":0,"total_tokens":9,"prompt_tokens_details":null}}"#,
+        r#"{"choices":[],"usage":null}"#,
+        r#"{"choices":[],"usage":{}}"#,
+    ] {
+        let usage = used(&[TEXT, REAL, after]);
+        let parts = usage.parts.unwrap();
+        assert_eq!((parts.input, parts.cache_read, parts.output), (5, 4, 5), "{after}");
+    }
+    let parts = used(&[
+        r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":9}}"#,
+        r#"{"choices":[],"usage":{"completion_tokens":5}}"#,
+    ]);
+    assert_eq!(parts.parts.map(|p| (p.prompt(), p.completion())), Some((9, 5)));
+}
+
+#[test]
+fn usage_is_found_where_it_is() {
+    let text = r#"{"choices":[{"delta":{"content":"a"}}]}"#;
+    for last in [
+        // Moonshot.
+        r#"{"choices":[{"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":9,"completion_tokens":5}}]}"#,
+        r#"{"choices":[{"delta":{},"usage":{"prompt_tokens":9,"completion_tokens":5}}],"usage":{"prompt_tokens":0,"completion_tokens":0}}"#,
+        // Groq.
+        r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"x_groq":{"id":"req","usage":{"prompt_tokens":9,"completion_tokens":5}}}"#,
+    ] {
+        let parts = used(&[text, last]).parts.unwrap();
+        assert_eq!((parts.prompt(), parts.completion()), (9, 5), "{last}");
+    }
+    // Two answers to one prompt.
+    let parts = used(&[
+        r#"{"choices":[{"index":0,"delta":{"content":"a"},"usage":{"prompt_tokens":9,"completion_tokens":5}}]}"#,
+        r#"{"choices":[{"index":1,"delta":{"content":"b"},"usage":{"prompt_tokens":9,"completion_tokens":7}}]}"#,
+    ]);
+    assert_eq!(parts.parts.map(|p| (p.prompt(), p.completion())), Some((9, 12)));
+}
+
+#[test]
+fn a_usage_in_every_chunk_takes_the_room_of_one() {
+    let mut stream = Assembler::default();
+    let chunk = |n: u32| {
+        format!(r#"{{"choices":[],"usage":{{"prompt_tokens":9,"completion_tokens":{n}}}}}"#)
+    };
+    stream.add(&chunk(1)).unwrap();
+    let first = stream.size();
+    (2..1000).for_each(|n| drop(stream.add(&chunk(n)).unwrap()));
+    assert!(stream.size() <= first + 8, "{first} {}", stream.size());
 }

@@ -504,13 +504,14 @@ async fn names_that_somebody_makes_up_are_one_row_of_the_sums() {
 #[tokio::test]
 async fn what_a_provider_says_beyond_the_bound_of_the_request_counts_as_the_bound() {
     for (lie, logged, marked) in [
-        (r#"{"prompt_tokens":10,"completion_tokens":5,"cost":1e30}"#, "1e30", r#"["cost"]"#),
+        (r#"{"prompt_tokens":10,"completion_tokens":5,"cost":1000}"#, "1000", r#"["cost"]"#),
+        // What no call costs is not believed, and what no amount can be is none: the prices say.
+        (r#"{"prompt_tokens":10,"completion_tokens":5,"cost":1e25}"#, "0.00007", "∅"),
         (
             r#"{"prompt_tokens":10,"completion_tokens":5,"cost":99999999999999999999999999999999999999999999999999999999.5}"#,
-            "99999999999999999999999999999999999999999999999999999999.5",
-            r#"["cost"]"#,
+            "0.00007",
+            "∅",
         ),
-        // What no amount can be is none: the prices say.
         (r#"{"prompt_tokens":10,"completion_tokens":5,"cost":1e399}"#, "0.00007", "∅"),
         (
             r#"{"prompt_tokens":10,"completion_tokens":2147483648}"#,
@@ -552,11 +553,12 @@ async fn where_no_rule_held_a_providers_word_blocks_no_later_budget() {
     // With a bound by its request, and without: no price is known, nor how long the answer may be.
     value(&root, &chat_sql(r#"{"max_tokens": 5}"#)).await.unwrap();
     value(&root, &call("made-up", "{}")).await.unwrap();
-    let log = "SELECT log.model_id, cost_estimate = 1e30, metadata ->> 'beyond_bound', reserved_cost < 0.01, c.cost <= 1000, c.tokens <= 10000000
+    let log = "SELECT log.model_id, trim_scale(cost_estimate), metadata ->> 'refused_cost', metadata ->> 'beyond_bound',
+            reserved_cost < 0.01, c.cost <= 1000, c.tokens <= 10000000
         FROM aggregator_usage_logs AS log, aggregator_counted(log) AS c ORDER BY 1 DESC";
     assert_eq!(
         rows(&root, log).await,
-        [r#"made-up|t|["cost", "tokens"]|∅|t|t"#, r#"m|t|["cost", "tokens"]|t|t|t"#]
+        [r#"made-up|∅|1e30|["tokens"]|∅|t|t"#, r#"m|21474.83649|1e30|["cost", "tokens"]|t|t|t"#]
     );
     value(&root, "SELECT set_budget(2000, 20000000, p_keys => 'all')").await.unwrap();
     value(&root, &chat_sql(r#"{"max_tokens": 5}"#)).await.unwrap();

@@ -151,24 +151,40 @@ pub(super) fn finish_reason(stop_reason: &str) -> &'static str {
     }
 }
 
-/// A `usage` of OpenAI's form.
+/// A `usage` of OpenAI's form. What is not known is left out: unknown is not 0.
 #[derive(Serialize)]
 pub(super) struct OpenAiUsage<'a> {
     prompt_tokens: i32,
-    completion_tokens: i32,
-    total_tokens: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_tokens: Option<i64>,
     prompt_tokens_details: PromptDetails,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<CompletionDetails>,
     /// What was written for five minutes and what for an hour: their prices differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_creation: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_tool_use: Option<&'a RawValue>,
+    /// Of relays that speak Anthropic's form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_byok: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_details: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
 struct PromptDetails {
     cached_tokens: i32,
     cache_write_tokens: i32,
+}
+
+#[derive(Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: i32,
 }
 
 /// Anthropic's `usage` in OpenAI's form, and the service tier in it. `None` where the counts make
@@ -182,18 +198,33 @@ pub(super) fn openai_usage(usage: &RawValue) -> (Option<OpenAiUsage<'_>>, Option
         server_tool_use: Option<&'a RawValue>,
         #[serde(borrow)]
         service_tier: Option<&'a RawValue>,
+        #[serde(borrow)]
+        cost: Option<&'a RawValue>,
+        #[serde(borrow)]
+        is_byok: Option<&'a RawValue>,
+        #[serde(borrow)]
+        cost_details: Option<&'a RawValue>,
     }
     let Ok(kept) = serde_json::from_str::<Kept>(usage.get()) else { return (None, None) };
-    let usage = Usage::parse(usage.get()).parts.map(|parts| OpenAiUsage {
-        prompt_tokens: parts.prompt(),
-        completion_tokens: parts.completion(),
-        total_tokens: i64::from(parts.prompt()) + i64::from(parts.completion()),
-        prompt_tokens_details: PromptDetails {
-            cached_tokens: parts.cache_read,
-            cache_write_tokens: parts.cache_write.saturating_add(parts.cache_write_1h),
-        },
-        cache_creation: kept.cache_creation,
-        server_tool_use: kept.server_tool_use,
+    let read = Usage::parse(usage.get());
+    let usage = read.input().map(|input| {
+        let completion = read.parts.map(|parts| parts.completion());
+        OpenAiUsage {
+            prompt_tokens: input.prompt(),
+            completion_tokens: completion,
+            total_tokens: completion.map(|out| i64::from(input.prompt()) + i64::from(out)),
+            prompt_tokens_details: PromptDetails {
+                cached_tokens: input.cache_read,
+                cache_write_tokens: input.cache_write.saturating_add(input.cache_write_1h),
+            },
+            completion_tokens_details: (input.reasoning > 0)
+                .then_some(CompletionDetails { reasoning_tokens: input.reasoning }),
+            cache_creation: kept.cache_creation,
+            server_tool_use: kept.server_tool_use,
+            cost: kept.cost,
+            is_byok: kept.is_byok,
+            cost_details: kept.cost_details,
+        }
     });
     (usage, kept.service_tier)
 }

@@ -4,9 +4,10 @@
 use super::answer::{Block, OpenAiUsage, finish_reason, openai_usage};
 use crate::core::sse::Event;
 use crate::core::standard::{Chunks, Step};
+use crate::core::usage::Merged;
 use crate::core::{json, refusal, reply, secret};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Reads one stream.
@@ -15,8 +16,8 @@ pub(super) struct AnthropicChunks {
     id: Option<String>,
     model: Option<String>,
     /// `message_start` has the input's counts, `message_delta` the output's, all cumulative: the
-    /// later of two wins.
-    usage: BTreeMap<String, Box<RawValue>>,
+    /// later of two wins, but for zeros.
+    usage: Merged,
     /// The blocks that have begun and not ended, by their index.
     open: BTreeMap<u64, Open>,
     tool_calls: u32,
@@ -137,29 +138,33 @@ impl Chunks for AnthropicChunks {
 impl AnthropicChunks {
     fn message_start(&mut self, data: &str) -> Option<Step> {
         #[derive(Deserialize)]
-        struct Start {
-            message: Message,
+        struct Start<'a> {
+            #[serde(borrow)]
+            message: Message<'a>,
         }
         #[derive(Deserialize)]
-        struct Message {
+        struct Message<'a> {
             id: Option<String>,
             model: Option<String>,
-            usage: Option<BTreeMap<String, Box<RawValue>>>,
+            #[serde(borrow)]
+            usage: Option<&'a RawValue>,
         }
         let Start { message } = serde_json::from_str(data).ok()?;
         self.id = message.id;
         self.model = message.model;
-        self.usage = message.usage.unwrap_or_default();
         // What went in is known from here on, should the stream be left; the output's count is a
         // placeholder, which an unfinished stream's count is anyway.
-        let merged = to_raw_value(&self.usage).ok()?;
-        let (usage, service_tier) = match self.usage.is_empty() {
-            true => Default::default(),
-            false => openai_usage(&merged),
-        };
+        let merged = self.add_usage(message.usage);
+        let (usage, service_tier) = merged.as_deref().map(openai_usage).unwrap_or_default();
         let delta = Delta { role: Some("assistant"), ..Delta::default() };
         let choice = Choice { delta, ..Choice::default() };
         step(&Chunk { usage, service_tier, ..self.frame(choice) })
+    }
+
+    /// The usage so far, where an event brings some.
+    fn add_usage(&mut self, usage: Option<&RawValue>) -> Option<Box<RawValue>> {
+        self.usage.add(usage?.get());
+        if self.usage.is_empty() { None } else { RawValue::from_string(self.usage.to_json()).ok() }
     }
 
     fn block_start(&mut self, data: &str) -> Option<Step> {
@@ -270,9 +275,10 @@ impl AnthropicChunks {
 
     fn message_delta(&mut self, data: &str) -> Option<Step> {
         #[derive(Deserialize)]
-        struct Incoming {
+        struct Incoming<'a> {
             delta: Option<Change>,
-            usage: Option<BTreeMap<String, Box<RawValue>>>,
+            #[serde(borrow)]
+            usage: Option<&'a RawValue>,
         }
         #[derive(Deserialize)]
         struct Change {
@@ -281,13 +287,7 @@ impl AnthropicChunks {
         let Incoming { delta, usage } = serde_json::from_str(data).ok()?;
         let stop_reason = delta.and_then(|delta| delta.stop_reason);
         // Until here the count of the output was a placeholder.
-        let merged = match usage {
-            Some(usage) => {
-                self.usage.extend(usage.into_iter().filter(|(_, count)| count.get() != "null"));
-                Some(to_raw_value(&self.usage).ok()?)
-            }
-            None => None,
-        };
+        let merged = self.add_usage(usage);
         let (usage, service_tier) = merged.as_deref().map(openai_usage).unwrap_or_default();
         let finish_reason = stop_reason.as_deref().map(finish_reason);
         step(&Chunk {
