@@ -26,7 +26,7 @@ pub async fn run(shared: Arc<Shared>, batch: Batch, sink: Sink) {
             let left = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
             if left == 0 {
                 let target = call.candidates[0].target();
-                let error = Error::Deadline { target, waited_ms: batch.deadline_ms };
+                let error = Error::NoTurn { target, waited_ms: batch.deadline_ms };
                 if sink.send(item(index, failed(error), None)).await.is_err() {
                     return;
                 }

@@ -2,7 +2,7 @@
 //! length of the prompt, and where the attempt is found.
 
 use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
-use crate::chat::{add_named, chat_sql, save_key};
+use crate::chat::{HELLO, add_named, chat_sql, save_key};
 use crate::fallback::{served, standins};
 use crate::stream::stream_sql;
 use crate::upstream::{Answer, Piece, Seen, Upstream};
@@ -409,4 +409,20 @@ async fn errors_of_syncs_and_key_checks_point_to_their_own_log() {
     let (_upstream, _database, root) = refusing("openai", Answer::json(200, "<html>")).await;
     let (_, message) = failure(&root, &chat_sql("{}")).await;
     assert!(message.contains("aggregator_usage_logs"), "{message}");
+}
+
+#[tokio::test]
+async fn a_call_of_a_batch_that_never_had_its_turn_is_in_no_log_and_says_so() {
+    let (upstream, _database, root) = refusing("openai", Answer::Stall).await;
+    root.batch_execute("SET statement_timeout = 1500").await.unwrap();
+    let one = format!("{{\"model\": \"m\", \"messages\": {HELLO}}}");
+    let many = format!(
+        "SELECT error ->> 'sqlstate', error ->> 'code', error ->> 'hint' FROM chat_many('[{one}, {one}]', '{{}}', 1) ORDER BY ord"
+    );
+    let errors = rows(&root, &many).await;
+    assert!(errors[0].starts_with("PT504|deadline|"), "{errors:?}");
+    assert!(errors[0].contains("aggregator_usage_logs"), "{errors:?}");
+    assert!(errors[1].starts_with("PT504|no_turn|Nothing was sent"), "{errors:?}");
+    assert_eq!(upstream.chat_count(), 1);
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "1");
 }
