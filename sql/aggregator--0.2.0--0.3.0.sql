@@ -3627,10 +3627,10 @@ COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
     'Models that the user can call: of active providers, with an active key of theirs or of the platform; and those that a provider lists to their own key alone. p_user_id: another user, for administrators. PT403.';
 
 COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
-    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401. PT400, PT403, PT404, PT429.';
+    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401 with its words. PT400, PT402, PT403, PT404, PT429, PT502.';
 
 COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
-    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT404, PT429, PT502.';
+    'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors: PT403 for a region or a service that is not enabled, PT402 for an account without credit. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT402, PT403, PT404, PT429, PT502.';
 
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';

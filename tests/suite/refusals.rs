@@ -414,7 +414,7 @@ async fn errors_of_syncs_and_key_checks_point_to_their_own_log() {
 #[tokio::test]
 async fn a_call_of_a_batch_that_never_had_its_turn_is_in_no_log_and_says_so() {
     let (upstream, _database, root) = refusing("openai", Answer::Stall).await;
-    root.batch_execute("SET statement_timeout = 1500").await.unwrap();
+    root.batch_execute("SET statement_timeout = 5000").await.unwrap();
     let one = format!("{{\"model\": \"m\", \"messages\": {HELLO}}}");
     let many = format!(
         "SELECT error ->> 'sqlstate', error ->> 'code', error ->> 'hint' FROM chat_many('[{one}, {one}]', '{{}}', 1) ORDER BY ord"
