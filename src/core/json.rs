@@ -3,10 +3,11 @@
 use crate::core::request::MOST_MEMBERS;
 use crate::core::scan::Unfit;
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Deepest nesting that is passed on; PostgreSQL's own parser would stop at its stack limit.
 const MAX_DEPTH: usize = 512;
@@ -71,19 +72,123 @@ impl<'a, 'de: 'a> Deserialize<'de> for Pairs<'a> {
     }
 }
 
+/// The members of an object that have these names; of one that is given twice, the last that is not null. What
+/// the object has beside takes no memory, and no name of it is refused.
+pub fn pick<'a, const N: usize>(
+    text: &'a str,
+    names: &[&str; N],
+) -> serde_json::Result<[Option<&'a RawValue>; N]> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let picked = deserializer.deserialize_map(Picker(names))?;
+    deserializer.end()?;
+    Ok(picked)
+}
+
+struct Picker<'n, const N: usize>(&'n [&'n str; N]);
+
+impl<'de, const N: usize> Visitor<'de> for Picker<'_, N> {
+    type Value = [Option<&'de RawValue>; N];
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut picked = [None; N];
+        while let Some(place) = map.next_key_seed(Place(self.0))? {
+            match place.and_then(|place| picked.get_mut(place)) {
+                Some(slot) => {
+                    let value: &RawValue = map.next_value()?;
+                    if value.get() != "null" {
+                        *slot = Some(value);
+                    }
+                }
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(picked)
+    }
+}
+
+/// Where a name is among these. Read as bytes, which half of a surrogate pair may be in.
+struct Place<'n>(&'n [&'n str]);
+
+impl<'de> DeserializeSeed<'de> for Place<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Place<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|name| name.as_bytes() == bytes))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        self.visit_bytes(text.as_bytes())
+    }
+}
+
+/// Shows the items of an array, one after the other. False: it is none.
+pub fn each_item<'a>(text: &'a str, each: impl FnMut(&'a RawValue)) -> bool {
+    struct Items<F>(F);
+    impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Items<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+            while let Some(item) = items.next_element()? {
+                self.0(item);
+            }
+            Ok(())
+        }
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    deserializer.deserialize_seq(Items(each)).and_then(|()| deserializer.end()).is_ok()
+}
+
 /// Replaces what is valid JSON but not valid `jsonb` (`\u0000` and lone surrogates) by U+FFFD.
 /// `text` must be valid JSON.
 pub fn fit_for_jsonb(text: &str) -> Result<Cow<'_, str>, JsonError> {
+    fit(text, |error, _| Err(error))
+}
+
+/// The same for an answer, which is paid for: a value that is nested too deeply and a monstrous number become
+/// null, since nobody can have asked for them.
+pub fn answer_for_jsonb(text: &str) -> Cow<'_, str> {
+    fit(text, |_, len| Ok(len)).unwrap_or(Cow::Borrowed(text))
+}
+
+/// `beyond` is asked what to do with a value past the limits, of which the length is given: how much of the
+/// text to replace by null.
+fn fit(
+    text: &str,
+    beyond: impl Fn(JsonError, usize) -> Result<usize, JsonError>,
+) -> Result<Cow<'_, str>, JsonError> {
     let bytes = text.as_bytes();
     let mut out: Option<String> = None;
     let (mut i, mut copied, mut depth) = (0, 0, 0usize);
     while i < bytes.len() {
         match bytes[i] {
+            b'{' | b'[' if depth == MAX_DEPTH => {
+                let len = beyond(JsonError::TooDeep, value_len(&bytes[i..]))?;
+                replace(&mut out, text, copied..i, "null");
+                i += len;
+                copied = i;
+            }
             b'{' | b'[' => {
                 depth += 1;
-                if depth > MAX_DEPTH {
-                    return Err(JsonError::TooDeep);
-                }
                 i += 1;
             }
             b'}' | b']' => {
@@ -92,7 +197,11 @@ pub fn fit_for_jsonb(text: &str) -> Result<Cow<'_, str>, JsonError> {
             }
             b'-' | b'0'..=b'9' => {
                 let end = i + bytes[i..].iter().take_while(|b| is_number_byte(**b)).count();
-                check_number(&text[i..end])?;
+                if let Err(error) = check_number(&text[i..end]) {
+                    beyond(error, end - i)?;
+                    replace(&mut out, text, copied..i, "null");
+                    copied = end;
+                }
                 i = end;
             }
             b'"' => {
@@ -104,9 +213,7 @@ pub fn fit_for_jsonb(text: &str) -> Result<Cow<'_, str>, JsonError> {
                     }
                     let (len, bad) = escape(&bytes[i..]);
                     if bad {
-                        let out = out.get_or_insert_with(|| String::with_capacity(text.len()));
-                        out.push_str(&text[copied..i]);
-                        out.push_str("\\ufffd");
+                        replace(&mut out, text, copied..i, "\\ufffd");
                         copied = i + len;
                     }
                     i += len;
@@ -123,6 +230,32 @@ pub fn fit_for_jsonb(text: &str) -> Result<Cow<'_, str>, JsonError> {
             Cow::Owned(out)
         }
     })
+}
+
+/// Copies what is before a value, and what stands for the value.
+fn replace(out: &mut Option<String>, text: &str, before: Range<usize>, instead: &str) {
+    let out = out.get_or_insert_with(|| String::with_capacity(text.len()));
+    out.push_str(&text[before]);
+    out.push_str(instead);
+}
+
+/// The length of the object or array at the start of `rest`.
+fn value_len(rest: &[u8]) -> usize {
+    let (mut i, mut depth, mut in_string) = (0, 0usize, false);
+    while let Some(byte) = rest.get(i) {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => i += 1,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth -= 1,
+            _ => {}
+        }
+        i += 1;
+        if depth == 0 {
+            break;
+        }
+    }
+    i.min(rest.len())
 }
 
 fn is_number_byte(byte: u8) -> bool {
@@ -212,6 +345,42 @@ mod tests {
     }
 
     #[test]
+    fn of_an_answer_only_what_is_past_the_limits_is_lost() {
+        let deep = |inner: &str| format!("{}{inner}{}", "[".repeat(600), "]".repeat(600));
+        let text = format!(
+            r#"{{"a":{},"b":[1e999999,"x",{}],"c":"]\u0000"}}"#,
+            deep("\"]\\\"\""),
+            "9".repeat(500)
+        );
+        let kept = format!("{}null{}", "[".repeat(511), "]".repeat(511));
+        let expected = format!(r#"{{"a":{kept},"b":[null,"x",null],"c":"]\ufffd"}}"#);
+        assert_eq!(answer_for_jsonb(&text), expected);
+        let good = r#"{"a":[{"b":-1.50}]}"#;
+        assert!(matches!(answer_for_jsonb(good), Cow::Borrowed(same) if same == good));
+    }
+
+    #[test]
+    fn members_are_picked_however_they_are_given() {
+        let text = r#"{"a":1,"\ud800":0,"b":null,"\u0061":[2],"a":null,"c":{"a":9}}"#;
+        let picked = pick(text, &["a", "b", "c", "d"]).unwrap();
+        let picked = picked.map(|value| value.map(RawValue::get));
+        assert_eq!(picked, [Some("[2]"), None, Some(r#"{"a":9}"#), None]);
+        for bad in ["[]", "null", "", "{\"a\":1}x", "{\"a\":", "{\"a\":tru}"] {
+            assert!(pick(bad, &["a"]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn items_are_shown_in_their_order() {
+        let mut items = Vec::new();
+        assert!(each_item(r#" [1,{"a":[2]},"\ud800"] "#, |item| items.push(item.get())));
+        assert_eq!(items, ["1", r#"{"a":[2]}"#, r#""\ud800""#]);
+        for bad in ["{}", "1", "", "[1", "[1]x"] {
+            assert!(!each_item(bad, |_| {}), "{bad}");
+        }
+    }
+
+    #[test]
     fn refuses_depth_and_monstrous_numbers() {
         let deep = format!("{}{}", "[".repeat(600), "]".repeat(600));
         assert_eq!(fit_for_jsonb(&deep), Err(JsonError::TooDeep));
@@ -235,6 +404,14 @@ mod tests {
             let json = serde_json::to_string(&text).unwrap();
             let fit = fit_for_jsonb(&json).unwrap();
             proptest::prop_assert_eq!(serde_json::from_str::<String>(&fit).unwrap(), text);
+        }
+
+        #[test]
+        fn nothing_from_outside_panics(text in "\\PC{0,40}", json in "[{}\\[\\]\":,\\\\ue0-9-]{0,40}") {
+            for text in [text, json] {
+                let _ = (answer_for_jsonb(&text), fit_for_jsonb(&text));
+                let _ = (pick(&text, &["", "a"]), each_item(&text, |_| {}));
+            }
         }
     }
 }
