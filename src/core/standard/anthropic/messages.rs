@@ -1,5 +1,6 @@
 //! The messages of a request: from OpenAI's roles and parts to Anthropic's turns and blocks.
 
+use super::blank;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -183,7 +184,18 @@ impl<'a> Conversation<'a> {
                 "messages must hold a user or assistant message that is not empty",
             ));
         }
+        conversation.trim_end();
         Ok(conversation)
+    }
+
+    /// A last turn of the assistant's is continued. Anthropic refuses one that ends in white space: "final
+    /// assistant content cannot end with trailing whitespace".
+    fn trim_end(&mut self) {
+        if let Some(Turn { role: Role::Assistant, content }) = self.turns.last_mut()
+            && let Some(Block::Text(last)) = content.last_mut()
+        {
+            last.text.truncate(last.text.trim_end_matches(blank::is_white).len());
+        }
     }
 
     /// Adds a line to the system prompt.
@@ -305,26 +317,31 @@ fn cache<'a>(blocks: &mut [Block<'a>], cache_control: Option<&'a RawValue>) {
     }
 }
 
-/// The blocks of a `content`: a text or an array of parts. Empty texts are left out: Anthropic
-/// refuses them.
+/// The blocks of a `content`: a text or an array of parts. Blank texts are left out: Anthropic refuses them.
 fn blocks<'a>(content: &'a RawValue, place: &str) -> Result<Vec<Block<'a>>, Error> {
     let wrong = || {
         Error::bad_request(format!("{place}.content must be a text or an array of content parts"))
     };
     if content.get().starts_with('"') {
         let text: String = serde_json::from_str(content.get()).map_err(|_| wrong())?;
-        return Ok(if text.is_empty() { Vec::new() } else { vec![Block::text(text)] });
+        return Ok(if blank::is_blank(&text) { Vec::new() } else { vec![Block::text(text)] });
     }
     let parts: Vec<&RawValue> = serde_json::from_str(content.get()).map_err(|_| wrong())?;
     let mut blocks = Vec::with_capacity(parts.len());
     for (index, raw) in parts.into_iter().enumerate() {
         let place = format!("{place}.content[{index}]");
-        blocks.extend(block(raw, &place)?);
+        match block(raw, &place)? {
+            Block::Text(blank) if blank::is_blank(&blank.text) => {
+                // The prompt up to here is to be cached all the same.
+                cache(&mut blocks, blank.cache_control);
+            }
+            block => blocks.push(block),
+        }
     }
     Ok(blocks)
 }
 
-fn block<'a>(raw: &'a RawValue, place: &str) -> Result<Option<Block<'a>>, Error> {
+fn block<'a>(raw: &'a RawValue, place: &str) -> Result<Block<'a>, Error> {
     let wrong = || Error::bad_request(format!("{place} is not a content part"));
     let native = |kind| Block::Native(Native { block: Cow::Borrowed(raw), kind });
     let part: Part = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
@@ -332,9 +349,6 @@ fn block<'a>(raw: &'a RawValue, place: &str) -> Result<Option<Block<'a>>, Error>
     let block = match part.kind.as_str() {
         "text" | "refusal" => {
             let text = part.text.or(part.refusal).ok_or_else(wrong)?;
-            if text.is_empty() {
-                return Ok(None);
-            }
             Block::Text(Text { text, citations, cache_control })
         }
         "image_url" => {
@@ -348,7 +362,10 @@ fn block<'a>(raw: &'a RawValue, place: &str) -> Result<Option<Block<'a>>, Error>
         }
         "image" | "document" | "search_result" | "tool_use" => native(Kind::Other),
         "thinking" | "redacted_thinking" => native(Kind::Thinking),
-        "tool_result" => native(Kind::ToolResult),
+        "tool_result" => {
+            let block = blank::without_blank_content(raw).map_or(Cow::Borrowed(raw), Cow::Owned);
+            Block::Native(Native { block, kind: Kind::ToolResult })
+        }
         _ => {
             return Err(Error::bad_request_hint(
                 format!("{place}: Anthropic takes no content part of this type"),
@@ -356,7 +373,7 @@ fn block<'a>(raw: &'a RawValue, place: &str) -> Result<Option<Block<'a>>, Error>
             ));
         }
     };
-    Ok(Some(block))
+    Ok(block)
 }
 
 fn image(image_url: &RawValue, place: &str) -> Result<Source, Error> {

@@ -5,6 +5,7 @@
 //! "OpenAI SDK compatibility"), but refuses what would otherwise change the answer unseen.
 
 mod answer;
+mod blank;
 mod messages;
 mod request;
 mod stream;

@@ -1,5 +1,6 @@
 //! A request: from OpenAI's parameters to Anthropic's.
 
+use super::blank::{Without, without_blanks};
 use super::messages::{Conversation, Raw, json};
 use crate::core::standard::{Sending, members};
 use crate::error::Error;
@@ -72,6 +73,13 @@ pub(super) fn translate(body: &str, sending: &Sending<'_>) -> Result<String, Err
     ];
     for handled in IGNORED.iter().chain(&["model"]) {
         given.remove(*handled);
+    }
+    // A system prompt in Anthropic's own form.
+    let own_system = given.get("system").map_or(Without::Same, |own| without_blanks(own));
+    match &own_system {
+        Without::Same => {}
+        Without::Nothing => drop(given.remove("system")),
+        Without::Some(rest) => drop(given.insert("system".to_owned(), rest)),
     }
     let mut out: BTreeMap<&str, &RawValue> = BTreeMap::new();
     out.extend(translated.iter().filter_map(|(key, value)| Some((*key, &**value.as_ref()?))));

@@ -201,6 +201,90 @@ fn a_system_prompt_is_no_turn_and_keeps_its_cache() {
 }
 
 #[test]
+fn blank_texts_are_not_sent() {
+    let call =
+        json!([{"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
+    let with = |blank: &str| {
+        json!({"messages": [
+            {"role": "system", "content": blank},
+            {"role": "system", "content": [{"type": "text", "text": blank}]},
+            {"role": "user", "content": blank},
+            {"role": "user", "content": [{"type": "text", "text": blank}, {"type": "text", "text": "hi"}]},
+            {"role": "assistant", "content": blank, "tool_calls": call},
+            {"role": "tool", "tool_call_id": "t", "content": blank},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "u", "content": blank},
+                {"type": "tool_result", "tool_use_id": "v", "content": [{"type": "text", "text": blank}]}]},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": blank}]},
+        ], "max_tokens": 9})
+    };
+    let expected = json!({"model": "claude-x", "max_tokens": 9, "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "t"},
+            {"type": "tool_result", "tool_use_id": "u"},
+            {"type": "tool_result", "tool_use_id": "v"}]},
+    ]});
+    for blank in ["", " ", "\n\n", "\t \u{a0}\u{3000}\r\n"] {
+        let mut body = with(blank);
+        assert_eq!(
+            parse(&Anthropic.request(&body.to_string(), &SENDING).unwrap()),
+            expected,
+            "{blank:?}"
+        );
+        for system in [json!(blank), json!([{"type": "text", "text": blank}])] {
+            body["system"] = system;
+            let sent = Anthropic.request(&body.to_string(), &SENDING).unwrap();
+            assert_eq!(parse(&sent), expected, "{blank:?}");
+        }
+        let alone = json!({"messages": [{"role": "user", "content": blank}]}).to_string();
+        assert!(refused(&alone).contains("not empty"), "{blank:?}");
+    }
+}
+
+#[test]
+fn a_last_turn_of_the_assistant_does_not_end_in_white_space() {
+    let content = |messages: Value| {
+        let body = json!({"messages": messages}).to_string();
+        parse(&Anthropic.request(&body, &SENDING).unwrap())["messages"].take()
+    };
+    for prefill in ["Sure: \n", "Sure:", "Sure:\u{a0}\t"] {
+        for given in [json!(prefill), json!([{"type": "text", "text": prefill}])] {
+            let turns = content(json!([
+                {"role": "assistant", "content": "As it was \n"},
+                {"role": "user", "content": "hi \n"},
+                {"role": "assistant", "content": given},
+            ]));
+            assert_eq!(turns[2]["content"], json!([{"type": "text", "text": "Sure:"}]));
+            // What comes before is the caller's.
+            assert_eq!(turns[0]["content"][0]["text"], "As it was \n");
+            assert_eq!(turns[1]["content"][0]["text"], "hi \n");
+        }
+    }
+    // A blank end is no end.
+    let turns =
+        content(json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": [
+        {"type": "text", "text": "Sure: "}, {"type": "text", "text": "\n"}]}]));
+    assert_eq!(turns[1]["content"], json!([{"type": "text", "text": "Sure:"}]));
+}
+
+#[test]
+fn a_blank_text_that_ends_the_cached_prompt_leaves_that_to_the_one_before() {
+    let cached = json!({"type": "ephemeral"});
+    let body = json!({"messages": [{"role": "user", "content": [
+        {"type": "text", "text": "long"},
+        {"type": "text", "text": " ", "cache_control": cached},
+        {"type": "text", "text": "hi"}]}]});
+    let sent = parse(&Anthropic.request(&body.to_string(), &SENDING).unwrap());
+    assert_eq!(
+        sent["messages"][0]["content"],
+        json!([
+        {"type": "text", "text": "long", "cache_control": cached}, {"type": "text", "text": "hi"}])
+    );
+}
+
+#[test]
 fn what_is_no_message_stays_as_it_is() {
     for body in [
         "",
