@@ -4,6 +4,7 @@
 //! (so that two halves of a surrogate pair, split between chunks, meet again). Each chunk costs
 //! its own length only, however long the answer has become.
 
+mod calls;
 mod merge;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,9 @@ pub struct Assembler {
     /// Other members of the answer.
     rest: BTreeMap<String, Box<RawValue>>,
     choices: BTreeMap<u64, Choice>,
+    /// The first half of a surrogate pair with which the text of choice 0 ends so far: its other half may come with
+    /// the next chunk, and alone it is no character.
+    half: String,
     tally: Tally,
 }
 
@@ -112,7 +116,8 @@ impl Assembler {
         if let Some(delta) = delta.or(message).filter(|delta| !is_null(delta)) {
             let delta: Members = serde_json::from_str(delta.get()).map_err(|_| NOT_A_CHUNK)?;
             if index == 0 {
-                added.text.push_str(&delta.get("content").map_or_else(String::new, |c| text_of(c)));
+                let text = delta.get("content").map_or_else(String::new, |c| text_of(c));
+                added.text.push_str(&said(&mut self.half, text));
             }
             let tally = choice.add_delta(delta);
             choice.has_output |= tally.has_output;
@@ -137,6 +142,11 @@ impl Assembler {
         }
         keep_last(&mut choice.rest, members, &mut self.tally);
         Ok(())
+    }
+
+    /// The end of the text of choice 0, once nothing more comes: a half without its other half.
+    pub fn take_rest(&mut self) -> String {
+        unescaped(&std::mem::take(&mut self.half)).into_owned()
     }
 
     /// Every choice so far has its `finish_reason`, and there is one.
@@ -179,7 +189,7 @@ impl Assembler {
 
     /// The JSON text of the whole answer, fit for `jsonb` unless it is nested too deeply or has a
     /// monstrous number.
-    pub fn finish(self) -> String {
+    pub fn finish(mut self) -> String {
         let mut out = r#"{"object":"chat.completion""#.to_owned();
         for (name, text) in [("id", &self.id), ("model", &self.model)] {
             if let Some(text) = text {
@@ -190,7 +200,7 @@ impl Assembler {
         write_rest(&self.rest, &mut out);
         write_key("choices", &mut out);
         out.push('[');
-        for (i, (index, choice)) in self.choices.iter().enumerate() {
+        for (i, (index, choice)) in self.choices.iter_mut().enumerate() {
             out.push_str(if i > 0 { "," } else { "" });
             choice.write(*index, &mut out);
         }
@@ -245,7 +255,8 @@ impl Choice {
         sum
     }
 
-    fn write(&self, index: u64, out: &mut String) {
+    fn write(&mut self, index: u64, out: &mut String) {
+        calls::complete(&mut self.message);
         let reason = self.finish_reason.as_deref().map_or("null".to_owned(), quoted);
         out.push_str(&format!(r#"{{"index":{index},"finish_reason":{reason},"message":{{"#));
         for (key, default) in [("role", "\"assistant\""), ("content", "null")] {
@@ -283,14 +294,34 @@ fn keep_last(known: &mut BTreeMap<String, Box<RawValue>>, members: Members<'_>, 
     }
 }
 
-/// The text of a message's `content`: a string or a list of parts.
+/// The text of a message's `content`, a string or a list of parts, as written.
 fn text_of(content: &RawValue) -> String {
     if let Some(text) = literal(content) {
-        return unescaped(text).into_owned();
+        return text.to_owned();
     }
     let parts: Vec<Members> = serde_json::from_str(content.get()).unwrap_or_default();
     let is_text = |part: &&Members| part.get("type").is_some_and(|t| literal(t) == Some("text"));
-    parts.iter().filter(is_text).filter_map(|part| string(part.get("text")?)).collect()
+    parts.iter().filter(is_text).filter_map(|part| literal(part.get("text")?)).collect()
+}
+
+/// What a text says, as written, after the half that came before, and without the half that it ends with.
+fn said(half: &mut String, text: String) -> String {
+    let mut text = if half.is_empty() { text } else { std::mem::take(half) + &text };
+    if let Some(at) = half_at_end(&text) {
+        *half = text.split_off(at);
+    }
+    unescaped(&text).into_owned()
+}
+
+/// Where the first half of a surrogate pair begins with which a text, as written, ends.
+fn half_at_end(text: &str) -> Option<usize> {
+    let at = text.len().checked_sub(6)?;
+    let (before, last) = (text.as_bytes().get(..at)?, text.as_bytes().get(at..)?);
+    let hex = std::str::from_utf8(last.strip_prefix(b"\\u")?).ok()?;
+    let is_half = matches!(u16::from_str_radix(hex, 16), Ok(0xD800..=0xDBFF));
+    // The backslash may itself be escaped.
+    let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
+    (is_half && backslashes % 2 == 0).then_some(at)
 }
 
 fn write_rest(members: &BTreeMap<String, Box<RawValue>>, out: &mut String) {

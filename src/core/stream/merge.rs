@@ -1,5 +1,6 @@
 //! Values that grow: the rules by which a delta continues what came before it.
 
+use super::calls::{Arguments, Meeting};
 use crate::core::estimate;
 use crate::core::json;
 use serde_json::value::RawValue;
@@ -128,6 +129,8 @@ pub(super) struct List {
     items: Vec<(Option<u64>, Node)>,
     /// Where the item of an `index` is.
     places: BTreeMap<u64, usize>,
+    /// Of tool calls: how far their arguments are.
+    arguments: BTreeMap<usize, Arguments>,
 }
 
 impl List {
@@ -136,11 +139,12 @@ impl List {
             return self.push_other(item, tally);
         };
         let index = members.get("index").and_then(|index| number(index));
-        let place = if key == "tool_calls" {
+        if key == "tool_calls" {
             // It belongs to the stream's form only.
             members.remove("index");
-            self.place_of_call(index, &members)
-        } else if let Some(index) = index {
+            return self.add_call(index, members, depth, tally);
+        }
+        let place = if let Some(index) = index {
             self.places.get(&index).copied()
         } else if let Some(kind) = members.get("type").and_then(|kind| literal(kind))
             && TEXT_PARTS.contains(&kind)
@@ -184,24 +188,65 @@ impl List {
         (self.text_at(place, "type") == Some(kind)).then_some(place)
     }
 
-    /// The call that a delta continues. Some upstreams give each call the same `index`, or none at
-    /// all; then a new id, or a name without an id, begins a new call.
-    fn place_of_call(&self, index: Option<u64>, call: &Members<'_>) -> Option<usize> {
+    fn add_call(&mut self, index: Option<u64>, call: Members<'_>, depth: usize, tally: &mut Tally) {
+        let function = call.get("function").map_or("null", |function| function.get());
+        let function: Members = serde_json::from_str(function).unwrap_or_default();
+        let arguments = function.get("arguments").copied().filter(|arguments| !is_null(arguments));
+        let place = self
+            .place_of_call(index, &call, &function)
+            .unwrap_or_else(|| self.push(index, Node::Null, tally));
+        if let Some(arguments) = arguments {
+            let known = self.arguments.entry(place).or_default();
+            match literal(arguments) {
+                Some(piece) => known.add(piece),
+                None => known.close(),
+            }
+        }
+        if let Some((_, node)) = self.items.get_mut(place) {
+            node.add_members(call, depth + 1, tally);
+        }
+    }
+
+    /// The call that a delta continues.
+    fn place_of_call(
+        &self,
+        index: Option<u64>,
+        call: &Members<'_>,
+        function: &Members<'_>,
+    ) -> Option<usize> {
         let place = match index {
             Some(index) => *self.places.get(&index)?,
             None => self.items.len().checked_sub(1)?,
         };
-        let id = call.get("id").and_then(|id| literal(id)).filter(|id| !id.is_empty());
-        let has_new_id = id.is_some_and(|id| self.text_at(place, "id").is_some_and(|k| k != id));
-        let function = call.get("function").map_or("null", |function| function.get());
-        let function: Members = serde_json::from_str(function).unwrap_or_default();
-        let has_name =
-            function.get("name").is_some_and(|n| literal(n).is_some_and(|n| !n.is_empty()));
-        let is_new = match index {
-            Some(_) => has_new_id && has_name,
-            None => has_new_id || (id.is_none() && has_name),
+        let said = |value: Option<&&'_ RawValue>| {
+            value
+                .and_then(|value| literal(value))
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
         };
-        (!is_new).then_some(place)
+        let (id, name) = (said(call.get("id")), said(function.get("name")));
+        let arguments = function.get("arguments").filter(|arguments| !is_null(arguments));
+        let meeting = Meeting {
+            has_index: index.is_some(),
+            id: id.as_deref(),
+            name: name.as_deref(),
+            has_arguments: arguments.is_some_and(|arguments| literal(arguments) != Some("")),
+            known_id: self.text_at(place, "id"),
+            known_name: self.name_at(place),
+            known_is_whole: self.arguments.get(&place).is_some_and(Arguments::are_whole),
+        };
+        (!meeting.is_another()).then_some(place)
+    }
+
+    fn name_at(&self, place: usize) -> Option<&str> {
+        let (_, Node::Object(call)) = self.items.get(place)? else { return None };
+        let Node::Object(function) = call.get("function")? else { return None };
+        let Node::Text(name) = function.get("name")? else { return None };
+        Some(name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    pub(super) fn nodes(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.items.iter_mut().map(|(_, node)| node)
     }
 
     fn text_at(&self, place: usize, key: &str) -> Option<&str> {
@@ -283,6 +328,11 @@ pub(super) fn unescaped(literal: &str) -> Cow<'_, str> {
     let quoted = format!("\"{literal}\"");
     let fit = json::fit_for_jsonb(&quoted).unwrap_or(Cow::Borrowed(&quoted));
     Cow::Owned(serde_json::from_str(&fit).unwrap_or_default())
+}
+
+/// What stands between the quotes.
+pub(super) fn inside(quoted: &str) -> &str {
+    quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(quoted)
 }
 
 pub(super) fn quoted(text: &str) -> String {

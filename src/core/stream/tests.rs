@@ -94,6 +94,150 @@ fn tool_calls_without_an_index_of_their_own() {
     assert_eq!(message(&[r#"{"content":"a","tool_calls":[]}"#]).get("tool_calls"), None);
 }
 
+/// Names and arguments of the calls that these deltas of calls make, each in a chunk of its own.
+fn calls(deltas: &[&str]) -> Vec<(String, String)> {
+    let deltas: Vec<String> =
+        deltas.iter().map(|call| format!(r#"{{"tool_calls":[{{{call}}}]}}"#)).collect();
+    let message = message(&deltas.iter().map(String::as_str).collect::<Vec<_>>());
+    let calls = message["tool_calls"].as_array().unwrap().iter();
+    calls
+        .map(|call| {
+            let of = |name: &str| call["function"][name].as_str().unwrap().to_owned();
+            (of("name"), of("arguments"))
+        })
+        .collect()
+}
+
+#[test]
+fn calls_that_share_an_index_are_told_apart() {
+    let two = |a: &str, b: &str| [("rd".to_owned(), a.to_owned()), ("wr".to_owned(), b.to_owned())];
+    // Whole calls, without ids.
+    assert_eq!(
+        calls(&[
+            r#""index":0,"function":{"name":"rd","arguments":"{\"a\":1}"}"#,
+            r#""index":0,"function":{"name":"wr","arguments":"{\"b\":2}"}"#,
+        ]),
+        two(r#"{"a":1}"#, r#"{"b":2}"#)
+    );
+    // In pieces.
+    assert_eq!(
+        calls(&[
+            r#""index":0,"function":{"name":"rd","arguments":""}"#,
+            r#""index":0,"function":{"arguments":"{\"a\""}"#,
+            r#""index":0,"function":{"arguments":":1}"}"#,
+            r#""index":0,"function":{"name":"wr","arguments":""}"#,
+            r#""index":0,"function":{"arguments":"{\"b\":2}"}"#,
+        ]),
+        two(r#"{"a":1}"#, r#"{"b":2}"#)
+    );
+    // Without arguments.
+    for arguments in ["", r#","arguments":"""#, r#","arguments":null"#, r#","arguments":"{}""#] {
+        assert_eq!(
+            calls(&[
+                &format!(r#""index":0,"function":{{"name":"rd"{arguments}}}"#),
+                &format!(r#""index":0,"function":{{"name":"wr"{arguments}}}"#),
+            ]),
+            two("{}", "{}"),
+            "{arguments}"
+        );
+    }
+    // The same function twice; and a call of which only the first has an id.
+    assert_eq!(
+        calls(&[
+            r#""index":0,"function":{"name":"f","arguments":"{\"a\":1}"}"#,
+            r#""index":0,"function":{"name":"f","arguments":"{\"a\":2}"}"#,
+        ])
+        .len(),
+        2
+    );
+    assert_eq!(
+        calls(&[
+            r#""index":0,"id":"a","function":{"name":"rd","arguments":"{}"}"#,
+            r#""index":0,"function":{"name":"wr","arguments":"{}"}"#,
+        ]),
+        two("{}", "{}")
+    );
+}
+
+#[test]
+fn a_name_that_is_repeated_or_comes_in_pieces_is_one_call() {
+    let whole = [("get_x".to_owned(), r#"{"a":"}"}"#.to_owned())];
+    // Repeated with each piece, and once more at the end.
+    assert_eq!(
+        calls(&[
+            r#""index":0,"function":{"name":"get_x","arguments":"{\"a\":\"}"}"#,
+            r#""index":0,"function":{"name":"get_x","arguments":"\"}"}"#,
+            r#""index":0,"function":{"name":"get_x","arguments":""}"#,
+        ]),
+        whole
+    );
+    // In pieces, of a call that has an id.
+    assert_eq!(
+        calls(&[
+            r#""index":0,"id":"a","function":{"name":"get"}"#,
+            r#""index":0,"function":{"name":"_x","arguments":"{\"a\":\"}\"}"}"#,
+        ]),
+        whole
+    );
+}
+
+#[test]
+fn arguments_are_always_the_text_of_an_object() {
+    assert_eq!(calls(&[r#""index":0,"id":"a","function":{"name":"f"}"#])[0].1, "{}");
+    assert_eq!(
+        calls(&[r#""id":"a","function":{"name":"f","arguments":{"n":0.10,"t":"\""}}"#])[0].1,
+        r#"{"n":0.10,"t":"\""}"#
+    );
+    let message = message(&[r#"{"function_call":{"name":"f"}}"#]);
+    assert_eq!(message["function_call"]["arguments"], "{}");
+}
+
+#[test]
+fn a_surrogate_pair_that_is_split_between_chunks_is_whole_in_the_deltas() {
+    let texts = |deltas: &[&str]| {
+        let mut stream = Assembler::default();
+        let mut texts: Vec<String> =
+            deltas.iter().map(|text| stream.add(&delta(text)).unwrap().text).collect();
+        texts.push(stream.take_rest());
+        let whole = match answer(stream)["choices"][0]["message"]["content"].take() {
+            Value::Array(parts) => parts.iter().map(|p| p["text"].as_str().unwrap()).collect(),
+            whole => whole.as_str().unwrap().to_owned(),
+        };
+        assert_eq!(texts.concat(), whole);
+        texts
+    };
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&[r#"{"content":"a\ud83d"}"#, r#"{"content":"\ude00b"}"#], &["a", "😀b", ""]),
+        (
+            &[r#"{"content":"\uD83D"}"#, r#"{"content":""}"#, r#"{"content":"\uDE00"}"#],
+            &["", "", "😀", ""],
+        ),
+        (
+            &[r#"{"content":"\ud83d"}"#, r#"{"reasoning":"x"}"#, r#"{"content":"\ude00"}"#],
+            &["", "", "😀", ""],
+        ),
+        // No other half comes.
+        (&[r#"{"content":"a\ud83d"}"#, r#"{"content":"b"}"#], &["a", "\u{fffd}b", ""]),
+        (&[r#"{"content":"a\ud83d"}"#], &["a", "\u{fffd}"]),
+        (&[r#"{"content":"\ude00"}"#], &["\u{fffd}", ""]),
+        // A backslash and letters.
+        (
+            &[r#"{"content":"\\ud83d"}"#, r#"{"content":"\\\ud83d"}"#],
+            &["\\ud83d", "\\", "\u{fffd}"],
+        ),
+        (
+            &[
+                r#"{"content":[{"type":"text","text":"a\ud83d"}]}"#,
+                r#"{"content":[{"type":"text","text":"\ude00"}]}"#,
+            ],
+            &["a", "😀", ""],
+        ),
+    ];
+    for (deltas, expected) in cases {
+        assert_eq!(texts(deltas), expected, "{deltas:?}");
+    }
+}
+
 #[test]
 fn reasoning_is_output_and_counted_once() {
     let text = r#"{"content":null,"reasoning":"1234","reasoning_details":[
