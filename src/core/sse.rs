@@ -12,13 +12,44 @@ pub struct Event {
 /// Why bytes are no stream of events, or none that is read on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SseError {
-    #[error("an event stream that is not UTF-8")]
-    NotUtf8,
     #[error("an event larger than {0} bytes")]
     TooLarge(usize),
 }
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// Fields with which a stream of events can begin, and comments.
+const FIELDS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Events,
+    Whole,
+}
+
+/// Whether a body may begin with this and be whatever it is: white space, after a byte order mark perhaps.
+pub fn is_nothing(start: &[u8]) -> bool {
+    start.strip_prefix(BOM).unwrap_or(start).trim_ascii_start().is_empty()
+}
+
+/// What a body is by how it begins, which counts more than what is said of it: streams come as
+/// `application/json`, and whole answers as `text/event-stream`. `None`: that takes more of it.
+pub fn kind(start: &[u8], is_said_to_be_events: bool) -> Option<Kind> {
+    if BOM.starts_with(start) {
+        return None;
+    }
+    let start = start.strip_prefix(BOM).unwrap_or(start).trim_ascii_start();
+    if is_said_to_be_events {
+        let is_json = matches!(start.first()?, b'{' | b'[');
+        return Some(if is_json { Kind::Whole } else { Kind::Events });
+    }
+    start.first()?;
+    if FIELDS.iter().any(|field| start.starts_with(field)) {
+        return Some(Kind::Events);
+    }
+    if FIELDS.iter().any(|field| field.starts_with(start)) { None } else { Some(Kind::Whole) }
+}
 
 /// Cuts a body into events. After an error there is nothing more to read.
 #[derive(Debug)]
@@ -104,13 +135,15 @@ impl Parser {
     fn read_line(&mut self, line: &[u8]) -> Result<Option<Event>, SseError> {
         let is_first = !std::mem::replace(&mut self.begun, true);
         let line = if is_first { line.strip_prefix(BOM).unwrap_or(line) } else { line };
-        // A character never holds the byte of a line end, so a whole line has whole characters.
-        let line = std::str::from_utf8(line).map_err(|_| SseError::NotUtf8)?;
+        // A character never holds the byte of a line end, so a whole line has whole characters. Bytes that are none
+        // cost their characters, and not the answer.
+        let line = String::from_utf8_lossy(line);
+        self.check_size(line.len())?;
         if line.is_empty() {
             return Ok(self.take_event());
         }
         // A comment has an empty field name; `id` and `retry` are for clients that reconnect.
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let (field, value) = line.split_once(':').unwrap_or((&line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => self.name = Some(value.to_owned()).filter(|name| !name.is_empty()),
@@ -121,6 +154,10 @@ impl Parser {
                 }
                 None => self.data = Some(value.to_owned()),
             },
+            // JSON that is in no field: an error that the server writes in the middle of its stream.
+            _ if line.starts_with('{') && self.data.is_none() => {
+                self.data = Some(line.into_owned());
+            }
             _ => {}
         }
         Ok(None)
@@ -194,11 +231,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_refused() {
+    fn what_is_not_utf8_is_replaced() {
         let parts: [&[u8]; 2] = [b"data: \xC3", b"\xA9\n\n"];
         assert_eq!(parse(parts).unwrap(), [event(None, "é")]);
-        assert_eq!(parse([&b"data: \xC3\n\xA9\n\n"[..]]), Err(SseError::NotUtf8));
-        assert_eq!(parse([&b"data: \xC3"[..]]), Err(SseError::NotUtf8));
+        let parts = [&b"data: \xC3\ndata: \xA9x\n\n"[..]];
+        assert_eq!(parse(parts).unwrap(), [event(None, "\u{fffd}\n\u{fffd}x")]);
+        assert_eq!(parse([&b"data: \xC3"[..]]).unwrap(), [event(None, "\u{fffd}")]);
+        // The limit holds for what it becomes.
+        let bytes = [b"data: ".as_slice(), &[0xFF; 400]].concat();
+        assert_eq!(parse([bytes.as_slice()]), Err(SseError::TooLarge(1000)));
+    }
+
+    #[test]
+    fn json_outside_of_a_field_is_an_event() {
+        let data = r#"{"error":{"message":"a: b"}}"#;
+        assert_eq!(data_of(&format!("data: a\n\n{data}\n\ndata: b\n\n")), ["a", data, "b"]);
+        assert_eq!(data_of(&format!("data: a\n\n{data}")), ["a", data]);
+        assert_eq!(data_of(&format!("data: a\n{data}\n\n")), ["a"]);
+    }
+
+    #[test]
+    fn a_body_is_what_it_begins_with() {
+        for (start, said_to_be, kind_of) in [
+            ("data: {", false, Some(Kind::Events)),
+            ("data:{", false, Some(Kind::Events)),
+            ("\u{feff}\r\n\r\nevent: x", false, Some(Kind::Events)),
+            (": OPENROUTER PROCESSING", false, Some(Kind::Events)),
+            ("id: 7", false, Some(Kind::Events)),
+            ("retry: 7", false, Some(Kind::Events)),
+            ("dat", false, None),
+            ("\n \n", false, None),
+            ("", true, None),
+            ("\u{feff}", true, None),
+            ("database", false, Some(Kind::Whole)),
+            ("\n\n {\"a\"", false, Some(Kind::Whole)),
+            ("<html>", false, Some(Kind::Whole)),
+            ("\u{feff}{", true, Some(Kind::Whole)),
+            (" [{\"error\"", true, Some(Kind::Whole)),
+            ("dat", true, Some(Kind::Events)),
+            ("<html>", true, Some(Kind::Events)),
+        ] {
+            assert_eq!(kind(start.as_bytes(), said_to_be), kind_of, "{start:?}");
+        }
+        assert_eq!(kind(b"\xEF\xBB", false), None);
+        assert!(is_nothing("\u{feff}\n ".as_bytes()) && is_nothing(b""));
+        assert!(!is_nothing(b"\xEF\xBB") && !is_nothing(b" d"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! HTTP to providers: two clients (TLS, and plain for private networks), no redirects, no proxy
 //! from the environment, answers cut off at the limit while they stream in.
 
+use crate::core::sse::{self, Kind};
 use crate::core::{address, headers as extra, mend, reply, secret};
 use crate::error::{Error, Target};
 use crate::gateway::Settings;
@@ -165,7 +166,8 @@ impl Prepared {
             .and_then(|value| value.to_str().ok())
             .is_some_and(|kind| kind.trim_start().to_lowercase().starts_with("text/event-stream"));
         let status = response.status();
-        Ok(Incoming { status, request_id, retry_after, is_event_stream, response, target })
+        let ahead = Bytes::new();
+        Ok(Incoming { status, request_id, retry_after, is_event_stream, ahead, response, target })
     }
 }
 
@@ -174,7 +176,10 @@ pub struct Incoming {
     pub status: StatusCode,
     pub request_id: Option<String>,
     pub retry_after: Option<Duration>,
+    /// As the head says.
     pub is_event_stream: bool,
+    /// What has been read of the body to see what it is.
+    ahead: Bytes,
     response: Unpacked,
     target: Target,
 }
@@ -182,15 +187,49 @@ pub struct Incoming {
 impl Incoming {
     /// Reads the body to its end, at most `limit` bytes of it.
     pub async fn read(self, limit: usize, lease: &mut Lease) -> Result<Answer, Failure> {
-        let Self { status, request_id, retry_after, response, target, .. } = self;
-        let body = read_capped(response, limit, lease, &target)
+        let Self { status, request_id, retry_after, ahead, response, target, .. } = self;
+        let body = read_capped(ahead, response, limit, lease, &target)
             .await
             .map_err(|error| Failure::Broken { status: status.as_u16(), error })?;
         Ok(Answer { status, body, request_id, retry_after })
     }
 
+    /// Whether the body is a stream of events, by its first bytes. White space before them, with which servers keep a
+    /// connection alive, is no part of it, but counts in `limit`.
+    pub async fn kind(&mut self, limit: usize) -> Result<Kind, Error> {
+        let mut skipped = 0;
+        loop {
+            if let Some(kind) = sse::kind(&self.ahead, self.is_event_stream) {
+                return Ok(kind);
+            }
+            if sse::is_nothing(&self.ahead) {
+                skipped += self.ahead.len();
+                self.ahead.clear();
+            }
+            if skipped > limit {
+                return Err(Error::AnswerTooLarge {
+                    target: self.target.clone(),
+                    limit: limit as u64,
+                });
+            }
+            let held = std::mem::take(&mut self.ahead);
+            match self.chunk().await? {
+                Some(more) if held.is_empty() => self.ahead = more,
+                Some(more) => self.ahead = [held, more].concat().into(),
+                None => {
+                    self.ahead = held;
+                    let is_stream = self.is_event_stream;
+                    return Ok(if is_stream { Kind::Events } else { Kind::Whole });
+                }
+            }
+        }
+    }
+
     /// The next bytes of the body. `None`: it has ended.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        if !self.ahead.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.ahead)));
+        }
         chunk(&mut self.response).await.map_err(|error| Error::Disconnected {
             target: self.target.clone(),
             reason: cause(&*error),
@@ -316,6 +355,7 @@ fn cause(error: &(dyn StdError + 'static)) -> String {
 }
 
 async fn read_capped(
+    ahead: Bytes,
     mut response: Unpacked,
     limit: usize,
     lease: &mut Lease,
@@ -327,8 +367,13 @@ async fn read_capped(
         return Err(too_large());
     }
     let mut body = Vec::new();
+    let mut ahead = Some(ahead).filter(|ahead| !ahead.is_empty());
     loop {
-        match chunk(&mut response).await {
+        let next = match ahead.take() {
+            Some(ahead) => Ok(Some(ahead)),
+            None => chunk(&mut response).await,
+        };
+        match next {
             Ok(Some(chunk)) => {
                 if body.len() + chunk.len() > limit {
                     return Err(too_large());
