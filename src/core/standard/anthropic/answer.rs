@@ -1,40 +1,9 @@
 //! A whole answer: from Anthropic's message to OpenAI's `chat.completion`.
 
-use crate::core::json;
 use crate::core::usage::Usage;
+use crate::core::{json, mend};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Vec<&'a RawValue>,
-    stop_reason: Option<String>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-}
-
-/// A content block of an answer: the members of all its types.
-#[derive(Deserialize)]
-pub(super) struct Block<'a> {
-    #[serde(rename = "type")]
-    pub(super) kind: String,
-    pub(super) text: Option<String>,
-    pub(super) thinking: Option<String>,
-    pub(super) signature: Option<String>,
-    /// Of redacted thinking.
-    pub(super) data: Option<String>,
-    pub(super) id: Option<String>,
-    pub(super) name: Option<String>,
-    #[serde(borrow)]
-    pub(super) input: Option<&'a RawValue>,
-}
 
 #[derive(Serialize)]
 struct Completion<'a> {
@@ -72,7 +41,8 @@ struct Answer<'a> {
 
 #[derive(Serialize)]
 struct ToolCall {
-    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     r#type: &'static str,
     function: Function,
 }
@@ -83,25 +53,31 @@ struct Function {
     arguments: String,
 }
 
-/// The answer in OpenAI's form; `None` where `body` is no message of Anthropic's.
+/// The answer in OpenAI's form; `None` where `body` is no message of Anthropic's. What is not of the form that it
+/// should have is left out, and does not cost the rest.
 pub(super) fn translate(body: &str) -> Option<String> {
-    let _: &RawValue = serde_json::from_str(body).ok()?;
-    // First, because a lone surrogate can be repaired in the text but not read into a string.
-    let body = json::fit_for_jsonb(body).ok()?;
-    let message: Message = serde_json::from_str(&body).ok()?;
-    if message.kind != "message" {
+    if !mend::is_json(body) {
         return None;
     }
-    let (usage, service_tier) = message.usage.map(openai_usage).unwrap_or_default();
+    // First, because a lone surrogate can be repaired in the text but not read into a string.
+    let body = json::answer_for_jsonb(body);
+    let names = ["type", "role", "id", "model", "content", "stop_reason", "usage"];
+    let [kind, role, id, model, content, stop_reason, usage] = json::pick(&body, &names).ok()?;
+    match (kind.and_then(text).as_deref(), role.and_then(text).as_deref()) {
+        (Some("message"), _) | (None, Some("assistant")) => {}
+        _ => return None,
+    }
+    let stop_reason = stop_reason.and_then(text);
+    let (usage, service_tier) = usage.map(openai_usage).unwrap_or_default();
     let completion = Completion {
-        id: message.id,
+        id,
         object: "chat.completion",
         created: 0,
-        model: message.model,
+        model,
         choices: [Choice {
             index: 0,
-            message: answer(&message.content)?,
-            finish_reason: message.stop_reason.as_deref().map(finish_reason),
+            message: answer(content?)?,
+            finish_reason: stop_reason.as_deref().map(finish_reason),
         }],
         usage,
         service_tier,
@@ -109,36 +85,49 @@ pub(super) fn translate(body: &str) -> Option<String> {
     serde_json::to_string(&completion).ok()
 }
 
+/// What a string of JSON says.
+pub(super) fn text(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
 /// Server tools and whatever else OpenAI's form has no place for are left out.
-fn answer<'a>(content: &[&'a RawValue]) -> Option<Answer<'a>> {
+fn answer(content: &RawValue) -> Option<Answer<'_>> {
     let mut answer = Answer { role: "assistant", ..Answer::default() };
-    for raw in content {
-        let block: Block = serde_json::from_str(raw.get()).ok()?;
-        match block.kind.as_str() {
-            "text" => {
-                let text = answer.content.get_or_insert_default();
-                text.push_str(&block.text.unwrap_or_default());
+    let mut is_whole = true;
+    let is_list = json::each_item(content.get(), |raw| {
+        let names = ["type", "text", "thinking", "id", "name", "input"];
+        let Ok([kind, said, thinking, id, name, input]) = json::pick(raw.get(), &names) else {
+            return;
+        };
+        match kind.and_then(text).as_deref() {
+            Some("text") => {
+                let content = answer.content.get_or_insert_default();
+                content.extend(said.and_then(text));
             }
-            "thinking" => {
-                answer.reasoning_content.push_str(&block.thinking.unwrap_or_default());
+            Some("thinking") => {
+                answer.reasoning_content.extend(thinking.and_then(text));
                 answer.thinking_blocks.push(raw);
             }
-            "redacted_thinking" => answer.thinking_blocks.push(raw),
-            "tool_use" => answer.tool_calls.push(ToolCall {
-                id: block.id?,
-                r#type: "function",
-                function: Function {
-                    name: block.name?,
-                    arguments: block.input.map_or("{}", RawValue::get).to_owned(),
-                },
-            }),
+            Some("redacted_thinking") => answer.thinking_blocks.push(raw),
+            Some("tool_use") => match name.and_then(text) {
+                Some(name) => answer.tool_calls.push(ToolCall {
+                    id: id.and_then(text),
+                    r#type: "function",
+                    function: Function {
+                        name,
+                        arguments: input.map_or("{}", RawValue::get).to_owned(),
+                    },
+                }),
+                // Whoever asked for a tool cannot go on without its name.
+                None => is_whole = false,
+            },
             _ => {}
         }
-    }
+    });
     if answer.tool_calls.is_empty() {
         answer.content.get_or_insert_default();
     }
-    Some(answer)
+    (is_list && is_whole).then_some(answer)
 }
 
 /// "Handling stop reasons".

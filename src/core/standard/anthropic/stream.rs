@@ -1,13 +1,13 @@
 //! A streamed answer: from Anthropic's events to OpenAI's `chat.completion.chunk`
 //! (page "Streaming messages").
 
-use super::answer::{Block, OpenAiUsage, finish_reason, openai_usage};
+use super::answer::{OpenAiUsage, finish_reason, openai_usage, text};
 use crate::core::sse::Event;
 use crate::core::standard::{Chunks, Step};
 use crate::core::usage::Merged;
-use crate::core::{json, refusal, reply, secret};
+use crate::core::{json, mend, refusal, reply, secret};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 
 /// Reads one stream.
@@ -32,10 +32,8 @@ enum Open {
         input: String,
         streamed: bool,
     },
-    Thinking {
-        thinking: String,
-        signature: String,
-    },
+    /// As it is written, since half a character may stand at the end of a piece.
+    Thinking { thinking: String, signature: String },
 }
 
 #[derive(Serialize)]
@@ -64,9 +62,9 @@ struct Delta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
+    content: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reasoning_content: Option<&'a str>,
+    reasoning_content: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     thinking_blocks: Option<[ThinkingBlock<'a>; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,11 +78,11 @@ struct ThinkingBlock<'a> {
     index: u32,
     r#type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    thinking: Option<&'a str>,
+    thinking: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    signature: Option<&'a str>,
+    signature: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a str>,
+    data: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -101,24 +99,26 @@ struct ToolCall<'a> {
 struct Function<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
-    arguments: &'a str,
+    arguments: &'a RawValue,
 }
 
 impl Chunks for AnthropicChunks {
     fn read(&mut self, event: &Event, key: Option<&str>) -> Step {
-        #[derive(Deserialize)]
-        struct Typed {
-            #[serde(rename = "type")]
-            kind: Option<String>,
-        }
-        if event.data.trim().is_empty() {
+        let data = event.data.trim();
+        if data.is_empty() {
             return Step::Nothing;
         }
-        let Ok(Typed { kind }) = serde_json::from_str(&event.data) else {
-            return Step::Broken("an event that is not JSON");
-        };
-        let Ok(data) = json::fit_for_jsonb(&event.data) else {
-            return Step::Broken("an event with JSON past all limits");
+        // Relays end their streams as OpenAI does.
+        if data == "[DONE]" {
+            return Step::Done;
+        }
+        let data = mend::json(data);
+        let kind = match json::pick(&data, &["type"]) {
+            Ok([kind]) => kind.and_then(text),
+            Err(_) if event.name.as_deref() == Some("error") => Some("error".to_owned()),
+            // A number, a list.
+            Err(_) if mend::is_json(&data) => return Step::Nothing,
+            Err(_) => return Step::Broken("an event that is not JSON"),
         };
         let step = match kind.as_deref().or(event.name.as_deref()) {
             Some("message_start") => self.message_start(&data),
@@ -129,9 +129,10 @@ impl Chunks for AnthropicChunks {
             Some("message_stop") => Some(Step::Done),
             Some("error") => Some(refused(&data, key)),
             // A ping, or one of the types that may be added ("Versions").
-            _ => Some(Step::Nothing),
+            _ => None,
         };
-        step.unwrap_or(Step::Broken("an event that is not of its type's form"))
+        // What is not of its type's form is passed over: the answer as a whole must make sense.
+        step.unwrap_or(Step::Nothing)
     }
 }
 
@@ -168,19 +169,17 @@ impl AnthropicChunks {
     }
 
     fn block_start(&mut self, data: &str) -> Option<Step> {
-        #[derive(Deserialize)]
-        struct Start<'a> {
-            index: u64,
-            #[serde(borrow)]
-            content_block: Block<'a>,
-        }
-        let Start { index, content_block: block } = serde_json::from_str(data).ok()?;
-        match block.kind.as_str() {
-            "text" => self.content(&block.text.unwrap_or_default()),
+        let [index, block] = json::pick(data, &["index", "content_block"]).ok()?;
+        let index = index?.get().parse().ok()?;
+        let names = ["type", "text", "thinking", "signature", "data", "id", "name", "input"];
+        let [kind, said, thinking, signature, redacted, id, name, input] =
+            json::pick(block?.get(), &names).ok()?;
+        match text(kind?)?.as_str() {
+            "text" => self.content(said?),
             "thinking" => {
-                let thinking = block.thinking.unwrap_or_default();
-                let signature = block.signature.unwrap_or_default();
-                let step = self.reasoning(&thinking);
+                let step = thinking.and_then(|thinking| self.reasoning(thinking));
+                let thinking = thinking.and_then(literal).unwrap_or_default().to_owned();
+                let signature = signature.and_then(literal).unwrap_or_default().to_owned();
                 self.open.insert(index, Open::Thinking { thinking, signature });
                 step
             }
@@ -189,87 +188,66 @@ impl AnthropicChunks {
                 r#type: "redacted_thinking",
                 thinking: None,
                 signature: None,
-                data: Some(block.data.as_deref()?),
+                data: Some(redacted.filter(|data| literal(data).is_some())?),
             }),
             "tool_use" => {
+                let name = text(name?)?;
                 let call = self.tool_calls;
                 self.tool_calls = call.saturating_add(1);
-                let input = block.input.map_or("{}", RawValue::get).to_owned();
+                let input = input.map_or("{}", RawValue::get).to_owned();
                 self.open.insert(index, Open::Tool { index: call, input, streamed: false });
                 self.tool_call(ToolCall {
                     index: call,
-                    id: Some(block.id.as_deref()?),
+                    id: id.and_then(text).as_deref(),
                     r#type: Some("function"),
-                    function: Function { name: Some(block.name.as_deref()?), arguments: "" },
+                    function: Function { name: Some(&name), arguments: &*quoted("")? },
                 })
             }
-            _ => Some(Step::Nothing),
+            _ => None,
         }
     }
 
     fn block_delta(&mut self, data: &str) -> Option<Step> {
-        #[derive(Deserialize)]
-        struct Incoming {
-            index: u64,
-            delta: Piece,
-        }
-        #[derive(Deserialize)]
-        #[serde(tag = "type", rename_all = "snake_case")]
-        enum Piece {
-            TextDelta {
-                text: String,
-            },
-            ThinkingDelta {
-                thinking: String,
-            },
-            SignatureDelta {
-                signature: String,
-            },
-            InputJsonDelta {
-                partial_json: String,
-            },
-            /// Citations, and what may be added.
-            #[serde(other)]
-            Other,
-        }
-        let Incoming { index, delta } = serde_json::from_str(data).ok()?;
-        match (delta, self.open.get_mut(&index)) {
-            (Piece::TextDelta { text }, _) => self.content(&text),
-            (Piece::ThinkingDelta { thinking: more }, Some(Open::Thinking { thinking, .. })) => {
-                thinking.push_str(&more);
-                self.reasoning(&more)
+        let [index, delta] = json::pick(data, &["index", "delta"]).ok()?;
+        let index: u64 = index?.get().parse().ok()?;
+        let names = ["type", "text", "thinking", "signature", "partial_json"];
+        let [kind, said, thinking, signature, input] = json::pick(delta?.get(), &names).ok()?;
+        match (text(kind?)?.as_str(), self.open.get_mut(&index)) {
+            ("text_delta", _) => self.content(said?),
+            ("thinking_delta", Some(Open::Thinking { thinking: known, .. })) => {
+                known.push_str(literal(thinking?)?);
+                self.reasoning(thinking?)
             }
-            (Piece::SignatureDelta { signature: more }, Some(Open::Thinking { signature, .. })) => {
-                signature.push_str(&more);
-                Some(Step::Nothing)
+            ("signature_delta", Some(Open::Thinking { signature: known, .. })) => {
+                known.push_str(literal(signature?)?);
+                None
             }
-            (Piece::InputJsonDelta { partial_json }, Some(Open::Tool { index, streamed, .. }))
-                if !partial_json.is_empty() =>
+            ("input_json_delta", Some(Open::Tool { index, streamed, .. }))
+                if input.and_then(literal).is_some_and(|piece| !piece.is_empty()) =>
             {
                 *streamed = true;
                 let index = *index;
-                self.arguments(index, &partial_json)
+                self.arguments(index, input?)
             }
-            _ => Some(Step::Nothing),
+            // Citations, and what may be added.
+            _ => None,
         }
     }
 
     fn block_stop(&mut self, data: &str) -> Option<Step> {
-        #[derive(Deserialize)]
-        struct Stop {
-            index: u64,
-        }
-        let Stop { index } = serde_json::from_str(data).ok()?;
-        match self.open.remove(&index) {
-            Some(Open::Tool { index, input, streamed: false }) => self.arguments(index, &input),
-            Some(Open::Thinking { thinking, signature }) => self.thinking_block(ThinkingBlock {
+        let [index] = json::pick(data, &["index"]).ok()?;
+        match self.open.remove(&index?.get().parse().ok()?)? {
+            Open::Tool { index, input, streamed: false } => {
+                self.arguments(index, &*quoted(&input)?)
+            }
+            Open::Thinking { thinking, signature } => self.thinking_block(ThinkingBlock {
                 index: 0,
                 r#type: "thinking",
-                thinking: Some(&thinking),
-                signature: Some(&signature),
+                thinking: Some(&*written(&thinking)?),
+                signature: Some(&*written(&signature)?),
                 data: None,
             }),
-            _ => Some(Step::Nothing),
+            Open::Tool { .. } => None,
         }
     }
 
@@ -297,16 +275,16 @@ impl AnthropicChunks {
         })
     }
 
-    fn content(&self, text: &str) -> Option<Step> {
+    fn content(&self, text: &RawValue) -> Option<Step> {
         self.text(text, Delta { content: Some(text), ..Delta::default() })
     }
 
-    fn reasoning(&self, text: &str) -> Option<Step> {
+    fn reasoning(&self, text: &RawValue) -> Option<Step> {
         self.text(text, Delta { reasoning_content: Some(text), ..Delta::default() })
     }
 
-    fn text(&self, text: &str, delta: Delta<'_>) -> Option<Step> {
-        if text.is_empty() { Some(Step::Nothing) } else { self.chunk(delta) }
+    fn text(&self, text: &RawValue, delta: Delta<'_>) -> Option<Step> {
+        if literal(text)?.is_empty() { None } else { self.chunk(delta) }
     }
 
     fn thinking_block(&mut self, block: ThinkingBlock<'_>) -> Option<Step> {
@@ -316,7 +294,7 @@ impl AnthropicChunks {
         self.chunk(Delta { thinking_blocks: Some([block]), ..Delta::default() })
     }
 
-    fn arguments(&self, index: u32, arguments: &str) -> Option<Step> {
+    fn arguments(&self, index: u32, arguments: &RawValue) -> Option<Step> {
         let function = Function { name: None, arguments };
         self.tool_call(ToolCall { index, id: None, r#type: None, function })
     }
@@ -340,6 +318,21 @@ impl AnthropicChunks {
             service_tier: None,
         }
     }
+}
+
+/// The inside of a JSON string, as written.
+fn literal(value: &RawValue) -> Option<&str> {
+    value.get().strip_prefix('"')?.strip_suffix('"')
+}
+
+/// A JSON string of this inside.
+fn written(literal: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(format!("\"{literal}\"")).ok()
+}
+
+/// A JSON string that says this.
+fn quoted(text: &str) -> Option<Box<RawValue>> {
+    to_raw_value(text).ok()
 }
 
 fn step(chunk: &Chunk<'_>) -> Option<Step> {

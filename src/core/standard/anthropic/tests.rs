@@ -335,9 +335,93 @@ fn events_that_are_not_anthropics_are_named() {
     assert_eq!(reader.read(&event(" "), None), Step::Nothing);
     let named = Event { name: Some("ping".to_owned()), data: "{}".to_owned() };
     assert_eq!(reader.read(&named, None), Step::Nothing);
-    for data in ["[DONE]", "{", "7", r#"{"type":"message_start"}"#, r#"{"type":7}"#] {
+    for data in ["{", "nonsense", "7 8"] {
         assert!(matches!(reader.read(&event(data), None), Step::Broken(_)), "{data}");
     }
+}
+
+#[test]
+fn events_that_are_not_understood_are_passed_over() {
+    let mut reader = Anthropic.stream();
+    for data in [
+        "7",
+        "[]",
+        "null",
+        r#"{"type":7}"#,
+        r#"{"type":"ping"}"#,
+        r#"{"type":"message_start"}"#,
+        r#"{"type":"content_block_start","index":0}"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"new"}}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":"x"}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":7}}"#,
+        r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"x"}}"#,
+        r#"{"type":"content_block_stop","index":"x"}"#,
+        r#"{"type":"statistics","choices":null}"#,
+    ] {
+        assert_eq!(reader.read(&event(data), None), Step::Nothing, "{data}");
+    }
+    assert_eq!(reader.read(&event("[DONE]"), None), Step::Done);
+}
+
+#[test]
+fn an_event_that_is_named_an_error_is_one_whatever_it_holds() {
+    for (data, words) in [
+        (r#"{"message":"upstream died"}"#, "upstream died"),
+        (r#"{"detail":"upstream died"}"#, "upstream died"),
+        (r#""upstream died""#, "upstream died"),
+        ("upstream died", "upstream died"),
+    ] {
+        let named = Event { name: Some("error".to_owned()), data: data.to_owned() };
+        let Step::Refused(refusal) = Anthropic.stream().read(&named, None) else {
+            panic!("{data}")
+        };
+        assert_eq!((refusal.status, refusal.message.as_deref()), (502, Some(words)), "{data}");
+    }
+}
+
+#[test]
+fn members_of_another_form_do_not_cost_the_answer() {
+    let body = r#"{"type":"message","role":7,"model":"a","model":"b","stop_reason":7,"content":[
+        {"type":"text","text":7},{"type":"text","text":"x","text":"y"},8,
+        {"type":"tool_use","name":"f","input":{}}],"usage":{"input_tokens":1,"output_tokens":2}}"#;
+    let answer = parse(&Anthropic.answer(body));
+    assert_eq!(answer["choices"][0]["message"]["content"], "y");
+    assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "f");
+    assert_eq!((&answer["model"], &answer["usage"]["total_tokens"]), (&json!("b"), &json!(3)));
+    let untyped = r#"{"role":"assistant","content":[{"type":"text","text":"x"}]}"#;
+    assert_eq!(parse(&Anthropic.answer(untyped))["choices"][0]["message"]["content"], "x");
+}
+
+#[test]
+fn halves_of_characters_meet_again() {
+    let mut reader = Anthropic.stream();
+    let mut stream = crate::core::stream::Assembler::default();
+    let mut texts = String::new();
+    for data in [
+        r#"{"type":"message_start","message":{"id":"m","model":"c"}}"#,
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"\ud83d"}}"#,
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"\ude00"}}"#,
+        r#"{"type":"content_block_stop","index":0}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"a\ud83d"}}"#,
+        r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"\ude00b"}}"#,
+        r#"{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"t","name":"f"}}"#,
+        r#"{"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"{\"x\":\"\ud83d"}}"#,
+        r#"{"type":"content_block_delta","index":2,"delta":{"type":"input_json_delta","partial_json":"\ude00\"}"}}"#,
+    ] {
+        if let Step::Chunk(chunk) = reader.read(&event(data), None) {
+            texts.push_str(&stream.add(&chunk).unwrap().text);
+        }
+    }
+    assert_eq!(texts, "a😀b");
+    let answer = parse(&stream.finish());
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(
+        (&message["content"], &message["reasoning_content"]),
+        (&json!("a😀b"), &json!("😀"))
+    );
+    assert_eq!(message["thinking_blocks"][0]["thinking"], "😀");
+    assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{\"x\":\"😀\"}");
 }
 
 #[test]
