@@ -6,6 +6,7 @@ pub mod budget;
 pub mod catalogue;
 pub mod cost;
 pub mod estimate;
+pub mod failure;
 pub mod fair;
 #[cfg(test)]
 mod fuzz;

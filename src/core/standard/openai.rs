@@ -1,10 +1,9 @@
 //! OpenAI's chat completions: the form that everything else here speaks, so there is little to do.
 
 use super::{Chunks, Sending, Step, Wire, members};
-use crate::core::refusal;
 use crate::core::sse::Event;
+use crate::core::{failure, mend, refusal};
 use crate::error::Error;
-use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -79,11 +78,6 @@ struct OpenAiChunks;
 
 impl Chunks for OpenAiChunks {
     fn read(&mut self, event: &Event, key: Option<&str>) -> Step {
-        #[derive(Deserialize)]
-        struct Chunk<'a> {
-            #[serde(borrow)]
-            error: Option<&'a RawValue>,
-        }
         let data = event.data.trim();
         if data == "[DONE]" {
             return Step::Done;
@@ -91,12 +85,16 @@ impl Chunks for OpenAiChunks {
         if data.is_empty() {
             return Step::Nothing;
         }
-        match serde_json::from_str::<Chunk>(data) {
+        // Whatever it holds; TGI and proxies send such events.
+        if event.name.as_deref() == Some("error") {
+            return Step::Refused(refusal::inside_200(data, key));
+        }
+        let data = mend::json(data);
+        match failure::in_chunk(&data, key) {
             // An error once the stream has begun comes as a chunk (OpenRouter's documentation).
-            Ok(Chunk { error: Some(error) }) if error.get() != "null" => {
-                Step::Refused(refusal::inside_200(error.get(), key))
-            }
-            Ok(_) => Step::Chunk(data.to_owned()),
+            Ok(Some(refusal)) => Step::Refused(refusal),
+            Ok(None) => Step::Chunk(data.into_owned()),
+            Err(error) if error.is_data() => Step::Nothing,
             Err(_) => Step::Broken("an event that is not JSON"),
         }
     }
@@ -186,10 +184,23 @@ mod tests {
         assert_eq!(chunks.read(&event("[DONE]"), None), Step::Done);
         assert_eq!(chunks.read(&event(""), None), Step::Nothing);
         assert!(matches!(chunks.read(&event("{"), None), Step::Broken(_)));
+        assert!(matches!(chunks.read(&event("ping"), None), Step::Broken(_)));
+        for other in ["7", "[1]", "null", "\"[DONE]\""] {
+            assert_eq!(chunks.read(&event(other), None), Step::Nothing, "{other}");
+        }
+        let nan = r#"{"choices":[],"x":NaN}"#;
+        assert_eq!(chunks.read(&event(nan), None), Step::Chunk(nan.replace("NaN", "null")));
         let failed =
             r#"{"error":{"code":429,"message":"slow sk-x"},"choices":[{"finish_reason":"error"}]}"#;
         let Step::Refused(refusal) = chunks.read(&event(failed), Some("sk-x")) else { panic!() };
         assert_eq!(refusal.status, 429);
         assert!(!refusal.message.unwrap().contains("sk-x"));
+        for data in
+            [r#"{"message":"upstream died"}"#, r#"{"detail":"upstream died"}"#, "upstream died"]
+        {
+            let named = Event { name: Some("error".to_owned()), data: data.to_owned() };
+            let Step::Refused(refusal) = chunks.read(&named, None) else { panic!("{data}") };
+            assert_eq!((refusal.status, refusal.message.as_deref()), (502, Some("upstream died")));
+        }
     }
 }
