@@ -20,8 +20,6 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-const NOT_A_CHUNK: &str = "JSON that is not a chunk of a completion";
-
 /// Adds up chunks of OpenAI's form (`chat.completion.chunk`) to one `chat.completion`.
 #[derive(Debug, Default)]
 pub struct Assembler {
@@ -47,34 +45,43 @@ pub struct Added {
 }
 
 impl Assembler {
-    /// Adds a chunk. An error says what the text is instead; the answer is of no use after it.
-    pub fn add(&mut self, chunk: &str) -> Result<Added, &'static str> {
-        let mut members: Members = serde_json::from_str(chunk).map_err(|error| {
-            if error.is_data() { NOT_A_CHUNK } else { "something that is not JSON" }
-        })?;
-        if members.remove("error").is_some_and(|error| !is_null(error)) {
-            return Err("an error instead of a chunk");
-        }
-        let choices = members.remove("choices").filter(|choices| !is_null(choices));
+    /// Adds a chunk. What is not understood of it is passed over: whether the whole makes an answer is seen at the
+    /// end.
+    pub fn add(&mut self, chunk: &str) -> Added {
+        let mut added = Added::default();
+        let Ok(mut members) = serde_json::from_str::<Members>(chunk) else { return added };
+        members.remove("error");
         let usage = members.remove("usage").filter(|usage| usage.get().starts_with('{'));
         for holder in usage::HOLDERS {
             let held = members.get(*holder).and_then(|held| usage::held(held.get()));
             held.iter().for_each(|usage| self.add_usage(usage));
         }
-        let choices: Vec<Members> = match choices {
-            Some(choices) => serde_json::from_str(choices.get()).map_err(|_| NOT_A_CHUNK)?,
-            None if usage.is_some() => Vec::new(),
-            None => return Err(NOT_A_CHUNK),
-        };
         if let Some(usage) = usage {
             self.add_usage(usage.get());
         }
-        self.keep_members(members);
-        let mut added = Added::default();
-        for (place, choice) in choices.into_iter().enumerate() {
-            self.add_choice(place as u64, choice, &mut added)?;
+        let choices = members.remove("choices");
+        if usage.is_some() || choices.is_some_and(|choices| choices.get().starts_with('[')) {
+            self.keep_members(members);
         }
-        Ok(added)
+        if let Some(choices) = choices {
+            let mut place = 0;
+            json::each_item(choices.get(), |choice| {
+                if let Ok(choice) = serde_json::from_str(choice.get()) {
+                    self.add_choice(place, choice, &mut added);
+                }
+                place += 1;
+            });
+        }
+        added
+    }
+
+    /// What an event says of the use that is no chunk: an error, say.
+    pub fn add_usage_of(&mut self, event: &str) {
+        if let Ok([Some(usage)]) = json::pick(event, &["usage"])
+            && usage.get().starts_with('{')
+        {
+            self.add_usage(usage.get());
+        }
     }
 
     fn add_usage(&mut self, usage: &str) {
@@ -99,12 +106,7 @@ impl Assembler {
         keep_last(&mut self.rest, members, &mut self.tally);
     }
 
-    fn add_choice(
-        &mut self,
-        place: u64,
-        mut members: Members<'_>,
-        added: &mut Added,
-    ) -> Result<(), &'static str> {
+    fn add_choice(&mut self, place: u64, mut members: Members<'_>, added: &mut Added) {
         let index = members.remove("index").and_then(number).unwrap_or(place);
         let choice = self.choices.entry(index).or_insert_with(|| {
             self.tally.size += NODE_SIZE;
@@ -113,8 +115,9 @@ impl Assembler {
         let delta = members.remove("delta").filter(|delta| !is_null(delta));
         // A few upstreams put a whole message into a stream; others repeat it beside the deltas.
         let message = members.remove("message").filter(|_| !choice.has_output);
-        if let Some(delta) = delta.or(message).filter(|delta| !is_null(delta)) {
-            let delta: Members = serde_json::from_str(delta.get()).map_err(|_| NOT_A_CHUNK)?;
+        let delta =
+            delta.or(message).and_then(|delta| serde_json::from_str::<Members>(delta.get()).ok());
+        if let Some(delta) = delta {
             if index == 0 {
                 let text = delta.get("content").map_or_else(String::new, |c| text_of(c));
                 added.text.push_str(&said(&mut self.half, text));
@@ -135,13 +138,14 @@ impl Assembler {
             self.tally.replaced(old, choice.usage.size());
         }
         let reason = members.remove("finish_reason").and_then(string);
-        if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
+        // Some servers write a text instead of null.
+        let reason = reason.filter(|reason| !reason.is_empty() && reason != "null");
+        if let Some(reason) = reason {
             let old = choice.finish_reason.as_ref().map_or(0, String::len);
             self.tally.replaced(old, reason.len());
             choice.finish_reason = Some(reason);
         }
         keep_last(&mut choice.rest, members, &mut self.tally);
-        Ok(())
     }
 
     /// The end of the text of choice 0, once nothing more comes: a half without its other half.

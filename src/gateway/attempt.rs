@@ -6,10 +6,11 @@ use crate::core::health::{Fault, Subject};
 use crate::core::reply::{self, Completion, Reading};
 use crate::core::request::Outline;
 use crate::core::retry::{self, Again};
-use crate::core::sse::{Event, Parser};
+use crate::core::sse::{Event, Kind, Parser};
 use crate::core::standard::{Cap, Sending, Standard, Step};
 use crate::core::stream::Assembler;
-use crate::core::{json, refusal};
+use crate::core::usage::Usage;
+use crate::core::{calls, json, mend, refusal};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::admission::Permit;
@@ -32,6 +33,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Between looks whether there is memory for a job.
 const MEMORY_PAUSE: Duration = Duration::from_millis(200);
 const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an answer without a choice says.
+const NO_CHOICE: &str = r#"{"code":502,"message":"the answer has no choice"}"#;
 
 /// How the caller wants its answer.
 #[derive(Clone, Copy)]
@@ -139,20 +143,70 @@ impl Attempts<'_> {
                 .map_err(Failed::finally)?;
         let exchange = Exchange { candidate, key: &key, settings: &settings, row, lease };
         match timeout_at(self.deadline, request.send(Some(&key))).await {
-            Ok(Ok(incoming)) if incoming.status.is_success() && incoming.is_event_stream => {
-                self.read_stream(exchange, incoming).await
-            }
-            Ok(Ok(incoming)) => {
-                let reading = incoming.read(settings.max_response_size, exchange.lease);
+            Ok(Ok(incoming)) => self.read(exchange, incoming).await,
+            Ok(Err(failure)) => Err(exchange.failed(failure).await),
+            Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
+        }
+    }
+
+    /// Reads an answer whose head has arrived, as what it is.
+    async fn read(
+        &mut self,
+        mut exchange: Exchange<'_, '_>,
+        mut incoming: Incoming,
+    ) -> Result<ChatAnswer, Failed> {
+        let (candidate, settings) = (exchange.candidate, exchange.settings);
+        let (status, limit) = (incoming.status, settings.max_response_size);
+        let kind = match status.is_success() {
+            true => self.kind(&mut incoming, candidate, settings).await,
+            false => Ok(Kind::Whole),
+        };
+        match kind {
+            Ok(Kind::Events) => self.read_stream(exchange, incoming).await,
+            Ok(Kind::Whole) => {
+                let reading = incoming.read(limit, exchange.lease);
                 match timeout_at(self.deadline, reading).await {
                     Ok(Ok(answer)) => self.read_whole(exchange, answer).await,
                     Ok(Err(failure)) => Err(exchange.failed(failure).await),
                     Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
                 }
             }
-            Ok(Err(failure)) => Err(exchange.failed(failure).await),
-            Err(_) => Err(exchange.given_up(self.too_late(candidate)).await),
+            Err(error) if incoming.is_event_stream => {
+                // The prompt has gone in.
+                exchange.row.stream = Some(Assembler::default());
+                Err(match error {
+                    Error::Disconnected { .. } | Error::Stalled { .. } => {
+                        self.interrupted(exchange, error).await
+                    }
+                    error => exchange.given_up(error).await,
+                })
+            }
+            Err(error @ Error::Deadline { .. }) => Err(exchange.given_up(error).await),
+            Err(error) => {
+                let status = status.as_u16();
+                Err(exchange.failed(Failure::Broken { status, error }).await)
+            }
         }
+    }
+
+    /// What a body of status 2xx is.
+    async fn kind(
+        &self,
+        incoming: &mut Incoming,
+        candidate: &Candidate,
+        settings: &Settings,
+    ) -> Result<Kind, Error> {
+        let idle = match incoming.is_event_stream {
+            true => Instant::now() + settings.stream_idle_timeout,
+            false => self.deadline,
+        };
+        let kind = incoming.kind(settings.max_response_size);
+        timeout_at(idle.min(self.deadline), kind).await.unwrap_or_else(|_| {
+            Err(match idle < self.deadline {
+                true => stalled(candidate, settings),
+                false => self.too_late(candidate),
+            })
+        })
     }
 
     /// Waits for its turn, and takes room for the answer. A job has all the time for that: its own begins
@@ -298,15 +352,16 @@ impl Attempts<'_> {
                 let about = About { status, request_id, is_estimate: false };
                 return Ok(self.finish(row, candidate, completion, response, about).await);
             }
-            Ok(Read::Refused(refusal)) => {
+            Ok(Read::Refused(refusal, usage)) => {
                 let refusal = Refusal {
                     request_id: answer.request_id,
                     retry_after_s: answer.retry_after.map(|d| d.as_secs_f64().ceil() as u64),
                     ..refusal
                 };
                 // An error inside a 200 comes after generation has begun: it may have cost.
-                let is_free = !answer.status.is_success();
-                return Err(refused(row, candidate, refusal, is_free).await);
+                let is_free_of_charge = !answer.status.is_success();
+                let bill = Bill { usage, is_free_of_charge };
+                return Err(refused(row, candidate, refusal, bill).await);
             }
             Ok(Read::Broken(what)) => what,
             Err(_) => "something that cannot be read".to_owned(),
@@ -339,9 +394,7 @@ impl Attempts<'_> {
                 Ok(Err(_)) | Err(_) if exchange.is_finished() => None,
                 Ok(Err(error)) => return Err(self.interrupted(exchange, error).await),
                 Err(_) if idle < self.deadline => {
-                    let idle_ms = settings.stream_idle_timeout.as_millis() as u64;
-                    let error = Error::Stalled { target: candidate.target(), idle_ms };
-                    return Err(self.interrupted(exchange, error).await);
+                    return Err(self.interrupted(exchange, stalled(candidate, settings)).await);
                 }
                 Err(_) => {
                     let error = self.too_late(candidate);
@@ -353,6 +406,9 @@ impl Attempts<'_> {
                 Some(bytes) => {
                     received += bytes.len();
                     if received > settings.max_response_size {
+                        if exchange.is_finished() {
+                            break String::new();
+                        }
                         let limit = settings.max_response_size as u64;
                         let error = Error::AnswerTooLarge { target: candidate.target(), limit };
                         return Err(exchange.given_up(error).await);
@@ -363,17 +419,11 @@ impl Attempts<'_> {
                     .finish()
                     .map(|last| events.extend(last)),
             };
-            if let Err(error) = fed {
-                break error.to_string();
-            }
             for event in events.drain(..) {
                 match chunks.read(&event, Some(exchange.key)) {
                     Step::Chunk(chunk) => {
                         let stream = exchange.row.stream.get_or_insert_default();
-                        let added = match stream.add(&chunk) {
-                            Ok(added) => added,
-                            Err(what) => break 'reading what.to_owned(),
-                        };
+                        let added = stream.add(&chunk);
                         // Many small values take more room than they came in.
                         if stream.size() > settings.max_response_size {
                             let limit = settings.max_response_size as u64;
@@ -396,17 +446,28 @@ impl Attempts<'_> {
                         tokio::spawn(drain(incoming));
                         break 'reading String::new();
                     }
+                    // All has been said: what comes after is no part of the answer.
+                    Step::Refused(_) | Step::Broken(_) if exchange.is_finished() => {}
                     Step::Refused(refusal) => {
                         let refusal = Refusal { request_id, ..refusal };
-                        let has_begun = exchange.has_output();
-                        let mut failed = refused(exchange.row, candidate, refusal, false).await;
-                        if has_begun {
-                            failed.again = Again::Never;
+                        let stream = exchange.row.stream.get_or_insert_default();
+                        stream.add_usage_of(&event.data);
+                        let has_begun = stream.has_output();
+                        let bill = Bill::default();
+                        let mut failed = refused(exchange.row, candidate, refusal, bill).await;
+                        // What it has said is paid for: others may be asked, but not this one again.
+                        if has_begun && matches!(failed.again, Again::Anywhere(_)) {
+                            failed.again = Again::Elsewhere;
                         }
                         return Err(failed);
                     }
                     Step::Broken(what) => break 'reading what.to_owned(),
                 }
+            }
+            match fed {
+                Err(_) if exchange.is_finished() => break String::new(),
+                Err(error) => break error.to_string(),
+                Ok(()) => {}
             }
             // The answer once here, once in the frame to the session.
             let size = exchange.row.stream.as_ref().map_or(0, Assembler::size);
@@ -438,7 +499,11 @@ impl Attempts<'_> {
         request_id: Option<String>,
     ) -> Result<ChatAnswer, Failed> {
         let candidate = exchange.candidate;
-        let stream = exchange.row.stream.take().unwrap_or_default();
+        let mut stream = exchange.row.stream.take().unwrap_or_default();
+        if let Delivery::Deltas(sink) = self.delivery {
+            // One that is not taken in time is part of the whole all the same.
+            let _ = self.deliver(sink, stream.take_rest()).await;
+        }
         let (usage, is_estimate) = exchange.row.usage_of(&stream, true);
         let key = Zeroizing::new(exchange.key.to_owned());
         let bytes = stream.size();
@@ -521,7 +586,8 @@ enum Read {
         /// What it says, where that is wanted.
         text: String,
     },
-    Refused(Refusal),
+    /// And what it has used all the same.
+    Refused(Refusal, Usage),
     Broken(String),
 }
 
@@ -536,19 +602,32 @@ fn read_answer(
         return Read::Broken("a redirect, which is never followed".to_owned());
     }
     if !status.is_success() {
-        return Read::Refused(refusal::read(status.as_u16(), body, Some(key)));
+        return Read::Refused(refusal::read(status.as_u16(), body, Some(key)), Usage::default());
     }
-    let body = standard.wire().answer(body);
-    match (reply::read(&body, Some(key)), json::fit_for_jsonb(&body)) {
-        (Reading::Completion(completion), Ok(response)) => {
+    let body = mend::json(body);
+    let body = standard.wire().answer(&body);
+    match reply::read(&body, Some(key)) {
+        Reading::Completion(completion) if completion.has_choice => {
+            let response = json::answer_for_jsonb(&body);
+            let response = calls::completed(&response).into_owned();
             let text = if wants_text { reply::content(&response) } else { None };
             let text = text.unwrap_or_default();
-            Read::Completion { completion, response: response.into_owned(), text }
+            Read::Completion { completion, response, text }
         }
-        (Reading::Completion(_), Err(error)) => Read::Broken(error.to_string()),
-        (Reading::Refused(refusal), _) => Read::Refused(refusal),
-        (Reading::Broken(what), _) => Read::Broken(what.to_owned()),
+        // OpenRouter gives such answers where the provider behind it gave nothing.
+        Reading::Completion(completion) => {
+            Read::Refused(refusal::inside_200(NO_CHOICE, None), completion.usage)
+        }
+        Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
+        Reading::Broken(what) => Read::Broken(what.to_owned()),
     }
+}
+
+/// What an attempt that failed may have cost.
+#[derive(Default)]
+struct Bill {
+    usage: Usage,
+    is_free_of_charge: bool,
 }
 
 struct About {
@@ -609,14 +688,15 @@ impl Exchange<'_, '_> {
     }
 }
 
-async fn refused(
-    row: OpenRow<'_>,
-    candidate: &Candidate,
-    refusal: Refusal,
-    is_free_of_charge: bool,
-) -> Failed {
+fn stalled(candidate: &Candidate, settings: &Settings) -> Error {
+    let idle_ms = settings.stream_idle_timeout.as_millis() as u64;
+    Error::Stalled { target: candidate.target(), idle_ms }
+}
+
+async fn refused(row: OpenRow<'_>, candidate: &Candidate, refusal: Refusal, bill: Bill) -> Failed {
     let code = refusal.code.clone().unwrap_or_else(|| format!("http_{}", refusal.status));
-    let mut end = End::failed(&code, Some(refusal.status), is_free_of_charge);
+    let mut end = End::failed(&code, Some(refusal.status), bill.is_free_of_charge);
+    end.usage = bill.usage;
     end.request_id = refusal.request_id.clone();
     row.settle(end).await;
     let refusal = Box::new(refusal);

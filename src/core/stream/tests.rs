@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 fn assemble(chunks: &[&str]) -> Assembler {
     let mut assembler = Assembler::default();
     for chunk in chunks {
-        assembler.add(chunk).unwrap();
+        assembler.add(chunk);
     }
     assembler
 }
@@ -25,7 +25,7 @@ fn delta(delta: &str) -> String {
 fn message(deltas: &[&str]) -> Value {
     let mut assembler = Assembler::default();
     for text in deltas {
-        assembler.add(&delta(text)).unwrap();
+        assembler.add(&delta(text));
     }
     answer(assembler)["choices"][0]["message"].take()
 }
@@ -36,19 +36,19 @@ fn a_text_and_its_usage() {
     let first = r#"{"id":"c-1","object":"chat.completion.chunk","created":7,"model":"m-1",
         "service_tier":null,"choices":[{"index":0,"finish_reason":null,"logprobs":null,
         "delta":{"role":"assistant","content":"","refusal":null}}]}"#;
-    assert_eq!(stream.add(first).unwrap(), Added::default());
+    assert_eq!(stream.add(first), Added::default());
     assert!(!stream.has_output() && !stream.is_finished() && stream.usage() == Usage::default());
     for text in ["Hé", "llo\\n", "\\\"w\\\""] {
-        let added = stream.add(&delta(&format!(r#"{{"content":"{text}"}}"#))).unwrap();
+        let added = stream.add(&delta(&format!(r#"{{"content":"{text}"}}"#)));
         assert!(added.has_output && !added.text.is_empty());
     }
     let last = r#"{"id":"c-2","model":"","service_tier":"flex","choices":[{"index":0,
         "delta":{},"finish_reason":"stop"}]}"#;
-    stream.add(last).unwrap();
+    stream.add(last);
     assert!(stream.has_output() && stream.is_finished() && stream.usage() == Usage::default());
-    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#).unwrap();
-    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":2}}"#).unwrap();
-    stream.add(r#"{"choices":[],"usage":null}"#).unwrap();
+    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#);
+    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":2}}"#);
+    stream.add(r#"{"choices":[],"usage":null}"#);
     assert_eq!(stream.usage(), Usage::parse(r#"{"prompt_tokens":2}"#));
     assert_eq!((stream.id(), stream.served_model()), (Some("c-1"), Some("m-1")));
     assert_eq!(stream.output_estimate(), 3);
@@ -197,7 +197,7 @@ fn a_surrogate_pair_that_is_split_between_chunks_is_whole_in_the_deltas() {
     let texts = |deltas: &[&str]| {
         let mut stream = Assembler::default();
         let mut texts: Vec<String> =
-            deltas.iter().map(|text| stream.add(&delta(text)).unwrap().text).collect();
+            deltas.iter().map(|text| stream.add(&delta(text)).text).collect();
         texts.push(stream.take_rest());
         let whole = match answer(stream)["choices"][0]["message"]["content"].take() {
             Value::Array(parts) => parts.iter().map(|p| p["text"].as_str().unwrap()).collect(),
@@ -244,7 +244,7 @@ fn reasoning_is_output_and_counted_once() {
         {"type":"reasoning.text","text":"1234","index":0,"format":"f-1"}]}"#;
     let mut stream = Assembler::default();
     for _ in 0..2 {
-        let added = stream.add(&delta(text)).unwrap();
+        let added = stream.add(&delta(text));
         assert_eq!(added, Added { text: String::new(), has_output: true });
     }
     assert_eq!(stream.output_estimate(), 2);
@@ -263,7 +263,7 @@ fn several_choices() {
     assert!(!stream.is_finished());
     let added =
         stream.add(r#"{"choices":[{"index":1,"delta":{"content":"!"},"finish_reason":"length"}]}"#);
-    assert_eq!(added.unwrap(), Added { text: String::new(), has_output: true });
+    assert_eq!(added, Added { text: String::new(), has_output: true });
     assert!(stream.is_finished());
     let choices = answer(stream)["choices"].take();
     assert_eq!(choices[0]["message"]["content"], "a");
@@ -280,7 +280,7 @@ fn content_in_parts() {
         r#"{"content":[{"type":"text","text":"b"}]}"#,
     ];
     let mut stream = Assembler::default();
-    let texts: String = parts.iter().map(|part| stream.add(&delta(part)).unwrap().text).collect();
+    let texts: String = parts.iter().map(|part| stream.add(&delta(part)).text).collect();
     assert_eq!(texts, "ab");
     let expected = json!([
         {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
@@ -335,20 +335,50 @@ fn every_digit_and_half_character_is_kept() {
 }
 
 #[test]
-fn what_is_no_chunk_is_named() {
-    for chunk in [
+fn what_is_no_chunk_is_passed_over() {
+    let strange = [
         "7",
         "[]",
         "{}",
+        "nonsense",
+        r#"{"type":"ping"}"#,
+        r#"{"choices":null,"statistics":{"a":1}}"#,
         r#"{"choices":{}}"#,
         r#"{"choices":[1]}"#,
+        r#"{"choices":[]}"#,
         r#"{"choices":[{"delta":"x"}]}"#,
-    ] {
-        assert_eq!(Assembler::default().add(chunk), Err(NOT_A_CHUNK), "{chunk}");
+        r#"{"usage":7}"#,
+        r#"{"error":{},"choices":[]}"#,
+    ];
+    let mut stream = Assembler::default();
+    for chunk in strange {
+        assert_eq!(stream.add(chunk), Added::default(), "{chunk}");
     }
-    assert!(Assembler::default().add("nonsense").is_err());
-    assert!(Assembler::default().add(r#"{"error":{},"choices":[]}"#).is_err());
-    assert!(Assembler::default().add(r#"{"usage":{}}"#).is_ok());
+    assert!(!stream.has_output() && !stream.is_finished());
+    // Between the texts, and after the end.
+    let mut stream = Assembler::default();
+    for text in ["a", "b"] {
+        stream.add(&delta(&format!(r#"{{"content":"{text}"}}"#)));
+        strange.iter().for_each(|chunk| drop(stream.add(chunk)));
+    }
+    stream.add(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#);
+    stream.add(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#);
+    strange.iter().for_each(|chunk| drop(stream.add(chunk)));
+    assert!(stream.is_finished());
+    let answer = answer(stream);
+    assert_eq!(answer["choices"][0]["message"]["content"], "ab");
+    assert_eq!(answer["usage"], json!({"prompt_tokens": 1}));
+    assert_eq!(answer.get("statistics"), None);
+}
+
+#[test]
+fn a_finish_reason_before_the_end_is_none_however_it_is_written() {
+    for reason in [r#""""#, r#""null""#, "null", "7"] {
+        let stream = assemble(&[&format!(
+            r#"{{"choices":[{{"delta":{{"content":"a"}},"finish_reason":{reason}}}]}}"#
+        )]);
+        assert!(!stream.is_finished(), "{reason}");
+    }
 }
 
 #[test]
@@ -368,10 +398,10 @@ fn bombs_do_not_go_off() {
 fn size_grows_with_what_is_held() {
     let mut stream = assemble(&[&delta(r#"{"content":"x"}"#)]);
     let before = stream.size();
-    stream.add(&delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(1000)))).unwrap();
+    stream.add(&delta(&format!(r#"{{"content":"{}"}}"#, "x".repeat(1000))));
     assert_eq!(stream.size(), before + 1000);
-    stream.add(r#"{"choices":[],"usage":{"a":1}}"#).unwrap();
-    stream.add(r#"{"choices":[],"usage":{"a":2}}"#).unwrap();
+    stream.add(r#"{"choices":[],"usage":{"a":1}}"#);
+    stream.add(r#"{"choices":[],"usage":{"a":2}}"#);
     assert_eq!(stream.size(), before + 1000 + NODE_SIZE + 2);
 }
 
@@ -425,7 +455,7 @@ proptest! {
         let mut texts = String::new();
         for piece in &pieces {
             let chunk = json!({"choices": [{"index": 0, "delta": {"content": piece}}]});
-            texts.push_str(&stream.add(&chunk.to_string()).unwrap().text);
+            texts.push_str(&stream.add(&chunk.to_string()).text);
         }
         prop_assert_eq!(&texts, &pieces.concat());
         let mut counter = estimate::Counter::default();
@@ -462,7 +492,7 @@ proptest! {
 fn used(chunks: &[&str]) -> Usage {
     let mut stream = Assembler::default();
     for chunk in chunks {
-        stream.add(chunk).unwrap();
+        stream.add(chunk);
     }
     let usage = stream.usage();
     let answer = stream.finish();
@@ -520,8 +550,8 @@ fn a_usage_in_every_chunk_takes_the_room_of_one() {
     let chunk = |n: u32| {
         format!(r#"{{"choices":[],"usage":{{"prompt_tokens":9,"completion_tokens":{n}}}}}"#)
     };
-    stream.add(&chunk(1)).unwrap();
+    stream.add(&chunk(1));
     let first = stream.size();
-    (2..1000).for_each(|n| drop(stream.add(&chunk(n)).unwrap()));
+    (2..1000).for_each(|n| drop(stream.add(&chunk(n))));
     assert!(stream.size() <= first + 8, "{first} {}", stream.size());
 }

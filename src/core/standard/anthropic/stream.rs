@@ -200,7 +200,7 @@ impl AnthropicChunks {
                     index: call,
                     id: id.and_then(text).as_deref(),
                     r#type: Some("function"),
-                    function: Function { name: Some(&name), arguments: &*quoted("")? },
+                    function: Function { name: Some(&name), arguments: &quoted("")? },
                 })
             }
             _ => None,
@@ -237,14 +237,12 @@ impl AnthropicChunks {
     fn block_stop(&mut self, data: &str) -> Option<Step> {
         let [index] = json::pick(data, &["index"]).ok()?;
         match self.open.remove(&index?.get().parse().ok()?)? {
-            Open::Tool { index, input, streamed: false } => {
-                self.arguments(index, &*quoted(&input)?)
-            }
+            Open::Tool { index, input, streamed: false } => self.arguments(index, &quoted(&input)?),
             Open::Thinking { thinking, signature } => self.thinking_block(ThinkingBlock {
                 index: 0,
                 r#type: "thinking",
-                thinking: Some(&*written(&thinking)?),
-                signature: Some(&*written(&signature)?),
+                thinking: Some(&written(&thinking)?),
+                signature: Some(&written(&signature)?),
                 data: None,
             }),
             Open::Tool { .. } => None,
