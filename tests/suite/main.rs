@@ -1,6 +1,7 @@
 //! Tests from outside: real connections to real clusters, with stand-in upstreams.
 
 mod advisors;
+mod answers;
 mod anthropic;
 mod attacks;
 mod bad_input;
@@ -40,6 +41,7 @@ mod routing;
 mod schema;
 mod secrets;
 mod socket;
+mod strange_streams;
 mod stream;
 mod stream_ends;
 mod supabase;
