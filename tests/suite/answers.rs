@@ -1,8 +1,8 @@
 //! Answers that are paid for: none is lost for a form that its provider gives it, and an error inside one is an error.
 
-use crate::bed::{self, eventually, failure, rows, value};
+use crate::bed::{self, Cluster, eventually, failure, rows, value};
 use crate::chat::{HELLO, add_named, add_provider, chat_sql, ready, save_key};
-use crate::fallback::standins;
+use crate::fallback::standins_in;
 use crate::jobs::{ended, submit};
 use crate::stream::stream_sql;
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
@@ -193,9 +193,10 @@ async fn fails_for_m(answer: Answer) -> Upstream {
 
 #[tokio::test]
 async fn an_error_inside_a_200_is_an_error_like_any_other() {
+    let cluster = Cluster::start("answers", "fsync = off\naggregator.job_max_attempts = 1");
     for (inside, code, words) in INSIDE {
         let upstream = fails_for_m(Answer::json(200, *inside)).await;
-        let (_database, root) = standins(&[&upstream]).await;
+        let (_database, root) = standins_in(cluster.database().await, &[&upstream]).await;
         let (state, message) = failure(&root, &chat_sql(r#"{"max_retries": 0}"#)).await;
         assert!(state == *code || *code == "PT503" && state == "PT502", "{state} {message}");
         assert!(message.contains(words), "{inside}: {message}");

@@ -11,7 +11,13 @@ use tokio_postgres::Client;
 /// A database with providers p1, p2, ... in the order in which they are asked for model `m`; each
 /// also has the models `m2` and `m3`.
 pub async fn standins(upstreams: &[&Upstream]) -> (Database<'static>, Client) {
-    let database = bed::database().await;
+    standins_in(bed::database().await, upstreams).await
+}
+
+pub async fn standins_in<'a>(
+    database: Database<'a>,
+    upstreams: &[&Upstream],
+) -> (Database<'a>, Client) {
     let root = database.root().await;
     for (i, upstream) in upstreams.iter().enumerate() {
         let name = format!("p{}", i + 1);

@@ -1,9 +1,9 @@
 //! Streams with more in them than an answer, or less: what is understood makes the answer, and what was said and used
 //! is in the ledger however it ends.
 
-use crate::bed::{self, rows};
+use crate::bed::{self, Cluster, rows};
 use crate::chat::{add_named, chat_sql, save_key};
-use crate::fallback::standins;
+use crate::fallback::{standins, standins_in};
 use crate::jobs::{ended, submit};
 use crate::stream::{stream_sql, streaming};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
@@ -141,6 +141,7 @@ fn errors() -> Vec<(Piece, &'static str)> {
 
 #[tokio::test]
 async fn an_error_in_a_stream_is_an_error_like_any_other() {
+    let cluster = Cluster::start("strange", "fsync = off\naggregator.job_max_attempts = 1");
     for (error, words) in errors() {
         let shown = format!("{error:?}");
         for start in [vec![Piece::role()], vec![Piece::role(), Piece::text("so far")]] {
@@ -151,7 +152,7 @@ async fn an_error_in_a_stream_is_an_error_like_any_other() {
                 false => Answer::hello(),
             })
             .await;
-            let (database, root) = standins(&[&upstream]).await;
+            let (database, root) = standins_in(cluster.database().await, &[&upstream]).await;
             let mut wire = Wire::connect(&database).await;
             let heard = wire.run(&stream_sql(r#"{"max_retries": 0}"#)).await;
             let (code, message) = heard.failure.expect("it fails");
