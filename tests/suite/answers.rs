@@ -3,11 +3,12 @@
 use crate::bed::{self, Cluster, eventually, failure, rows, value};
 use crate::chat::{HELLO, add_named, add_provider, chat_sql, ready, save_key};
 use crate::fallback::standins_in;
-use crate::jobs::{ended, submit};
+use crate::jobs::{ended, submit, submit_sql};
 use crate::stream::stream_sql;
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
 use crate::wire::Wire;
 use serde_json::Value;
+use tokio_postgres::Client;
 
 /// A body with this content type, or none.
 fn body(status: u16, content_type: Option<&str>, body: &[u8]) -> Answer {
@@ -85,8 +86,6 @@ async fn what_stands_where_nobody_reads_does_not_cost_the_answer() {
     ] {
         says_hello(Answer::json(200, hello_with(beside)), beside).await;
     }
-    let deep = format!("\"x\":{}{},", "[".repeat(2000), "]".repeat(2000));
-    says_hello(Answer::json(200, hello_with(&deep)), "2,000 levels").await;
     let usage = hello_with("").replace(USAGE, &format!(r#"{USAGE},"usage":{USAGE}"#));
     says_hello(Answer::json(200, usage), "a second usage").await;
     says_hello(Answer::json(200, format!("\u{feff}{}", hello_with(""))), "a byte order mark").await;
@@ -94,6 +93,20 @@ async fn what_stands_where_nobody_reads_does_not_cost_the_answer() {
     says_hello(body(200, Some("application/json"), &bad), "a byte that is not UTF-8").await;
     let bad = [&b"data: {\"choices\":[],\"x\":[\"\xFF\",NaN]}\n\n"[..], &events()].concat();
     says_hello(body(200, Some("text/event-stream"), &bad), "the same in a stream").await;
+}
+
+#[tokio::test]
+async fn what_is_nested_too_deeply_for_jsonb_is_null() {
+    let deep = format!("\"x\":{}{},", "[".repeat(2000), "]".repeat(2000));
+    let answer = Answer::json(200, hello_with(&deep));
+    let upstream = Upstream::start(move |_| answer.clone()).await;
+    let (_database, root) = ready(&upstream).await;
+    let sql = format!(
+        "SELECT r #>> '{{choices,0,message,content}}', r #>> '{{aggregator,cost}}', r::text LIKE '%[[[[null]]]]%'
+         FROM ({}) AS x(r)",
+        chat_sql("{}")
+    );
+    assert_eq!(rows(&root, &sql).await, ["hello|0.00007|t"]);
 }
 
 #[tokio::test]
@@ -164,7 +177,7 @@ const INSIDE: &[(&str, &str, &str)] = &[
     ),
     (
         r#"{"choices":[{"finish_reason":"insufficient_system_resource","message":{"content":"so"}}]}"#,
-        "PT503",
+        "PT502",
         "insufficient_system_resource",
     ),
     (r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, "PT502", "the answer has no choice"),
@@ -182,41 +195,57 @@ const INSIDE: &[(&str, &str, &str)] = &[
     (r#"{"success":false,"message":"upstream died"}"#, "PT502", "upstream died"),
 ];
 
-/// An upstream that answers so for model `m`, and says hello for others.
-async fn fails_for_m(answer: Answer) -> Upstream {
-    Upstream::start(move |seen: &Seen| match seen.json()["model"] == "m" {
-        true => answer.clone(),
-        false => Answer::hello(),
+/// An upstream that answers so for every model but `m2`, for which it says hello.
+pub async fn fails_but_for_m2(answer: Answer) -> Upstream {
+    Upstream::start(move |seen: &Seen| match seen.json()["model"] == "m2" {
+        true => Answer::hello(),
+        false => answer.clone(),
     })
     .await
+}
+
+/// Where a model fails another is asked, whole and in a job; alone, the job fails. Each with a model that has not
+/// cooled yet.
+pub async fn others_are_asked(root: &Client, upstream: &Upstream, what: &str) {
+    root.batch_execute(
+        "INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
+         SELECT provider_id, 'm4', 'm4', 'm4', pricing FROM aggregator_models WHERE model_id = 'm'",
+    )
+    .await
+    .unwrap();
+    let options = r#"{"max_retries": 0, "models": ["m2"]}"#;
+    let before = upstream.chat_count();
+    let sql = chat_sql(options).replace("'m'", "'m3'");
+    let answer = bed::json(root, &sql).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "hello", "{what}");
+    assert_eq!(upstream.chat_count(), before + 2, "{what}");
+    for (options, ending, asked) in
+        [(options, "succeeded|hello|", 4), (r#"{"max_retries": 0}"#, "failed|∅|", 5)]
+    {
+        let sql = submit_sql(options, "").replace("'m'", "'m4'");
+        let id = value(root, &sql).await.expect("a job has an id");
+        let end = ended(root, &id).await;
+        assert!(end.starts_with(ending), "{what}: {end}");
+        assert_eq!(upstream.chat_count(), before + asked, "{what}");
+    }
 }
 
 #[tokio::test]
 async fn an_error_inside_a_200_is_an_error_like_any_other() {
     let cluster = Cluster::start("answers", "fsync = off\naggregator.job_max_attempts = 1");
     for (inside, code, words) in INSIDE {
-        let upstream = fails_for_m(Answer::json(200, *inside)).await;
+        let upstream = fails_but_for_m2(Answer::json(200, *inside)).await;
         let (_database, root) = standins_in(cluster.database().await, &[&upstream]).await;
         let (state, message) = failure(&root, &chat_sql(r#"{"max_retries": 0}"#)).await;
-        assert!(state == *code || *code == "PT503" && state == "PT502", "{state} {message}");
+        assert_eq!(state, *code, "{inside} {message}");
         assert!(message.contains(words), "{inside}: {message}");
-        let status = rows(&root, "SELECT DISTINCT status FROM aggregator_usage_logs").await;
-        assert_eq!(status, ["error"], "{inside}");
-        // Another model is asked, and the first cools.
-        let options = r#"{"max_retries": 0, "models": ["m2"]}"#;
-        let answer = bed::json(&root, &chat_sql(options)).await;
-        assert_eq!(answer["choices"][0]["message"]["content"], "hello", "{inside}");
-        eventually(
-            &root,
-            "SELECT errors FROM aggregator_provider_health WHERE model_id = 'm'",
-            &upstream.chats().iter().filter(|chat| chat.json()["model"] == "m").count().to_string(),
-        )
-        .await;
-        // A job fails with it, and succeeds with the other.
-        let id = submit(&root, r#"{"max_retries": 0}"#, "").await;
-        assert!(ended(&root, &id).await.starts_with("failed|∅|"), "{inside}");
-        let id = submit(&root, options, "").await;
-        assert!(ended(&root, &id).await.starts_with("succeeded|hello|"), "{inside}");
+        let log = "SELECT DISTINCT status FROM aggregator_usage_logs";
+        assert_eq!(rows(&root, log).await, ["error"], "{inside}");
+        // It counts for the health of the model.
+        let health =
+            "SELECT errors + rate_limited FROM aggregator_provider_health WHERE model_id = 'm'";
+        eventually(&root, health, "1").await;
+        others_are_asked(&root, &upstream, inside).await;
     }
 }
 
