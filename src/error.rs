@@ -139,8 +139,8 @@ pub enum Error {
     /// The same, where nothing costs.
     #[error("the gateway went away after it had accepted the request")]
     ErrandLost,
-    #[error("the call failed inside the gateway")]
-    Internal,
+    #[error("the call failed inside the gateway: {reason}")]
+    Internal { reason: String },
     #[error("the client went away")]
     ClientGone,
     #[error("the server is in recovery, and calls need a writable server")]
@@ -151,6 +151,14 @@ pub enum Error {
     Locked { action: String },
     #[error("the user of this call was forgotten while it was on its way")]
     Forgotten,
+    /// A statement of ours failed, and said so.
+    #[error("cannot {action}: {reason}")]
+    Database {
+        action: String,
+        reason: String,
+        /// The database's own, where it gave one.
+        sqlstate: Option<String>,
+    },
 }
 
 fn code_suffix(refusal: &Refusal) -> String {
@@ -166,6 +174,11 @@ impl Error {
 
     pub fn bad_request_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::BadRequest { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// A fault of our own, in the gateway.
+    pub fn internal(reason: impl std::fmt::Display) -> Self {
+        Self::Internal { reason: reason.to_string() }
     }
 
     pub fn unsupported(what: impl Into<String>) -> Self {
@@ -192,95 +205,66 @@ impl Error {
         }
     }
 
-    /// The one table from error to SQLSTATE.
-    pub fn sqlstate(&self) -> &'static str {
+    /// The one table: of each error its SQLSTATE, and its code for `error_code` columns, JSON error
+    /// values, and those who catch it.
+    fn class(&self) -> (&str, &str) {
         match self {
-            Self::BadRequest { .. } => "PT400",
-            Self::Anonymous { .. } | Self::Forbidden { .. } | Self::NotServed { .. } => "PT403",
-            Self::UnknownProvider { .. }
-            | Self::UnknownModel { .. }
-            | Self::NoKeyForModel { .. }
-            | Self::NoKey { .. }
-            | Self::NoPlatformKey { .. }
-            | Self::NoRoute { .. }
-            | Self::UnknownJob { .. } => "PT404",
-            Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "PT413",
-            Self::KeyReused { .. } | Self::Locked { .. } | Self::Forgotten => "PT409",
-            Self::BudgetExceeded { .. } | Self::NoCostBound { .. } => "PT402",
-            Self::RateLimited { .. } | Self::QueueFull { .. } => "PT429",
-            Self::Unsupported { .. } => "PT501",
-            Self::Upstream { refusal, .. } => upstream_sqlstate(refusal),
-            Self::Deadline { .. }
-            | Self::NoTime { .. }
-            | Self::Stalled { .. }
-            | Self::NoTurn { .. } => "PT504",
-            Self::KeyRefused { .. } => "PT401",
-            Self::KeyUnreadable { .. } | Self::BadProvider { .. } => "PT409",
-            Self::AddressRefused { .. } => "PT403",
-            Self::Unreachable { .. }
-            | Self::Disconnected { .. }
-            | Self::BrokenAnswer { .. }
-            | Self::AnswerTooLarge { .. }
-            | Self::Internal
-            | Self::GatewayLost
-            | Self::ErrandLost => "PT502",
-            Self::OutOfMemory { .. }
-            | Self::AnswerOutOfMemory { .. }
-            | Self::Ledger { .. }
-            | Self::MissingMasterKey { .. }
-            | Self::Keyring { .. }
-            | Self::GatewayDown { .. }
-            | Self::Recovery
-            | Self::ReadOnly { .. } => "PT503",
-            Self::ClientGone => "08006",
+            Self::BadRequest { .. } => ("PT400", "bad_request"),
+            Self::Anonymous { .. } => ("PT403", "no_user"),
+            Self::Forbidden { .. } => ("PT403", "forbidden"),
+            Self::UnknownProvider { .. } => ("PT404", "unknown_provider"),
+            Self::UnknownModel { .. } => ("PT404", "unknown_model"),
+            Self::NoKeyForModel { .. } | Self::NoKey { .. } | Self::NoPlatformKey { .. } => {
+                ("PT404", "no_key")
+            }
+            Self::NotServed { .. } => ("PT403", "model_not_served"),
+            Self::Unsupported { .. } => ("PT501", "unsupported"),
+            Self::Upstream { refusal, .. } => {
+                (upstream_sqlstate(refusal), refusal.code.as_deref().unwrap_or("upstream_error"))
+            }
+            Self::Deadline { .. } | Self::NoTime { .. } => ("PT504", "deadline"),
+            Self::Stalled { .. } => ("PT504", "stalled"),
+            Self::UnknownJob { .. } => ("PT404", "unknown_job"),
+            Self::KeyReused { .. } => ("PT409", "idempotency_key_reused"),
+            Self::NoTurn { .. } => ("PT504", "no_turn"),
+            Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => {
+                ("PT413", "request_too_large")
+            }
+            Self::QueueFull { .. } => ("PT429", "queue_full"),
+            Self::BadProvider { .. } => ("PT409", "bad_provider"),
+            Self::NoRoute { .. } => ("PT404", "no_route"),
+            Self::Unreachable { .. } => ("PT502", UNREACHABLE),
+            Self::Disconnected { .. } => ("PT502", "disconnected"),
+            Self::AddressRefused { .. } => ("PT403", "address_refused"),
+            Self::BrokenAnswer { .. } => ("PT502", "broken_answer"),
+            Self::AnswerTooLarge { .. } => ("PT502", "answer_too_large"),
+            Self::OutOfMemory { .. } | Self::AnswerOutOfMemory { .. } => ("PT503", "out_of_memory"),
+            Self::BudgetExceeded { .. } => ("PT402", "budget_exceeded"),
+            Self::NoCostBound { .. } => ("PT402", "no_cost_bound"),
+            Self::RateLimited { .. } => ("PT429", "rate_limited"),
+            Self::Ledger { .. } => ("PT503", "ledger"),
+            Self::KeyRefused { .. } => ("PT401", "key_refused"),
+            Self::KeyUnreadable { .. } => ("PT409", "key_unreadable"),
+            Self::MissingMasterKey { .. } => ("PT503", "missing_master_key"),
+            Self::Keyring { .. } => ("PT503", "keyring"),
+            Self::GatewayDown { .. } => ("PT503", "gateway_down"),
+            Self::GatewayLost | Self::ErrandLost => ("PT502", "gateway_lost"),
+            Self::Internal { .. } => ("PT502", "internal"),
+            Self::ClientGone => ("08006", "client_gone"),
+            Self::Recovery | Self::ReadOnly { .. } => ("PT503", "recovery"),
+            Self::Locked { .. } => ("PT409", "locked"),
+            Self::Forgotten => ("PT409", "forgotten"),
+            Self::Database { sqlstate, .. } => (sqlstate.as_deref().unwrap_or("PT500"), "database"),
         }
     }
 
-    /// A short name for `error_code` columns and JSON error values.
+    pub fn sqlstate(&self) -> &str {
+        self.class().0
+    }
+
+    /// A short name that does not change with the message.
     pub fn code(&self) -> &str {
-        match self {
-            Self::BadRequest { .. } => "bad_request",
-            Self::Anonymous { .. } => "no_user",
-            Self::Forbidden { .. } => "forbidden",
-            Self::UnknownProvider { .. } => "unknown_provider",
-            Self::UnknownModel { .. } => "unknown_model",
-            Self::NoKeyForModel { .. } | Self::NoKey { .. } | Self::NoPlatformKey { .. } => {
-                "no_key"
-            }
-            Self::NotServed { .. } => "model_not_served",
-            Self::Unsupported { .. } => "unsupported",
-            Self::Upstream { refusal, .. } => refusal.code.as_deref().unwrap_or("upstream_error"),
-            Self::Deadline { .. } | Self::NoTime { .. } => "deadline",
-            Self::Stalled { .. } => "stalled",
-            Self::NoTurn { .. } => "no_turn",
-            Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => "request_too_large",
-            Self::NoRoute { .. } => "no_route",
-            Self::BadProvider { .. } => "bad_provider",
-            Self::QueueFull { .. } => "queue_full",
-            Self::BudgetExceeded { .. } => "budget_exceeded",
-            Self::NoCostBound { .. } => "no_cost_bound",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::UnknownJob { .. } => "unknown_job",
-            Self::KeyReused { .. } => "idempotency_key_reused",
-            Self::Unreachable { .. } => UNREACHABLE,
-            Self::Disconnected { .. } => "disconnected",
-            Self::AddressRefused { .. } => "address_refused",
-            Self::BrokenAnswer { .. } => "broken_answer",
-            Self::AnswerTooLarge { .. } => "answer_too_large",
-            Self::OutOfMemory { .. } | Self::AnswerOutOfMemory { .. } => "out_of_memory",
-            Self::Ledger { .. } => "ledger",
-            Self::KeyRefused { .. } => "key_refused",
-            Self::KeyUnreadable { .. } => "key_unreadable",
-            Self::MissingMasterKey { .. } => "missing_master_key",
-            Self::Keyring { .. } => "keyring",
-            Self::GatewayDown { .. } => "gateway_down",
-            Self::GatewayLost | Self::ErrandLost => "gateway_lost",
-            Self::Internal => "internal",
-            Self::ClientGone => "client_gone",
-            Self::Recovery | Self::ReadOnly { .. } => "recovery",
-            Self::Locked { .. } => "locked",
-            Self::Forgotten => "forgotten",
-        }
+        self.class().1
     }
 
     /// What the upstream said, for DETAIL.
@@ -290,6 +274,14 @@ impl Error {
                 refusal.message.clone()
             }
             _ => None,
+        }
+    }
+
+    /// The code, and what the upstream said after a colon: the DETAIL of a raised error.
+    pub fn coded_detail(&self) -> String {
+        match self.detail() {
+            Some(detail) => format!("{}: {detail}", self.code()),
+            None => self.code().to_owned(),
         }
     }
 
@@ -397,7 +389,7 @@ impl Error {
                 "Nothing was paid. The attempt is in aggregator_key_checks; try again later."
             }
             Self::ErrandLost => "Nothing was paid. Try again; the server log may say more.",
-            Self::Disconnected { .. } | Self::GatewayLost | Self::Internal => {
+            Self::Disconnected { .. } | Self::GatewayLost | Self::Internal { .. } => {
                 "The call may have been paid for: see aggregator_usage_logs. The server log may \
                  say more."
             }
@@ -451,6 +443,7 @@ impl Error {
                  pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = \
                  'transactionid') ORDER BY xact_start; then pg_terminate_backend(pid)."
             }
+            Self::Database { .. } => "The server log may say more.",
             Self::Forgotten => "What was in flight has been cancelled. A new call is a new user's.",
             Self::ClientGone => return None,
         };
@@ -599,78 +592,5 @@ fn upstream_hint(refusal: &Refusal, is_errand: bool) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(status: u16, code: Option<&str>) -> Error {
-        Error::Upstream {
-            target: Target { provider: "p".into(), model: "m".into() },
-            refusal: Box::new(Refusal {
-                request_id: Some("r-1".into()),
-                retry_after_s: Some(7),
-                ..Refusal::new(status, code.map(str::to_owned), Some("no".into()))
-            }),
-        }
-    }
-
-    #[test]
-    fn upstream_statuses_have_their_sqlstates() {
-        for (status, expected) in [
-            (400, "PT400"),
-            (401, "PT401"),
-            (402, "PT402"),
-            (403, "PT403"),
-            (404, "PT404"),
-            (408, "PT408"),
-            (413, "PT413"),
-            (418, "PT400"),
-            (422, "PT422"),
-            (429, "PT429"),
-            (500, "PT502"),
-            (503, "PT502"),
-            (524, "PT504"),
-            (529, "PT502"),
-        ] {
-            assert_eq!(refused(status, None).sqlstate(), expected, "{status}");
-        }
-        assert_eq!(refused(429, Some("insufficient_quota")).sqlstate(), "PT402");
-    }
-
-    #[test]
-    fn hints_of_what_costs_nothing_point_to_no_usage_row() {
-        let target = |model: &str| Target { provider: "p".into(), model: model.into() };
-        let errors = |model: &str| {
-            [
-                Error::Deadline { target: target(model), waited_ms: 60_000 },
-                Error::Disconnected { target: target(model), reason: "r".into() },
-                Error::BrokenAnswer {
-                    target: target(model),
-                    status: 200,
-                    what: "w".into(),
-                    request_id: None,
-                },
-                Error::AnswerOutOfMemory { target: target(model), limit: 1 },
-            ]
-        };
-        for (error, of_call) in errors("").into_iter().zip(errors("m")) {
-            let (free, paid) = (error.hint().unwrap(), of_call.hint().unwrap());
-            assert!(free.contains("aggregator_key_checks"), "{free}");
-            for wrong in ["aggregator_usage_logs", "paid for", "options.timeout_ms"] {
-                assert!(!free.contains(wrong), "{free}");
-            }
-            assert!(paid.contains("aggregator_usage_logs"), "{paid}");
-        }
-        assert!(!Error::ErrandLost.hint().unwrap().contains("usage_logs"));
-    }
-
-    #[test]
-    fn messages_name_what_matters() {
-        let error = refused(429, Some("rate_limit_exceeded"));
-        let text = error.to_string();
-        for part in ["'p'", "'m'", "429", "rate_limit_exceeded", "r-1"] {
-            assert!(text.contains(part), "{text}");
-        }
-        assert_eq!(error.hint().unwrap(), "Retry after 7 seconds.");
-        assert_eq!(error.to_json()["sqlstate"], "PT429");
-    }
-}
+#[path = "error/tests.rs"]
+mod tests;

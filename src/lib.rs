@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 mod clock;
 mod core;
+mod database;
 mod error;
 mod fresh;
 mod gateway;
@@ -17,6 +18,7 @@ mod route_cache;
 mod routing;
 mod session;
 mod settings;
+mod sqlstate;
 mod time;
 mod worker;
 

@@ -5,6 +5,7 @@ use crate::core::budget::{Budget, Keys, Period, RateLimit, Rules, Scope};
 use crate::core::options::Prepared;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
+use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
@@ -86,7 +87,7 @@ pub fn routes(
     };
     let mut routes = Vec::new();
     let mut unusable = None;
-    for row in rows().map_err(|_| Error::Internal)? {
+    for row in rows().map_err(failed("find who may serve the model"))? {
         match row.into_route(user) {
             Ok(route) => routes.push(route),
             Err(error) => unusable = unusable.or(Some(error)),
@@ -115,7 +116,12 @@ pub fn again(
 
 /// The budgets and rate limits that may concern a user, as of now.
 pub fn rules(client: &SpiClient, installed: &Installed, user: &str) -> Result<Rules, Error> {
-    read_rules(client, installed, user).ok().flatten().ok_or(Error::Internal)
+    const ACTION: &str = "read the budgets and rate limits";
+    read_rules(client, installed, user).map_err(failed(ACTION))?.ok_or_else(|| Error::Database {
+        action: ACTION.to_owned(),
+        reason: "one of them has a period or keys that this version does not know".to_owned(),
+        sqlstate: None,
+    })
 }
 
 /// `None`: a rule cannot be understood.
@@ -289,7 +295,8 @@ pub fn no_route(
     model: &str,
     provider: Option<&str>,
 ) -> Error {
-    explain(client, installed, model, provider).unwrap_or(Error::Internal)
+    explain(client, installed, model, provider)
+        .unwrap_or_else(failed("say why nobody may serve the model"))
 }
 
 fn explain(

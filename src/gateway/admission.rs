@@ -4,6 +4,7 @@
 //! what the others leave ([`fair::most`]), and the next one always finds a place.
 
 use crate::core::fair;
+use crate::error::Error;
 use crate::gateway::Limits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -251,6 +252,11 @@ impl Drop for Place<'_> {
             state.forget_if_idle(self.user);
         }
     }
+}
+
+/// Nobody lets in any more.
+pub fn ended() -> Error {
+    Error::internal("the queue for a turn ended")
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::core::usage::Usage;
 use crate::core::{calls, json, mend, refusal};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
-use crate::gateway::admission::Permit;
+use crate::gateway::admission::{self, Permit};
 use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Renewed, Task};
 use crate::gateway::memory::Lease;
@@ -63,7 +63,9 @@ impl Failed {
     /// Something of our own makes the candidate useless; another one may do.
     fn elsewhere(error: Error) -> Self {
         let again = match error {
-            Error::BadRequest { .. } | Error::Internal | Error::Ledger { .. } => Again::Never,
+            Error::BadRequest { .. } | Error::Internal { .. } | Error::Ledger { .. } => {
+                Again::Never
+            }
             _ => Again::Elsewhere,
         };
         Self { error, again, fault: None }
@@ -228,14 +230,14 @@ impl Attempts<'_> {
                 waited_ms: waiting_since.elapsed().as_millis() as u64,
             })?;
             lease.expect_answer(settings.max_response_size)?;
-            return permit.ok_or(Error::Internal);
+            return permit.ok_or_else(admission::ended);
         }
         loop {
             let permit = admission.enter(user, key, is_shared).await;
             match lease.expect_answer(settings.max_response_size) {
                 Ok(()) => {
                     self.deadline += waiting_since.elapsed();
-                    return permit.ok_or(Error::Internal);
+                    return permit.ok_or_else(admission::ended);
                 }
                 // Jobs that wait hold memory themselves: one that has waited goes back to the queue.
                 Err(error @ Error::OutOfMemory { may_pass, .. })

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::gateway::attempt::Delivery;
 use crate::gateway::call;
 use crate::gateway::memory::Lease;
+use crate::gateway::panicked;
 use crate::gateway::server::{Outgoing, Shared, Sink};
 use crate::protocol::{Batch, ChatReply, Reply};
 use std::collections::HashMap;
@@ -45,7 +46,7 @@ pub async fn run(shared: Arc<Shared>, batch: Batch, sink: Sink) {
             None => return,
             Some(Ok(ended)) => ended,
             // A panic in one call fails it alone.
-            Some(Err(panicked)) => (panicked.id(), (failed(Error::Internal), None)),
+            Some(Err(ended)) => (ended.id(), (failed(panicked()), None)),
         };
         if let Some(index) = indices.remove(&id)
             && sink.send(item(index, reply, lease)).await.is_err()

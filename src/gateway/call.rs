@@ -91,8 +91,11 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             }
             last = Some(failed);
         }
-        let failed =
-            last.unwrap_or(Failed { error: Error::Internal, again: Again::Never, fault: None });
+        let failed = last.unwrap_or_else(|| Failed {
+            error: Error::internal("nobody is there to be asked"),
+            again: Again::Never,
+            fault: None,
+        });
         hopeful.retain(|(index, _)| !too_short.has(candidates[*index].context_window));
         if hopeful.is_empty() || round >= attempts.call.max_retries {
             return Err(failed);

@@ -4,6 +4,7 @@
 use crate::core::refusal::{self, About, Refusal, Verdict};
 use crate::core::{catalogue, mend, secret};
 use crate::error::Error;
+use crate::gateway::admission;
 use crate::gateway::http::{Answer, Failure, Outgoing};
 use crate::gateway::ledger::{CheckOutcome as Outcome, KeyCheckKind, KeyChecked, Task};
 use crate::gateway::memory::Lease;
@@ -78,7 +79,12 @@ pub async fn check_key(
     check: &KeyCheck,
     lease: &mut Lease,
 ) -> Result<Verdict, Error> {
-    let user = check.key.binding.user_id.as_deref().ok_or(Error::Internal)?;
+    let user = check
+        .key
+        .binding
+        .user_id
+        .as_deref()
+        .ok_or_else(|| Error::internal("a key that is checked is nobody's"))?;
     shared.forgotten.guard(user, Uuid::now_v7(), checked(shared, check, user, lease)).await
 }
 
@@ -254,7 +260,7 @@ async fn get(
                 target: target.clone(),
                 waited_ms: DEADLINE.as_millis() as u64,
             })?;
-            Some(entered.ok_or(Error::Internal)?)
+            Some(entered.ok_or_else(admission::ended)?)
         }
         None => None,
     };

@@ -5,6 +5,7 @@
 //! signal is blocked in them, and they never touch PostgreSQL.
 
 use crate::error::Error;
+use crate::gateway::panicked;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -35,13 +36,13 @@ impl Heavy {
         if bytes <= LIGHT {
             return Ok(work());
         }
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Error::Internal)?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(Error::internal)?;
         let done = spawn_blocking(move || {
             // Held to the end of the work, which goes on when its caller goes away.
             let _turn = turn;
             work()
         });
-        done.await.map_err(|_| Error::Internal)
+        done.await.map_err(|_| panicked())
     }
 }
 
@@ -64,9 +65,6 @@ mod tests {
         }
         assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
         assert!(heavy.run(LIGHT + 1, at).await.is_ok_and(|there| there != here));
-        assert_eq!(
-            heavy.run(LIGHT + 1, || panic!("on purpose")).await,
-            Err::<(), _>(Error::Internal)
-        );
+        assert_eq!(heavy.run(LIGHT + 1, || panic!("on purpose")).await, Err::<(), _>(panicked()));
     }
 }

@@ -6,6 +6,7 @@ use crate::gateway::attempt::Delivery;
 use crate::gateway::call;
 use crate::gateway::ledger::{JobAnswer, JobEnd, Task};
 use crate::gateway::memory::Lease;
+use crate::gateway::panicked;
 use crate::gateway::server::{Outgoing, Shared};
 use crate::protocol::{ChatCall, Reply};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -126,7 +127,8 @@ pub fn take_over(
                 };
                 Some((job, answer.settled))
             }),
-            _ => Err(Error::Internal),
+            Some(Ok(_)) => Err(Error::internal("a chat ended with another reply")),
+            _ => Err(panicked()),
         }
     });
 }
@@ -148,7 +150,7 @@ fn watch(
         runs.spawn(run);
         let outcome = match runs.join_next().await {
             Some(Ok(outcome)) => outcome,
-            _ => Err(Error::Internal),
+            _ => Err(panicked()),
         };
         by_task.jobs.lock().running.remove(&job);
         if let Some(outcome) = outcome.transpose() {

@@ -28,10 +28,17 @@ mod watchdog;
 
 pub use server::{Gateway, Handle};
 
+use crate::error::Error;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use watchdog::Watchdog;
+
+/// A task of the gateway panicked. Its words may hold anything that it was about; where it was is in the
+/// server log.
+fn panicked() -> Error {
+    Error::internal("a part of it panicked")
+}
 
 /// The settings that the gateway obeys, as of the last reload.
 #[derive(Debug, Clone, PartialEq, Eq)]

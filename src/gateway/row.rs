@@ -8,6 +8,7 @@ use crate::error::{Error, UNREACHABLE};
 use crate::gateway::admission::Permit;
 use crate::gateway::departure::Departure;
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
+use crate::gateway::panicked;
 use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -236,7 +237,7 @@ impl<'a> OpenRow<'a> {
 impl Drop for OpenRow<'_> {
     fn drop(&mut self) {
         let end = if std::thread::panicking() {
-            End::failed(Error::Internal.code(), None, false)
+            End::failed(panicked().code(), None, false)
         } else {
             End { outcome: Outcome::Cancelled, ..End::failed("cancelled", None, false) }
         };

@@ -14,6 +14,7 @@ use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
+use crate::gateway::panicked;
 use crate::gateway::renewal::Renewals;
 use crate::gateway::spending::Spending;
 use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, first_sync, jobs, row};
@@ -63,7 +64,7 @@ impl Shared {
     pub fn clients(&self, settings: &Settings) -> Result<Arc<Clients>, Error> {
         let mut clients = locked(&self.clients);
         if !clients.fit(settings) {
-            *clients = Arc::new(Clients::new(settings).map_err(|_| Error::Internal)?);
+            *clients = Arc::new(Clients::new(settings).map_err(Error::internal)?);
         }
         Ok(clients.clone())
     }
@@ -417,7 +418,7 @@ async fn until(moment: Option<Instant>) {
 async fn finished(calls: &mut JoinSet<Outgoing>) -> Outgoing {
     match calls.join_next().await {
         Some(Ok(outgoing)) => outgoing,
-        _ => Reply::Failed(Error::Internal).into(),
+        _ => Reply::Failed(panicked()).into(),
     }
 }
 
@@ -504,7 +505,7 @@ mod tests {
     async fn a_panic_fails_its_own_request_alone() {
         let mut calls = JoinSet::new();
         calls.spawn(async { panic!("on purpose") });
-        assert!(matches!(finished(&mut calls).await.reply, Reply::Failed(Error::Internal)));
+        assert!(matches!(finished(&mut calls).await.reply, Reply::Failed(Error::Internal { .. })));
         calls.spawn(async { Reply::SyncSoon.into() });
         assert!(matches!(finished(&mut calls).await.reply, Reply::SyncSoon));
     }

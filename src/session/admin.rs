@@ -1,6 +1,7 @@
 //! Functions for administrators: grants, status, and the check of what a provider's row says.
 
 use crate::core::{address, headers, secret};
+use crate::database::no_row;
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::protocol::{Reply, Request};
@@ -44,7 +45,7 @@ fn aggregator_revoke(role: pg_sys::Oid, kind: &str) -> bool {
             .sql("SELECT @extschema@.aggregator_revoke_grants($1::pg_catalog.regrole, $2::text)");
         client.update(sql.as_str(), Some(1), arguments)?.first().get_one::<bool>()
     });
-    or_raise(revoked.and_then(|revoked| revoked.ok_or(Error::Internal)))
+    or_raise(revoked.and_then(|revoked| revoked.ok_or_else(|| no_row("revoke rights"))))
 }
 
 fn change_grants<T>(

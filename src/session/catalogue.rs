@@ -1,6 +1,7 @@
 //! Syncing model catalogues: fetch all of them first, then store; no lock is held meanwhile.
 
 use crate::core::catalogue::Dialect;
+use crate::database::failed;
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::protocol::{CatalogueFetch, Fetched, Reply, Request};
@@ -115,5 +116,5 @@ fn store(
             Ok::<_, spi::Error>(out)
         })
     })
-    .map_err(|_| Error::Internal)
+    .map_err(failed("store the models"))
 }

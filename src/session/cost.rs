@@ -3,6 +3,7 @@
 use crate::core::cost::{self, Counts, PriceList};
 use crate::core::usage::Usage;
 use crate::core::{estimate, price};
+use crate::database::failed;
 use crate::error::Error;
 use crate::session::json::JsonText;
 use crate::session::owner::{as_owner, installed};
@@ -129,7 +130,8 @@ fn note(models: Vec<pgrx::Uuid>) -> Result<(), Error> {
     writable::require("note prices")?;
     let installed = installed()?;
     let sql = installed.sql("SELECT @extschema@.aggregator_store_prices($1)");
-    as_owner(&installed, || Spi::run_with_args(&sql, &[models.into()])).map_err(|_| Error::Internal)
+    as_owner(&installed, || Spi::run_with_args(&sql, &[models.into()]))
+        .map_err(failed("note prices"))
 }
 
 type RecostRow = (
@@ -196,5 +198,5 @@ fn recost(
             .collect::<spi::Result<_>>()
         })
     })
-    .map_err(|_| Error::Internal)
+    .map_err(failed("price usage again"))
 }

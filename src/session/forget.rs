@@ -1,6 +1,7 @@
 //! Forgetting a user: what they have goes, what they have used stays under an id that says nothing, and
 //! what was on its way ends.
 
+use crate::database::no_row;
 use crate::error::Error;
 use crate::protocol::{Reply, Request};
 use crate::session::locks::as_owner_in_time;
@@ -49,5 +50,5 @@ fn forget(user: Option<&str>) -> Result<i64, Error> {
             client.update(usage.as_str(), Some(1), &arguments)?.first().get_one::<i64>()
         })
     })?;
-    kept.ok_or(Error::Internal)
+    kept.ok_or_else(|| no_row(ACTION))
 }

@@ -1,6 +1,7 @@
 //! Who is asking, and for whom they may ask.
 
 use crate::core::identity::{self, Caller};
+use crate::database::{failed, no_row};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::session::json::JsonText;
@@ -51,7 +52,7 @@ fn spendable_providers(p_user_id: Option<&str>) -> Result<Vec<pgrx::Uuid>, Error
             rows.filter_map(|row| row.get::<pgrx::Uuid>(1).transpose()).collect::<spi::Result<_>>()
         })
     })
-    .map_err(|_| Error::Internal)
+    .map_err(failed("read the keys' providers"))
 }
 
 /// Of the providers at which only the platform's key pays for the user: the models that it serves, where
@@ -63,6 +64,7 @@ fn aggregator_platform_models(p_user_id: default!(Option<&str>, "NULL")) -> Json
 }
 
 fn platform_models(p_user_id: Option<&str>) -> Result<String, Error> {
+    const ACTION: &str = "read the platform keys' models";
     let user = acting_user(p_user_id, "see the models of another user")?;
     let installed = installed()?;
     let sql = installed.sql(
@@ -83,9 +85,8 @@ fn platform_models(p_user_id: Option<&str>) -> Result<String, Error> {
                 .get_one::<String>()
         })
     })
-    .ok()
-    .flatten()
-    .ok_or(Error::Internal)
+    .map_err(failed(ACTION))?
+    .ok_or_else(|| no_row(ACTION))
 }
 
 /// The user id of the caller.

@@ -2,6 +2,7 @@
 //! them. The worker runs them once they are committed.
 
 use crate::core::options::Prepared;
+use crate::database::failed;
 use crate::error::Error;
 use crate::protocol::{Reply, Request};
 use crate::routing::pg_uuid;
@@ -14,7 +15,7 @@ use crate::session::request::{Resolved, usable_ms};
 use crate::session::{identity, link, outbox, queue, writable};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::spi::{self, Spi};
+use pgrx::spi::Spi;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -145,7 +146,7 @@ fn submit(
         })
     };
     let is_new = match idempotency_key {
-        None => as_owner(&installed, write).map_err(|_| Error::Internal)?,
+        None => as_owner(&installed, write).map_err(failed("submit the job"))?,
         // An open transaction of the user may have taken the key.
         Some(_) => as_owner_in_time(&installed, "submit the job", write)?,
     };
@@ -174,7 +175,7 @@ fn earlier(job: &Job<'_>, request: &str, key: &str) -> Result<Option<Uuid>, Erro
             rows.map(|row| Ok((row.get::<pgrx::Uuid>(1)?, row.get::<bool>(2)?))).next().transpose()
         })
     })
-    .map_err(|_: spi::Error| Error::Internal)?;
+    .map_err(failed("submit the job"))?;
     match found {
         None => Ok(None),
         Some((Some(id), Some(true))) => Ok(Some(crate::routing::uuid(Some(id)))),
@@ -213,7 +214,7 @@ pub fn adopt(
     as_owner(&installed, || {
         Spi::connect_mut(|client| client.update(insert.as_str(), None, &arguments).map(|_| ()))
     })
-    .map_err(|_| Error::Internal)?;
+    .map_err(failed("hand the call over to a job"))?;
     outbox::open()
 }
 
@@ -269,7 +270,7 @@ fn status_of(job: pgrx::Uuid) -> Result<(String, bool), Error> {
             rows.map(|row| Ok((row.get::<String>(1)?, row.get::<i64>(2)?))).next().transpose()
         })
     })
-    .map_err(|_: spi::Error| Error::Internal)?;
+    .map_err(failed("look at the job"))?;
     let unknown = || Error::UnknownJob { id: job.to_string() };
     let (status, xmin) = found.ok_or_else(unknown)?;
     let xmin = pg_sys::TransactionId::from_inner(xmin.unwrap_or(0) as u32);

@@ -3,6 +3,7 @@
 use crate::core::catalogue::Dialect;
 use crate::core::refusal::Verdict;
 use crate::core::secret::{self, Binding, SecretError};
+use crate::database::{failed, no_row};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::keyring;
@@ -112,7 +113,7 @@ fn save(
             client.update(sql.as_str(), Some(1), &arguments)?.first().get_one::<pgrx::Uuid>()
         })
     });
-    let id = id?.ok_or(Error::Internal)?;
+    let id = id?.ok_or_else(|| no_row("save the key"))?;
     sync_soon(&installed, row, sealed)?;
     Ok(id)
 }
@@ -185,7 +186,7 @@ fn any_envelope(installed: &Installed) -> Result<Option<Vec<u8>>, Error> {
         })
     })
     .map(|rows| rows.into_iter().flatten().next())
-    .map_err(|_| Error::Internal)
+    .map_err(failed("look for keys"))
 }
 
 fn check(row: &ProviderRow, key: SealedKey) -> Result<Verdict, Error> {
@@ -255,7 +256,7 @@ fn one_key(
                 .collect::<spi::Result<Vec<_>>>()
         })
     });
-    let Some((user, envelope)) = rows.map_err(|_| Error::Internal)?.into_iter().next() else {
+    let Some((user, envelope)) = rows.map_err(failed("read the key"))?.into_iter().next() else {
         return Ok(None);
     };
     let binding = Binding::new(user, provider.id, &provider.base_url)

@@ -111,7 +111,7 @@ pub fn accepted(request: &Request, mut kept: Option<Link>) -> Result<Link, Error
 
 /// A reply of another kind than the request asks for.
 pub fn unexpected() -> Error {
-    Error::Internal
+    Error::internal("it gave another kind of reply than was asked for")
 }
 
 enum Broken {

@@ -1,11 +1,13 @@
 //! Waiting for locks, but not without end. A tenant may lock rows of his own, by FOR UPDATE or by a
 //! transaction that he leaves open; who administers must not wait for him for ever.
 
+use crate::database::failed;
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::session::identity;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
+use crate::sqlstate;
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -34,13 +36,12 @@ pub fn as_owner_in_time<T>(
         }
         level
     };
-    let result = PgTryBuilder::new(AssertUnwindSafe(|| {
-        as_owner(installed, work).map_err(|_| Error::Internal)
-    }))
-    .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| {
-        Err(Error::Locked { action: action.to_owned() })
-    })
-    .execute();
+    let caught =
+        PgTryBuilder::new(AssertUnwindSafe(|| as_owner(installed, work).map_err(failed(action))))
+            .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| {
+                Err(Error::Locked { action: action.to_owned() })
+            });
+    let result = sqlstate::catching(|| caught.execute());
     // SAFETY: as above.
     unsafe {
         pg_sys::SetUserIdAndSecContext(user, context);

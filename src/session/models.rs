@@ -1,6 +1,7 @@
 //! Names of models for SQL, and the models for which the platform's key pays.
 
 use crate::core::model;
+use crate::database::failed;
 use crate::error::Error;
 use crate::routing::pg_uuid;
 use crate::session::owner::{as_owner, installed};
@@ -71,6 +72,6 @@ fn set(wanted: Option<&str>, models: Option<Vec<Option<String>>>) -> Result<(), 
             client.update(sql.as_str(), Some(1), &arguments).map(|rows| !rows.is_empty())
         })
     })
-    .map_err(|_| Error::Internal)?;
+    .map_err(failed("set the models of a platform key"))?;
     if is_there { Ok(()) } else { Err(Error::NoKey { provider: provider.name }) }
 }

@@ -4,6 +4,7 @@
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::session::raise::raise;
+use crate::sqlstate;
 use pgrx::pg_sys;
 
 /// The installation, with an owner as whom something may run, or the error that there is none.
@@ -53,7 +54,7 @@ pub fn as_owner<T>(installed: &Installed, work: impl FnOnce() -> T) -> T {
                 | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
                 | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
         );
-        let result = work();
+        let result = sqlstate::keeping(work);
         pg_sys::SetUserIdAndSecContext(user, context);
         pg_sys::AtEOXact_GUC(false, level);
         result

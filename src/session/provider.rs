@@ -1,5 +1,6 @@
 //! Rows of `api_providers`, read as the owner, as the gateway needs them.
 
+use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
@@ -58,7 +59,7 @@ fn query(
             rows.iter().map(Columns::read).collect::<spi::Result<Vec<_>>>()
         })
     });
-    rows.map_err(|_| Error::Internal)?.into_iter().map(Columns::into_row).collect()
+    rows.map_err(failed("read the providers"))?.into_iter().map(Columns::into_row).collect()
 }
 
 struct Columns {

@@ -1,5 +1,6 @@
 //! Rows of the ledger that were set aside, and what administrators do about them.
 
+use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::session::owner::{as_owner, installed};
@@ -27,7 +28,7 @@ fn retry() -> Result<i64, Error> {
             client.update(sql.as_str(), None, &[]).map(|rows| rows.len() as i64)
         })
     })
-    .map_err(|_| Error::Internal)?;
+    .map_err(failed("have rows settled again"))?;
     // The worker runs from now on, and is told when this transaction ends.
     outbox::open()?;
     Ok(count)
@@ -44,5 +45,5 @@ pub fn count() -> Result<i64, Error> {
             required(rows.first().ok_or(fresh::UNREADABLE)?, 1)
         })
     };
-    as_owner(&installed, count).map_err(|_| Error::Internal)
+    as_owner(&installed, count).map_err(failed("count the rows that are set aside"))
 }

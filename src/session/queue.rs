@@ -5,6 +5,7 @@
 //! shows when they commit: whoever has submitted much, or may be near the limit, then counts once
 //! more, one after the other.
 
+use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
@@ -145,7 +146,7 @@ fn waiting(installed: &Installed, user: &str, limits: QueueLimits) -> Result<Amo
             Ok(Amount { jobs: required(row, 1)?, bytes: required(row, 2)? })
         })
     };
-    as_owner(installed, count).map_err(|_| Error::Internal)
+    as_owner(installed, count).map_err(failed("count the user's jobs"))
 }
 
 #[pg_guard]

@@ -1,6 +1,7 @@
 //! That a provider is there whose keys, models or prices are written. The foreign keys check nothing where a row
 //! is written, because a restore copies tables in any order; see `sql/references.sql`.
 
+use crate::database::{self, failed, no_row};
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::session::owner::{as_owner, installed};
@@ -26,15 +27,18 @@ fn aggregator_provider_is_there<'a>(
     Ok(None)
 }
 
+const ACTION: &str = "look for the row's provider";
+
 /// What is not there.
 fn check(trigger: &PgTrigger) -> Result<Option<MissingReference>, Error> {
-    let provider = provider(trigger).ok_or(Error::Internal)?;
+    let provider = provider(trigger).ok_or_else(|| no_row(ACTION))?;
     if is_there(provider)? {
         return Ok(None);
     }
+    let unreadable = |error: PgTriggerError| database::error(ACTION, &error.to_string(), None);
     Ok(Some(MissingReference {
-        schema: trigger.table_schema().map_err(|_| Error::Internal)?,
-        table: trigger.table_name().map_err(|_| Error::Internal)?,
+        schema: trigger.table_schema().map_err(unreadable)?,
+        table: trigger.table_name().map_err(unreadable)?,
         column: "provider_id",
         value: provider.to_string(),
         referenced: "api_providers",
@@ -60,7 +64,7 @@ fn is_there(provider: pgrx::Uuid) -> Result<bool, Error> {
             })
         })
     });
-    found.map_err(|_| Error::Internal)
+    found.map_err(failed(ACTION))
 }
 
 fn prepared(

@@ -2,6 +2,7 @@
 //! others once the transaction commits.
 
 use crate::core::secret::{Binding, key_id_of};
+use crate::database::{self, failed};
 use crate::error::Error;
 use crate::keyring;
 use crate::protocol::{Reply, Request, SealedKey};
@@ -62,7 +63,7 @@ fn rotate() -> Result<String, Error> {
                 Ok::<_, spi::Error>(())
             })
         })
-        .map_err(|_| Error::Internal)?;
+        .map_err(failed("write the keys again"))?;
     }
     Ok(id)
 }
@@ -156,10 +157,9 @@ unsafe extern "C-unwind" fn at_end(
 }
 
 fn guarded(work: fn() -> Result<(), Error>) -> Option<Error> {
-    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.err(),
-        Err(_) => Some(Error::Internal),
-    }
+    PgTryBuilder::new(AssertUnwindSafe(|| work().err()))
+        .catch_others(|caught| Some(database::caught("rotate the master key", &caught)))
+        .execute()
 }
 
 /// Keys of rotations that hold seal from now on; those of rolled back savepoints go.

@@ -1,12 +1,13 @@
 //! The end of the extension's own scripts, CREATE EXTENSION's and those of upgrades: what is new gets
 //! its owner and its grants.
 
+use crate::database::failed;
 use crate::error::Error;
 use crate::installed::{self, Installed};
 use crate::session::owner::find;
 use crate::session::raise::or_raise;
 use pgrx::prelude::*;
-use pgrx::spi::{self, Spi};
+use pgrx::spi::Spi;
 
 /// Whether a row with this xmin was written by this very transaction, or a part of it.
 #[pg_extern]
@@ -30,7 +31,8 @@ fn finish() -> Result<(), Error> {
     if !is_script {
         return Err(Error::bad_request("only the extension's own scripts may call this"));
     }
-    let version = Spi::connect(|client| installed.version(client)).map_err(|_| Error::Internal)?;
+    let version =
+        Spi::connect(|client| installed.version(client)).map_err(failed("read the version"))?;
     if installed::is_library_older(&version) {
         return Err(installed::wrong_version(&version));
     }
@@ -40,7 +42,7 @@ fn finish() -> Result<(), Error> {
 }
 
 fn run(installed: &Installed, sql: &str) -> Result<(), Error> {
-    Spi::run(&installed.sql(sql)).map_err(|_: spi::Error| Error::Internal)
+    Spi::run(&installed.sql(sql)).map_err(failed("finish the script"))
 }
 
 /// While this lives, grants are not recorded as those that the extension came with (`pg_init_privs`),

@@ -1,5 +1,6 @@
 //! What the worker does with the usage log from time to time, on request.
 
+use crate::database::{failed, no_row};
 use crate::error::Error;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
@@ -17,8 +18,9 @@ fn maintain_usage()
 }
 
 fn maintain() -> Result<(i32, i32, i64), Error> {
-    identity::require_admin("maintain the usage log")?;
-    writable::require("maintain the usage log")?;
+    const ACTION: &str = "maintain the usage log";
+    identity::require_admin(ACTION)?;
+    writable::require(ACTION)?;
     let installed = installed()?;
     let sql = installed.sql("SELECT * FROM @extschema@.aggregator_maintain_usage(true, $1)");
     let done = as_owner(&installed, || {
@@ -30,6 +32,7 @@ fn maintain() -> Result<(i32, i32, i64), Error> {
     });
     match done {
         Ok((Some(created), Some(dropped), Some(deleted))) => Ok((created, dropped, deleted)),
-        Ok(_) | Err(_) => Err(Error::Internal),
+        Ok(_) => Err(no_row(ACTION)),
+        Err(error) => Err(failed(ACTION)(error)),
     }
 }

@@ -88,6 +88,6 @@ pub fn recent_checks(
     });
     read.map_err(|failure| match failure {
         Failure::NotInstalled => "the extension was dropped".to_owned(),
-        Failure::Database(reason) | Failure::Data(reason) => reason,
+        Failure::Database(cause) | Failure::Data(cause) => cause.to_string(),
     })
 }

@@ -447,7 +447,7 @@ impl Desk {
     fn failed(&mut self, row: Row, failure: &Failure) {
         let reason = match failure {
             Failure::NotInstalled => "the extension was dropped".to_owned(),
-            Failure::Database(reason) | Failure::Data(reason) => reason.clone(),
+            Failure::Database(cause) | Failure::Data(cause) => cause.to_string(),
         };
         self.has_left |= *failure == Failure::NotInstalled;
         match row {

@@ -10,6 +10,7 @@ pub use ending::{Finished, failed, succeeded};
 
 use crate::core::fair;
 use crate::core::options::Prepared;
+use crate::database;
 use crate::error::Error;
 use crate::fresh::{self, required};
 use crate::gateway::ledger::JobEnd;
@@ -337,7 +338,7 @@ impl Jobs {
                     look.failed.extend(own.failed);
                 }
                 Err(Failure::Data(reason)) => {
-                    look.failed.extend(fail_first(statements, user, &reason));
+                    look.failed.extend(fail_first(statements, user, &reason.to_string()));
                 }
                 Err(_) => {}
             }
@@ -471,9 +472,11 @@ impl Jobs {
                 }
                 Ok(finished) => self.over(end, finished),
                 // The result itself cannot be written: the job fails, and says so.
-                Err(Failure::Data(reason)) => {
-                    pgrx::warning!("aggregator: the result of job {job} is not written: {reason}");
-                    let end = JobEnd { job: *job, outcome: Err(Error::Internal) };
+                Err(Failure::Data(cause)) => {
+                    pgrx::warning!("aggregator: the result of job {job} is not written: {cause}");
+                    let error =
+                        database::error("write the job's result", &cause.words, cause.sqlstate);
+                    let end = JobEnd { job: *job, outcome: Err(error) };
                     self.parked.insert(*job, (end, since));
                 }
                 Err(_) => {

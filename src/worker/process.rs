@@ -1,10 +1,13 @@
 //! The worker as a PostgreSQL process: transactions, waiting, reloading, signals.
 
+use crate::database;
 use crate::installed::Installed;
-use crate::settings;
+use crate::{settings, sqlstate};
+use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::ffi::CStr;
+use std::fmt::{Display, Formatter};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
@@ -14,9 +17,31 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     NotInstalled,
-    Database(String),
+    Database(Cause),
     /// What was to be read or written cannot be, now or later.
-    Data(String),
+    Data(Cause),
+}
+
+/// What a database says of its error. Its details hold what the row was, and are not repeated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    pub words: String,
+    pub sqlstate: Option<String>,
+}
+
+impl Cause {
+    fn of(words: impl Display) -> Self {
+        Self { words: words.to_string(), sqlstate: None }
+    }
+}
+
+impl Display for Cause {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match &self.sqlstate {
+            Some(sqlstate) => write!(f, "{} ({sqlstate})", self.words),
+            None => f.write_str(&self.words),
+        }
+    }
 }
 
 /// Runs `work` in a transaction of its own, as the extension's owner in a restricted context. An
@@ -47,7 +72,7 @@ fn transaction_with<T>(
     settings: &[Local],
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    PgTryBuilder::new(AssertUnwindSafe(|| {
+    let caught = PgTryBuilder::new(AssertUnwindSafe(|| {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: the main thread of a connected worker, outside any transaction. The user is put
         // back after the commit; an abort puts it back by itself.
@@ -73,7 +98,7 @@ fn transaction_with<T>(
             None => Err(Failure::NotInstalled),
             Some(installed) => match installed.owner() {
                 Ok(owner) => Ok((installed, owner)),
-                Err(error) => Err(Failure::Database(error.to_string())),
+                Err(error) => Err(Failure::Database(Cause::of(error))),
             },
         };
         let result = owned.and_then(|(installed, owner)| {
@@ -84,7 +109,8 @@ fn transaction_with<T>(
                     context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
                 );
             }
-            work(&installed).map_err(|error| Failure::Database(error.to_string()))
+            sqlstate::keeping(|| work(&installed))
+                .map_err(|error| Failure::Database(Cause::of(error)))
         });
         // SAFETY: as above.
         unsafe {
@@ -105,8 +131,8 @@ fn transaction_with<T>(
         // SAFETY: PostgreSQL's own way out of a failed transaction.
         unsafe { pg_sys::AbortCurrentTransaction() };
         Err(failure(&caught))
-    })
-    .execute()
+    });
+    sqlstate::catching(|| caught.execute())
 }
 
 /// Waits until what this process has committed is on disk, and on the standbys that the server waits for,
@@ -136,12 +162,16 @@ fn failure(caught: &CaughtError) -> Failure {
         // Of our own code, over what it has read.
         CaughtError::RustPanic { ereport: report, .. } => (report, true),
     };
-    let message = report.message().to_owned();
-    if is_panic || is_about_data(report.sql_error_code() as i32) {
-        Failure::Data(message)
-    } else {
-        Failure::Database(message)
-    }
+    let code = match report.sql_error_code() {
+        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR => sqlstate::of_unknown(report.message()),
+        known => Some(known as i32),
+    };
+    let code = code.unwrap_or(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32);
+    let cause = Cause {
+        words: database::repeatable(report.message()),
+        sqlstate: (!is_panic).then(|| database::unpack(code)),
+    };
+    if is_panic || is_about_data(code) { Failure::Data(cause) } else { Failure::Database(cause) }
 }
 
 /// Whether an error is about the values themselves: data exceptions, broken constraints, program limits

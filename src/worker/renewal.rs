@@ -28,6 +28,8 @@ pub fn find(known: &Known) -> Result<Renewed, Error> {
         Err(Failure::NotInstalled) => {
             Err(Error::Ledger { reason: "the extension was dropped".to_owned() })
         }
-        Err(Failure::Database(reason) | Failure::Data(reason)) => Err(Error::Ledger { reason }),
+        Err(Failure::Database(cause) | Failure::Data(cause)) => {
+            Err(Error::Ledger { reason: cause.to_string() })
+        }
     }
 }

@@ -28,7 +28,7 @@ pub fn find(statements: &Statements, query: &SpendingQuery) -> Result<Spending, 
         Ok(Some(found)) => Ok(found),
         Ok(None) => Err("what was spent cannot be read".to_owned()),
         Err(Failure::NotInstalled) => Err("the extension was dropped".to_owned()),
-        Err(Failure::Database(reason) | Failure::Data(reason)) => Err(reason),
+        Err(Failure::Database(cause) | Failure::Data(cause)) => Err(cause.to_string()),
     }
 }
 

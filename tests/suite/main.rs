@@ -15,6 +15,7 @@ mod cron;
 mod dashboard;
 mod documents;
 mod dump;
+mod errors;
 mod fallback;
 mod guard;
 mod health;

@@ -97,7 +97,7 @@ impl Sending<'_> {
     fn within_most<'a>(&self, asked: &'a RawValue) -> Result<Cow<'a, RawValue>, Error> {
         match (self.most_tokens, parameters::whole(asked.get())) {
             (Some(most), Some(asked)) if asked > most => {
-                to_raw_value(&most).map(Cow::Owned).map_err(|_| Error::Internal)
+                to_raw_value(&most).map(Cow::Owned).map_err(Error::internal)
             }
             (Some(_), None) => Err(Error::bad_request("max_tokens must be a whole number")),
             _ => Ok(Cow::Borrowed(asked)),

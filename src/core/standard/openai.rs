@@ -27,11 +27,11 @@ impl Wire for OpenAi {
         let given = members(body)?;
         let mut fields: BTreeMap<&str, &RawValue> =
             given.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let model = to_raw_value(sending.model_id).map_err(|_| Error::Internal)?;
+        let model = to_raw_value(sending.model_id).map_err(Error::internal)?;
         fields.insert("model", &model);
-        let yes = RawValue::from_string("true".to_owned()).map_err(|_| Error::Internal)?;
+        let yes = RawValue::from_string("true".to_owned()).map_err(Error::internal)?;
         let usage = RawValue::from_string(r#"{"include_usage":true}"#.to_owned())
-            .map_err(|_| Error::Internal)?;
+            .map_err(Error::internal)?;
         let cap = sending.cap.map(|cap| {
             let name = if cap.is_openai_itself { "max_completion_tokens" } else { "max_tokens" };
             (name, to_raw_value(&cap.tokens))
@@ -53,7 +53,7 @@ impl Wire for OpenAi {
             fields.insert("stream", &yes);
             fields.insert("stream_options", &usage);
         }
-        serde_json::to_string(&fields).map_err(|_| Error::Internal)
+        serde_json::to_string(&fields).map_err(Error::internal)
     }
 
     fn bytes_per_value(&self) -> usize {

@@ -483,5 +483,5 @@ fn outdated(place: &str, what: &str) -> Error {
 
 /// What was made here, in JSON.
 pub(super) fn json<'a>(value: &impl Serialize) -> Result<Raw<'a>, Error> {
-    to_raw_value(value).map(Cow::Owned).map_err(|_| Error::Internal)
+    to_raw_value(value).map(Cow::Owned).map_err(Error::internal)
 }

@@ -84,7 +84,7 @@ pub(super) fn translate(body: &str, sending: &Sending<'_>) -> Result<String, Err
     let mut out: BTreeMap<&str, &RawValue> = BTreeMap::new();
     out.extend(translated.iter().filter_map(|(key, value)| Some((*key, &**value.as_ref()?))));
     out.extend(given.iter().map(|(key, value)| (key.as_str(), *value)));
-    serde_json::to_string(&out).map_err(|_| Error::Internal)
+    serde_json::to_string(&out).map_err(Error::internal)
 }
 
 /// Takes a member out; JSON null means that it is not given, as it does to OpenAI.
