@@ -9,6 +9,7 @@ mod clock;
 mod core;
 mod database;
 mod error;
+mod frames;
 mod fresh;
 mod gateway;
 mod installed;
@@ -26,6 +27,7 @@ mod worker;
 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    frames::leave_out();
     let is_preloading = worker::is_preloading();
     settings::register(is_preloading);
     session::hush::install();

@@ -1,7 +1,7 @@
 //! What a raised error tells: its SQLSTATE, its code where programs find it, the database's own words.
 
-use crate::bed::{json, value};
-use crate::chat::{HELLO, chat_sql, ready};
+use crate::bed::{Cluster, json, value};
+use crate::chat::{HELLO, chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 use tokio_postgres::error::DbError;
@@ -163,4 +163,41 @@ async fn a_rule_that_cannot_be_read_says_so_and_not_that_a_call_failed() {
     assert!(error.message().starts_with("cannot read the budgets and rate limits: "), "{error:?}");
     assert!(!error.message().contains("gateway"), "{error:?}");
     assert_eq!(upstream.chat_count(), 0);
+}
+
+#[tokio::test]
+async fn frames_of_rust_are_shown_to_nobody_whatever_the_servers_environment_asks_for() {
+    let upstream = Upstream::start(|_| Answer::Stall).await;
+    for (name, configuration) in
+        [("frames", ""), ("frames_preloaded", "shared_preload_libraries = 'aggregator'")]
+    {
+        let cluster = Cluster::make(name, configuration);
+        cluster.up_with(&[("RUST_BACKTRACE", "1"), ("RUST_LIB_BACKTRACE", "full")]);
+        let database = cluster.database().await;
+        let root = prepare(&database, &upstream).await;
+        root.batch_execute("SET statement_timeout = 0").await.unwrap();
+        let asked = upstream.chat_count();
+        let cancel = root.cancel_token();
+        let sql = chat_sql("{}");
+        let (error, ()) = tokio::join!(raised(&root, &sql), async {
+            upstream.wait_for_chats(asked + 1).await;
+            cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        });
+        assert_eq!((error.code().code(), error.detail()), ("57014", None), "{name}");
+        // An error of a statement inside a function of ours.
+        root.batch_execute(
+            "CREATE FUNCTION refuses() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+             CREATE TRIGGER refuses BEFORE INSERT ON aggregator_jobs FOR EACH ROW EXECUTE FUNCTION refuses()",
+        )
+        .await
+        .unwrap();
+        let error = raised(&root, &format!("SELECT chat_submit('m', '{HELLO}')")).await;
+        assert_eq!((error.code().code(), error.detail()), ("P0001", None), "{name}");
+        let log = cluster.log();
+        for frame in
+            ["std::panicking", "stack backtrace", "rust_begin_unwind", "::unwind", "__libc_start"]
+        {
+            assert!(!log.contains(frame), "{name}: {frame} in {log}");
+        }
+    }
 }
