@@ -578,6 +578,10 @@ fn upstream_hint(refusal: &Refusal, is_errand: bool) -> Option<String> {
              options.models."
         }
         (_, "PT402") => "The account at the provider has no credit left.",
+        (_, "PT404") if is_errand => {
+            "The provider does not know this path: check models_url and key_check_url in \
+             api_providers."
+        }
         (_, "PT404") => "The provider does not know this model or path.",
         (_, "PT429") => {
             return Some(match refusal.retry_after_s {

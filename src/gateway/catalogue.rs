@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// No model list is larger.
 const LARGEST_LIST: usize = 16 << 20;
+const REDIRECT: &str = "a redirect, which is never followed";
 const UNREADABLE: &str = "something that cannot be read";
 
 /// Fetches the model list that everybody sees: with the platform's key if there is one, else without a key,
@@ -46,6 +47,9 @@ pub async fn list(
         Err(error) => return asked.failed(error),
     };
     let (status, request_id) = (received.status(), received.answer.request_id.clone());
+    if received.answer.status.is_redirection() {
+        return asked.failed(broken(provider, status, REDIRECT, request_id));
+    }
     let dialect = fetch.dialect;
     let read = move || {
         if let Some(refusal) = received.refusal() {
@@ -109,6 +113,9 @@ async fn checked(
         }
     };
     let (status, request_id) = (received.status(), received.answer.request_id.clone());
+    if received.answer.status.is_redirection() {
+        return asked.failed(broken(provider, status, REDIRECT, request_id));
+    }
     let read = move || match received.refusal() {
         Some(refusal) => Err(Some(refusal)),
         None => match mend::is_json(&mend::json(&received.answer.body)) {

@@ -385,6 +385,8 @@ async fn errors_of_syncs_and_key_checks_point_to_their_own_log() {
         (Answer::json(200, "<html>"), "broken_answer"),
         (Answer::Endless(17 << 20), "answer_too_large"),
         (Answer::json(500, "down"), "upstream_error"),
+        (Answer::Full(302, vec![("location", "/".to_owned())], String::new()), "broken_answer"),
+        (Answer::json(404, "<html>nothing here</html>"), "upstream_error"),
     ] {
         let (_upstream, _database, root) = refusing("openai", answer).await;
         let check = failure(&root, "SELECT validate_provider_key('p1')").await.1;
@@ -393,6 +395,10 @@ async fn errors_of_syncs_and_key_checks_point_to_their_own_log() {
             for wrong in ["aggregator_usage_logs", "options.timeout_ms", "been paid for"] {
                 assert!(!message.contains(wrong), "{code}: {message}");
             }
+            assert!(
+                !message.contains("nothing here") || message.contains("models_url"),
+                "{message}"
+            );
             if ["disconnected", "broken_answer"].contains(&code) {
                 assert!(message.contains("aggregator_key_checks"), "{message}");
             }
