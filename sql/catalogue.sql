@@ -15,6 +15,10 @@ CREATE FUNCTION @extschema@.aggregator_store_catalogue(
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+-- Nobody knows how long a list is, and right after the first one how large the table is: joins whose time does
+-- not grow with the square, whatever the plan was made from.
+SET enable_nestloop = off
+SET enable_hashjoin = on
 AS $$
 BEGIN
     WITH fresh AS MATERIALIZED (
@@ -70,7 +74,8 @@ BEGIN
                 ELSE coalesce(w.fresh_pricing, m.pricing) END,
             is_available = true
         FROM wanted AS w
-        WHERE m.id = w.id
+        WHERE m.provider_id = p_provider_id
+          AND m.id = w.id
           AND (NOT w.is_named_the_same
                OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens,
                    w.catalogue_pricing, w.pricing)

@@ -23,6 +23,12 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_model_prices'
 CREATE FUNCTION @extschema@.aggregator_store_prices(p_models uuid[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+-- By keys, for one model and for thousands, also by a plan that was made while the tables were empty, and below
+-- a statement that wants it otherwise.
+SET enable_nestloop = on
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 BEGIN
     -- What began in this very transaction never held for anybody else.

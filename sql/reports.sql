@@ -318,7 +318,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_known_cost(numeric, numeric, numeric)
 COMMENT ON FUNCTION @extschema@.usage_summary(text, text, text) IS
     'Tokens, USD, requests, errors and milliseconds (average and 95th percentile of the successful ones; the latter from a histogram) of the caller, of p_user_id (readers), or of all users together (readers, p_user_id NULL). p_range: day (24 hours), week (7 days) or month (30 days), whole hours; p_provider: name or id. total_cost is of the priced requests; NULL: none is priced. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.usage_over_time(text, text, text, text) IS
-    'The same over time: a row for each hour or day (UTC; p_bucket) of the range, those without usage too. cost NULL: nothing in it is priced. PT400, PT403, PT404.';
+    'The same over time: a row for each hour or day (UTC; p_bucket) of the range, those without usage too. As a date a day is (bucket AT TIME ZONE ''UTC'')::date. cost NULL: nothing in it is priced. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.usage_by_model(text, text, text) IS
     'The same per provider and model, the dearest first. cost NULL: nothing is priced. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.usage_by_status(text, text, text) IS

@@ -28,6 +28,9 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_user_models',
 CREATE FUNCTION @extschema@.aggregator_store_user_models(p_user_id text, p_provider_id uuid, p_models jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+-- As in aggregator_store_catalogue.
+SET enable_nestloop = off
+SET enable_hashjoin = on
 AS $$
 DECLARE
     c_most CONSTANT bigint := 5000;

@@ -56,7 +56,8 @@ SELECT used.start AS day,
     @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
-    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms,
+    (used.start AT TIME ZONE 'UTC')::date AS utc_date
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
@@ -97,7 +98,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.unpriced_requests IS 'Req
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.avg_latency_ms IS 'Average latency in milliseconds.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.p95_latency_ms IS '95th percentile of the latency in milliseconds, from a histogram whose steps are 1.6 apart.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.day IS 'Beginning of the day, in UTC.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.day IS 'Beginning of the day, in UTC; as a date, whatever the time zone of the session, it is utc_date.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.provider_name IS 'Name of the provider; its id once it is deleted.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.model_id IS 'The model that was asked for.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.status IS 'success, error, cancelled or unknown.';
@@ -109,5 +110,6 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.cost IS 'USD of the priced
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.unpriced_requests IS 'Requests whose cost is unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.avg_latency_ms IS 'Average latency in milliseconds.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.p95_latency_ms IS '95th percentile of the latency in milliseconds, from a histogram whose steps are 1.6 apart.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.utc_date IS 'The day (UTC) as a date, in every time zone.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

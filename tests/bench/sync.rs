@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 const MODELS: usize = 5_000;
+/// How long an unchanged sync of so many models may take right after the first, without anybody's ANALYZE.
+const AT_ONCE: [(usize, f64); 2] = [(5_000, 150.0), (10_000, 300.0)];
 const RUNS: usize = 15;
 /// Every version of every tuple that a sync may write.
 const TUPLES: &str = "
@@ -23,8 +25,8 @@ const TUPLES: &str = "
 const SYNC: &str = "SELECT added, updated, removed, unchanged FROM sync_models('list')";
 
 /// A list as OpenRouter's is, about 1.5 kB a model.
-fn list() -> String {
-    let models: Vec<String> = (0..MODELS)
+fn list(models: usize) -> String {
+    let models: Vec<String> = (0..models)
         .map(|i| {
             format!(
                 r#"{{"id":"vendor-{}/model-{i}","canonical_slug":"vendor/model-{i}","name":"Vendor: Model {i}","created":1700000000,
@@ -74,7 +76,10 @@ async fn main() {
     let cluster = Cluster::start("bench_sync", "");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
-    let body = list();
+    for (models, limit) in AT_ONCE {
+        at_once(&cluster, models, limit).await;
+    }
+    let body = list(MODELS);
     let size = body.len();
     tokio::spawn(serve(listener, body));
     let database = cluster.database().await;
@@ -116,6 +121,34 @@ async fn main() {
         "unchanged, besides fetching",
         unchanged.at(50) - fetched.at(50)
     );
+}
+
+/// An unchanged sync right after the first one, in a session of its own and in the same one.
+async fn at_once(cluster: &Cluster, models: usize, limit: f64) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let server = tokio::spawn(serve(listener, list(models)));
+    let database = cluster.database().await;
+    let root = database.root().await;
+    root.batch_execute(&format!(
+        "ALTER TABLE aggregator_models SET (autovacuum_enabled = off);
+         INSERT INTO api_providers (name, display_name, provider_type, base_url)
+         VALUES ('list', 'List', 'aggregator', '{base_url}')"
+    ))
+    .await
+    .expect("the provider is added");
+    value(&root, "SELECT version FROM aggregator_status()").await.expect("it starts");
+    assert_eq!(rows(&root, SYNC).await, [format!("{models}|0|0|0")]);
+    for (client, whose) in [(&root, "its session"), (&database.root().await, "another session")] {
+        let began = Instant::now();
+        assert_eq!(rows(client, SYNC).await, [format!("0|0|0|{models}")]);
+        let took = ms(began.elapsed());
+        println!(
+            "{:<44} {took:>8.1} ms (at most {limit:.0} ms)",
+            format!("{models} unchanged right after, {whose}")
+        );
+    }
+    server.abort();
 }
 
 /// Fetches the list and does nothing with it.

@@ -542,3 +542,22 @@ async fn reports_show_users_their_own() {
     );
     assert_eq!(rows(&admin, "SELECT user_id FROM usage_by_user('month')").await, ["u-a", "u-b"]);
 }
+
+#[tokio::test]
+async fn a_day_of_usage_is_the_same_date_in_every_time_zone() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status)
+         SELECT gen_random_uuid(), 1, at::timestamptz, 1, id, 'u', 'm', 'success'
+         FROM api_providers, unnest('{2026-03-01 00:30+00,2026-03-01 23:30+00}'::text[]) AS at WHERE name = 'openai'",
+    )
+    .await
+    .unwrap();
+    for zone in ["UTC", "America/Los_Angeles", "Pacific/Kiritimati"] {
+        root.batch_execute(&format!("SET TimeZone = '{zone}'")).await.unwrap();
+        let days = "SELECT utc_date, pg_typeof(utc_date), requests, utc_date = (day AT TIME ZONE 'UTC')::date
+            FROM aggregator_usage_by_day";
+        assert_eq!(rows(&root, days).await, ["2026-03-01|date|2|t"], "{zone}");
+    }
+}
