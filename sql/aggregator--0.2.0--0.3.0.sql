@@ -547,6 +547,49 @@ BEGIN
 END
 $$;
 
+-- Brings the history of these models up to date with the catalogue. It only ever writes what the
+-- catalogue says, and only where that is news. A model without any price has no open row.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_store_prices(p_models uuid[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+-- By keys, for one model and for thousands, also by a plan that was made while the tables were empty, and below
+-- a statement that wants it otherwise.
+SET enable_nestloop = on
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+    -- What began in this very transaction never held for anybody else.
+    DELETE FROM @extschema@.aggregator_model_prices AS price
+    USING @extschema@.aggregator_models AS m
+    WHERE m.id = ANY (p_models)
+      AND (price.provider_id, price.model_id) = (m.provider_id, m.model_id)
+      AND price.valid_to IS NULL
+      AND price.valid_from >= now()
+      AND price.pricing <> m.pricing;
+
+    UPDATE @extschema@.aggregator_model_prices AS price
+    SET valid_to = now()
+    FROM @extschema@.aggregator_models AS m
+    WHERE m.id = ANY (p_models)
+      AND (price.provider_id, price.model_id) = (m.provider_id, m.model_id)
+      AND price.valid_to IS NULL
+      AND price.pricing <> m.pricing;
+
+    INSERT INTO @extschema@.aggregator_model_prices (provider_id, model_id, pricing, valid_from, source)
+    SELECT m.provider_id, m.model_id, m.pricing, now(), m.pricing_source
+    FROM @extschema@.aggregator_models AS m
+    WHERE m.id = ANY (p_models)
+      AND m.pricing <> '{}'
+      AND NOT EXISTS (
+          SELECT FROM @extschema@.aggregator_model_prices AS price
+          WHERE (price.provider_id, price.model_id) = (m.provider_id, m.model_id)
+            AND price.valid_to IS NULL
+      );
+END
+$$;
+
 -- A price that is not the catalogue's is somebody's, who need not say so.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_before_model() RETURNS trigger
 LANGUAGE plpgsql
@@ -906,6 +949,10 @@ CREATE OR REPLACE FUNCTION @extschema@.aggregator_store_catalogue(
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+-- Nobody knows how long a list is, and right after the first one how large the table is: joins whose time does
+-- not grow with the square, whatever the plan was made from.
+SET enable_nestloop = off
+SET enable_hashjoin = on
 AS $$
 BEGIN
     WITH fresh AS MATERIALIZED (
@@ -961,7 +1008,8 @@ BEGIN
                 ELSE coalesce(w.fresh_pricing, m.pricing) END,
             is_available = true
         FROM wanted AS w
-        WHERE m.id = w.id
+        WHERE m.provider_id = p_provider_id
+          AND m.id = w.id
           AND (NOT w.is_named_the_same
                OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens,
                    w.catalogue_pricing, w.pricing)
@@ -1030,6 +1078,9 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_user_models',
 CREATE FUNCTION @extschema@.aggregator_store_user_models(p_user_id text, p_provider_id uuid, p_models jsonb) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+-- As in aggregator_store_catalogue.
+SET enable_nestloop = off
+SET enable_hashjoin = on
 AS $$
 DECLARE
     c_most CONSTANT bigint := 5000;
@@ -1823,6 +1874,9 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION @extschema@.usage_over_time(text, text, text, text) IS
+    'The same over time: a row for each hour or day (UTC; p_bucket) of the range, those without usage too. As a date a day is (bucket AT TIME ZONE ''UTC'')::date. cost NULL: nothing in it is priced. PT400, PT403, PT404.';
+
 CREATE FUNCTION @extschema@.aggregator_count(p_number bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -2521,10 +2575,15 @@ SELECT used.start AS day,
     @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
-    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms,
+    (used.start AT TIME ZONE 'UTC')::date AS utc_date
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.day IS 'Beginning of the day, in UTC; as a date, whatever the time zone of the session, it is utc_date.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.utc_date IS 'The day (UTC) as a date, in every time zone.';
 
 -- Makes, or changes, the schedule of this name.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_schedule(p_name text, p_schedule text, p_command text) RETURNS bigint
@@ -3488,7 +3547,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_sweep_forgotten() IS 'Deletes what ol
 
 SET LOCAL search_path = @extschema@, pg_temp;
 
--- src/session/locks.rs:80
+-- src/session/locks.rs:81
 -- aggregator::session::locks::aggregator_bound_locks
 CREATE  FUNCTION "aggregator_bound_locks"(
 	"p_bounded" bool /* bool */
@@ -3497,7 +3556,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_bound_locks_wrapper';
 
--- src/session/identity.rs:175
+-- src/session/identity.rs:176
 -- aggregator::session::identity::aggregator_check_user_id
 CREATE  FUNCTION "aggregator_check_user_id"(
 	"p_user_id" TEXT /* Option < & str > */
@@ -3506,7 +3565,7 @@ IMMUTABLE PARALLEL SAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_check_user_id_wrapper';
 
--- src/session/admin.rs:118
+-- src/session/admin.rs:119
 -- aggregator::session::admin::aggregator_checked_headers
 CREATE  FUNCTION "aggregator_checked_headers"(
 	"p_name" TEXT, /* & str */
@@ -3517,7 +3576,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_checked_headers_wrapper';
 
--- src/session/locks.rs:100
+-- src/session/locks.rs:101
 -- aggregator::session::locks::aggregator_lock_keys
 CREATE  FUNCTION "aggregator_lock_keys"(
 	"p_provider_id" uuid /* pgrx :: Uuid */
@@ -3526,7 +3585,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_lock_keys_wrapper';
 
--- src/session/identity.rs:59
+-- src/session/identity.rs:60
 -- aggregator::session::identity::aggregator_platform_models
 CREATE  FUNCTION "aggregator_platform_models"(
 	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
@@ -3544,7 +3603,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_require_writable_wrapper';
 
--- src/session/quarantine.rs:13
+-- src/session/quarantine.rs:14
 -- aggregator::session::quarantine::aggregator_retry_quarantined
 CREATE  FUNCTION "aggregator_retry_quarantined"() RETURNS bigint /* i64 */
 STRICT
@@ -3570,7 +3629,7 @@ STABLE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_route_wrapper';
 
--- src/session/admin.rs:78
+-- src/session/admin.rs:79
 -- aggregator::session::admin::aggregator_status
 CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
 	"version" TEXT,  /* String */
@@ -3588,7 +3647,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
 
--- src/session/models.rs:34
+-- src/session/models.rs:35
 -- aggregator::session::models::set_platform_models
 CREATE  FUNCTION "set_platform_models"(
 	"p_provider" TEXT, /* Option < & str > */
