@@ -38,6 +38,7 @@ mod reports;
 mod rest;
 mod rls;
 mod roles;
+mod route_cache;
 mod routing;
 mod schema;
 mod secrets;
