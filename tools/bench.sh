@@ -5,6 +5,15 @@ cd "$TREE"
 [ $# = 0 ] && set -- overhead many stream jobs cancel sync usage
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
+# One bench compares with a function in PL/Python: Debian's, put into the private copy.
+if [ "$PG" = "$DEBIAN_PG" ] && [ ! -f "$PG_BIN/../lib/plpython3.so" ]; then
+    plpython=$BUILD/plpython
+    mkdir -p "$plpython"
+    (cd "$plpython" && apt-get download -qq "postgresql-plpython3-$PG" && dpkg -x ./*.deb .) > "$BUILD/plpython.log" 2>&1 \
+        && cp "$plpython/usr/lib/postgresql/$PG/lib/plpython3.so" "$PG_BIN/../lib/" \
+        && cp "$plpython/usr/share/postgresql/$PG/extension"/plpython3u* "$private/share/postgresql/$PG/extension/" \
+        || say "NO PL/PYTHON HERE: nothing by hand to compare with"
+fi
 source "$TREE/tools/clusters.sh"
 say "$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
 cargo bench --quiet "${@/#/--bench=}" --no-default-features --features "pg$PG"

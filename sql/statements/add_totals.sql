@@ -1,19 +1,19 @@
 -- add_totals
--- Adds to $1 sums of all users, like add_hourly.sql: $2 hour or day, $3 its start.
+-- Adds to sums of all users, like add_hourly.sql: $1 hour or day, $2 its start.
 INSERT INTO @extschema@.aggregator_usage_totals AS kept
     (grain, start, provider_id, model_id, status,
     requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
     cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
     audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum,
     budget_requests, budget_tokens, own_requests, own_tokens, cost, budget_cost, own_cost, latency)
-SELECT $2[i], $3[i], $4[i], $5[i], $6[i],
-    $7[21 * i - 20], $7[21 * i - 19], $7[21 * i - 18], $7[21 * i - 17], $7[21 * i - 16], $7[21 * i - 15],
-    $7[21 * i - 14], $7[21 * i - 13], $7[21 * i - 12], $7[21 * i - 11], $7[21 * i - 10], $7[21 * i - 9],
-    $7[21 * i - 8], $7[21 * i - 7], $7[21 * i - 6], $7[21 * i - 5], $7[21 * i - 4], $7[21 * i - 3],
-    $7[21 * i - 2], $7[21 * i - 1], $7[21 * i],
-    $8[3 * i - 2]::numeric, $8[3 * i - 1]::numeric, $8[3 * i]::numeric,
-    $9[24 * i - 23 : 24 * i]
-FROM generate_series(1, $1) AS added (i)
+SELECT $1[i], $2[i], $3[i], $4[i], $5[i],
+    $6[21 * i - 20], $6[21 * i - 19], $6[21 * i - 18], $6[21 * i - 17], $6[21 * i - 16], $6[21 * i - 15],
+    $6[21 * i - 14], $6[21 * i - 13], $6[21 * i - 12], $6[21 * i - 11], $6[21 * i - 10], $6[21 * i - 9],
+    $6[21 * i - 8], $6[21 * i - 7], $6[21 * i - 6], $6[21 * i - 5], $6[21 * i - 4], $6[21 * i - 3],
+    $6[21 * i - 2], $6[21 * i - 1], $6[21 * i],
+    $7[3 * i - 2]::numeric, $7[3 * i - 1]::numeric, $7[3 * i]::numeric,
+    $8[24 * i - 23 : 24 * i]
+FROM unnest($1) WITH ORDINALITY AS added (first, i)
 ORDER BY 1, 2, 3, 4, 5
 ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
     requests = least(kept.requests, 4611686018427387904) + excluded.requests,

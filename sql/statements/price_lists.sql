@@ -1,7 +1,7 @@
 -- price_lists
--- The price lists of $1 models, those that have one: $2 their providers, $3 their ids.
-SELECT asked.i, m.pricing::text
-FROM generate_series(1, $1) AS asked (i)
+-- The price lists of models, those that have one: $1 their providers, $2 their ids.
+SELECT asked.i::integer, m.pricing::text
+FROM unnest($1) WITH ORDINALITY AS asked (provider_id, i)
 JOIN @extschema@.aggregator_models AS m
-    ON m.provider_id = $2[i] AND m.model_id = $3[i]
+    ON m.provider_id = asked.provider_id AND m.model_id = $2[i]
 WHERE m.pricing <> '{}'::jsonb

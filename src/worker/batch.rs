@@ -9,7 +9,7 @@ use crate::gateway::ledger::{Begin, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
-use crate::worker::statements::Statements;
+use crate::worker::ledger_statements::LedgerStatements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 use std::collections::HashMap;
@@ -23,22 +23,17 @@ where
     rows.iter().map(value).collect::<Vec<T>>().into()
 }
 
-fn count<T>(rows: &[T]) -> i32 {
-    i32::try_from(rows.len()).unwrap_or(i32::MAX)
-}
-
 /// Writes pending rows. One that is there already stays as it is.
 pub fn begin(
     client: &mut SpiClient,
-    statements: &Statements,
+    statements: &LedgerStatements,
     epoch: i64,
     rows: &[&Begin],
 ) -> spi::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let arguments: [DatumWithOid<'_>; 13] = [
-        count(rows).into(),
+    let arguments: [DatumWithOid<'_>; 12] = [
         column(rows, |begin| pg_uuid(begin.key.call_id)),
         column(rows, |begin| begin.key.attempt),
         column(rows, |begin| timestamp(begin.key.created_at)),
@@ -59,7 +54,7 @@ pub fn begin(
 /// settled already.
 pub fn settle(
     client: &mut SpiClient,
-    statements: &Statements,
+    statements: &LedgerStatements,
     epoch: i64,
     rows: &[&Settle],
 ) -> spi::Result<Vec<Option<Settled>>> {
@@ -108,7 +103,7 @@ type Lists<'a> = HashMap<(Uuid, &'a str), PriceList>;
 /// The price lists of the models that answered.
 fn price_lists<'a>(
     client: &SpiClient,
-    statements: &Statements,
+    statements: &LedgerStatements,
     rows: &[&'a Settle],
 ) -> spi::Result<Lists<'a>> {
     let mut models: Vec<(Uuid, &str)> = rows
@@ -120,11 +115,7 @@ fn price_lists<'a>(
     if models.is_empty() {
         return Ok(Lists::new());
     }
-    let arguments = [
-        count(&models).into(),
-        column(&models, |model| pg_uuid(model.0)),
-        column(&models, |model| model.1),
-    ];
+    let arguments = [column(&models, |model| pg_uuid(model.0)), column(&models, |model| model.1)];
     let mut lists = Lists::new();
     for row in client.select(&statements.price_lists, None, &arguments)? {
         let (i, pricing) = (row.get::<i32>(1)?, row.get::<String>(2)?);
@@ -272,18 +263,11 @@ fn write(
     statement: &OwnedPreparedStatement,
     rows: &[Settlement<'_>],
 ) -> spi::Result<Vec<usize>> {
-    let created = || rows.iter().map(|row| row.settle.begin.key.created_at);
-    let [Some(first), Some(last)] = [created().min(), created().max()] else {
-        return Ok(Vec::new());
-    };
-    let arguments: [DatumWithOid<'_>; 30] = [
-        count(rows).into(),
+    let arguments: [DatumWithOid<'_>; 27] = [
         column(rows, |row| pg_uuid(row.settle.begin.key.call_id)),
         column(rows, |row| row.settle.begin.key.attempt),
         column(rows, |row| timestamp(row.settle.begin.key.created_at)),
         column(rows, |row| row.settle.begin.user_id.as_str()),
-        timestamp(first).into(),
-        timestamp(last).into(),
         column(rows, |row| row.settle.outcome.as_str()),
         column(rows, |row| row.settle.served_model.as_deref()),
         column(rows, |row| row.input_part(Parts::prompt)),
@@ -326,8 +310,7 @@ fn add(
     if sums.is_empty() {
         return Ok(());
     }
-    let arguments: [DatumWithOid<'_>; 9] = [
-        count(sums).into(),
+    let arguments: [DatumWithOid<'_>; 8] = [
         column(sums, |(key, _)| key.0),
         column(sums, |(key, _)| timestamp(key.1)),
         column(sums, |(key, _)| pg_uuid(key.2)),

@@ -12,6 +12,7 @@ use crate::settings;
 use crate::time::{self, timestamp};
 use crate::worker::forgotten;
 use crate::worker::jobs::{self, Finished, Jobs};
+use crate::worker::ledger_statements::{Growth, LedgerStatements};
 use crate::worker::process::{self, Failure};
 use crate::worker::quarantine;
 use crate::worker::renewal;
@@ -44,6 +45,8 @@ pub struct Desk {
     /// This life of the worker: microseconds since 1970 at its start.
     epoch: i64,
     statements: Statements,
+    ledger_statements: LedgerStatements,
+    growth: Growth,
     /// Rows that were begun and not settled, and when they were created.
     open: HashMap<RowKey, i64>,
     /// Settlements that could not be written yet.
@@ -100,14 +103,17 @@ impl Desk {
     pub fn open(installed: Installed) -> Result<Self, String> {
         process::prepare();
         let epoch = time::now();
-        let statements = process::transaction(|installed| {
+        let (statements, ledger_statements) = process::transaction(|installed| {
             Spi::connect_mut(|client| {
                 let begun = installed.sql(
                     "INSERT INTO @extschema@.aggregator_worker_epochs (epoch) VALUES ($1)
                      ON CONFLICT (epoch) DO NOTHING",
                 );
                 client.update(begun.as_str(), None, &[epoch.into()])?;
-                Statements::prepare(client, installed)
+                Ok((
+                    Statements::prepare(client, installed)?,
+                    LedgerStatements::prepare(client, installed)?,
+                ))
             })
         })
         .map_err(|failure| format!("it cannot open the ledger: {failure:?}"))?;
@@ -115,6 +121,8 @@ impl Desk {
             installed,
             epoch,
             statements,
+            ledger_statements,
+            growth: Growth::new(),
             jobs: Jobs::new(epoch),
             open: HashMap::new(),
             stuck: Vec::new(),
@@ -343,6 +351,10 @@ impl Desk {
         }
         if self.noted_at.elapsed() > NOTE {
             self.note();
+            if self.has_written {
+                // A month may have begun, with an empty partition.
+                self.plan_ledger();
+            }
             if self.has_orphans {
                 self.close_orphans();
             }
@@ -387,16 +399,19 @@ impl Desk {
     /// and so does the result of a job, which somebody may read at once. A crash in between leaves a row
     /// that is unknown, whose reservation counts.
     fn write(&mut self, rows: Vec<Row>) {
-        let Self { statements, epoch, .. } = &*self;
+        let Self { statements, ledger_statements, epoch, .. } = &*self;
         let is_durable = rows.iter().any(Row::ends_job);
         let all = settling(|| {
             process::ledger_transaction(is_durable, |_| {
-                Spi::connect_mut(|client| write_all(client, statements, *epoch, &rows))
+                Spi::connect_mut(|client| {
+                    write_all(client, statements, ledger_statements, *epoch, &rows)
+                })
             })
         });
         match all {
             Ok(written) => {
                 self.has_written = true;
+                let has_outgrown = self.growth.add(rows.len());
                 let (begun, ended): (Vec<_>, Vec<_>) = rows
                     .into_iter()
                     .zip(written)
@@ -411,11 +426,24 @@ impl Desk {
                         Err(failure) => self.failed(row, failure),
                     }
                 }
+                if has_outgrown {
+                    self.plan_ledger();
+                }
             }
             Err(failure) if rows.len() == 1 => {
                 rows.into_iter().for_each(|row| self.failed(row, &failure));
             }
             Err(_) => rows.into_iter().for_each(|row| self.write(vec![row])),
+        }
+    }
+
+    /// Plans the ledger's statements anew, for the tables as they are. If that fails, the old ones do.
+    fn plan_ledger(&mut self) {
+        let planned = process::transaction(|installed| {
+            Spi::connect(|client| LedgerStatements::prepare(client, installed))
+        });
+        if let Ok(planned) = planned {
+            self.ledger_statements = planned;
         }
     }
 
@@ -586,6 +614,7 @@ impl Desk {
 fn write_all(
     client: &mut SpiClient,
     statements: &Statements,
+    ledger: &LedgerStatements,
     epoch: i64,
     rows: &[Row],
 ) -> spi::Result<Vec<Written>> {
@@ -598,8 +627,8 @@ fn write_all(
             Row::JobEnd(_) => {}
         }
     }
-    batch::begin(client, statements, epoch, &begins)?;
-    let mut settled = batch::settle(client, statements, epoch, &settles)?.into_iter();
+    batch::begin(client, ledger, epoch, &begins)?;
+    let mut settled = batch::settle(client, ledger, epoch, &settles)?.into_iter();
     rows.iter()
         .map(|row| match row {
             Row::Begin(..) => Ok(Written::Begun),

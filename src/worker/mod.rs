@@ -8,6 +8,7 @@ mod desk;
 mod forgotten;
 mod jobs;
 mod launcher;
+mod ledger_statements;
 mod process;
 mod quarantine;
 mod renewal;

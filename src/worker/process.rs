@@ -56,13 +56,14 @@ pub fn ledger_transaction<T>(
     is_durable: bool,
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    const BY_KEYS: [Local; 4] = [
+    const BY_KEYS: [Local; 5] = [
         (c"enable_seqscan", c"off"),
         (c"enable_hashjoin", c"off"),
         (c"enable_mergejoin", c"off"),
+        (c"enable_material", c"off"),
         (c"synchronous_commit", c"off"),
     ];
-    transaction_with(if is_durable { &BY_KEYS[..3] } else { &BY_KEYS }, work)
+    transaction_with(if is_durable { &BY_KEYS[..4] } else { &BY_KEYS }, work)
 }
 
 /// A setting for one transaction.

@@ -3,8 +3,7 @@
 use crate::installed::Installed;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLARRAYOID, BOOLOID, INT2ARRAYOID, INT2OID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID,
-    Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLOID, INT2OID, INT4OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -17,11 +16,6 @@ pub struct Statements {
     pub forget_quarantined: OwnedPreparedStatement,
     pub any_quarantined: OwnedPreparedStatement,
     pub fail_first: OwnedPreparedStatement,
-    pub begin: OwnedPreparedStatement,
-    pub settle: OwnedPreparedStatement,
-    pub price_lists: OwnedPreparedStatement,
-    pub add_hourly: OwnedPreparedStatement,
-    pub add_totals: OwnedPreparedStatement,
     pub maintain: OwnedPreparedStatement,
     pub used: OwnedPreparedStatement,
     pub store: OwnedPreparedStatement,
@@ -51,19 +45,6 @@ pub struct Statements {
     pub last_minute: OwnedPreparedStatement,
     pub budget_warning: OwnedPreparedStatement,
 }
-
-/// The arguments of add_hourly.sql and add_totals.sql.
-const SUMS: &[Oid] = &[
-    INT4OID,
-    TEXTARRAYOID,
-    TIMESTAMPTZARRAYOID,
-    UUIDARRAYOID,
-    TEXTARRAYOID,
-    TEXTARRAYOID,
-    INT8ARRAYOID,
-    TEXTARRAYOID,
-    INT4ARRAYOID,
-];
 
 const CLOSE_ORPHANS: &str =
     "SELECT orphans.set_aside FROM @extschema@.aggregator_close_orphans($1) AS orphans";
@@ -191,66 +172,6 @@ impl Statements {
             forget_quarantined: prepare(FORGET_QUARANTINED, &[UUIDOID, INT2OID, TIMESTAMPTZOID])?,
             any_quarantined: prepare(ANY_QUARANTINED, &[])?,
             fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
-            begin: prepare(
-                include_str!("../../sql/statements/begin.sql"),
-                &[
-                    INT4OID,
-                    UUIDARRAYOID,
-                    INT2ARRAYOID,
-                    TIMESTAMPTZARRAYOID,
-                    TEXTARRAYOID,
-                    UUIDARRAYOID,
-                    UUIDARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    INT8ARRAYOID,
-                    BOOLARRAYOID,
-                    BOOLARRAYOID,
-                    INT8OID,
-                ],
-            )?,
-            settle: prepare(
-                include_str!("../../sql/statements/settle.sql"),
-                &[
-                    INT4OID,
-                    UUIDARRAYOID,
-                    INT2ARRAYOID,
-                    TIMESTAMPTZARRAYOID,
-                    TEXTARRAYOID,
-                    TIMESTAMPTZOID,
-                    TIMESTAMPTZOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    // Nine counts of tokens and two times.
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT2ARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    INT8ARRAYOID,
-                    TEXTARRAYOID,
-                ],
-            )?,
-            price_lists: prepare(
-                include_str!("../../sql/statements/price_lists.sql"),
-                &[INT4OID, UUIDARRAYOID, TEXTARRAYOID],
-            )?,
-            add_hourly: prepare(include_str!("../../sql/statements/add_hourly.sql"), SUMS)?,
-            add_totals: prepare(include_str!("../../sql/statements/add_totals.sql"), SUMS)?,
             maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
             store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,

@@ -1,151 +1,132 @@
-//! What a call through the database adds to the same request made directly over a kept-alive
-//! connection, measured in one run.
+//! What a call through the database adds to the same request made directly over a kept-alive connection, what
+//! it costs of CPU, and what a function costs that somebody would write by hand; all in one run.
 
 #[path = "../suite/bed.rs"]
 #[allow(dead_code)]
 mod bed;
-#[path = "../suite/upstream.rs"]
+#[path = "common.rs"]
 #[allow(dead_code)]
-mod upstream;
+mod common;
+#[path = "pgbench.rs"]
+mod pgbench;
+#[path = "process.rs"]
+#[allow(dead_code)]
+mod process;
+#[path = "standin.rs"]
+#[allow(dead_code)]
+mod standin;
 
 use bed::{Cluster, value};
+use common::{Direct, Times, prepare};
+use pgbench::{Load, load};
+use standin::{Manner, Standin};
 use std::time::{Duration, Instant};
-use upstream::{Answer, Upstream};
+use tokio_postgres::Client;
 
-const CHAT: &str = r#"SELECT chat_complete('m', '[{"role":"user","content":"hi"}]')"#;
-const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
-const CALLS: usize = 4000;
+const CHAT: &str = r#"SELECT chat_complete('m', '[{"role":"user","content":"hi"}]');"#;
+const BY_HAND: &str = r#"SELECT by_hand('m', '[{"role":"user","content":"hi"}]');"#;
+const DIRECT: usize = 2000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // The library has no ring provider installed in this process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     println!(
-        "{:<6} {:>7} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9} | {:>8} {:>6}",
-        "ledger",
-        "clients",
-        "direct50",
-        "direct99",
-        "chat50",
-        "chat99",
-        "added50",
-        "added99",
-        "calls/s",
-        "ratio"
+        "{:<22} {:>7} | {:>8} {:>8} | {:>8} | {:>8} | {:>8} {:>8} {:>8}",
+        "", "clients", "p50 ms", "p99 ms", "added", "calls/s", "backend", "main", "gateway"
     );
     for sync in ["on", "off"] {
         let cluster = Cluster::start(
             &format!("bench_{sync}"),
             &format!("aggregator.ledger_sync = {sync}\nshared_buffers = 256MB\nmax_wal_size = 4GB"),
         );
-        let upstream = Upstream::start(|_| Answer::hello()).await;
+        let upstream = Standin::start(Manner::Late(Duration::ZERO));
         let database = cluster.database().await;
-        let root = database.root().await;
-        root.batch_execute(&format!(
-            "INSERT INTO api_providers (name, display_name, provider_type, base_url, last_synced_at)
-             VALUES ('standin', 'Stand-in', 'direct', '{}', now());
-             INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
-             SELECT id, 'm', 'm', 'M', '{{\"input\": 2, \"output\": 10}}' FROM api_providers WHERE name = 'standin'",
-            upstream.base_url()
-        ))
-        .await
-        .unwrap();
-        value(&root, "SELECT save_provider_key('standin', 'sk-good-bench')").await.unwrap();
+        let root = prepare(&database, &upstream.base_url()).await;
+        value(&root, &CHAT.replace(';', "")).await;
+        let direct = direct(&Direct::to(&upstream.base_url())).await;
+        println!(
+            "{:<22} {:>7} | {:>8.3} {:>8.3} | {:>8} | {:>8.0} |",
+            "without a database",
+            1,
+            direct.at(50),
+            direct.at(99),
+            "",
+            1000.0 / direct.at(50)
+        );
+        let has_by_hand = sync == "on" && by_hand(&root, &upstream).await;
         for clients in [1, 8, 32] {
-            let direct = direct(&upstream, clients).await;
-            let chat = chat(&database, clients).await;
-            let added = |p| ms(percentile(&chat.0, p)) - ms(percentile(&direct.0, p));
-            println!(
-                "{sync:<6} {clients:>7} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3} | {:>8.0} {:>6.2}",
-                ms(percentile(&direct.0, 50)),
-                ms(percentile(&direct.0, 99)),
-                ms(percentile(&chat.0, 50)),
-                ms(percentile(&chat.0, 99)),
-                added(50),
-                added(99),
-                chat.1,
-                direct.1 / chat.1,
-            );
+            let chat = load(&cluster, &database.name, &root, CHAT, clients).await;
+            print(&format!("chat, ledger_sync {sync}"), clients, &chat, &direct);
+            if has_by_hand {
+                let other = load(&cluster, &database.name, &root, BY_HAND, clients).await;
+                print("PL/Python by hand", clients, &other, &direct);
+                println!(
+                    "{:<22} {:>7} | {:.2} of its latency, {:.2} of its calls per second",
+                    "ratio",
+                    clients,
+                    chat.times.at(50) / other.times.at(50),
+                    chat.per_second / other.per_second
+                );
+            }
         }
         let rows = value(&root, "SELECT count(*) FILTER (WHERE status = 'success') || ' of ' || count(*) FROM aggregator_usage_logs").await.unwrap();
-        println!(
-            "ledger {sync}: {rows} rows settled as success, {} requests seen",
-            upstream.chats().len()
-        );
+        println!("ledger_sync {sync}: {rows} rows settled as success");
     }
     println!(
-        "times in milliseconds; ratio: requests per second directly, per call per second through SQL"
+        "added: to the median without a database; backend, main and gateway: microseconds of CPU per call, of the \
+         callers' processes, of the worker's main thread and of its others"
     );
 }
 
-/// Latencies, sorted, and calls per second.
-type Measured = (Vec<Duration>, f64);
-
-async fn direct(upstream: &Upstream, clients: usize) -> Measured {
-    let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap();
-    let url = format!("{}/chat/completions", upstream.base_url());
-    measure(clients, move |_| {
-        let (client, url) = (client.clone(), url.clone());
-        async move {
-            let request = client.post(&url).bearer_auth("sk-good-bench").body(BODY);
-            assert!(request.send().await.unwrap().text().await.unwrap().contains("hello"));
-        }
-    })
-    .await
+fn print(what: &str, clients: usize, load: &Load, direct: &Times) {
+    println!(
+        "{what:<22} {clients:>7} | {:>8.3} {:>8.3} | {:>8.3} | {:>8.0} | {:>8.0} {:>8.0} {:>8.0}",
+        load.times.at(50),
+        load.times.at(99),
+        load.times.at(50) - direct.at(50),
+        load.per_second,
+        load.cpu.backend,
+        load.cpu.main,
+        load.cpu.gateway
+    );
 }
 
-async fn chat(database: &bed::Database<'_>, clients: usize) -> Measured {
-    let mut sessions = Vec::new();
-    for _ in 0..clients {
-        let session = std::rc::Rc::new(database.root().await);
-        let statement = session.prepare(&format!("SELECT ({CHAT}) IS NOT NULL")).await.unwrap();
-        session.query_one(&statement, &[]).await.unwrap();
-        sessions.push((session, statement));
+async fn direct(client: &Direct) -> Times {
+    let mut times = Vec::with_capacity(DIRECT);
+    for _ in 0..DIRECT {
+        let began = Instant::now();
+        assert!(client.ask(false).await.text().await.unwrap().contains("hello"));
+        times.push(began.elapsed());
     }
-    measure(clients, move |i| {
-        let (session, statement) = sessions[i].clone();
-        async move {
-            assert!(session.query_one(&statement, &[]).await.unwrap().get::<_, bool>(0));
-        }
-    })
-    .await
+    Times::new(times)
 }
 
-async fn measure<F: Future<Output = ()> + 'static>(
-    clients: usize,
-    call: impl Fn(usize) -> F + 'static,
-) -> Measured {
-    let call = std::rc::Rc::new(call);
-    let began = Instant::now();
-    let tasks = tokio::task::LocalSet::new();
-    let running: Vec<_> = (0..clients)
-        .map(|i| {
-            let call = call.clone();
-            tasks.spawn_local(async move {
-                let mut times = Vec::with_capacity(CALLS / clients);
-                for _ in 0..CALLS / clients {
-                    let began = Instant::now();
-                    call(i).await;
-                    times.push(began.elapsed());
-                }
-                times
-            })
-        })
-        .collect();
-    tasks.await;
-    let mut all = Vec::new();
-    for task in running {
-        all.extend(task.await.unwrap());
+/// What a user would write: a connection that is kept alive, and the usage in the same transaction. `false`:
+/// PL/Python is not there.
+async fn by_hand(root: &Client, upstream: &Standin) -> bool {
+    let made = root
+        .batch_execute(&format!(
+            "CREATE EXTENSION plpython3u;
+             CREATE TABLE usage_by_hand (
+                 id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),
+                 model text, prompt_tokens integer, completion_tokens integer, cost numeric);
+             CREATE FUNCTION by_hand(model text, messages jsonb) RETURNS jsonb LANGUAGE plpython3u AS $$
+                 import http.client, json
+                 if 'connection' not in SD:
+                     SD['connection'] = http.client.HTTPConnection('127.0.0.1', {port})
+                     SD['plan'] = plpy.prepare('INSERT INTO usage_by_hand (model, prompt_tokens, completion_tokens, cost) VALUES ($1, $2, $3, ($2 * 2 + $3 * 10) / 1000000.0)', ['text', 'integer', 'integer'])
+                 connection = SD['connection']
+                 body = json.dumps({{'model': model, 'messages': json.loads(messages)}})
+                 connection.request('POST', '/v1/chat/completions', body, {{'Content-Type': 'application/json', 'Authorization': 'Bearer sk-good-bench'}})
+                 text = connection.getresponse().read()
+                 usage = json.loads(text)['usage']
+                 plpy.execute(SD['plan'], [model, usage['prompt_tokens'], usage['completion_tokens']])
+                 return text.decode()
+             $$",
+            port = upstream.port()
+        ))
+        .await;
+    if let Err(error) = &made {
+        println!("no function by hand to compare with: {}", bed::shown(error));
     }
-    let per_second = all.len() as f64 / began.elapsed().as_secs_f64();
-    all.sort();
-    (all, per_second)
-}
-
-fn percentile(sorted: &[Duration], p: usize) -> Duration {
-    sorted[(sorted.len() - 1) * p / 100]
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+    made.is_ok()
 }

@@ -14,6 +14,12 @@ pub struct Memory {
     pub most: f64,
 }
 
+/// One thread of a process.
+#[allow(dead_code)]
+pub fn thread(pid: usize, tid: usize) -> Process {
+    Process(format!("/proc/{pid}/task/{tid}").into())
+}
+
 impl Process {
     pub fn new(pid: usize) -> Self {
         Self(format!("/proc/{pid}").into())

@@ -54,6 +54,10 @@ impl Standin {
         Self { port: port.recv().expect("it listens"), told }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
@@ -95,7 +99,10 @@ async fn serve(
         tell(Told::Arrived(Instant::now()));
         match manner {
             Manner::Late(pause) => {
-                sleep(pause).await;
+                // The shortest sleep is a millisecond.
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
                 stream.write_all(answer.as_bytes()).await?;
             }
             Manner::Drip(chunks, pause) => {
