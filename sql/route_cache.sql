@@ -7,27 +7,28 @@ CREATE FUNCTION @extschema@.aggregator_routes_changed() RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'aggregator_routes_changed_wrapper';
 
--- When it was last used, checked or synced changes no route.
+-- By row: what a caller of SPI stops at its first row fires no trigger of its statement, and a subscriber of
+-- logical replication fires none either. When something was last used, checked or synced changes no route.
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, name, provider_type, api_standard, base_url,
     headers, features, is_active ON @extschema@.api_providers
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, provider_id, api_key_encrypted, is_active,
     priority, settings ON @extschema@.user_api_providers
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, pricing,
     context_window, max_output_tokens, is_available ON @extschema@.aggregator_models
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_user_models
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_budgets
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
     'Has every process forget the routes that it keeps, once the transaction commits. Internal.';

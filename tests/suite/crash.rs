@@ -265,6 +265,35 @@ async fn ten_random_kills_lose_nothing_and_hide_nothing() {
 }
 
 #[tokio::test]
+async fn a_kill_in_the_middle_of_large_batches_leaves_every_request_in_the_ledger() {
+    let upstream = Upstream::start(|_| Answer::late(20, Answer::hello())).await;
+    let (cluster, database) = preloaded("batchkill", "", &upstream).await;
+    let mut root = cluster.connect("postgres", &database).await;
+    for round in 0..3 {
+        let caller = cluster.connect("postgres", &database).await;
+        // 200 begin in one batch, and their answers come at the same time.
+        let many = tokio::spawn(async move {
+            let sql = format!(
+                "SELECT count(*) FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'messages', '{HELLO}'::jsonb))
+                 FROM generate_series(1, 2000)), '{{}}', 200)"
+            );
+            caller.simple_query(&sql).await.is_err()
+        });
+        let before = upstream.chat_count();
+        upstream.wait_for_chats(before + 400 + 150 * round).await;
+        root = kill_worker(&cluster, &database, root).await;
+        assert!(many.await.unwrap(), "the kill came too late");
+    }
+    eventually(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'", "0")
+        .await;
+    let rows: usize =
+        value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap().parse().unwrap();
+    // A row may have no request: the kill came between the two. No request is without a row.
+    assert!(rows >= upstream.chat_count(), "{rows} rows, {} requests", upstream.chat_count());
+    assert!(crate::reports::assert_equal(&root, "after the kills").await > 0);
+}
+
+#[tokio::test]
 async fn a_job_whose_key_is_gone_fails_and_blocks_nobody() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let database = bed::database().await;

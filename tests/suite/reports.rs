@@ -70,7 +70,7 @@ async fn totals(root: &Client) -> (Vec<String>, Vec<String>) {
 }
 
 /// The sums equal the ledger. Returns how many there are.
-async fn assert_equal(root: &Client, when: &str) -> usize {
+pub async fn assert_equal(root: &Client, when: &str) -> usize {
     let (kept, raw) = sums(root).await;
     assert_eq!(kept, raw, "{when}");
     let (kept_totals, summed) = totals(root).await;
