@@ -1877,6 +1877,19 @@ $$;
 COMMENT ON FUNCTION @extschema@.usage_over_time(text, text, text, text) IS
     'The same over time: a row for each hour or day (UTC; p_bucket) of the range, those without usage too. As a date a day is (bucket AT TIME ZONE ''UTC'')::date. cost NULL: nothing in it is priced. PT400, PT403, PT404.';
 
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_short_latency(p_ms numeric) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN CASE
+        WHEN p_ms IS NULL THEN chr(8211)
+        WHEN p_ms < 1000 THEN round(p_ms) || ' ms'
+        ELSE trim_scale(round(p_ms / 1000, CASE WHEN p_ms < 10000 THEN 2 ELSE 1 END)) || ' s'
+    END;
+END
+$$;
+
 CREATE FUNCTION @extschema@.aggregator_count(p_number bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -2027,7 +2040,9 @@ DECLARE
 BEGIN
     SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
     SELECT * INTO v_summary FROM @extschema@.usage_summary(p_range, p_provider, p_user_id);
-    v_whose := concat_ws(' · ', v_range,
+    -- Characters that are not ASCII would fail in the script, in databases of some encodings, before the extension
+    -- can say that it needs another.
+    v_whose := concat_ws(' ' || chr(183) || ' ', v_range,
         CASE WHEN v_report.all_users THEN 'all users' ELSE v_report.user_id END,
         (SELECT coalesce(max(p.display_name), v_report.provider::text) FROM @extschema@.api_providers AS p WHERE p.id = v_report.provider));
 
@@ -2076,7 +2091,7 @@ BEGIN
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="color-scheme" content="light dark">
-<title>Usage · %1$s</title>
+<title>Usage &middot; %1$s</title>
 <style>%3$s</style>
 </head>
 <body>

@@ -101,19 +101,51 @@ async fn it_lives_in_the_schema_of_ones_choice() {
     );
 }
 
+/// Also those whose rules for bytes the script would break, were it not plain ASCII.
 #[tokio::test]
 async fn other_encodings_are_refused() {
     let database = shared().await.empty_database().await;
     let root = database.root().await;
-    let name = format!("{}latin", database.name);
-    root.batch_execute(&format!(
-        "CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
-    ))
-    .await
-    .unwrap();
-    let latin = database.cluster.connect("postgres", &name).await;
-    let (code, message) = failure(&latin, "CREATE EXTENSION aggregator").await;
-    assert_eq!(code, "0A000", "{message}");
+    for encoding in [
+        "LATIN1",
+        "WIN1252",
+        "KOI8R",
+        "SQL_ASCII",
+        "EUC_JP",
+        "EUC_JIS_2004",
+        "EUC_KR",
+        "EUC_CN",
+        "EUC_TW",
+        "MULE_INTERNAL",
+    ] {
+        let name = format!("{}_{}", database.name, encoding.to_lowercase());
+        root.batch_execute(&format!(
+            "CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        ))
+        .await
+        .unwrap();
+        // With the database's own encoding: from some of them there is no conversion.
+        let url = format!("options='-c client_encoding={encoding}' dbname={name}");
+        let output = bed::as_server(bed::pg_bin("psql"))
+            .args([
+                "-h",
+                database.cluster.dir.to_str().unwrap(),
+                "-U",
+                "postgres",
+                "-X",
+                "-d",
+                &url,
+            ])
+            .args(["-v", "VERBOSITY=verbose", "-c", "CREATE EXTENSION aggregator"])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let refusal = format!(
+            "ERROR:  0A000: aggregator needs a database with encoding UTF8, this one has {encoding}"
+        );
+        assert!(told.starts_with(&refusal), "{told}");
+        root.batch_execute(&format!("DROP DATABASE {name}")).await.unwrap();
+    }
 }
 
 #[tokio::test]
