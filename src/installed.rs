@@ -1,6 +1,7 @@
 //! Where the extension lives in this database, in which version, and as whom its privileged code runs.
 
 use crate::error::Error;
+use crate::route_cache;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi, SpiClient};
 use std::cell::RefCell;
@@ -13,6 +14,8 @@ const OWNER: &CStr = c"aggregator_owner";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     pub oid: pg_sys::Oid,
+    /// The schema's.
+    pub namespace: pg_sys::Oid,
     /// Quoted, ready for SQL text.
     pub schema: String,
     /// The type whose USAGE marks administrators.
@@ -24,7 +27,9 @@ pub struct Installed {
 }
 
 thread_local! {
-    static KNOWN: RefCell<Option<Installed>> = const { RefCell::new(None) };
+    /// And of which generation: whoever drops the extension or moves it to another schema changes its tables,
+    /// and says so.
+    static KNOWN: RefCell<Option<(Installed, u64)>> = const { RefCell::new(None) };
 }
 
 impl Installed {
@@ -57,26 +62,30 @@ impl Installed {
 
     /// The installation as of now, in a transaction. `None`: there is none.
     pub fn find() -> Option<Self> {
+        let generation = route_cache::generation();
+        let known = KNOWN.with_borrow(|known| known.clone());
+        if let Some((known, of)) = &known
+            && *of == generation
+        {
+            return Some(known.clone());
+        }
         // SAFETY: a catalog look-up inside a transaction; the name is a constant C string.
         let oid = unsafe { pg_sys::get_extension_oid(c"aggregator".as_ptr(), true) };
         if oid == pg_sys::InvalidOid {
             return None;
         }
-        let known = KNOWN.with_borrow(|known| known.clone().filter(|known| known.oid == oid));
-        if known.is_some() {
-            return known;
-        }
-        let found = Self::load(oid).ok().flatten();
-        // An upgrade hands it over under the same oid.
-        KNOWN.set(found.clone().filter(|found| found.is_handed_over));
-        found
+        let found = Self::load(oid).ok().flatten()?;
+        // An upgrade hands it over under the same oid. What cannot be watched is not kept.
+        let is_kept = found.is_handed_over && route_cache::watch(&found);
+        KNOWN.set(is_kept.then(|| (found.clone(), generation)));
+        Some(found)
     }
 
     fn load(oid: pg_sys::Oid) -> spi::Result<Option<Self>> {
         const SQL: &str = "
             SELECT pg_catalog.quote_ident(n.nspname), t.oid,
                 t.typowner OPERATOR(pg_catalog.=) pg_catalog.to_regrole('aggregator_owner')::pg_catalog.oid,
-                a.oid
+                a.oid, n.oid
             FROM pg_catalog.pg_extension AS e
             JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
             JOIN pg_catalog.pg_type AS t ON t.typnamespace OPERATOR(pg_catalog.=) n.oid
@@ -90,8 +99,11 @@ impl Installed {
                 row.get_three::<String, pg_sys::Oid, bool>().unwrap_or((None, None, None));
             let is_handed_over = is_handed_over == Some(true);
             let authenticator_type = row.get::<pg_sys::Oid>(4).unwrap_or(None);
-            Ok(schema.zip(admin_type).map(|(schema, admin_type)| Self {
+            let namespace = row.get::<pg_sys::Oid>(5).unwrap_or(None);
+            let found = schema.zip(admin_type).zip(namespace);
+            Ok(found.map(|((schema, admin_type), namespace)| Self {
                 oid,
+                namespace,
                 schema,
                 admin_type,
                 is_handed_over,

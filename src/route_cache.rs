@@ -13,9 +13,9 @@ use crate::error::Error;
 use crate::installed::Installed;
 use crate::protocol::Candidate;
 use pgrx::prelude::*;
-use pgrx::spi::{self, Spi};
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -26,12 +26,15 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// The tables that a route is made of, and first the one that stands for them: nothing plans a statement
 /// that is in a hurry over it.
 const WATCHED: usize = 7;
-const TABLES: &str = "
-    SELECT ARRAY[
-        '@extschema@.aggregator_worker_epochs', '@extschema@.api_providers', '@extschema@.user_api_providers',
-        '@extschema@.aggregator_models', '@extschema@.aggregator_user_models',
-        '@extschema@.aggregator_budgets', '@extschema@.aggregator_rate_limits'
-    ]::pg_catalog.regclass[]::pg_catalog.oid[]";
+const TABLES: [&CStr; WATCHED] = [
+    c"aggregator_worker_epochs",
+    c"api_providers",
+    c"user_api_providers",
+    c"aggregator_models",
+    c"aggregator_user_models",
+    c"aggregator_budgets",
+    c"aggregator_rate_limits",
+];
 
 static TABLES_WATCHED: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
 /// Grows with each invalidation.
@@ -78,10 +81,7 @@ pub fn get(
     if !watch(installed) {
         return find();
     }
-    // Whoever has committed a change has said so by now.
-    // SAFETY: inside a transaction, where PostgreSQL does the same at each lock that it takes.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
-    let generation = GENERATION.load(Ordering::Relaxed);
+    let generation = generation();
     if let Some(route) = CACHE.with_borrow_mut(|cache| cache.find(generation, &key)) {
         return Ok(route);
     }
@@ -122,6 +122,14 @@ impl Cache {
     }
 }
 
+/// Grows whenever something that a route is made of has changed, as far as it is known in this transaction:
+/// whoever has committed a change has said so by now.
+pub fn generation() -> u64 {
+    // SAFETY: inside a transaction, where PostgreSQL does the same at each lock that it takes.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    GENERATION.load(Ordering::Relaxed)
+}
+
 /// About how many bytes a route takes.
 fn size((candidates, rules): &Route) -> usize {
     let of_candidate = |candidate: &Candidate| {
@@ -139,25 +147,20 @@ fn size((candidates, rules): &Route) -> usize {
 }
 
 /// Begins to watch the tables of an installation. `false`: they cannot be found, so nothing is kept.
-fn watch(installed: &Installed) -> bool {
+pub fn watch(installed: &Installed) -> bool {
     let extension = u32::from(installed.oid);
     let before = WATCHING.get();
     if before == extension {
         return true;
     }
-    let tables = || -> spi::Result<Option<Vec<pg_sys::Oid>>> {
-        Spi::connect(|client| {
-            client.select(installed.sql(TABLES).as_str(), Some(1), &[])?.first().get_one()
-        })
-    };
-    let Ok(Some(tables)) = tables() else { return false };
-    if tables.len() != WATCHED {
-        return false;
-    }
-    for (watched, table) in TABLES_WATCHED.iter().zip(tables) {
+    for (watched, name) in TABLES_WATCHED.iter().zip(TABLES) {
+        // SAFETY: a look-up of the catalog inside a transaction; the name is a constant C string.
+        let table = unsafe { pg_sys::get_relname_relid(name.as_ptr(), installed.namespace) };
+        if table == pg_sys::InvalidOid {
+            return false;
+        }
         watched.store(table.into(), Ordering::Relaxed);
     }
-    GENERATION.fetch_add(1, Ordering::Relaxed);
     if before == 0 {
         // SAFETY: once per process, of which there are places for ten; the function lives as long as the
         // library, which is never unloaded.
@@ -188,7 +191,7 @@ fn aggregator_routes_changed(fcinfo: pg_sys::FunctionCallInfo) {
         }
         let relation = (*context.cast::<pg_sys::TriggerData>()).tg_relation;
         let table = pg_sys::get_relname_relid(
-            c"aggregator_worker_epochs".as_ptr(),
+            TABLES[0].as_ptr(),
             pg_sys::get_rel_namespace((*relation).rd_id),
         );
         if table != pg_sys::InvalidOid {
