@@ -7,7 +7,7 @@ mod sayings;
 #[cfg(test)]
 mod tests;
 
-pub use body::{inside_200, inside_success, read};
+pub use body::{inside_200, inside_success, instead, read};
 pub use sayings::is_out_of_credit;
 
 use serde::{Deserialize, Serialize};

@@ -621,7 +621,7 @@ fn read_answer(
             Read::Refused(refusal::inside_200(NO_CHOICE, None), completion.usage)
         }
         Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
-        Reading::Broken(what) => Read::Broken(what.to_owned()),
+        Reading::Broken(what) => Read::Broken(refusal::instead(what, &body, Some(key))),
     }
 }
 

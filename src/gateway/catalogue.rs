@@ -52,26 +52,25 @@ pub async fn list(
     }
     let dialect = fetch.dialect;
     let read = move || {
-        if let Some(refusal) = received.refusal() {
-            return Ok(Err(refusal));
-        }
-        let catalogue = catalogue::read(&mend::json(&received.answer.body), dialect)?;
-        let models =
-            serde_json::to_string(&catalogue.models).map_err(|_| "a list that cannot be kept")?;
+        received.refused()?;
+        let catalogue = catalogue::read(&mend::json(&received.answer.body), dialect)
+            .map_err(|what| received.broken(what))?;
+        let models = serde_json::to_string(&catalogue.models)
+            .map_err(|_| received.broken("a list that cannot be kept"))?;
         let (is_inferred, warnings) = (catalogue.is_inferred, catalogue.warnings);
-        Ok::<_, &'static str>(Ok(Fetched { models, is_inferred, warnings }))
+        Ok(Fetched { models, is_inferred, warnings })
     };
     match shared.heavy.run(LARGEST_LIST, read).await {
-        Ok(Ok(Ok(fetched))) => {
+        Ok(Ok(fetched)) => {
             asked.answered(status);
             Ok(fetched)
         }
-        Ok(Ok(Err(refusal))) if key.is_none() && refusal.wants_key() => {
+        Ok(Err(No::Refused(refusal))) if key.is_none() && refusal.wants_key() => {
             asked.refused(status);
             Err(Error::NoPlatformKey { provider: provider.name.clone() })
         }
-        Ok(Ok(Err(refusal))) => asked.failed(upstream(provider, refusal)),
-        Ok(Err(what)) => asked.failed(broken(provider, status, what, request_id)),
+        Ok(Err(No::Refused(refusal))) => asked.failed(upstream(provider, *refusal)),
+        Ok(Err(No::Broken(what))) => asked.failed(broken(provider, status, &what, request_id)),
         Err(_) => asked.failed(broken(provider, status, UNREADABLE, request_id)),
     }
 }
@@ -116,28 +115,33 @@ async fn checked(
     if received.answer.status.is_redirection() {
         return asked.failed(broken(provider, status, REDIRECT, request_id));
     }
-    let read = move || match received.refusal() {
-        Some(refusal) => Err(Some(refusal)),
-        None => match mend::is_json(&mend::json(&received.answer.body)) {
+    let read = move || {
+        received.refused()?;
+        match mend::is_json(&mend::json(&received.answer.body)) {
             true => Ok(()),
-            false => Err(None),
-        },
+            false => Err(received.broken("something that is not JSON")),
+        }
     };
     match shared.heavy.run(LARGEST_LIST, read).await {
         Ok(Ok(())) => {
             asked.answered(status);
             Ok(Verdict::Valid)
         }
-        Ok(Err(Some(refusal))) if refusal.about == About::Key => {
+        Ok(Err(No::Refused(refusal))) if refusal.about == About::Key => {
             asked.refused(status);
-            Ok(Verdict::Refused(Box::new(refusal)))
+            Ok(Verdict::Refused(refusal))
         }
-        Ok(Err(Some(refusal))) => asked.failed(upstream(provider, refusal)),
-        Ok(Err(None)) => {
-            asked.failed(broken(provider, status, "something that is not JSON", request_id))
-        }
+        Ok(Err(No::Refused(refusal))) => asked.failed(upstream(provider, *refusal)),
+        Ok(Err(No::Broken(what))) => asked.failed(broken(provider, status, &what, request_id)),
         Err(_) => asked.failed(broken(provider, status, UNREADABLE, request_id)),
     }
+}
+
+/// An answer that is not what was asked for.
+enum No {
+    Refused(Box<Refusal>),
+    /// The text says what it is instead.
+    Broken(String),
 }
 
 /// An answer, and the key that went with the request.
@@ -151,19 +155,29 @@ impl Received {
         self.answer.status.as_u16()
     }
 
+    fn key(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| key.as_str())
+    }
+
     /// What the provider refuses, by its status or inside a success.
-    fn refusal(&self) -> Option<Refusal> {
-        let Answer { status, body, request_id, retry_after } = &self.answer;
-        let key = self.key.as_ref().map(|key| key.as_str());
+    fn refused(&self) -> Result<(), No> {
+        let Answer { status, body, request_id, retry_after, .. } = &self.answer;
         let refusal = match status.is_success() {
-            true => refusal::inside_success(body, key)?,
-            false => refusal::read(status.as_u16(), body, key),
+            true => refusal::inside_success(body, self.key()),
+            false => Some(refusal::read(status.as_u16(), body, self.key())),
         };
-        Some(Refusal {
-            request_id: request_id.clone(),
-            retry_after_s: retry_after.map(|pause| pause.as_secs_f64().ceil() as u64),
-            ..refusal
-        })
+        match refusal {
+            Some(refusal) => Err(No::Refused(Box::new(Refusal {
+                request_id: request_id.clone(),
+                retry_after_s: retry_after.map(|pause| pause.as_secs_f64().ceil() as u64),
+                ..refusal
+            }))),
+            None => Ok(()),
+        }
+    }
+
+    fn broken(&self, what: &str) -> No {
+        No::Broken(refusal::instead(what, &self.answer.body, self.key()))
     }
 }
 

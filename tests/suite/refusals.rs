@@ -411,10 +411,14 @@ async fn errors_of_syncs_and_key_checks_point_to_their_own_log() {
             eventually(&root, &row, code).await;
         }
     }
-    // A call's stay where they were.
-    let (_upstream, _database, root) = refusing("openai", Answer::json(200, "<html>")).await;
+    // A call's stay where they were. The words of a page say which proxy it is.
+    let page = Answer::json(200, "<html><title>Just a moment...</title></html>");
+    let (_upstream, _database, root) = refusing("openai", page).await;
     let (_, message) = failure(&root, &chat_sql("{}")).await;
     assert!(message.contains("aggregator_usage_logs"), "{message}");
+    assert!(message.contains("HTML instead of JSON: Just a moment..."), "{message}");
+    let (_, message) = failure(&root, "SELECT validate_provider_key('p1')").await;
+    assert!(message.contains("Just a moment..."), "{message}");
 }
 
 #[tokio::test]

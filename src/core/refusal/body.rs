@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 
 /// Longest upstream message that is repeated to the caller.
 const MAX_MESSAGE: usize = 1000;
+/// Of a page that is no refusal.
+const MAX_PAGE: usize = 200;
 /// Of a body: what follows is no explanation any more.
 const MAX_BODY: usize = 256 << 10;
 /// Of its words: what is looked through for what the refusal is about.
@@ -101,6 +103,22 @@ pub fn inside_success(body: &str, key: Option<&str>) -> Option<Refusal> {
     let mut said = Said::default();
     said.value(&answer, 0);
     Some(said.into_refusal(None, key))
+}
+
+/// What a body is instead of JSON, with the words of a page: they say which proxy stands before the
+/// provider, and why. Other texts may be an answer, and are not repeated.
+pub fn instead(what: &str, body: &str, key: Option<&str>) -> String {
+    let body = bare(body);
+    if !body.starts_with('<') {
+        return what.to_owned();
+    }
+    let start: String = body.chars().take(MAX_WORDS).collect();
+    let words = tidy(&secret::scrub(&without_markup(&start), key));
+    match words.char_indices().nth(MAX_PAGE) {
+        _ if words.is_empty() => what.to_owned(),
+        Some((end, _)) => format!("{what}: {}…", &words[..end]),
+        None => format!("{what}: {words}"),
+    }
 }
 
 fn has_error(members: &Map<String, Value>) -> bool {

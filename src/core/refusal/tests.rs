@@ -290,6 +290,16 @@ fn the_words_of_every_form_of_error_are_kept() {
 }
 
 #[test]
+fn a_page_instead_of_json_is_told_and_other_texts_are_not() {
+    let page = "<html><title>Just a moment...</title><script>x</script><p>sk-mine-1</p></html>";
+    assert_eq!(instead("HTML", page, Some("sk-mine-1")), "HTML: Just a moment... [key]");
+    assert_eq!(instead("HTML", "<html></html>", None), "HTML");
+    assert_eq!(instead("no JSON", "Dear user, your secret is 5", None), "no JSON");
+    let long = format!("<p>{}</p>", "é".repeat(1000));
+    assert_eq!(instead("HTML", &long, None).chars().count(), 6 + 200 + 1);
+}
+
+#[test]
 fn nothing_of_the_request_is_repeated_nor_any_key() {
     for body in [
         r#"{"detail":[{"loc":["body"],"msg":"wrong","input":{"messages":"private"}}]}"#,
