@@ -15,6 +15,7 @@ COMMENT ON COLUMN @extschema@.api_providers.base_url IS 'Root of the API, https;
 COMMENT ON COLUMN @extschema@.api_providers.models_url IS 'Where the model list is, if not at base_url/models; same origin as base_url.';
 COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses a bad key, if not base_url/models; same origin as base_url.';
 COMMENT ON COLUMN @extschema@.api_providers.catalogue_format IS 'Dialect of the model list: auto recognises it from the data.';
+COMMENT ON COLUMN @extschema@.api_providers.price_unit IS 'Unit of the list''s prices of tokens: token, million, or auto, which judges the list as a whole.';
 COMMENT ON COLUMN @extschema@.api_providers.headers IS 'Extra request headers, name to text. Not for secrets.';
 COMMENT ON COLUMN @extschema@.api_providers.features IS 'What the provider can do: supports_streaming, supports_vision, supports_functions, supports_audio.';
 COMMENT ON COLUMN @extschema@.api_providers.documentation_url IS 'Documentation of the API.';

@@ -19,7 +19,8 @@ CREATE TABLE @extschema@.api_providers (
     is_active         boolean     NOT NULL DEFAULT true,
     last_synced_at    timestamptz,
     created_at        timestamptz NOT NULL DEFAULT now(),
-    updated_at        timestamptz NOT NULL DEFAULT now()
+    updated_at        timestamptz NOT NULL DEFAULT now(),
+    price_unit        text        NOT NULL DEFAULT 'auto' CHECK (price_unit IN ('auto', 'token', 'million'))
 );
 
 CREATE TABLE @extschema@.user_api_providers (

@@ -15,11 +15,11 @@ BEGIN
         -- A sync is not an edit, and writes last_synced_at alone.
         IF (NEW.id, NEW.name, NEW.display_name, NEW.provider_type, NEW.api_standard, NEW.base_url, NEW.models_url,
             NEW.key_check_url, NEW.catalogue_format, NEW.headers, NEW.features, NEW.documentation_url,
-            NEW.key_url, NEW.is_active, NEW.created_at, NEW.updated_at)
+            NEW.key_url, NEW.is_active, NEW.created_at, NEW.updated_at, NEW.price_unit)
            IS NOT DISTINCT FROM
            (OLD.id, OLD.name, OLD.display_name, OLD.provider_type, OLD.api_standard, OLD.base_url, OLD.models_url,
             OLD.key_check_url, OLD.catalogue_format, OLD.headers, OLD.features, OLD.documentation_url,
-            OLD.key_url, OLD.is_active, OLD.created_at, OLD.updated_at)
+            OLD.key_url, OLD.is_active, OLD.created_at, OLD.updated_at, OLD.price_unit)
         THEN
             RETURN NEW;
         END IF;
@@ -79,7 +79,8 @@ BEGIN
             is_active = NEW.is_active,
             last_synced_at = NEW.last_synced_at,
             created_at = NEW.created_at,
-            updated_at = NEW.updated_at
+            updated_at = NEW.updated_at,
+            price_unit = NEW.price_unit
         WHERE seed.id = NEW.id
           AND seed.updated_at = seed.created_at;
         IF FOUND THEN

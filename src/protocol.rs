@@ -12,6 +12,7 @@
 use crate::core::budget::Rules;
 use crate::core::catalogue::Dialect;
 use crate::core::model::UNLISTED;
+use crate::core::price::Unit;
 use crate::core::refusal::Verdict;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
@@ -164,6 +165,8 @@ pub struct CatalogueFetch {
     pub provider: Provider,
     pub models_url: String,
     pub dialect: Dialect,
+    /// Of the prices of tokens. `None`: the list shows it.
+    pub price_unit: Option<Unit>,
     /// Used where there is one. No user's key is, for what everybody sees.
     pub platform_key: Option<SealedKey>,
 }

@@ -37,6 +37,10 @@ DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
 DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
 DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
 
+-- Units: that of a list's prices can be fixed.
+ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAULT 'auto'
+    CHECK (price_unit IN ('auto', 'token', 'million'));
+
 -- After the functions.
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);

@@ -4,6 +4,7 @@
 use crate::core::model;
 use crate::core::price::{self, PER_UNIT, Prices, Unit};
 use crate::core::reply::clean_word;
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -57,8 +58,9 @@ impl Dialect {
 
 type Item<'a> = BTreeMap<String, &'a RawValue>;
 
-/// Reads a model list. The error says what the body is instead.
-pub fn read(body: &str, dialect: Dialect) -> Result<Catalogue, &'static str> {
+/// Reads a model list. `unit`: that of its prices of tokens, where somebody has fixed it. The error says
+/// what the body is instead.
+pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogue, &'static str> {
     #[derive(Deserialize)]
     struct List<'a> {
         #[serde(borrow)]
@@ -79,11 +81,12 @@ pub fn read(body: &str, dialect: Dialect) -> Result<Catalogue, &'static str> {
         fixed => fixed,
     };
     let mut warnings = Vec::new();
+    let units = Units::of(&items, dialect, unit, &mut warnings);
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
     for item in &items {
         let model = match dialect {
-            Dialect::OpenRouter => openrouter(item, &mut warnings),
-            Dialect::AiHubMix => aihubmix(item, &mut warnings),
+            Dialect::OpenRouter => openrouter(item, units, &mut warnings),
+            Dialect::AiHubMix => aihubmix(item, units, &mut warnings),
             Dialect::OpenAi | Dialect::Auto => bare(item),
         };
         if let Some(mut model) = model {
@@ -106,6 +109,49 @@ pub fn read(body: &str, dialect: Dialect) -> Result<Catalogue, &'static str> {
     })
 }
 
+/// The unit of prices that are written as numbers, and of those that are written as text: OpenRouter
+/// writes text per token, and others that took its form write numbers per 1M.
+#[derive(Debug, Clone, Copy)]
+struct Units {
+    numbers: Unit,
+    texts: Unit,
+}
+
+impl Units {
+    fn of(
+        items: &[Item],
+        dialect: Dialect,
+        fixed: Option<Unit>,
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        if let Some(fixed) = fixed {
+            return Self { numbers: fixed, texts: fixed };
+        }
+        let (keys, usual): (Vec<&str>, Unit) = match dialect {
+            Dialect::AiHubMix => (AIHUBMIX.to_vec(), Unit::PerMillion),
+            _ => (PER_TOKEN.iter().map(|(theirs, _)| *theirs).collect(), Unit::PerToken),
+        };
+        let lists: Vec<Item> = items
+            .iter()
+            .filter_map(|item| serde_json::from_str(item.get("pricing")?.get()).ok())
+            .collect();
+        let prices = lists.iter().flat_map(|list| keys.iter().filter_map(|key| list.get(*key)));
+        let numbers = prices.map(|price| price.get()).filter(|price| !price.starts_with('"'));
+        let found = price::unit_of(numbers, usual);
+        if found != usual {
+            let unit = if found == Unit::PerMillion { "1M tokens" } else { "token" };
+            warnings.push(format!(
+                "the prices of this list make sense per {unit} only and are read so; price_unit of the provider can say otherwise"
+            ));
+        }
+        Self { numbers: found, texts: usual }
+    }
+
+    fn read(self, price: &str) -> Option<Decimal> {
+        price::listed(price, if price.starts_with('"') { self.texts } else { self.numbers })
+    }
+}
+
 fn recognise(items: &[Item]) -> Dialect {
     let any = |test: &dyn Fn(&Item) -> bool| items.iter().any(test);
     if any(&|item| item.contains_key("model_id") && !item.contains_key("id")) {
@@ -120,7 +166,7 @@ fn recognise(items: &[Item]) -> Dialect {
     }
 }
 
-fn openrouter(item: &Item, warnings: &mut Vec<String>) -> Option<Model> {
+fn openrouter(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<Model> {
     let model_id = id(item, "id")?;
     let architecture = value(item, "architecture");
     let inputs = words(&architecture["input_modalities"]);
@@ -153,7 +199,7 @@ fn openrouter(item: &Item, warnings: &mut Vec<String>) -> Option<Model> {
         ]),
         context_window: whole(&value(item, "context_length")),
         max_output_tokens: whole(&top["max_completion_tokens"]),
-        pricing: Some(openrouter_prices(item, &model_id, warnings)),
+        pricing: Some(openrouter_prices(item, &model_id, units, warnings)),
         model_id,
     })
 }
@@ -169,6 +215,8 @@ const PER_TOKEN: &[(&str, &str)] = &[
     ("audio", "audio_input"),
     ("audio_output", "audio_output"),
 ];
+/// AiHubMix's names for prices per token, which are ours.
+const AIHUBMIX: &[&str] = &["input", "output", "cache_read", "cache_write"];
 /// Prices of theirs for what no usage counts.
 const UNPRICED: &[&str] = &["image_token", "image_output", "input_audio_cache", "discount"];
 /// More say nothing new.
@@ -176,12 +224,17 @@ const MOST_WARNINGS: usize = 20;
 /// Bytes of a model's prices: what is more is no price list.
 const LONGEST_PRICING: usize = 12_000;
 
-fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
+fn openrouter_prices(
+    item: &Item,
+    model_id: &str,
+    units: Units,
+    warnings: &mut Vec<String>,
+) -> Prices {
     let Some(raw) = item.get("pricing").and_then(|p| serde_json::from_str::<Item>(p.get()).ok())
     else {
         return Prices::new();
     };
-    let mut prices = per_token_prices(&raw, model_id, warnings);
+    let mut prices = per_token_prices(&raw, model_id, units, warnings);
     let overrides: Vec<Item> = raw
         .get("overrides")
         .and_then(|list| serde_json::from_str(list.get()).ok())
@@ -189,7 +242,7 @@ fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) ->
     let tiers: Vec<Prices> = overrides
         .iter()
         .filter_map(|entry| {
-            let tier = openrouter_tier(entry, model_id, warnings);
+            let tier = openrouter_tier(entry, model_id, units, warnings);
             if tier.is_none() && warnings.len() < MOST_WARNINGS {
                 warnings
                     .push(format!("model '{model_id}': an override has conditions unknown here"));
@@ -206,8 +259,13 @@ fn openrouter_prices(item: &Item, model_id: &str, warnings: &mut Vec<String>) ->
 }
 
 /// Prices that hold under conditions. `None`: under which ones is not understood.
-fn openrouter_tier(entry: &Item, model_id: &str, warnings: &mut Vec<String>) -> Option<Prices> {
-    let mut tier = per_token_prices(entry, model_id, warnings);
+fn openrouter_tier(
+    entry: &Item,
+    model_id: &str,
+    units: Units,
+    warnings: &mut Vec<String>,
+) -> Option<Prices> {
+    let mut tier = per_token_prices(entry, model_id, units, warnings);
     // A key that is absent inherits; one that cannot be read is unknown for as long as this holds.
     for (theirs, ours) in PER_TOKEN.iter().copied().chain(PER_UNIT.iter().map(|key| (*key, *key))) {
         if entry.contains_key(theirs) && !tier.contains_key(ours) && ours != "reasoning" {
@@ -225,11 +283,16 @@ fn openrouter_tier(entry: &Item, model_id: &str, warnings: &mut Vec<String>) -> 
     Some(tier)
 }
 
-fn per_token_prices(raw: &Item, model_id: &str, warnings: &mut Vec<String>) -> Prices {
+fn per_token_prices(
+    raw: &Item,
+    model_id: &str,
+    units: Units,
+    warnings: &mut Vec<String>,
+) -> Prices {
     let mut prices = Prices::new();
     for (theirs, ours) in PER_TOKEN {
         if let Some(raw) = raw.get(*theirs) {
-            let price = price::per_million(raw.get(), Unit::PerToken);
+            let price = units.read(raw.get());
             warn_unless_priced(price.is_some(), raw.get(), theirs, model_id, warnings);
             price::put(&mut prices, ours, price);
         }
@@ -249,7 +312,7 @@ fn per_token_prices(raw: &Item, model_id: &str, warnings: &mut Vec<String>) -> P
     prices
 }
 
-fn aihubmix(item: &Item, warnings: &mut Vec<String>) -> Option<Model> {
+fn aihubmix(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<Model> {
     let model_id = id(item, "model_id")?;
     let types = words(&value(item, "types"));
     let features = words(&value(item, "features"));
@@ -266,9 +329,9 @@ fn aihubmix(item: &Item, warnings: &mut Vec<String>) -> Option<Model> {
     let mut prices = Prices::new();
     let raw: Item =
         item.get("pricing").and_then(|p| serde_json::from_str(p.get()).ok()).unwrap_or_default();
-    for key in ["input", "output", "cache_read", "cache_write"] {
-        if let Some(raw) = raw.get(key) {
-            let price = price::per_million(raw.get(), Unit::PerMillion);
+    for key in AIHUBMIX {
+        if let Some(raw) = raw.get(*key) {
+            let price = units.read(raw.get());
             warn_unless_priced(price.is_some(), raw.get(), key, &model_id, warnings);
             price::put(&mut prices, key, price);
         }
@@ -376,7 +439,7 @@ mod tests {
     use super::*;
 
     fn one(body: &str) -> Model {
-        read(body, Dialect::Auto).unwrap().models.remove(0)
+        read(body, Dialect::Auto, None).unwrap().models.remove(0)
     }
 
     fn price<'a>(model: &'a Model, key: &str) -> Option<&'a str> {
@@ -418,7 +481,7 @@ mod tests {
                 r#"{{"data":[{{"id":"a/b","pricing":{{"prompt":"0.000001","completion":"0.000002",
                     "overrides":[{overrides}]}}}}]}}"#
             );
-            let mut read = read(&body, Dialect::OpenRouter).unwrap();
+            let mut read = read(&body, Dialect::OpenRouter, None).unwrap();
             let model = read.models.remove(0);
             (price(&model, "tiers").map(str::to_owned), read.warnings.len())
         };
@@ -460,7 +523,7 @@ mod tests {
         assert!(m.capabilities["functions"] && m.capabilities["vision"]);
         let c = read(
             r#"{"data":[{"model_id":"e","types":["embedding"],"features":[],"pricing":{"input":20000}}]}"#,
-            Dialect::Auto,
+            Dialect::Auto, None,
         )
         .unwrap();
         assert_eq!(c.models[0].model_type, "embedding");
@@ -491,24 +554,78 @@ mod tests {
         let c = read(
             r#"{"data":[{"id":"a"},{"id":"a"},7,{"id":""},{"x":1},{"id":"b\u0000"}]}"#,
             Dialect::Auto,
+            None,
         );
         assert_eq!(c.unwrap().models.len(), 1);
         for body in ["", "<html>", "{}", r#"{"data":[]}"#, r#"{"data":7}"#, r#"{"data":[{}]}"#] {
-            assert!(read(body, Dialect::Auto).is_err(), "{body}");
+            assert!(read(body, Dialect::Auto, None).is_err(), "{body}");
         }
     }
 
     #[test]
     fn a_fixed_dialect_is_obeyed() {
         let body = r#"{"data":[{"id":"m","pricing":{"prompt":"1"}}]}"#;
-        assert!(read(body, Dialect::OpenAi).unwrap().models[0].pricing.is_none());
+        assert!(read(body, Dialect::OpenAi, None).unwrap().models[0].pricing.is_none());
     }
 
     proptest::proptest! {
         #[test]
         fn nothing_from_outside_panics(body in "[{}\\[\\]\":,a-z0-9.-]{0,80}") {
-            let _ = read(&body, Dialect::Auto);
-            let _ = read(&format!(r#"{{"data":[{{"id":"x","pricing":{{"prompt":{body}}}}}]}}"#), Dialect::OpenRouter);
+            let _ = read(&body, Dialect::Auto, None);
+            let _ = read(&format!(r#"{{"data":[{{"id":"x","pricing":{{"prompt":{body}}}}}]}}"#), Dialect::OpenRouter, None);
         }
+    }
+
+    #[test]
+    fn a_list_is_judged_as_a_whole() {
+        let list = |prices: &[&str]| {
+            let items: Vec<String> = prices
+                .iter()
+                .enumerate()
+                .map(|(i, pricing)| format!(r#"{{"id":"m{i}","pricing":{pricing}}}"#))
+                .collect();
+            format!(r#"{{"data":[{}]}}"#, items.join(","))
+        };
+        let read_as = |body: &str, unit| {
+            let found = read(body, Dialect::Auto, unit).unwrap();
+            let prices: Vec<String> = found
+                .models
+                .iter()
+                .map(|m| {
+                    let of = |key| price(m, key).unwrap_or("-").to_owned();
+                    format!("{} {}", of("input"), of("output"))
+                })
+                .collect();
+            (prices, found.warnings.len())
+        };
+        // Numbers per 1M in OpenRouter's shape.
+        let million = list(&[
+            r#"{"prompt":0.005,"completion":0.01}"#,
+            r#"{"prompt":0.0272,"completion":0.2}"#,
+            r#"{"prompt":0,"completion":0}"#,
+        ]);
+        let expected = vec!["0.005 0.01".to_owned(), "0.0272 0.2".into(), "0 0".into()];
+        assert_eq!(read_as(&million, None), (expected.clone(), 1));
+        assert_eq!(read_as(&million, Some(Unit::PerMillion)), (expected, 0));
+        // Somebody has said that they are per token: then no model costs that.
+        assert_eq!(
+            read_as(&million, Some(Unit::PerToken)),
+            (vec!["- -".to_owned(), "- -".into(), "0 0".into()], 4)
+        );
+        // Numbers per token, and one that slipped: refused, with a warning.
+        let token = list(&[
+            r#"{"prompt":1.5e-7,"completion":6e-7}"#,
+            r#"{"prompt":0.000003,"completion":0.005}"#,
+        ]);
+        assert_eq!(read_as(&token, None), (vec!["0.15 0.6".to_owned(), "3 -".into()], 1));
+        // Text is per token, as OpenRouter documents, also where that makes no sense.
+        let text = list(&[r#"{"prompt":"0.005","completion":"0.00001"}"#]);
+        assert_eq!(read_as(&text, None), (vec!["- 10".to_owned()], 1));
+        assert_eq!(read_as(&text, Some(Unit::PerMillion)), (vec!["0.005 -".to_owned()], 1));
+        // AiHubMix's shape, per token.
+        let other = r#"{"data":[{"model_id":"a","pricing":{"input":0.000003,"output":0.000015}}]}"#;
+        assert_eq!(read_as(other, None), (vec!["3 15".to_owned()], 1));
+        let other = r#"{"data":[{"model_id":"a","pricing":{"input":3,"output":1500}}]}"#;
+        assert_eq!(read_as(other, None), (vec!["3 -".to_owned()], 1));
     }
 }

@@ -2,18 +2,33 @@
 //! search. Decimal from the first digit to the last. An unknown price is an absent key; free is 0.
 
 use crate::core::usage::decimal;
+use crate::error::Error;
 use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Normalised prices, as they stand in `aggregator_models.pricing`.
 pub type Prices = BTreeMap<String, Box<RawValue>>;
 
 /// The unit in which a catalogue gives the price of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
     PerToken,
     PerMillion,
+}
+
+impl Unit {
+    /// Reads `api_providers.price_unit`. `None`: the list itself shows it.
+    pub fn parse(name: &str) -> Result<Option<Self>, Error> {
+        match name {
+            "auto" => Ok(None),
+            "token" => Ok(Some(Self::PerToken)),
+            "million" => Ok(Some(Self::PerMillion)),
+            other => Err(Error::unsupported(format!("the price unit '{other}'"))),
+        }
+    }
 }
 
 /// Prices of a token, in USD per 1M.
@@ -37,6 +52,12 @@ const MIN_PROMPT: &str = "min_prompt_tokens";
 const DEAREST_PER_MILLION: i64 = 10_000;
 /// One that is not 0 and below this, USD 0.0001, was given per token.
 const CHEAPEST_PER_MILLION: Decimal = Decimal::from_parts(1, 0, 0, false, 4);
+/// No model of any catalogue costs more, and this is far from what the dearest does (600): in a list
+/// it is a slip of units.
+const DEAREST_IN_A_LIST: i64 = 1_000;
+/// Below this, and not 0, a price per 1M tokens is so unlikely that it does not say that a list has
+/// that unit.
+const LIKELY_PER_MILLION: Decimal = Decimal::from_parts(1, 0, 0, false, 3);
 /// Likewise for one request, image or search.
 const DEAREST_PER_UNIT: i64 = 1_000;
 
@@ -49,6 +70,29 @@ pub fn per_million(text: &str, unit: Unit) -> Option<Decimal> {
         Unit::PerMillion => price,
     };
     is_sane_per_million(price).then(|| price.normalize())
+}
+
+/// One price of a list that was fetched.
+pub fn listed(text: &str, unit: Unit) -> Option<Decimal> {
+    per_million(text, unit).filter(|price| *price <= Decimal::from(DEAREST_IN_A_LIST))
+}
+
+/// The unit of a list, from all its prices of tokens: the one in which more of them make sense, else
+/// the one that its form has. A price that makes sense in both, or in neither, says nothing.
+pub fn unit_of<'a>(prices: impl Iterator<Item = &'a str>, usual: Unit) -> Unit {
+    let (mut per_token, mut per_million) = (0_usize, 0_usize);
+    for text in prices {
+        let Some(price) = parse(text).filter(|price| !price.is_zero()) else { continue };
+        let is_token = listed(text, Unit::PerToken).is_some();
+        let is_million = price >= LIKELY_PER_MILLION && listed(text, Unit::PerMillion).is_some();
+        per_token += usize::from(is_token && !is_million);
+        per_million += usize::from(is_million && !is_token);
+    }
+    match per_token.cmp(&per_million) {
+        Ordering::Greater => Unit::PerToken,
+        Ordering::Less => Unit::PerMillion,
+        Ordering::Equal => usual,
+    }
 }
 
 fn is_sane_per_million(price: Decimal) -> bool {
@@ -204,5 +248,34 @@ mod tests {
             let problem = problem(bad).unwrap_or_else(|| panic!("{bad} is refused"));
             assert!(problem.contains(says), "{bad}: {problem}");
         }
+    }
+
+    #[test]
+    fn the_unit_of_a_list_is_the_one_in_which_it_makes_sense() {
+        use Unit::{PerMillion, PerToken};
+        let none: &[&str] = &[];
+        for (prices, expected) in [
+            // As OpenRouter has them.
+            (&["0.00000015", "0.0000006", "0"][..], PerToken),
+            (&["0.0006", "0.00015"], PerToken),
+            // As some write them.
+            (&["0.005", "0.01", "0.0272", "0.35"], PerMillion),
+            (&["3", "15", "0.3", "3.75", "0"], PerMillion),
+            // One slip does not change a list, either way.
+            (&["0.0000001", "0.0000004", "0.5"], PerToken),
+            (&["0.005", "0.01", "0.0000001"], PerMillion),
+            // What says nothing.
+            (&["0", "-1", "x", "1e9"], PerToken),
+            (none, PerToken),
+            (&["0.001"], PerToken),
+        ] {
+            assert_eq!(unit_of(prices.iter().copied(), PerToken), expected, "{prices:?}");
+        }
+        assert_eq!(unit_of(["0"].into_iter(), PerMillion), PerMillion);
+        assert_eq!(listed("0.005", PerToken), None);
+        assert_eq!(shown(listed("0.0006", PerToken)).unwrap(), "600");
+        assert_eq!(listed("1001", PerMillion), None);
+        assert_eq!(Unit::parse("million").unwrap(), Some(PerMillion));
+        assert!(Unit::parse("thousand").is_err());
     }
 }

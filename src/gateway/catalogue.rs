@@ -50,10 +50,10 @@ pub async fn list(
     if received.answer.status.is_redirection() {
         return asked.failed(broken(provider, status, REDIRECT, request_id));
     }
-    let dialect = fetch.dialect;
+    let (dialect, unit) = (fetch.dialect, fetch.price_unit);
     let read = move || {
         received.refused()?;
-        let catalogue = catalogue::read(&mend::json(&received.answer.body), dialect)
+        let catalogue = catalogue::read(&mend::json(&received.answer.body), dialect, unit)
             .map_err(|what| received.broken(what))?;
         let models = serde_json::to_string(&catalogue.models)
             .map_err(|_| received.broken("a list that cannot be kept"))?;

@@ -85,6 +85,7 @@ fn fetch_of(installed: &Installed, row: &ProviderRow) -> Result<CatalogueFetch, 
         provider: row.provider.clone(),
         models_url: row.models_url.clone(),
         dialect: Dialect::parse(&row.catalogue_format),
+        price_unit: row.price_unit,
         platform_key: keys::saved_key(installed, &row.provider, None)?,
     })
 }

@@ -131,6 +131,7 @@ fn sync_soon(installed: &Installed, row: ProviderRow, key: SealedKey) -> Result<
     let fetch = CatalogueFetch {
         models_url: row.models_url,
         dialect: Dialect::parse(&row.catalogue_format),
+        price_unit: row.price_unit,
         provider: row.provider,
         platform_key,
     };

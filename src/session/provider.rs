@@ -1,5 +1,6 @@
 //! Rows of `api_providers`, read as the owner, as the gateway needs them.
 
+use crate::core::price::Unit;
 use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
@@ -18,12 +19,13 @@ pub struct ProviderRow {
     pub models_url: String,
     pub key_check_url: String,
     pub catalogue_format: String,
+    pub price_unit: Option<Unit>,
     pub is_synced: bool,
 }
 
 const COLUMNS: &str = "
     SELECT p.id, p.name, p.api_standard, p.base_url, p.headers::text, p.models_url,
-        p.key_check_url, p.catalogue_format, p.last_synced_at IS NOT NULL
+        p.key_check_url, p.catalogue_format, p.last_synced_at IS NOT NULL, p.price_unit
     FROM @extschema@.api_providers AS p
     WHERE p.is_active";
 
@@ -72,6 +74,7 @@ struct Columns {
     key_check_url: Option<String>,
     catalogue_format: String,
     is_synced: bool,
+    price_unit: String,
 }
 
 impl Columns {
@@ -86,6 +89,7 @@ impl Columns {
             key_check_url: row.get(7)?,
             catalogue_format: required(row, 8)?,
             is_synced: required(row, 9)?,
+            price_unit: required(row, 10)?,
         })
     }
 
@@ -100,6 +104,7 @@ impl Columns {
             models_url,
             key_check_url,
             catalogue_format: self.catalogue_format,
+            price_unit: Unit::parse(&self.price_unit)?,
             is_synced: self.is_synced,
         })
     }

@@ -300,3 +300,54 @@ async fn a_plan_made_on_empty_tables_does_not_make_the_next_sync_slow() {
     let set = "SELECT pricing FROM set_model_price('v/m7', '{\"input\": 1}')";
     assert_eq!(value(&root, set).await.unwrap(), r#"{"input": 1}"#);
 }
+
+/// `{"prompt":0.005,"completion":0.01}` is no price per token of any model, and a list of such numbers
+/// is one per 1M tokens.
+#[tokio::test]
+async fn the_unit_of_a_list_is_the_one_in_which_it_makes_sense() {
+    let million = r#"{"data":[
+        {"id":"a","pricing":{"prompt":0.005,"completion":0.01}},
+        {"id":"b","pricing":{"prompt":0.0272,"completion":0.201,"input_cache_read":0.01}},
+        {"id":"c","pricing":{"prompt":3,"completion":15}}]}"#;
+    let (upstream, body) = changing(million).await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "list", &upstream).await;
+    let prices = async || {
+        assert!(rows(&root, SYNC).await[0].starts_with("3|"), "synced");
+        rows(&root, "SELECT model_id, pricing FROM aggregator_models ORDER BY 1").await
+    };
+    let per_million = [
+        r#"a|{"input": 0.005, "output": 0.01}"#,
+        r#"b|{"input": 0.0272, "output": 0.201, "cache_read": 0.01}"#,
+        r#"c|{"input": 3, "output": 15}"#,
+    ];
+    assert_eq!(prices().await, per_million);
+    // Per token, and one that slipped: no model costs 5,000 USD per 1M tokens.
+    *body.lock().unwrap() = r#"{"data":[
+        {"id":"a","pricing":{"prompt":1.5e-7,"completion":6e-7}},
+        {"id":"b","pricing":{"prompt":0.000003,"completion":0.000015}},
+        {"id":"c","pricing":{"prompt":0.005,"completion":0.000001}}]}"#
+        .to_owned();
+    assert_eq!(
+        prices().await,
+        [
+            r#"a|{"input": 0.15, "output": 0.6}"#,
+            r#"b|{"input": 3, "output": 15}"#,
+            r#"c|{"output": 1}"#,
+        ]
+    );
+    // A provider's row fixes the unit, whatever the list looks like.
+    root.batch_execute("UPDATE api_providers SET price_unit = 'token' WHERE name = 'list'")
+        .await
+        .unwrap();
+    *body.lock().unwrap() = million.to_owned();
+    assert_eq!(prices().await, ["a|{}", "b|{}", "c|{}"]);
+    root.batch_execute("UPDATE api_providers SET price_unit = 'million' WHERE name = 'list'")
+        .await
+        .unwrap();
+    *body.lock().unwrap() = million.replace("0.005", "\"0.005\"");
+    assert_eq!(prices().await, per_million);
+    let unit = "UPDATE api_providers SET price_unit = 'thousand' WHERE name = 'list'";
+    assert_eq!(failure(&root, unit).await.0, "23514");
+}
