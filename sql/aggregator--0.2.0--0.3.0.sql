@@ -43,6 +43,10 @@ DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
 DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
 DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text);
 
+-- Units: that of a list's prices can be fixed.
+ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAULT 'auto'
+    CHECK (price_unit IN ('auto', 'token', 'million'));
+
 SET LOCAL search_path = @extschema@, pg_temp;
 
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -98,11 +102,11 @@ BEGIN
         -- A sync is not an edit, and writes last_synced_at alone.
         IF (NEW.id, NEW.name, NEW.display_name, NEW.provider_type, NEW.api_standard, NEW.base_url, NEW.models_url,
             NEW.key_check_url, NEW.catalogue_format, NEW.headers, NEW.features, NEW.documentation_url,
-            NEW.key_url, NEW.is_active, NEW.created_at, NEW.updated_at)
+            NEW.key_url, NEW.is_active, NEW.created_at, NEW.updated_at, NEW.price_unit)
            IS NOT DISTINCT FROM
            (OLD.id, OLD.name, OLD.display_name, OLD.provider_type, OLD.api_standard, OLD.base_url, OLD.models_url,
             OLD.key_check_url, OLD.catalogue_format, OLD.headers, OLD.features, OLD.documentation_url,
-            OLD.key_url, OLD.is_active, OLD.created_at, OLD.updated_at)
+            OLD.key_url, OLD.is_active, OLD.created_at, OLD.updated_at, OLD.price_unit)
         THEN
             RETURN NEW;
         END IF;
@@ -162,7 +166,8 @@ BEGIN
             is_active = NEW.is_active,
             last_synced_at = NEW.last_synced_at,
             created_at = NEW.created_at,
-            updated_at = NEW.updated_at
+            updated_at = NEW.updated_at,
+            price_unit = NEW.price_unit
         WHERE seed.id = NEW.id
           AND seed.updated_at = seed.created_at;
         IF FOUND THEN
@@ -886,6 +891,7 @@ DECLARE
     v_user     text  := @extschema@.aggregator_user_id();
     v_model    @extschema@.aggregator_models;
     v_max      integer;
+    v_hidden   @extschema@.aggregator_hidden_tokens;
     v_output   numeric;
 BEGIN
     IF v_size IS NULL THEN
@@ -910,9 +916,15 @@ BEGIN
         RETURN;
     END IF;
     v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
-    -- A token has at least a byte, and the marks around a message fewer than its JSON.
+    SELECT seen.* INTO v_hidden
+    FROM @extschema@.aggregator_hidden_tokens AS seen
+    WHERE (seen.provider_id, seen.model_id) = (v_model.provider_id, v_model.model_id);
+    -- A token has at least a byte, and the marks around a message fewer than its JSON. The provider may have
+    -- been seen to count more.
     max_cost := @extschema@.aggregator_cost_bound(
-        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint), v_max::bigint);
+        v_model.pricing,
+        greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint) + coalesce(v_hidden.prompt_tokens, 0::bigint),
+        v_max::bigint + coalesce(v_hidden.completion_tokens, 0::bigint));
     SELECT avg(log.completion_tokens) INTO v_output
     FROM (
         SELECT l.model_id, l.provider_id, l.status, l.completion_tokens
@@ -1268,6 +1280,17 @@ COMMENT ON COLUMN @extschema@.aggregator_key_checks.http_status IS 'The provider
 COMMENT ON COLUMN @extschema@.aggregator_key_checks.latency_ms IS 'Milliseconds.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_key_checks(integer) IS 'Forgets key checks that are older than so many seconds, or than 90 days. Internal.';
+
+-- What providers were seen to count beyond the bound of a request: by it the bound of the next one grows.
+-- A row per model of the catalogue at the most.
+CREATE TABLE @extschema@.aggregator_hidden_tokens (
+    provider_id       uuid        NOT NULL,
+    model_id          text        NOT NULL,
+    prompt_tokens     bigint      NOT NULL,
+    completion_tokens bigint      NOT NULL,
+    noted_at          timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (provider_id, model_id)
+);
 
 -- What a row counts against a budget, pending or settled: what it cost where that is certain, else
 -- the upper bound that was reserved for it, or what is known if that is more. No single row counts
@@ -2534,27 +2557,28 @@ CREATE FUNCTION @extschema@.aggregator_routes_changed() RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'aggregator_routes_changed_wrapper';
 
--- When it was last used, checked or synced changes no route.
+-- By row: what a caller of SPI stops at its first row fires no trigger of its statement, and a subscriber of
+-- logical replication fires none either. When something was last used, checked or synced changes no route.
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, name, provider_type, api_standard, base_url,
     headers, features, is_active ON @extschema@.api_providers
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, provider_id, api_key_encrypted, is_active,
     priority, settings ON @extschema@.user_api_providers
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, pricing,
     context_window, max_output_tokens, is_available ON @extschema@.aggregator_models
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_user_models
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_budgets
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
-FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
     'Has every process forget the routes that it keeps, once the transaction commits. Internal.';
@@ -2681,9 +2705,23 @@ $$;
 
 COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses a bad key, if not base_url/models; same origin as base_url.';
 
+COMMENT ON COLUMN @extschema@.api_providers.price_unit IS 'Unit of the list''s prices of tokens: token, million, or auto, which judges the list as a whole.';
+
 COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
+
+COMMENT ON TABLE @extschema@.aggregator_hidden_tokens IS 'What providers were seen to count beyond the bound of a request. The bound of the next one grows by it. More than 16,384 tokens of a prompt or 65,536 of an answer are not believed. Kept by the worker.';
+
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.provider_id IS 'The provider.';
+
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.model_id IS 'The model, as the catalogue lists it; (unlisted): all that it does not.';
+
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.prompt_tokens IS 'Tokens of a prompt beyond its bytes and what providers document.';
+
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.completion_tokens IS 'Tokens of an answer beyond its limit.';
+
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.noted_at IS 'When it last grew.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
 
@@ -2739,6 +2777,7 @@ BEGIN
             'aggregator_usage_by_hour',
             'aggregator_usage_by_day',
             'aggregator_cooling',
+            'aggregator_hidden_tokens',
             'aggregator_provider_health',
             'aggregator_budgets',
             'aggregator_rate_limits',
@@ -3679,6 +3718,8 @@ ALTER TABLE @extschema@.aggregator_key_checks ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE @extschema@.aggregator_quarantine ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE @extschema@.aggregator_hidden_tokens ENABLE ROW LEVEL SECURITY;
+
 -- A model of one's own may have a name that is nobody else's business.
 CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
@@ -3688,6 +3729,10 @@ CREATE POLICY seen ON @extschema@.aggregator_key_checks FOR SELECT
 
 CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_admin()));
+
+-- quote_cost asks it.
+CREATE POLICY seen ON @extschema@.aggregator_hidden_tokens FOR SELECT
+    USING (true);
 
 COMMENT ON FUNCTION @extschema@.aggregator_platform_models(text) IS
     'By the id of the provider, for those at which only the platform''s key pays for the user: the models that it serves, where it has a list.';

@@ -135,6 +135,12 @@ COMMENT ON COLUMN @extschema@.aggregator_cooling.key_print IS 'Print of the seal
 COMMENT ON COLUMN @extschema@.aggregator_cooling.failures IS 'Failures in a row.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.reason IS 'The provider''s error code or status.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.noted_at IS 'When it last failed.';
+COMMENT ON TABLE @extschema@.aggregator_hidden_tokens IS 'What providers were seen to count beyond the bound of a request. The bound of the next one grows by it. More than 16,384 tokens of a prompt or 65,536 of an answer are not believed. Kept by the worker.';
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.provider_id IS 'The provider.';
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.model_id IS 'The model, as the catalogue lists it; (unlisted): all that it does not.';
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.prompt_tokens IS 'Tokens of a prompt beyond its bytes and what providers document.';
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.completion_tokens IS 'Tokens of an answer beyond its limit.';
+COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.noted_at IS 'When it last grew.';
 
 COMMENT ON VIEW @extschema@.aggregator_provider_health IS 'The last 24 hours of each provider and model, as far as the caller sees the usage log, and what cools down.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.provider_id IS 'The provider.';

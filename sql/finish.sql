@@ -14,6 +14,7 @@ ALTER TABLE @extschema@.aggregator_worker_epochs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_jobs ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_cooling ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_hidden_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budgets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
@@ -59,6 +60,10 @@ CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
 -- That a provider cannot be reached is nobody's secret.
 CREATE POLICY seen ON @extschema@.aggregator_cooling FOR SELECT
     USING (user_provider_id IS NULL OR user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+-- quote_cost asks it.
+CREATE POLICY seen ON @extschema@.aggregator_hidden_tokens FOR SELECT
+    USING (true);
 
 -- A rule that is about oneself, or about each user. What all together may spend is told to nobody
 -- but readers.

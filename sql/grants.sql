@@ -38,6 +38,7 @@ BEGIN
             'aggregator_usage_by_hour',
             'aggregator_usage_by_day',
             'aggregator_cooling',
+            'aggregator_hidden_tokens',
             'aggregator_provider_health',
             'aggregator_budgets',
             'aggregator_rate_limits',

@@ -16,6 +16,17 @@ CREATE TABLE @extschema@.aggregator_cooling (
     UNIQUE NULLS NOT DISTINCT (provider_id, user_provider_id, model_id)
 );
 
+-- What providers were seen to count beyond the bound of a request: by it the bound of the next one grows.
+-- A row per model of the catalogue at the most.
+CREATE TABLE @extschema@.aggregator_hidden_tokens (
+    provider_id       uuid        NOT NULL,
+    model_id          text        NOT NULL,
+    prompt_tokens     bigint      NOT NULL,
+    completion_tokens bigint      NOT NULL,
+    noted_at          timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (provider_id, model_id)
+);
+
 CREATE VIEW @extschema@.aggregator_provider_health WITH (security_invoker = true) AS
 WITH calls AS (
     SELECT log.provider_id,

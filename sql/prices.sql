@@ -456,6 +456,7 @@ DECLARE
     v_user     text  := @extschema@.aggregator_user_id();
     v_model    @extschema@.aggregator_models;
     v_max      integer;
+    v_hidden   @extschema@.aggregator_hidden_tokens;
     v_output   numeric;
 BEGIN
     IF v_size IS NULL THEN
@@ -480,9 +481,15 @@ BEGIN
         RETURN;
     END IF;
     v_max := coalesce(p_max_output_tokens, v_model.max_output_tokens);
-    -- A token has at least a byte, and the marks around a message fewer than its JSON.
+    SELECT seen.* INTO v_hidden
+    FROM @extschema@.aggregator_hidden_tokens AS seen
+    WHERE (seen.provider_id, seen.model_id) = (v_model.provider_id, v_model.model_id);
+    -- A token has at least a byte, and the marks around a message fewer than its JSON. The provider may have
+    -- been seen to count more.
     max_cost := @extschema@.aggregator_cost_bound(
-        v_model.pricing, greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint), v_max::bigint);
+        v_model.pricing,
+        greatest((v_size -> 'bytes')::bigint, input_tokens_estimate::bigint) + coalesce(v_hidden.prompt_tokens, 0::bigint),
+        v_max::bigint + coalesce(v_hidden.completion_tokens, 0::bigint));
     SELECT avg(log.completion_tokens) INTO v_output
     FROM (
         SELECT l.model_id, l.provider_id, l.status, l.completion_tokens

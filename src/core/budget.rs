@@ -348,7 +348,8 @@ pub fn plan(
                 (Unit::Tokens, _) => {
                     // No more than a limit, which is an i64, can be left.
                     let left = left.max(&Decimal::ZERO).to_i64().unwrap_or(0);
-                    Some(left.saturating_sub(size.input_tokens).max(0) / size.n.max(1))
+                    let each = left.saturating_sub(size.input_tokens).max(0) / size.n.max(1);
+                    Some(each.saturating_sub(size.hidden_output).max(0))
                 }
                 _ => None,
             })
@@ -358,8 +359,10 @@ pub fn plan(
     };
     let output = size.output_tokens.or(cap).unwrap_or(0).max(i64::from(cap.is_some()));
     let usd = prices.as_ref().and_then(|prices| prices.cost(size, output));
-    let tokens =
-        output.checked_mul(size.n).and_then(|output| output.checked_add(size.input_tokens));
+    let tokens = output
+        .checked_add(size.hidden_output)
+        .and_then(|output| output.checked_mul(size.n))
+        .and_then(|output| output.checked_add(size.input_tokens));
     if (is_about_usd && usd.is_none()) || (is_about_tokens && tokens.is_none()) {
         return Err(Refused::NoBound(NoBound::Unbounded("an answer of that size".to_owned())));
     }

@@ -546,7 +546,7 @@ fn check(body: &str, tally: &mut Tally) {
     }
     for (limit, default) in [(Some(8192), None), (None, None), (Some(8192), Some(4096))] {
         let model = Model { id: "v/m", max_output_tokens: limit, ..Model::default() };
-        let size = bound::size(&outline, &model, default);
+        let size = bound::size(&outline, &model, default, bound::Hidden::default());
         assert!(size.input_tokens >= body.len() as i64 && (1..=128).contains(&size.n));
         assert!(size.output_tokens.is_none_or(|most| (1..=MOST_OUTPUT_TOKENS).contains(&most)));
         check_sent(body, &outline, &size, Standard::OpenAi, tally);

@@ -67,6 +67,8 @@ pub struct Outline {
     pub prompt_tokens: i32,
     /// Providers tell the model how to call tools, which is billed.
     pub has_tools: bool,
+    /// Or in which format to answer.
+    pub has_format: bool,
     /// Parts of the prompt are to be cached, which may cost more than to read them.
     pub caches: bool,
 }
@@ -161,6 +163,7 @@ impl Reader {
                         self.found.has_tools = true;
                         self.counter.add(value);
                     }
+                    "response_format" | "output_config" => self.found.has_format = true,
                     "cache_control" => self.found.caches = true,
                     "service_tier" => {
                         let tier = Scanner::new(value).string()?.said_within(LONGEST_NAME);

@@ -14,6 +14,7 @@ use crate::core::{calls, json, mend, refusal};
 use crate::error::{Error, Refusal, UNREACHABLE};
 use crate::gateway::Settings;
 use crate::gateway::admission::{self, Permit};
+use crate::gateway::hidden::Watch;
 use crate::gateway::http::{Answer, Failure, Incoming, Outgoing, Prepared};
 use crate::gateway::ledger::{JobAnswer, Outcome, Renewed, Task};
 use crate::gateway::memory::Lease;
@@ -136,7 +137,8 @@ impl Attempts<'_> {
         };
         self.made += 1;
         let number = call.earlier_attempts.saturating_add(self.made);
-        let leave = Leave { permit, hold, departure: request.departure() };
+        let watch = self.watch(candidate, size, limits);
+        let leave = Leave { permit, hold, departure: request.departure(), watch };
         let sync = settings.ledger_sync;
         let prompt_tokens = self.outline.prompt_tokens;
         let row =
@@ -262,7 +264,20 @@ impl Attempts<'_> {
             pricing: candidate.pricing.as_deref(),
         };
         let standard = candidate.provider.standard.wire();
-        bound::size(&self.outline, &model, standard.default_output_tokens())
+        let hidden = self.shared.excesses.of(candidate.provider.id, candidate.counted_model());
+        bound::size(&self.outline, &model, standard.default_output_tokens(), hidden)
+    }
+
+    /// What the provider will count is compared with the size that was reserved. Where no rule counts on
+    /// it, a request may ask for more than the model writes by the catalogue.
+    fn watch(&self, candidate: &Candidate, size: Size, limits: Limits) -> Watch {
+        let most = size.output_tokens.or(limits.cap.map(i64::from));
+        let asks_for_more = match limits.most_tokens {
+            Some(_) => false,
+            None => self.outline.max_tokens > most,
+        };
+        let most = most.filter(|_| !asks_for_more);
+        self.shared.excesses.watch(candidate.provider.id, candidate.counted_model(), size, most)
     }
 
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.

@@ -1,5 +1,6 @@
 //! What the gateway asks of the main thread, which alone speaks to PostgreSQL.
 
+use crate::core::bound::Hidden;
 use crate::core::budget::{Amount, Keys, Rules, Scope};
 use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
@@ -137,6 +138,8 @@ pub enum Task {
     },
     /// Something cools down, or is well again.
     Health(Box<HealthNote>),
+    /// A provider has counted more than the bound of a request.
+    HiddenTokens(Box<HiddenTokens>),
     /// A transaction that wrote jobs has ended.
     JobsWritten,
     JobEnded(Box<JobEnd>),
@@ -178,6 +181,15 @@ pub struct UserModels {
     pub provider_id: Uuid,
     /// A JSON array.
     pub models: String,
+}
+
+/// What a provider was seen to count beyond the bound of a request for a model.
+#[derive(Debug, Clone)]
+pub struct HiddenTokens {
+    pub provider: Uuid,
+    /// As rules know it.
+    pub model: String,
+    pub hidden: Hidden,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

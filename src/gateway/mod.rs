@@ -14,6 +14,7 @@ mod departure;
 mod first_sync;
 pub mod forgotten;
 mod heavy;
+mod hidden;
 mod http;
 mod jobs;
 mod keys;

@@ -7,6 +7,7 @@ use crate::core::usage::{Parts, Usage};
 use crate::error::{Error, UNREACHABLE};
 use crate::gateway::admission::Permit;
 use crate::gateway::departure::Departure;
+use crate::gateway::hidden::Watch;
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
 use crate::gateway::panicked;
 use crate::gateway::spending::Hold;
@@ -51,6 +52,7 @@ pub struct Leave {
     pub hold: Hold,
     /// Whether it was written to the upstream, in the end.
     pub departure: Departure,
+    pub watch: Watch,
 }
 
 /// A pending row that is settled exactly once: by [`OpenRow::settle`], or as cancelled when the
@@ -67,6 +69,7 @@ pub struct OpenRow<'a> {
     /// What the attempt has set aside in budgets.
     hold: Option<Hold>,
     departure: Departure,
+    watch: Watch,
     /// About what went in.
     prompt_tokens: i32,
     /// What has come of a streamed answer, once it has begun.
@@ -85,7 +88,7 @@ impl<'a> OpenRow<'a> {
         leave: Leave,
         sync: bool,
     ) -> Result<Self, Error> {
-        let Leave { permit, hold, departure } = leave;
+        let Leave { permit, hold, departure, watch } = leave;
         let begin = Begin {
             key: RowKey {
                 call_id: call.call_id,
@@ -113,6 +116,7 @@ impl<'a> OpenRow<'a> {
             permit: Some(permit),
             hold: Some(hold),
             departure,
+            watch,
             prompt_tokens,
             stream: None,
         };
@@ -168,6 +172,9 @@ impl<'a> OpenRow<'a> {
             end.error_code = Some(UNREACHABLE.to_owned());
         }
         let parts = end.usage.parts;
+        if let (Some(parts), false) = (&parts, end.is_estimate) {
+            self.watch.note(self.ledger, parts);
+        }
         let spent = Spent {
             is_free_of_charge: end.is_free_of_charge,
             is_unsent: end.error_code.as_deref() == Some(UNREACHABLE),

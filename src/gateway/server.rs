@@ -9,10 +9,11 @@ use crate::gateway::checks::Checks;
 use crate::gateway::first_sync::FirstSyncs;
 use crate::gateway::forgotten::{Forgotten, Mark};
 use crate::gateway::heavy::Heavy;
+use crate::gateway::hidden::Excesses;
 use crate::gateway::http::Clients;
 use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
-use crate::gateway::ledger::{Ledger, Task};
+use crate::gateway::ledger::{HiddenTokens, Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
 use crate::gateway::panicked;
 use crate::gateway::renewal::Renewals;
@@ -40,6 +41,7 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     pub health: SharedHealth,
     pub spending: Arc<Spending>,
+    pub excesses: Arc<Excesses>,
     pub renewals: Renewals,
     pub jobs: Jobs,
     pub checks: Checks,
@@ -116,6 +118,8 @@ pub struct Gateway {
     pub ledger: Ledger,
     /// As the last worker left it.
     pub health: Health,
+    /// As it was seen by now.
+    pub hidden: Vec<HiddenTokens>,
     /// Users who were forgotten lately.
     pub forgotten: Vec<Mark>,
 }
@@ -141,6 +145,7 @@ impl Gateway {
             heavy: Heavy::default(),
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
+            excesses: Arc::new(Excesses::restored(self.hidden)),
             spending: Arc::default(),
             renewals: Renewals::default(),
             jobs: Jobs::default(),

@@ -4,13 +4,16 @@
 use crate::core::health::{Health, Place};
 use crate::gateway::Handle;
 use crate::gateway::forgotten::Mark;
-use crate::gateway::ledger::{Begin, HealthNote, Inbox, JobEnd, RowKey, Settle, Task};
+use crate::gateway::ledger::{
+    Begin, HealthNote, HiddenTokens, Inbox, JobEnd, RowKey, Settle, Task,
+};
 use crate::installed::{Installed, LIBRARY};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
 use crate::worker::forgotten;
+use crate::worker::hidden;
 use crate::worker::jobs::{self, Finished, Jobs};
 use crate::worker::ledger_statements::{Growth, LedgerStatements};
 use crate::worker::process::{self, Failure};
@@ -225,6 +228,11 @@ impl Desk {
         cooling::load(&self.statements)
     }
 
+    /// What providers were seen to count beyond the bounds of requests.
+    pub fn hidden(&self) -> Vec<HiddenTokens> {
+        hidden::load(&self.statements)
+    }
+
     /// Users who were forgotten lately. Nobody, if that cannot be read: then nothing is on its way either,
     /// unless a session tries for the second time.
     pub fn forgotten(&self) -> Vec<Mark> {
@@ -304,6 +312,10 @@ impl Desk {
                 }
                 Task::Health(note) => {
                     self.health.insert(note.change.0.clone(), *note);
+                    inbox.wake.done();
+                }
+                Task::HiddenTokens(seen) => {
+                    hidden::store(&self.statements, &seen);
                     inbox.wake.done();
                 }
                 Task::KeyUsed(key) => {

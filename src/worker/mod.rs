@@ -6,6 +6,7 @@ mod catalogue;
 mod cooling;
 mod desk;
 mod forgotten;
+mod hidden;
 mod jobs;
 mod launcher;
 mod ledger_statements;
@@ -111,6 +112,7 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
         settings: settings::for_gateway(),
         ledger,
         health: desk.health(),
+        hidden: desk.hidden(),
         forgotten: desk.forgotten(),
     };
     let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;

@@ -38,6 +38,8 @@ pub struct Statements {
     pub forget_cooling: OwnedPreparedStatement,
     pub cooling: OwnedPreparedStatement,
     pub cool: OwnedPreparedStatement,
+    pub hidden: OwnedPreparedStatement,
+    pub note_hidden: OwnedPreparedStatement,
     pub warm: OwnedPreparedStatement,
     pub forgotten: OwnedPreparedStatement,
     pub sweep_forgotten: OwnedPreparedStatement,
@@ -149,6 +151,21 @@ const FORGOTTEN: &str = "
 const SWEEP_FORGOTTEN: &str = "
     SELECT @extschema@.aggregator_sweep_forgotten()
     WHERE EXISTS (SELECT FROM @extschema@.aggregator_forgotten)";
+/// Of providers that are gone nothing is kept.
+const HIDDEN: &str = "
+    WITH gone AS (
+        DELETE FROM @extschema@.aggregator_hidden_tokens AS seen
+        WHERE NOT EXISTS (SELECT FROM @extschema@.api_providers AS p WHERE p.id = seen.provider_id)
+    )
+    SELECT seen.provider_id, seen.model_id, seen.prompt_tokens, seen.completion_tokens
+    FROM @extschema@.aggregator_hidden_tokens AS seen";
+const NOTE_HIDDEN: &str = "
+    INSERT INTO @extschema@.aggregator_hidden_tokens AS seen (provider_id, model_id, prompt_tokens, completion_tokens)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (provider_id, model_id) DO UPDATE
+    SET prompt_tokens = greatest(seen.prompt_tokens, excluded.prompt_tokens),
+        completion_tokens = greatest(seen.completion_tokens, excluded.completion_tokens),
+        noted_at = now()";
 const WARM: &str = "
     DELETE FROM @extschema@.aggregator_cooling
     WHERE provider_id = $1
@@ -227,6 +244,8 @@ impl Statements {
                 include_str!("../../sql/statements/budget_warning.sql"),
                 &[UUIDOID, TEXTOID, TIMESTAMPTZOID, INT2OID, TEXTOID, INT8OID, INT8OID],
             )?,
+            hidden: prepare(HIDDEN, &[])?,
+            note_hidden: prepare(NOTE_HIDDEN, &[UUIDOID, TEXTOID, INT8OID, INT8OID])?,
             warm: prepare(WARM, &[UUIDOID, UUIDOID, TEXTOID])?,
             forgotten: prepare(FORGOTTEN, &[])?,
             sweep_forgotten: prepare(SWEEP_FORGOTTEN, &[])?,

@@ -19,6 +19,7 @@ mod errors;
 mod fallback;
 mod guard;
 mod health;
+mod hidden;
 mod job_access;
 mod job_faults;
 mod job_load;

@@ -39,7 +39,7 @@ fn budget(limit_usd: Option<&str>) -> Budget {
 }
 
 fn size(output_tokens: Option<i64>) -> Size {
-    Size { input_tokens: 100, output_tokens, n: 1, unbounded: None }
+    Size { input_tokens: 100, output_tokens, hidden_output: 0, n: 1, unbounded: None }
 }
 
 fn prices() -> Result<Dearest, NoBound> {

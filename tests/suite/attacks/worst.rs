@@ -26,7 +26,7 @@ const TABLES: &[(&str, &str)] = &[
         "jsonb_build_object('id', gen_random_uuid(), 'name', 'w' || left(md5(random()::text), 20), 'display_name', 'x',
             'provider_type', 'direct', 'api_standard', 'openai', 'base_url', 'https://worst.example/v1',
             'catalogue_format', 'auto', 'headers', '{}'::jsonb, 'features', '{}'::jsonb, 'is_active', true,
-            'created_at', now(), 'updated_at', now())",
+            'created_at', now(), 'updated_at', now(), 'price_unit', 'auto')",
     ),
     (
         "user_api_providers",
@@ -64,6 +64,11 @@ const TABLES: &[(&str, &str)] = &[
         "aggregator_cooling",
         "jsonb_build_object('id', gen_random_uuid(), 'provider_id', worst, 'user_provider_id', gen_random_uuid(),
             'model_id', 'm', 'cooling_until', now() + interval '1 h', 'key_print', 0, 'failures', 1, 'reason', 'x', 'noted_at', now())",
+    ),
+    (
+        "aggregator_hidden_tokens",
+        "jsonb_build_object('provider_id', worst, 'model_id', left(md5(random()::text), 20), 'prompt_tokens', 1,
+            'completion_tokens', 1, 'noted_at', now())",
     ),
     (
         "aggregator_budgets",
