@@ -242,8 +242,7 @@ async fn an_error_inside_a_200_is_an_error_like_any_other() {
         let log = "SELECT DISTINCT status FROM aggregator_usage_logs";
         assert_eq!(rows(&root, log).await, ["error"], "{inside}");
         // It counts for the health of the model.
-        let health =
-            "SELECT errors + rate_limited FROM aggregator_provider_health WHERE model_id = 'm'";
+        let health = "SELECT errors FROM aggregator_provider_health WHERE model_id = 'm'";
         eventually(&root, health, "1").await;
         others_are_asked(&root, &upstream, inside).await;
     }
