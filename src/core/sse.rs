@@ -109,8 +109,10 @@ impl Parser {
     /// What is left when the body ends without the blank line after the last event. The standard
     /// drops it, but many upstreams end so.
     pub fn finish(mut self) -> Result<Option<Event>, SseError> {
-        if !self.line.is_empty() {
-            self.read_held_line()?;
+        if !self.line.is_empty()
+            && let Some(event) = self.read_held_line()?
+        {
+            return Ok(Some(event));
         }
         Ok(self.take_event())
     }
@@ -155,8 +157,8 @@ impl Parser {
                 None => self.data = Some(value.to_owned()),
             },
             // JSON that is in no field: an error that the server writes in the middle of its stream.
-            _ if line.starts_with('{') && self.data.is_none() => {
-                self.data = Some(line.into_owned());
+            _ if self.data.is_none() && line.starts_with('{') && line.trim_end().ends_with('}') => {
+                return Ok(Some(Event { name: self.name.take(), data: line.into_owned() }));
             }
             _ => {}
         }
@@ -247,7 +249,9 @@ mod tests {
         let data = r#"{"error":{"message":"a: b"}}"#;
         assert_eq!(data_of(&format!("data: a\n\n{data}\n\ndata: b\n\n")), ["a", data, "b"]);
         assert_eq!(data_of(&format!("data: a\n\n{data}")), ["a", data]);
+        assert_eq!(data_of(&format!("{data}\ndata: a\n\n")), [data, "a"]);
         assert_eq!(data_of(&format!("data: a\n{data}\n\n")), ["a"]);
+        assert_eq!(data_of("data: a\n\n{\n\"x\": 1\n}\n\n"), ["a"]);
     }
 
     #[test]
