@@ -61,6 +61,15 @@ impl Failed {
         Self { error, again: Again::Never, fault: None }
     }
 
+    /// What the candidate has said is paid for: others may be asked, but not this one again.
+    fn not_here_again(self) -> Self {
+        let again = match self.again {
+            Again::Anywhere(_) => Again::Elsewhere,
+            other => other,
+        };
+        Self { again, ..self }
+    }
+
     /// Something of our own makes the candidate useless; another one may do.
     fn elsewhere(error: Error) -> Self {
         let again = match error {
@@ -377,8 +386,10 @@ impl Attempts<'_> {
                 };
                 // An error inside a 200 comes after generation has begun: it may have cost.
                 let is_free_of_charge = !answer.status.is_success();
+                let has_begun = usage.parts.is_some_and(|parts| parts.completion() > 0);
                 let bill = Bill { usage, is_free_of_charge };
-                return Err(refused(row, candidate, refusal, bill).await);
+                let failed = refused(row, candidate, refusal, bill).await;
+                return Err(if has_begun { failed.not_here_again() } else { failed });
             }
             Ok(Read::Broken(what)) => what,
             Err(_) => "something that cannot be read".to_owned(),
@@ -471,12 +482,8 @@ impl Attempts<'_> {
                         stream.add_usage_of(&event.data);
                         let has_begun = stream.has_output();
                         let bill = Bill::default();
-                        let mut failed = refused(exchange.row, candidate, refusal, bill).await;
-                        // What it has said is paid for: others may be asked, but not this one again.
-                        if has_begun && matches!(failed.again, Again::Anywhere(_)) {
-                            failed.again = Again::Elsewhere;
-                        }
-                        return Err(failed);
+                        let failed = refused(exchange.row, candidate, refusal, bill).await;
+                        return Err(if has_begun { failed.not_here_again() } else { failed });
                     }
                     Step::Broken(what) => break 'reading what.to_owned(),
                 }

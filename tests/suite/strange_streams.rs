@@ -173,10 +173,15 @@ async fn an_error_in_a_stream_is_an_error_like_any_other() {
 #[tokio::test]
 async fn what_is_paid_for_is_not_asked_for_again_where_it_failed() {
     let pieces = vec![Piece::role(), Piece::text("so far"), Piece::finish("error"), Piece::done()];
-    let upstream = Upstream::start(move |_| Answer::Stream(pieces.clone())).await;
-    let (_database, root) = standins(&[&upstream]).await;
-    let (code, _) = bed::failure(&root, &chat_sql(r#"{"max_retries": 3}"#)).await;
-    assert_eq!((code.as_str(), upstream.chat_count()), ("PT502", 1));
+    let whole = format!(
+        r#"{{"choices":[{{"finish_reason":"error","message":{{"content":"so far"}}}}],"usage":{USAGE}}}"#
+    );
+    for answer in [Answer::Stream(pieces), Answer::json(200, whole)] {
+        let upstream = Upstream::start(move |_| answer.clone()).await;
+        let (_database, root) = standins(&[&upstream]).await;
+        let (code, _) = bed::failure(&root, &chat_sql(r#"{"max_retries": 3}"#)).await;
+        assert_eq!((code.as_str(), upstream.chat_count()), ("PT502", 1));
+    }
 }
 
 #[tokio::test]
