@@ -2,6 +2,7 @@
 //! it sees a report before it is written, and a function before it is called.
 
 use crate::core::hush;
+use crate::sqlstate;
 use pgrx::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -43,20 +44,14 @@ pub fn hiding_statement<T>(work: impl FnOnce() -> T) -> T {
         arg: std::ptr::null_mut(),
     };
     note_secret();
-    // SAFETY: backends are single-threaded, and the functions that call this do not nest. The
-    // entry is pushed on, and popped from, the stack that elog.c keeps for this purpose.
+    // SAFETY: plain reads of a backend's state on its only thread; the entry is static.
     unsafe {
         let text = pg_sys::debug_query_string;
         if !text.is_null() && hush::has_literal(CStr::from_ptr(text).to_bytes()) {
             let shown = c"(a statement that holds a provider key)";
             pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, shown.as_ptr());
         }
-        let previous = pg_sys::error_context_stack;
-        CALLBACK.previous = previous;
-        pg_sys::error_context_stack = &raw mut CALLBACK;
-        let result = work();
-        pg_sys::error_context_stack = previous;
-        result
+        sqlstate::with_entry(&raw mut CALLBACK, work)
     }
 }
 

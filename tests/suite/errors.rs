@@ -121,6 +121,43 @@ async fn an_error_of_a_statement_of_ours_keeps_its_sqlstate_and_words() {
 }
 
 #[tokio::test]
+async fn a_constraint_keeps_its_name() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (_database, root) = ready(&upstream).await;
+    root.batch_execute("CREATE UNIQUE INDEX one_job_a_model ON aggregator_jobs (user_id, model)")
+        .await
+        .unwrap();
+    let submit =
+        format!("SELECT chat_submit('m', '{HELLO}', p_run_after => now() + interval '1 hour')");
+    value(&root, &submit).await.unwrap();
+    let error = raised(&root, &submit).await;
+    assert_eq!((error.code().code(), error.constraint()), ("23505", Some("one_job_a_model")));
+    assert_eq!(error.table(), Some("aggregator_jobs"));
+    // An error of ours, inside a statement of ours: a trigger that saves a key while one is saved.
+    root.batch_execute(
+        "CREATE FUNCTION saves() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             PERFORM public.save_provider_key('nosuch', 'sk-0123456789');
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER saves BEFORE UPDATE ON user_api_providers FOR EACH ROW EXECUTE FUNCTION saves()",
+    )
+    .await
+    .unwrap();
+    let error = raised(
+        &root,
+        "SELECT save_provider_key('standin', 'sk-good-2-0123456789', p_validate => false)",
+    )
+    .await;
+    assert_eq!(
+        (error.code().code(), error.constraint()),
+        ("PT404", Some("unknown_provider")),
+        "{error:?}"
+    );
+    assert_eq!(error.detail(), Some("unknown_provider"));
+}
+
+#[tokio::test]
 async fn what_the_worker_cannot_write_says_why() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (_database, root) = ready(&upstream).await;
