@@ -199,7 +199,7 @@ BEGIN
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
     -- What is known of rows that were set aside names the user; what is left of them is in the log.
     UPDATE @extschema@.aggregator_quarantine
-    SET user_id = p_anonymous_id, settlement = NULL
+    SET user_id = p_anonymous_id, settlement = NULL, reason = replace(reason, p_user_id, p_anonymous_id)
     WHERE user_id = p_user_id;
     PERFORM @extschema@.aggregator_forget_statistics(ARRAY[v_hash]);
     RETURN v_kept;

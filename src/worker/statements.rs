@@ -147,7 +147,7 @@ const FORGET_COOLING: &str = "
 const FORGOTTEN: &str = "
     SELECT gone.user_hash, (extract(epoch FROM gone.forgotten_at) * 1000)::bigint
     FROM @extschema@.aggregator_forgotten AS gone
-    WHERE gone.forgotten_at > now() - interval '25 hours'";
+    WHERE gone.forgotten_at > now() - interval '25 hours' AND isfinite(gone.forgotten_at)";
 const SWEEP_FORGOTTEN: &str = "
     SELECT @extschema@.aggregator_sweep_forgotten()
     WHERE EXISTS (SELECT FROM @extschema@.aggregator_forgotten)";

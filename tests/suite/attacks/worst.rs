@@ -394,6 +394,17 @@ async fn a_forgotten_user_is_forgotten_among_what_is_set_aside() {
             .unwrap(),
         "0"
     );
+    // What is set aside only now, of a call from before, and a reason that names whom it is about.
+    root.batch_execute(
+        "SELECT aggregator_set_aside(call_id, attempt, created_at, 'u-1', 'no row of u-1', 1, '{\"user\": \"u-1\"}')
+         FROM aggregator_usage_logs WHERE status = 'pending'",
+    )
+    .await
+    .unwrap();
+    let left = "SELECT count(*), count(*) FILTER (WHERE q::text ~ 'u-1'), bool_and(q.reason ~ '^no row of forgotten:'),
+        bool_and(log.user_id = q.user_id)
+        FROM aggregator_quarantine AS q JOIN aggregator_usage_logs AS log USING (call_id, attempt, created_at)";
+    assert_eq!(rows(&root, left).await, ["1|0|t|t"]);
     value(&root, "SELECT aggregator_retry_quarantined()").await;
     eventually(&root, "SELECT quarantined FROM aggregator_status()", "0").await;
     assert_eq!(
