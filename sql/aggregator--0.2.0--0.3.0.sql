@@ -1683,7 +1683,8 @@ CREATE TABLE @extschema@.aggregator_quarantine (
 
 SELECT pg_extension_config_dump('@extschema@.aggregator_quarantine', '');
 
--- Sets a row aside, or says that it was tried again in vain.
+-- Sets a row aside, or says that it was tried again in vain. What is known of a user who was forgotten meanwhile
+-- is not kept: the log has the row under an id that says nothing.
 CREATE FUNCTION @extschema@.aggregator_set_aside(
     p_call_id    uuid,
     p_attempt    smallint,
@@ -1696,12 +1697,28 @@ CREATE FUNCTION @extschema@.aggregator_set_aside(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_user_id    text := p_user_id;
+    v_reason     text := p_reason;
+    v_settlement text := p_settlement;
 BEGIN
+    IF EXISTS (
+        SELECT FROM @extschema@.aggregator_forgotten AS gone
+        WHERE gone.user_hash = sha256(convert_to(p_user_id, 'UTF8')) AND gone.forgotten_at >= p_created_at)
+    THEN
+        SELECT log.user_id INTO v_user_id
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.call_id = p_call_id AND log.attempt = p_attempt AND log.created_at = p_created_at;
+        v_user_id := coalesce(v_user_id, 'forgotten');
+        v_reason := replace(p_reason, p_user_id, v_user_id);
+        v_settlement := NULL;
+    END IF;
     INSERT INTO @extschema@.aggregator_quarantine AS kept
         (call_id, attempt, created_at, user_id, reason, tries, settlement)
-    VALUES (p_call_id, p_attempt, p_created_at, p_user_id, left(p_reason, 1000), p_tries, p_settlement)
+    VALUES (p_call_id, p_attempt, p_created_at, v_user_id, left(v_reason, 1000), p_tries, v_settlement)
     ON CONFLICT (call_id, attempt, created_at) DO UPDATE
     SET reason = excluded.reason,
+        user_id = excluded.user_id,
         tries = least(kept.tries, 2000000000) + excluded.tries,
         settlement = coalesce(excluded.settlement, kept.settlement),
         noted_at = now(),
@@ -3536,7 +3553,7 @@ BEGIN
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
     -- What is known of rows that were set aside names the user; what is left of them is in the log.
     UPDATE @extschema@.aggregator_quarantine
-    SET user_id = p_anonymous_id, settlement = NULL
+    SET user_id = p_anonymous_id, settlement = NULL, reason = replace(reason, p_user_id, p_anonymous_id)
     WHERE user_id = p_user_id;
     PERFORM @extschema@.aggregator_forget_statistics(ARRAY[v_hash]);
     RETURN v_kept;
