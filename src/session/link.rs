@@ -15,17 +15,22 @@ use std::time::{Duration, Instant};
 /// How often a request is sent again because a worker left before it had accepted it.
 const ROUNDS: usize = 100;
 const PAUSE_MS: i64 = 20;
+const READ_AT_ONCE: usize = 4096;
+/// Of a connection's buffer, between two replies.
+const MOST_KEPT: usize = 256 * 1024;
 
 /// A connection, and what is waited on with it. Dropped in this order.
 pub struct Link {
     events: WaitSet,
     pub stream: UnixStream,
+    /// What was read beyond the last reply: the acceptance of a request and its answer often come together.
+    read: Vec<u8>,
 }
 
 impl Link {
     fn connect() -> Result<Self, Error> {
         let stream = start::connect()?;
-        Ok(Self { events: WaitSet::new(stream.as_raw_fd()), stream })
+        Ok(Self { events: WaitSet::new(stream.as_raw_fd()), stream, read: Vec::new() })
     }
 }
 
@@ -143,20 +148,30 @@ fn send(link: &mut Link, frame: &[u8]) -> Result<Reply, Broken> {
 }
 
 fn read_reply(link: &mut Link, waiting: &Waiting) -> Result<Reply, Broken> {
+    fill(link, HEADER_LEN, waiting)?;
     let mut header = [0; HEADER_LEN];
-    fill(link, &mut header, waiting)?;
+    header.copy_from_slice(&link.read[..HEADER_LEN]);
     let len = protocol::body_len(header).ok_or(Broken::Lost)?;
-    let mut body = vec![0; len];
-    fill(link, &mut body, waiting)?;
-    protocol::decode(&body).ok_or(Broken::Lost)
+    let end = HEADER_LEN + len;
+    fill(link, end, waiting)?;
+    let reply = protocol::decode(&link.read[HEADER_LEN..end]).ok_or(Broken::Lost);
+    link.read.drain(..end);
+    if link.read.capacity() > MOST_KEPT {
+        link.read.shrink_to(MOST_KEPT);
+    }
+    reply
 }
 
-fn fill(link: &mut Link, buffer: &mut [u8], waiting: &Waiting) -> Result<(), Broken> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match link.stream.read(&mut buffer[filled..]) {
+/// Reads until so many bytes are there.
+fn fill(link: &mut Link, wanted: usize, waiting: &Waiting) -> Result<(), Broken> {
+    while link.read.len() < wanted {
+        let there = link.read.len();
+        link.read.resize(wanted.max(there + READ_AT_ONCE), 0);
+        let read = link.stream.read(&mut link.read[there..]);
+        link.read.truncate(there + read.as_ref().map_or(0, |n| *n));
+        match read {
             Ok(0) => return Err(Broken::Lost),
-            Ok(n) => filled += n,
+            Ok(_) => {}
             Err(error) => pause(&error, link, For::Reading, waiting)?,
         }
     }
