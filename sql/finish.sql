@@ -130,7 +130,7 @@ COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
 COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
     'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
-    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream. PT400 to PT504.';
 COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS

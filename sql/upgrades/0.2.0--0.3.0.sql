@@ -41,6 +41,9 @@ DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolea
 ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAULT 'auto'
     CHECK (price_unit IN ('auto', 'token', 'million'));
 
+-- Catalogues: sync_models has another column in its result.
+DROP FUNCTION @extschema@.sync_models(text);
+
 -- After the functions.
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);

@@ -1,9 +1,9 @@
 //! Reading model lists: OpenRouter's (prices as strings per token), AiHubMix's (numbers per 1M)
 //! and the bare list of OpenAI's `GET /models`. Which one it is shows in the data.
 
-use crate::core::model;
 use crate::core::price::{self, PER_UNIT, Prices, Unit};
 use crate::core::reply::clean_word;
+use crate::core::{mend, model};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,6 +61,8 @@ type Item<'a> = BTreeMap<String, &'a RawValue>;
 /// Reads a model list. `unit`: that of its prices of tokens, where somebody has fixed it. The error says
 /// what the body is instead.
 pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogue, &'static str> {
+    let (body, marks) = mend::marked_json(body);
+    let body: &str = &body;
     #[derive(Deserialize)]
     struct List<'a> {
         #[serde(borrow)]
@@ -74,8 +76,11 @@ pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogu
     if items.is_empty() {
         return Err("an empty model list");
     }
-    let items: Vec<Item> =
-        items.iter().filter_map(|item| serde_json::from_str(item.get()).ok()).collect();
+    let entries = items;
+    let items: Vec<Item> = entries
+        .iter()
+        .map(|entry| serde_json::from_str(entry.get()).unwrap_or_else(|_| Item::new()))
+        .collect();
     let dialect = match dialect {
         Dialect::Auto => recognise(&items),
         fixed => fixed,
@@ -83,12 +88,14 @@ pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogu
     let mut warnings = Vec::new();
     let units = Units::of(&items, dialect, unit, &mut warnings);
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
-    for item in &items {
+    for (place, (entry, item)) in entries.iter().zip(&items).enumerate() {
         let model = match dialect {
             Dialect::OpenRouter => openrouter(item, units, &mut warnings),
             Dialect::AiHubMix => aihubmix(item, units, &mut warnings),
             Dialect::OpenAi | Dialect::Auto => bare(item),
         };
+        let is_marked = is_marked(entry.get(), body, &marks);
+        name_bad_entry(place, entry.get(), is_marked, model.as_ref(), &mut warnings);
         if let Some(mut model) = model {
             let size = model.pricing.as_ref().map_or(0, |prices| {
                 prices.iter().map(|(key, price)| key.len() + price.get().len() + 6).sum()
@@ -149,6 +156,44 @@ impl Units {
 
     fn read(self, price: &str) -> Option<Decimal> {
         price::listed(price, if price.starts_with('"') { self.texts } else { self.numbers })
+    }
+}
+
+/// Whether one of these places of `body` is in `entry`, which is a part of it.
+fn is_marked(entry: &str, body: &str, marks: &[usize]) -> bool {
+    let start = entry.as_ptr() as usize - body.as_ptr() as usize;
+    let next = marks.partition_point(|mark| *mark < start);
+    marks.get(next).is_some_and(|mark| *mark < start + entry.len())
+}
+
+/// Says which entry has no model in it, or a model with a part that cannot be read.
+fn name_bad_entry(
+    place: usize,
+    entry: &str,
+    is_marked: bool,
+    model: Option<&Model>,
+    warnings: &mut Vec<String>,
+) {
+    if warnings.len() >= MOST_WARNINGS {
+        return;
+    }
+    match model {
+        Some(model) if is_marked => warnings.push(format!(
+            "model '{}': what is not JSON in its entry, such as NaN, is taken for unknown",
+            model.model_id
+        )),
+        Some(model) if entry.contains(char::REPLACEMENT_CHARACTER) => warnings.push(format!(
+            "model '{}': bytes of its entry that are not UTF-8 are replaced",
+            model.model_id
+        )),
+        Some(_) => {}
+        None => {
+            let shown = clean_word(&entry.chars().take(60).collect::<String>());
+            warnings.push(format!(
+                "entry {} is left out, because it has no id that a model can have: {shown}",
+                place + 1
+            ));
+        }
     }
 }
 
@@ -397,7 +442,9 @@ fn id(item: &Item, key: &str) -> Option<String> {
     let id: String = serde_json::from_str(item.get(key)?.get()).ok()?;
     // Gemini's list writes ids as paths.
     let id = id.strip_prefix("models/").unwrap_or(&id);
-    model::problem(id).is_none().then(|| id.to_owned())
+    // An id with a byte that was no character cannot be asked for.
+    let is_whole = !id.contains(char::REPLACEMENT_CHARACTER);
+    (is_whole && model::problem(id).is_none()).then(|| id.to_owned())
 }
 
 /// The last part of `vendor/model`.
@@ -566,6 +613,37 @@ mod tests {
     fn a_fixed_dialect_is_obeyed() {
         let body = r#"{"data":[{"id":"m","pricing":{"prompt":"1"}}]}"#;
         assert!(read(body, Dialect::OpenAi, None).unwrap().models[0].pricing.is_none());
+    }
+
+    #[test]
+    fn one_bad_entry_costs_no_other_one_and_is_named() {
+        let list = |bad: &str| {
+            format!(
+                "\u{feff}{{\"data\":[{{\"id\":\"a\",\"pricing\":{{\"prompt\":\"0.000001\"}}}},{bad},{{\"id\":\"z\"}}]}}"
+            )
+        };
+        for (bad, ids, named) in [
+            (r#"{"id":"b","pricing":{"prompt":NaN}}"#, "a b z", "model 'b'"),
+            (r#"{"id":"b","created":Infinity}"#, "a b z", "model 'b'"),
+            ("{\"id\":\"b\",\"name\":\"B \u{fffd}\"}", "a b z", "model 'b'"),
+            ("{\"id\":\"b\u{fffd}\"}", "a z", "entry 2"),
+            (r#"{"id":NaN}"#, "a z", "entry 2"),
+            (r#"{"id":""}"#, "a z", "entry 2"),
+            ("NaN", "a z", "entry 2"),
+            ("7", "a z", "entry 2"),
+            (r#"{"name":"B"}"#, "a z", "entry 2"),
+        ] {
+            let catalogue = read(&list(bad), Dialect::Auto, None).unwrap();
+            let read: Vec<&str> = catalogue.models.iter().map(|m| m.model_id.as_str()).collect();
+            assert_eq!(read.join(" "), ids, "{bad}");
+            assert!(
+                catalogue.warnings.len() == 1 && catalogue.warnings[0].starts_with(named),
+                "{bad}: {:?}",
+                catalogue.warnings
+            );
+            assert_eq!(price(&catalogue.models[0], "input"), Some("1"), "{bad}");
+        }
+        assert!(read(&list("\u{7}{\"id\":\"b\"}"), Dialect::Auto, None).is_err());
     }
 
     proptest::proptest! {

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 /// What a short text may grow by.
 const SLACK: usize = 1024;
+/// More say nothing new.
+const MOST_MARKS: usize = 1000;
 const BOM: char = '\u{feff}';
 
 /// What Python, Go and C write for numbers that are none, longest first; each may have a sign.
@@ -36,13 +38,18 @@ pub fn text(body: Vec<u8>, limit: usize) -> Option<String> {
 /// The text as JSON, where only this stands in the way: a byte order mark, `NaN` and `Infinity`, control
 /// characters in a string, backslashes that escape nothing. What is not JSON even so stays as it is.
 pub fn json(text: &str) -> Cow<'_, str> {
+    marked_json(text).0
+}
+
+/// Likewise, and where in it something was replaced, of the first places.
+pub fn marked_json(text: &str) -> (Cow<'_, str>, Vec<usize>) {
     let text = text.trim_start_matches(BOM);
     if is_json(text) {
-        return Cow::Borrowed(text);
+        return (Cow::Borrowed(text), Vec::new());
     }
     match replaced(text) {
-        Some(mended) if is_json(&mended) => Cow::Owned(mended),
-        _ => Cow::Borrowed(text),
+        Some((mended, marks)) if is_json(&mended) => (Cow::Owned(mended), marks),
+        _ => (Cow::Borrowed(text), Vec::new()),
     }
 }
 
@@ -51,9 +58,9 @@ pub fn is_json(text: &str) -> bool {
 }
 
 /// `None`: nothing was replaced, or the text would grow to more than twice its length and a little.
-fn replaced(text: &str) -> Option<String> {
+fn replaced(text: &str) -> Option<(String, Vec<usize>)> {
     let bytes = text.as_bytes();
-    let mut out = String::new();
+    let (mut out, mut marks) = (String::new(), Vec::new());
     let (mut at, mut copied, mut in_string) = (0, 0, false);
     while let Some(&byte) = bytes.get(at) {
         let (len, instead) = match byte {
@@ -72,6 +79,9 @@ fn replaced(text: &str) -> Option<String> {
         };
         if let Some(instead) = instead {
             out.push_str(&text[copied..at]);
+            if marks.len() < MOST_MARKS {
+                marks.push(out.len());
+            }
             out.push_str(&instead);
             copied = at + len;
             if out.len() > 2 * text.len() + SLACK {
@@ -84,7 +94,7 @@ fn replaced(text: &str) -> Option<String> {
         return None;
     }
     out.push_str(&text[copied..]);
-    Some(out)
+    Some((out, marks))
 }
 
 /// The length of the escape at the start of `rest`, and what to write where it is none: the backslash as it is.

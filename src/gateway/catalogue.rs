@@ -53,7 +53,7 @@ pub async fn list(
     let (dialect, unit) = (fetch.dialect, fetch.price_unit);
     let read = move || {
         received.refused()?;
-        let catalogue = catalogue::read(&mend::json(&received.answer.body), dialect, unit)
+        let catalogue = catalogue::read(&received.answer.body, dialect, unit)
             .map_err(|what| received.broken(what))?;
         let models = serde_json::to_string(&catalogue.models)
             .map_err(|_| received.broken("a list that cannot be kept"))?;

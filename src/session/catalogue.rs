@@ -14,8 +14,17 @@ use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
 use std::time::Instant;
 
-type SyncRow =
-    (String, Option<i32>, Option<i32>, Option<i32>, Option<i32>, Option<i32>, Option<String>, i64);
+type SyncRow = (
+    String,
+    Option<i32>,
+    Option<i32>,
+    Option<i32>,
+    Option<i32>,
+    Option<i32>,
+    Option<String>,
+    i64,
+    Vec<String>,
+);
 
 /// Brings the catalogue up to date, of one provider or of all. A provider that fails is a row
 /// with its error.
@@ -34,6 +43,7 @@ fn sync_models(
         name!(unchanged, Option<i32>),
         name!(error, Option<String>),
         name!(duration_ms, i64),
+        name!(warnings, Vec<String>),
     ),
 > {
     let rows = sync(p_provider);
@@ -60,13 +70,17 @@ fn sync(wanted: Option<&str>) -> Result<Vec<SyncRow>, Error> {
     for (row, result) in providers.into_iter().zip(results) {
         let started = Instant::now();
         let name = row.provider.name.clone();
-        let stored = result.and_then(|fetched| store(&installed, &row, &fetched));
+        let stored = result.and_then(|fetched| {
+            store(&installed, &row, &fetched).map(|counts| (counts, fetched.warnings))
+        });
         let took = fetched_ms + started.elapsed().as_millis() as i64;
         rows.push(match stored {
-            Ok([total, added, updated, removed, unchanged]) => {
-                (name, total, added, updated, removed, unchanged, None, took)
+            Ok(([total, added, updated, removed, unchanged], warnings)) => {
+                (name, total, added, updated, removed, unchanged, None, took, warnings)
             }
-            Err(error) => (name, None, None, None, None, None, Some(described(&error)), took),
+            Err(error) => {
+                (name, None, None, None, None, None, Some(described(&error)), took, Vec::new())
+            }
         });
     }
     Ok(rows)

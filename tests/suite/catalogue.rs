@@ -351,3 +351,38 @@ async fn the_unit_of_a_list_is_the_one_in_which_it_makes_sense() {
     let unit = "UPDATE api_providers SET price_unit = 'thousand' WHERE name = 'list'";
     assert_eq!(failure(&root, unit).await.0, "23514");
 }
+
+/// A catalogue with these bytes, as a whole answer.
+async fn listing(database: &bed::Database<'_>, name: &str, body: &[u8]) -> Upstream {
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let answer = [head.as_bytes(), body].concat();
+    let upstream = Upstream::raw(move |_| Answer::Raw(answer.clone())).await;
+    provider(&database.root().await, name, &upstream).await;
+    upstream
+}
+
+#[tokio::test]
+async fn one_bad_entry_of_a_list_costs_no_other_model_and_is_named_in_the_result() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    let _upstream = listing(
+        &database,
+        "list",
+        b"\xEF\xBB\xBF{\"data\":[{\"id\":\"a\",\"pricing\":{\"prompt\":\"0.000001\"}},{\"id\":\"b\",\"pricing\":{\"prompt\":NaN}},\
+          {\"id\":\"c\xFF\"},{\"id\":\"d\",\"name\":\"D \xFF\"},{\"id\":\"e\"}]}",
+    )
+    .await;
+    let sync = "SELECT total, error, array_to_string(warnings, '; ') FROM sync_models('list')";
+    assert_eq!(
+        rows(&root, sync).await,
+        [
+            "4|\u{2205}|model 'b': what is not JSON in its entry, such as NaN, is taken for unknown; \
+          entry 3 is left out, because it has no id that a model can have: {\"id\":\"c\u{fffd}\"}; \
+          model 'd': bytes of its entry that are not UTF-8 are replaced"
+        ]
+    );
+    let stored =
+        "SELECT string_agg(model_id || pricing, ',' ORDER BY model_id) FROM aggregator_models";
+    assert_eq!(value(&root, stored).await.unwrap(), r#"a{"input": 1},b{},d{},e{}"#);
+}
