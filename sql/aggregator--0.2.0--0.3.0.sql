@@ -47,6 +47,9 @@ DROP FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolea
 ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAULT 'auto'
     CHECK (price_unit IN ('auto', 'token', 'million'));
 
+-- Catalogues: sync_models has another column in its result.
+DROP FUNCTION @extschema@.sync_models(text);
+
 SET LOCAL search_path = @extschema@, pg_temp;
 
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -3727,6 +3730,24 @@ CREATE  FUNCTION "set_platform_models"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'set_platform_models_wrapper';
 
+-- src/session/catalogue.rs:31
+-- aggregator::session::catalogue::sync_models
+CREATE OR REPLACE FUNCTION "sync_models"(
+	"p_provider" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS TABLE (
+	"provider_name" TEXT,  /* String */
+	"total" INT,  /* Option < i32 > */
+	"added" INT,  /* Option < i32 > */
+	"updated" INT,  /* Option < i32 > */
+	"removed" INT,  /* Option < i32 > */
+	"unchanged" INT,  /* Option < i32 > */
+	"error" TEXT,  /* Option < String > */
+	"duration_ms" bigint,  /* i64 */
+	"warnings" TEXT[]  /* Vec < String > */
+)
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'sync_models_wrapper';
+
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 ALTER TABLE @extschema@.aggregator_user_models ENABLE ROW LEVEL SECURITY;
@@ -3769,7 +3790,7 @@ COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
     'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors: PT403 for a region or a service that is not enabled, PT402 for an account without credit. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT402, PT403, PT404, PT429, PT502.';
 
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
-    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds. Administrators. PT403, PT404.';
+    'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
 
 COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
     'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
