@@ -263,7 +263,7 @@ async fn supabases_order_keeps_everything() {
     let chosen: &[&str] = if String::from_utf8_lossy(&version.stdout).contains(") 15.") {
         &[]
     } else {
-        &["--schema", "*"]
+        &["--schema", "*", "--exclude-schema", "information_schema|pg_*"]
     };
     let common = ["--quote-all-identifiers", "--role", "postgres"];
     let schema = dump("supabase.schema.sql", &[&["-s"], &common[..]].concat()).await;
