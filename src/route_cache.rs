@@ -49,6 +49,14 @@ pub struct Key {
     provider: Option<String>,
 }
 
+impl Key {
+    /// About how many bytes it takes; it is kept twice.
+    fn size(&self) -> usize {
+        let texts = self.models.iter().chain([&self.user]).chain(&self.provider);
+        texts.map(|text| size_of::<String>() + text.len()).sum()
+    }
+}
+
 /// Candidates, best first, and rules.
 pub type Route = (Arc<[Candidate]>, Arc<Rules>);
 
@@ -104,7 +112,8 @@ impl Cache {
 
     /// Keeps a route, in the place of those that have been there longest.
     fn keep(&mut self, key: Key, route: Route) {
-        let bytes = size(&route);
+        // A request names what it falls back on: the key has no size of its own.
+        let bytes = size(&route) + 2 * key.size();
         if bytes > MOST_BYTES / 4 {
             return;
         }

@@ -1,5 +1,6 @@
 //! What the reports read: settled rows of the ledger, added up before they reach the tables of sums.
 
+use crate::core::budget::{MOST_TOKENS, MOST_USD, Period};
 use crate::core::histogram;
 use crate::core::model::UNLISTED;
 use crate::core::usage::Parts;
@@ -7,14 +8,14 @@ use bigdecimal::BigDecimal;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-const HOUR: i64 = 3_600_000_000;
-const DAY: i64 = 24 * HOUR;
-/// What one attempt counts at the most where its request has no bound.
-pub const MOST_USD: i64 = 1_000;
-pub const MOST_TOKENS: i64 = 10_000_000;
 /// What nobody can have reserved.
 const MOST_RESERVED_USD: i64 = 1_000_000_000_000;
 const MOST_RESERVED_TOKENS: i64 = i32::MAX as i64;
+
+/// What one attempt counts at the most, in USD, where its request has no bound.
+pub fn most_usd() -> BigDecimal {
+    BigDecimal::new(MOST_USD.mantissa().into(), MOST_USD.scale().into())
+}
 
 /// A settled row of the ledger, as far as sums ask.
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ pub struct Counted {
 impl Row<'_> {
     /// The rule of `aggregator_counted` in SQL, which counts what others write.
     pub fn counted(&self) -> Counted {
-        let most_usd = BigDecimal::from(MOST_USD);
+        let most_usd = most_usd();
         let reserved_usd = self
             .reserved_cost
             .clone()
@@ -170,8 +171,7 @@ impl<'a> Rollup<'a> {
         let sums = Sums::of(row);
         // Names that people make up are one row of the sums, and not a row each.
         let model = if row.is_listed { row.model_id } else { UNLISTED };
-        let hour = row.created_at - row.created_at.rem_euclid(HOUR);
-        let day = row.created_at - row.created_at.rem_euclid(DAY);
+        let (hour, day) = (Period::Hour.start(row.created_at), Period::Day.start(row.created_at));
         let (provider, status) = (row.provider_id, row.status);
         self.hourly.entry((row.user_id, hour, provider, model, status)).or_default().add(&sums);
         for (grain, start) in [("hour", hour), ("day", day)] {

@@ -1,8 +1,9 @@
 //! Writing the ledger: one statement for all rows of a batch that begin, one for all that settle, one for
 //! the sums of users and one for those of all. A batch of one is a batch.
 
+use crate::core::budget::MOST_TOKENS;
 use crate::core::cost::{self, Counts, PriceList, SettledCost};
-use crate::core::rollup::{Key, MOST_TOKENS, MOST_USD, Rollup, Row, Sums};
+use crate::core::rollup::{self, Key, Rollup, Row, Sums};
 use crate::core::usage::Parts;
 use crate::error::UNREACHABLE;
 use crate::gateway::ledger::{Begin, Settle};
@@ -166,7 +167,7 @@ impl<'a> Settlement<'a> {
         // A bound that is no number bounds everything; the table then refuses the row.
         let most_usd =
             settle.limits.cost.as_deref().map(|most| cost::exact(most).unwrap_or_default());
-        let most_usd = most_usd.unwrap_or_else(|| MOST_USD.into());
+        let most_usd = most_usd.unwrap_or_else(rollup::most_usd);
         let most_tokens = settle.limits.tokens.unwrap_or(MOST_TOKENS);
         let tokens = parts.map(|p| i64::from(p.prompt()) + i64::from(p.completion()));
         Self {
