@@ -193,6 +193,8 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.down("immediate");
+        // Hundreds of clusters of a run would take a disk of their own.
+        let _ = as_server("rm").arg("-rf").arg(&self.dir).status();
     }
 }
 
