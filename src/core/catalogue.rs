@@ -1,14 +1,16 @@
 //! Reading model lists: OpenRouter's (prices as strings per token), AiHubMix's (numbers per 1M)
 //! and the bare list of OpenAI's `GET /models`. Which one it is shows in the data.
 
+mod unit;
+
 use crate::core::price::{self, PER_UNIT, Prices, Unit};
 use crate::core::reply::clean_word;
 use crate::core::{mend, model};
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use unit::Units;
 
 /// A model as `aggregator_models` holds it. `None`: the list does not say.
 #[derive(Debug, Clone, Serialize)]
@@ -86,7 +88,12 @@ pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogu
         fixed => fixed,
     };
     let mut warnings = Vec::new();
-    let units = Units::of(&items, dialect, unit, &mut warnings);
+    let (keys, usual): (Vec<&str>, Unit) = match dialect {
+        Dialect::AiHubMix => (AIHUBMIX.to_vec(), Unit::PerMillion),
+        _ => (PER_TOKEN.iter().map(|(theirs, _)| *theirs).collect(), Unit::PerToken),
+    };
+    let pricings = items.iter().filter_map(|item| item.get("pricing").copied());
+    let units = Units::of(pricings, &keys, usual, unit, &mut warnings);
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
     for (place, (entry, item)) in entries.iter().zip(&items).enumerate() {
         let model = match dialect {
@@ -114,49 +121,6 @@ pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogu
         is_inferred: dialect == Dialect::OpenAi,
         warnings,
     })
-}
-
-/// The unit of prices that are written as numbers, and of those that are written as text: OpenRouter
-/// writes text per token, and others that took its form write numbers per 1M.
-#[derive(Debug, Clone, Copy)]
-struct Units {
-    numbers: Unit,
-    texts: Unit,
-}
-
-impl Units {
-    fn of(
-        items: &[Item],
-        dialect: Dialect,
-        fixed: Option<Unit>,
-        warnings: &mut Vec<String>,
-    ) -> Self {
-        if let Some(fixed) = fixed {
-            return Self { numbers: fixed, texts: fixed };
-        }
-        let (keys, usual): (Vec<&str>, Unit) = match dialect {
-            Dialect::AiHubMix => (AIHUBMIX.to_vec(), Unit::PerMillion),
-            _ => (PER_TOKEN.iter().map(|(theirs, _)| *theirs).collect(), Unit::PerToken),
-        };
-        let lists: Vec<Item> = items
-            .iter()
-            .filter_map(|item| serde_json::from_str(item.get("pricing")?.get()).ok())
-            .collect();
-        let prices = lists.iter().flat_map(|list| keys.iter().filter_map(|key| list.get(*key)));
-        let numbers = prices.map(|price| price.get()).filter(|price| !price.starts_with('"'));
-        let found = price::unit_of(numbers, usual);
-        if found != usual {
-            let unit = if found == Unit::PerMillion { "1M tokens" } else { "token" };
-            warnings.push(format!(
-                "the prices of this list make sense per {unit} only and are read so; price_unit of the provider can say otherwise"
-            ));
-        }
-        Self { numbers: found, texts: usual }
-    }
-
-    fn read(self, price: &str) -> Option<Decimal> {
-        price::listed(price, if price.starts_with('"') { self.texts } else { self.numbers })
-    }
 }
 
 /// Whether one of these places of `body` is in `entry`, which is a part of it.
@@ -482,228 +446,4 @@ fn whole(value: &Value) -> Option<i32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn one(body: &str) -> Model {
-        read(body, Dialect::Auto, None).unwrap().models.remove(0)
-    }
-
-    fn price<'a>(model: &'a Model, key: &str) -> Option<&'a str> {
-        model.pricing.as_ref().unwrap().get(key).map(|raw| raw.get())
-    }
-
-    #[test]
-    fn reads_openrouter() {
-        let m =
-            one(r#"{"data":[{"id":"openai/gpt-4o","name":"OpenAI: GPT-4o","context_length":128000,
-              "architecture":{"input_modalities":["text","image"],"output_modalities":["text"]},
-              "pricing":{"prompt":"0.0000025","completion":"0.00001","internal_reasoning":"0",
-                "input_cache_read":"0.00000125","request":"0","overrides":[
-                {"min_prompt_tokens":200000,"prompt":"0.000005"}]},
-              "top_provider":{"max_completion_tokens":16384,"is_moderated":true},
-              "supported_parameters":["tools","temperature"]}]}"#);
-        assert_eq!((m.model_name.as_str(), m.model_type), ("gpt-4o", "chat"));
-        assert_eq!((m.context_window, m.max_output_tokens), (Some(128000), Some(16384)));
-        assert_eq!((price(&m, "input"), price(&m, "output")), (Some("2.5"), Some("10")));
-        assert_eq!((price(&m, "cache_read"), price(&m, "reasoning")), (Some("1.25"), None));
-        assert_eq!(price(&m, "tiers"), Some(r#"[{"input":5,"min_prompt_tokens":200000}]"#));
-        assert!(m.capabilities["vision"] && m.capabilities["functions"]);
-    }
-
-    #[test]
-    fn a_price_that_varies_is_unknown_and_free_is_zero() {
-        let m = one(
-            r#"{"data":[{"id":"openrouter/auto","pricing":{"prompt":"-1","completion":"-1"}}]}"#,
-        );
-        assert!(m.pricing.unwrap().is_empty());
-        let m = one(r#"{"data":[{"id":"x/y:free","pricing":{"prompt":"0","completion":"0"}}]}"#);
-        assert_eq!((price(&m, "input"), price(&m, "output")), (Some("0"), Some("0")));
-    }
-
-    #[test]
-    fn overrides_are_understood_or_left_out() {
-        let read_one = |overrides: &str| {
-            let body = format!(
-                r#"{{"data":[{{"id":"a/b","pricing":{{"prompt":"0.000001","completion":"0.000002",
-                    "overrides":[{overrides}]}}}}]}}"#
-            );
-            let mut read = read(&body, Dialect::OpenRouter, None).unwrap();
-            let model = read.models.remove(0);
-            (price(&model, "tiers").map(str::to_owned), read.warnings.len())
-        };
-        for (theirs, ours) in [
-            (
-                r#"{"min_prompt_tokens":"200000","prompt":"0.000002"}"#,
-                r#"[{"input":2,"min_prompt_tokens":200000}]"#,
-            ),
-            (
-                r#"{"utc_start":"1630","utc_end":"0030","completion":"0.000001"}"#,
-                r#"[{"output":1,"utc_end":30,"utc_start":1630}]"#,
-            ),
-            // It varies while this holds: unknown, not what it is otherwise.
-            (
-                r#"{"min_prompt_tokens":1,"prompt":"-1"}"#,
-                r#"[{"input":null,"min_prompt_tokens":1}]"#,
-            ),
-        ] {
-            assert_eq!(read_one(theirs), (Some(ours.to_owned()), 0), "{theirs}");
-        }
-        for odd in [
-            r#"{"min_prompt_tokens":-5,"prompt":"0.000002"}"#,
-            r#"{"utc_start":"soon","prompt":"0.000002"}"#,
-            r#"{"weekday":6,"prompt":"0.000002"}"#,
-        ] {
-            assert_eq!(read_one(odd), (None, 1), "{odd}");
-        }
-    }
-
-    #[test]
-    fn reads_aihubmix_with_lists_and_numbers_either_way() {
-        let m = one(
-            r#"{"success":true,"data":[{"model_id":"gpt-5","types":"llm","features":"thinking,tools",
-              "input_modalities":["text","image"],"max_output":"128000","context_length":400000,
-              "pricing":{"input":1.25,"output":10,"cache_read":0.125}}]}"#,
-        );
-        assert_eq!((m.context_window, m.max_output_tokens), (Some(400000), Some(128000)));
-        assert_eq!((price(&m, "input"), price(&m, "cache_read")), (Some("1.25"), Some("0.125")));
-        assert!(m.capabilities["functions"] && m.capabilities["vision"]);
-        let c = read(
-            r#"{"data":[{"model_id":"e","types":["embedding"],"features":[],"pricing":{"input":20000}}]}"#,
-            Dialect::Auto, None,
-        )
-        .unwrap();
-        assert_eq!(c.models[0].model_type, "embedding");
-        assert!(c.models[0].pricing.as_ref().unwrap().is_empty());
-        assert_eq!(c.warnings.len(), 1);
-    }
-
-    #[test]
-    fn infers_from_bare_ids() {
-        let types = |id: &str| {
-            let m =
-                one(&format!(r#"{{"object":"list","data":[{{"id":"{id}","object":"model"}}]}}"#));
-            (m.model_type, m.capabilities["vision"], m.capabilities["functions"], m.context_window)
-        };
-        assert_eq!(types("text-embedding-3-small"), ("embedding", false, true, None));
-        assert_eq!(types("tts-1"), ("audio", false, true, None));
-        assert_eq!(types("dall-e-3"), ("image", false, true, None));
-        assert_eq!(types("gpt-image-1"), ("image", false, true, None));
-        assert_eq!(types("gpt-4o"), ("chat", true, true, None));
-        assert_eq!(types("gpt-3.5-turbo-instruct"), ("chat", false, false, None));
-        assert_eq!(types("llama-vision"), ("chat", true, true, None));
-    }
-
-    #[test]
-    fn odd_lists() {
-        assert_eq!(one(r#"[{"id":"a/b","type":"chat"}]"#).model_name, "b");
-        assert_eq!(one(r#"{"data":[{"id":"models/gemini-2"}]}"#).model_id, "gemini-2");
-        let c = read(
-            r#"{"data":[{"id":"a"},{"id":"a"},7,{"id":""},{"x":1},{"id":"b\u0000"}]}"#,
-            Dialect::Auto,
-            None,
-        );
-        assert_eq!(c.unwrap().models.len(), 1);
-        for body in ["", "<html>", "{}", r#"{"data":[]}"#, r#"{"data":7}"#, r#"{"data":[{}]}"#] {
-            assert!(read(body, Dialect::Auto, None).is_err(), "{body}");
-        }
-    }
-
-    #[test]
-    fn a_fixed_dialect_is_obeyed() {
-        let body = r#"{"data":[{"id":"m","pricing":{"prompt":"1"}}]}"#;
-        assert!(read(body, Dialect::OpenAi, None).unwrap().models[0].pricing.is_none());
-    }
-
-    #[test]
-    fn one_bad_entry_costs_no_other_one_and_is_named() {
-        let list = |bad: &str| {
-            format!(
-                "\u{feff}{{\"data\":[{{\"id\":\"a\",\"pricing\":{{\"prompt\":\"0.000001\"}}}},{bad},{{\"id\":\"z\"}}]}}"
-            )
-        };
-        for (bad, ids, named) in [
-            (r#"{"id":"b","pricing":{"prompt":NaN}}"#, "a b z", "model 'b'"),
-            (r#"{"id":"b","created":Infinity}"#, "a b z", "model 'b'"),
-            ("{\"id\":\"b\",\"name\":\"B \u{fffd}\"}", "a b z", "model 'b'"),
-            ("{\"id\":\"b\u{fffd}\"}", "a z", "entry 2"),
-            (r#"{"id":NaN}"#, "a z", "entry 2"),
-            (r#"{"id":""}"#, "a z", "entry 2"),
-            ("NaN", "a z", "entry 2"),
-            ("7", "a z", "entry 2"),
-            (r#"{"name":"B"}"#, "a z", "entry 2"),
-        ] {
-            let catalogue = read(&list(bad), Dialect::Auto, None).unwrap();
-            let read: Vec<&str> = catalogue.models.iter().map(|m| m.model_id.as_str()).collect();
-            assert_eq!(read.join(" "), ids, "{bad}");
-            assert!(
-                catalogue.warnings.len() == 1 && catalogue.warnings[0].starts_with(named),
-                "{bad}: {:?}",
-                catalogue.warnings
-            );
-            assert_eq!(price(&catalogue.models[0], "input"), Some("1"), "{bad}");
-        }
-        assert!(read(&list("\u{7}{\"id\":\"b\"}"), Dialect::Auto, None).is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn nothing_from_outside_panics(body in "[{}\\[\\]\":,a-z0-9.-]{0,80}") {
-            let _ = read(&body, Dialect::Auto, None);
-            let _ = read(&format!(r#"{{"data":[{{"id":"x","pricing":{{"prompt":{body}}}}}]}}"#), Dialect::OpenRouter, None);
-        }
-    }
-
-    #[test]
-    fn a_list_is_judged_as_a_whole() {
-        let list = |prices: &[&str]| {
-            let items: Vec<String> = prices
-                .iter()
-                .enumerate()
-                .map(|(i, pricing)| format!(r#"{{"id":"m{i}","pricing":{pricing}}}"#))
-                .collect();
-            format!(r#"{{"data":[{}]}}"#, items.join(","))
-        };
-        let read_as = |body: &str, unit| {
-            let found = read(body, Dialect::Auto, unit).unwrap();
-            let prices: Vec<String> = found
-                .models
-                .iter()
-                .map(|m| {
-                    let of = |key| price(m, key).unwrap_or("-").to_owned();
-                    format!("{} {}", of("input"), of("output"))
-                })
-                .collect();
-            (prices, found.warnings.len())
-        };
-        // Numbers per 1M in OpenRouter's shape.
-        let million = list(&[
-            r#"{"prompt":0.005,"completion":0.01}"#,
-            r#"{"prompt":0.0272,"completion":0.2}"#,
-            r#"{"prompt":0,"completion":0}"#,
-        ]);
-        let expected = vec!["0.005 0.01".to_owned(), "0.0272 0.2".into(), "0 0".into()];
-        assert_eq!(read_as(&million, None), (expected.clone(), 1));
-        assert_eq!(read_as(&million, Some(Unit::PerMillion)), (expected, 0));
-        // Somebody has said that they are per token: then no model costs that.
-        assert_eq!(
-            read_as(&million, Some(Unit::PerToken)),
-            (vec!["- -".to_owned(), "- -".into(), "0 0".into()], 4)
-        );
-        // Numbers per token, and one that slipped: refused, with a warning.
-        let token = list(&[
-            r#"{"prompt":1.5e-7,"completion":6e-7}"#,
-            r#"{"prompt":0.000003,"completion":0.005}"#,
-        ]);
-        assert_eq!(read_as(&token, None), (vec!["0.15 0.6".to_owned(), "3 -".into()], 1));
-        // Text is per token, as OpenRouter documents, also where that makes no sense.
-        let text = list(&[r#"{"prompt":"0.005","completion":"0.00001"}"#]);
-        assert_eq!(read_as(&text, None), (vec!["- 10".to_owned()], 1));
-        assert_eq!(read_as(&text, Some(Unit::PerMillion)), (vec!["0.005 -".to_owned()], 1));
-        // AiHubMix's shape, per token.
-        let other = r#"{"data":[{"model_id":"a","pricing":{"input":0.000003,"output":0.000015}}]}"#;
-        assert_eq!(read_as(other, None), (vec!["3 15".to_owned()], 1));
-        let other = r#"{"data":[{"model_id":"a","pricing":{"input":3,"output":1500}}]}"#;
-        assert_eq!(read_as(other, None), (vec!["3 -".to_owned()], 1));
-    }
-}
+mod tests;
