@@ -1,6 +1,12 @@
-//! What a thread has really worked, which a busy machine does not lengthen.
+//! The time of day, and what a thread has really worked, which a busy machine does not lengthen.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Microseconds since 1970.
+pub fn unix_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
 
 /// The processor time that the calling thread has used. `None`: the system does not say.
 pub fn thread_time() -> Option<Duration> {

@@ -183,6 +183,12 @@ impl Error {
         Self::Internal { reason: reason.to_string() }
     }
 
+    /// A task of the gateway panicked. Its words may hold anything that it was about; where it was is in
+    /// the server log.
+    pub fn panicked() -> Self {
+        Self::internal("a part of it panicked")
+    }
+
     pub fn unsupported(what: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into() }
     }

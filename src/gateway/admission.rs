@@ -5,7 +5,7 @@
 
 use crate::core::fair;
 use crate::error::Error;
-use crate::gateway::Limits;
+use crate::gateway::settings::Limits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;

@@ -1,11 +1,10 @@
 //! Many calls of one session, so many at a time, each answered as it ends.
 
 use crate::error::Error;
-use crate::gateway::attempt::Delivery;
 use crate::gateway::call;
+use crate::gateway::delivery::{Delivery, Outgoing, Sink};
 use crate::gateway::memory::Lease;
-use crate::gateway::panicked;
-use crate::gateway::server::{Outgoing, Shared, Sink};
+use crate::gateway::shared::Shared;
 use crate::protocol::{Batch, ChatReply, Reply};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +45,7 @@ pub async fn run(shared: Arc<Shared>, batch: Batch, sink: Sink) {
             None => return,
             Some(Ok(ended)) => ended,
             // A panic in one call fails it alone.
-            Some(Err(ended)) => (ended.id(), (failed(panicked()), None)),
+            Some(Err(ended)) => (ended.id(), (failed(Error::panicked()), None)),
         };
         if let Some(index) = indices.remove(&id)
             && sink.send(item(index, reply, lease)).await.is_err()

@@ -1,17 +1,15 @@
 //! The life of one chat call: candidates in the order of their health, the next one where a
 //! failure allows it, and another round after a pause.
 
-use crate::core::health::{Change, Fault, Health, Subject};
 use crate::core::request::{self, Outline};
 use crate::core::retry::{self, Again};
 use crate::error::Error;
-use crate::gateway::attempt::{Attempts, Delivery, Failed, subject};
-use crate::gateway::ledger::{HealthNote, Task};
+use crate::gateway::attempt::Attempts;
+use crate::gateway::delivery::Delivery;
+use crate::gateway::exchange::Failed;
 use crate::gateway::memory::Lease;
-use crate::gateway::row::unix_micros;
-use crate::gateway::server::Shared;
-use crate::protocol::{Candidate, ChatAnswer, ChatCall, ChatReply};
-use std::sync::{Mutex, MutexGuard};
+use crate::gateway::shared::Shared;
+use crate::protocol::{ChatAnswer, ChatCall, ChatReply};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -73,13 +71,13 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             }
             let failed = match attempts.ask(candidate, lease).await {
                 Ok(answer) => {
-                    attempts.shared.health.succeeded(attempts.shared, candidate);
+                    attempts.shared.health.succeeded(&attempts.shared.ledger, candidate);
                     return Ok(answer);
                 }
                 Err(failed) => failed,
             };
             if let Some(fault) = &failed.fault {
-                attempts.shared.health.failed(attempts.shared, candidate, fault);
+                attempts.shared.health.failed(&attempts.shared.ledger, candidate, fault);
             }
             if attempts.has_delivered || failed.again == Again::Never {
                 return Err(failed);
@@ -129,49 +127,5 @@ impl TooShort {
 
     fn has(&self, context_window: Option<i32>) -> bool {
         matches!((self.0, context_window), (Some(limit), Some(window)) if window <= limit)
-    }
-}
-
-/// The health of every candidate, shared by all calls.
-pub struct SharedHealth(Mutex<Health>);
-
-impl SharedHealth {
-    pub fn new(health: Health) -> Self {
-        Self(Mutex::new(health))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Health> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn order(&self, candidates: &[Candidate]) -> Vec<usize> {
-        if candidates.len() == 1 {
-            return vec![0];
-        }
-        let subjects: Vec<Subject> = candidates.iter().map(subject).collect();
-        self.lock().order(&subjects, unix_micros())
-    }
-
-    fn failed(&self, shared: &Shared, candidate: &Candidate, fault: &Fault) {
-        let change = self.lock().failed(&subject(candidate), fault, unix_micros());
-        note(shared, candidate, change);
-    }
-
-    fn succeeded(&self, shared: &Shared, candidate: &Candidate) {
-        let changes = {
-            let mut health = self.lock();
-            if health.is_good() {
-                return;
-            }
-            health.succeeded(&subject(candidate))
-        };
-        note(shared, candidate, changes);
-    }
-}
-
-fn note(shared: &Shared, candidate: &Candidate, changes: impl IntoIterator<Item = Change>) {
-    for change in changes {
-        let user_id = candidate.key.binding.user_id.clone();
-        shared.ledger.send(Task::Health(Box::new(HealthNote { change, user_id })));
     }
 }

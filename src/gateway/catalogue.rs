@@ -1,6 +1,7 @@
 //! Fetching model lists and checking keys: requests that cost nothing and leave no usage row. Each leaves a
 //! row of its own kind in `aggregator_key_checks`, and those of users keep the limits in flight.
 
+use crate::clock::unix_micros;
 use crate::core::refusal::{self, About, Refusal, Verdict};
 use crate::core::{catalogue, mend, secret};
 use crate::error::Error;
@@ -8,8 +9,7 @@ use crate::gateway::admission;
 use crate::gateway::http::{Answer, Failure, Outgoing};
 use crate::gateway::ledger::{CheckOutcome as Outcome, KeyCheckKind, KeyChecked, Task};
 use crate::gateway::memory::Lease;
-use crate::gateway::row::unix_micros;
-use crate::gateway::server::Shared;
+use crate::gateway::shared::Shared;
 use crate::protocol::{CatalogueFetch, Fetched, KeyCheck, Provider, SealedKey};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -98,7 +98,8 @@ async fn checked(
     lease: &mut Lease,
 ) -> Result<Verdict, Error> {
     let provider = &check.provider;
-    shared.checks.take(shared, user, provider).await?;
+    let most = shared.settings().key_checks_per_minute;
+    shared.checks.take(&shared.ledger, most, user, provider).await?;
     let asked = Asked::new(shared, KeyCheckKind::Check, Some(user), provider);
     let answer = get(shared, provider, &check.url, Some(user), Some(&check.key), lease).await;
     let received = match answer {
@@ -106,7 +107,7 @@ async fn checked(
         Err(error) => {
             // The guard let nothing leave.
             if matches!(error, Error::AddressRefused { .. }) {
-                shared.checks.give_back(shared, user, provider);
+                shared.checks.give_back(most, user, provider);
             }
             return asked.failed(error);
         }

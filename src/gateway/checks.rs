@@ -2,11 +2,10 @@
 //! The rows of the last minute are read when a user comes first in this life of the worker, so that its end
 //! forgets nothing.
 
+use crate::clock::unix_micros;
 use crate::core::rate::{MINUTE, Taken};
 use crate::error::Error;
-use crate::gateway::ledger::Task;
-use crate::gateway::row::unix_micros;
-use crate::gateway::server::Shared;
+use crate::gateway::ledger::{Ledger, Task};
 use crate::protocol::Provider;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -28,16 +27,16 @@ impl Checks {
         self.taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes one check of a user's, or says how long it is too early.
+    /// Takes one of the `most` checks of a user's, or says how long it is too early.
     pub async fn take(
         &self,
-        shared: &Shared,
+        ledger: &Ledger,
+        most: i64,
         user: &str,
         provider: &Provider,
     ) -> Result<(), Error> {
-        let most = shared.settings().key_checks_per_minute;
         let key = (user.to_owned(), provider.id);
-        self.read(shared, &key, most).await?;
+        self.read(ledger, &key, most).await?;
         let taken = self.lock().entry(key).or_default().take(1, most, unix_micros());
         taken.map_err(|too_early| Error::RateLimited {
             target: provider.target(""),
@@ -47,14 +46,13 @@ impl Checks {
     }
 
     /// Nothing was sent after all.
-    pub fn give_back(&self, shared: &Shared, user: &str, provider: &Provider) {
-        let most = shared.settings().key_checks_per_minute;
+    pub fn give_back(&self, most: i64, user: &str, provider: &Provider) {
         if let Some(taken) = self.lock().get_mut(&(user.to_owned(), provider.id)) {
             taken.correct(-1, most);
         }
     }
 
-    async fn read(&self, shared: &Shared, key: &(String, Uuid), most: i64) -> Result<(), Error> {
+    async fn read(&self, ledger: &Ledger, key: &(String, Uuid), most: i64) -> Result<(), Error> {
         if self.lock().contains_key(key) {
             return Ok(());
         }
@@ -65,7 +63,7 @@ impl Checks {
         let (reply, read) = oneshot::channel();
         let now = unix_micros();
         let (user, provider) = key.clone();
-        shared.ledger.send(Task::RecentChecks { user, provider, since: now - MINUTE, reply });
+        ledger.send(Task::RecentChecks { user, provider, since: now - MINUTE, reply });
         let times = match read.await {
             Ok(Ok(times)) => times,
             Ok(Err(reason)) => return Err(Error::Ledger { reason }),

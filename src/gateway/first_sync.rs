@@ -6,46 +6,17 @@
 use crate::error::Error;
 use crate::gateway::catalogue;
 use crate::gateway::ledger::{Task, UserModels};
-use crate::gateway::server::Shared;
+use crate::gateway::shared::Shared;
+use crate::gateway::syncing::{Outcome, Place};
 use crate::protocol::{CatalogueFetch, FirstSync, SealedKey};
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 /// How long what a provider said without a user's key holds for the keys of all users.
 const PAUSE: Duration = Duration::from_secs(60);
-
-/// Of each provider: the last sync for everybody, locked while one is on its way.
-type LastSync = Arc<tokio::sync::Mutex<Option<(Instant, Outcome)>>>;
-
-#[derive(Default)]
-pub struct FirstSyncs(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    for_all: HashMap<Uuid, LastSync>,
-    /// Users whose list is being fetched, and the key that was saved meanwhile.
-    own: HashMap<(String, Uuid), Option<Own>>,
-}
-
-/// A user's list that is to be fetched.
-type Own = Box<(CatalogueFetch, SealedKey)>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Listed,
-    NeedsKey,
-    Failed,
-}
-
-impl FirstSyncs {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
 
 /// Begins at once to count as in flight, so that the worker stays for it.
 pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
@@ -83,7 +54,7 @@ async fn by_user(shared: &Shared, fetch: CatalogueFetch, key: SealedKey) {
         }
         state.own.insert(place.clone(), None);
     }
-    let _place = Place { shared, place: &place };
+    let _place = Place { syncs: &shared.first_syncs, place: &place };
     let mut next = Some(Box::new((fetch, key)));
     while let Some(boxed) = next {
         let (fetch, key) = *boxed;
@@ -96,7 +67,8 @@ async fn by_user(shared: &Shared, fetch: CatalogueFetch, key: SealedKey) {
 
 /// Fetches the list that a user's key is shown, no more often than they may have keys checked.
 async fn own(shared: &Shared, user: &str, fetch: &CatalogueFetch, key: &SealedKey) {
-    if shared.checks.take(shared, user, &fetch.provider).await.is_err() {
+    let most = shared.settings().key_checks_per_minute;
+    if shared.checks.take(&shared.ledger, most, user, &fetch.provider).await.is_err() {
         return;
     }
     let mut lease = shared.memory.lease(user);
@@ -107,7 +79,7 @@ async fn own(shared: &Shared, user: &str, fetch: &CatalogueFetch, key: &SealedKe
             models: fetched.models,
         }))),
         Err(Error::AddressRefused { .. }) => {
-            shared.checks.give_back(shared, user, &fetch.provider);
+            shared.checks.give_back(most, user, &fetch.provider);
         }
         // It is in the user's key checks; everybody's log is not for it.
         Err(_) => {}
@@ -138,16 +110,4 @@ async fn for_all(shared: &Shared, fetch: &CatalogueFetch, by_user: bool) -> Outc
     };
     *last = Some((Instant::now(), outcome));
     outcome
-}
-
-/// A user's place among those whose list is being fetched, given up when it is dropped.
-struct Place<'a> {
-    shared: &'a Shared,
-    place: &'a (String, Uuid),
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.shared.first_syncs.lock().own.remove(self.place);
-    }
 }

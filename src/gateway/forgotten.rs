@@ -1,8 +1,8 @@
 //! Users who are being forgotten: their calls in flight end, and what was on its way to the gateway does
 //! not begin. Whoever comes later under the same id is somebody else.
 
+use crate::clock::unix_micros;
 use crate::error::Error;
-use crate::gateway::row::unix_micros;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::future::Future;

@@ -5,7 +5,6 @@
 //! signal is blocked in them, and they never touch PostgreSQL.
 
 use crate::error::Error;
-use crate::gateway::panicked;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -42,7 +41,7 @@ impl Heavy {
             let _turn = turn;
             work()
         });
-        done.await.map_err(|_| panicked())
+        done.await.map_err(|_| Error::panicked())
     }
 }
 
@@ -65,6 +64,9 @@ mod tests {
         }
         assert!(began.elapsed() < Duration::from_millis(250), "{:?}", began.elapsed());
         assert!(heavy.run(LIGHT + 1, at).await.is_ok_and(|there| there != here));
-        assert_eq!(heavy.run(LIGHT + 1, || panic!("on purpose")).await, Err::<(), _>(panicked()));
+        assert_eq!(
+            heavy.run(LIGHT + 1, || panic!("on purpose")).await,
+            Err::<(), _>(Error::panicked())
+        );
     }
 }

@@ -4,12 +4,12 @@
 use crate::core::sse::{self, Kind};
 use crate::core::{address, headers as extra, mend, reply, secret};
 use crate::error::{Error, Target};
-use crate::gateway::Settings;
 use crate::gateway::body::{Limit, Requests, TooMuch, Unpacked, chunk};
 use crate::gateway::connection::{BUFFER, Connector};
 use crate::gateway::departure::{Departure, Noted};
 use crate::gateway::memory::Lease;
 use crate::gateway::resolver::{GuardedResolver, Refused};
+use crate::gateway::settings::Settings;
 use crate::protocol::Provider;
 use bytes::Bytes;
 use http::header::{

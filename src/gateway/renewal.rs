@@ -2,9 +2,9 @@
 //! between attempts, in a batch or among jobs. Budgets, limits, keys and providers are then those of
 //! now, and not those of when the call began to wait.
 
+use crate::clock::unix_micros;
 use crate::error::Error;
 use crate::gateway::ledger::{Ledger, Renewed, Task};
-use crate::gateway::row::unix_micros;
 use crate::protocol::{Candidate, Known};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};

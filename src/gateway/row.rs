@@ -9,10 +9,9 @@ use crate::gateway::admission::Permit;
 use crate::gateway::departure::Departure;
 use crate::gateway::hidden::Watch;
 use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
-use crate::gateway::panicked;
 use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -244,7 +243,7 @@ impl<'a> OpenRow<'a> {
 impl Drop for OpenRow<'_> {
     fn drop(&mut self) {
         let end = if std::thread::panicking() {
-            End::failed(panicked().code(), None, false)
+            End::failed(Error::panicked().code(), None, false)
         } else {
             End { outcome: Outcome::Cancelled, ..End::failed("cancelled", None, false) }
         };
@@ -254,9 +253,4 @@ impl Drop for OpenRow<'_> {
 
 fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
-}
-
-/// Microseconds since 1970.
-pub fn unix_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as i64)
 }

@@ -1,28 +1,30 @@
 //! The gateway's thread: it accepts sessions on the Unix socket and runs their requests.
 
+use crate::clock::unix_micros;
 use crate::core::health::Health;
 use crate::error::Error;
 use crate::gateway::admission::Admission;
-use crate::gateway::attempt::Delivery;
-use crate::gateway::call::SharedHealth;
 use crate::gateway::checks::Checks;
-use crate::gateway::first_sync::FirstSyncs;
+use crate::gateway::delivery::{Delivery, Outgoing, Sink};
 use crate::gateway::forgotten::{Forgotten, Mark};
+use crate::gateway::health::SharedHealth;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
 use crate::gateway::http::Clients;
-use crate::gateway::jobs::Jobs;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{HiddenTokens, Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
-use crate::gateway::panicked;
 use crate::gateway::renewal::Renewals;
-use crate::gateway::spending::Spending;
-use crate::gateway::{InFlight, Settings, Stats, batch, call, catalogue, first_sync, jobs, row};
-use crate::protocol::{self, Addressed, ChatCall, HEADER_LEN, Reply, Request, Status};
+use crate::gateway::running::Jobs;
+use crate::gateway::settings::Settings;
+use crate::gateway::shared::Shared;
+use crate::gateway::stats::{InFlight, Stats};
+use crate::gateway::syncing::FirstSyncs;
+use crate::gateway::{batch, call, catalogue, first_sync, jobs};
+use crate::protocol::{self, Addressed, ChatCall, HEADER_LEN, Reply, Request};
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,70 +33,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
-
-/// What every call needs.
-pub struct Shared {
-    settings: Mutex<Settings>,
-    clients: Mutex<Arc<Clients>>,
-    pub keys: Keys,
-    pub ledger: Ledger,
-    pub admission: Arc<Admission>,
-    pub health: SharedHealth,
-    pub spending: Arc<Spending>,
-    pub excesses: Arc<Excesses>,
-    pub renewals: Renewals,
-    pub jobs: Jobs,
-    pub checks: Checks,
-    pub first_syncs: FirstSyncs,
-    pub forgotten: Forgotten,
-    pub memory: Arc<Memory>,
-    pub heavy: Heavy,
-    pub stats: Arc<Stats>,
-    extension: u32,
-    epoch: i64,
-    pid: u32,
-    started_at: i64,
-}
-
-impl Shared {
-    /// The settings as of the last reload.
-    pub fn settings(&self) -> Settings {
-        locked(&self.settings).clone()
-    }
-
-    /// The HTTP clients for these settings.
-    pub fn clients(&self, settings: &Settings) -> Result<Arc<Clients>, Error> {
-        let mut clients = locked(&self.clients);
-        if !clients.fit(settings) {
-            *clients = Arc::new(Clients::new(settings).map_err(Error::internal)?);
-        }
-        Ok(clients.clone())
-    }
-
-    fn reload(&self, settings: Settings) {
-        self.memory.set_limit(settings.max_memory);
-        self.admission.set_limits(settings.limits);
-        *locked(&self.settings) = settings;
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: self.pid,
-            started_at: self.started_at,
-            // This very request does not count.
-            in_flight: self.stats.in_flight.load(Ordering::Relaxed).saturating_sub(1),
-            served: self.stats.served.load(Ordering::Relaxed),
-            ledger_queue: self.ledger.queued(),
-            waiting: self.admission.waiting() as u64,
-            stall_ms: self.stats.watchdog.worst_ms(),
-        }
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 enum Command {
     Reload(Settings),
@@ -160,7 +98,7 @@ impl Gateway {
             extension: self.extension,
             epoch: self.epoch,
             pid: std::process::id(),
-            started_at: row::unix_micros(),
+            started_at: unix_micros(),
         });
         self.listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -243,10 +181,7 @@ async fn accept(
 ) {
     let mut sessions = JoinSet::new();
     let stats = shared.stats.clone();
-    tokio::spawn(async move {
-        let is_busy = || stats.in_flight.load(Ordering::Relaxed) > 0;
-        stats.watchdog.watch(is_busy).await;
-    });
+    tokio::spawn(async move { stats.watch().await });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -352,21 +287,6 @@ fn peer(stream: &UnixStream) -> Option<i32> {
     stream.peer_cred().ok()?.pid()
 }
 
-/// A reply, and the memory that it holds until the session has read it.
-pub struct Outgoing {
-    pub reply: Reply,
-    pub lease: Option<Lease>,
-}
-
-impl From<Reply> for Outgoing {
-    fn from(reply: Reply) -> Self {
-        Self { reply, lease: None }
-    }
-}
-
-/// Where replies go before the last one.
-pub type Sink = mpsc::Sender<Outgoing>;
-
 /// Replies that wait for a session to read them. When it does not, the call waits too.
 const REPLIES: usize = 64;
 
@@ -423,7 +343,7 @@ async fn until(moment: Option<Instant>) {
 async fn finished(calls: &mut JoinSet<Outgoing>) -> Outgoing {
     match calls.join_next().await {
         Some(Ok(outgoing)) => outgoing,
-        _ => Reply::Failed(panicked()).into(),
+        _ => Reply::Failed(Error::panicked()).into(),
     }
 }
 

@@ -6,6 +6,7 @@
 //! from then on. The ledger is written in the order in which tasks are sent to the main thread, so
 //! an attempt that was settled before the count was read is in it, and one after is not.
 
+use crate::clock::unix_micros;
 use crate::core::bound::{Dearest, NoBound, Size};
 use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Spent, Subject};
 use crate::core::rate::{MINUTE, Taken};
@@ -13,7 +14,6 @@ use crate::error::{Error, Shortfall, Target};
 use crate::gateway::ledger::{
     BudgetWarning, Ledger, Limits, Reserved, Spending as Found, SpendingQuery, Task,
 };
-use crate::gateway::row::unix_micros;
 use crate::protocol::Candidate;
 use rust_decimal::Decimal;
 use std::collections::HashMap;

@@ -1,0 +1,102 @@
+//! Durable jobs that run, what sessions have handed over, and who waits for the end of a job.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Jobs whose end is remembered, for those who come a moment late to wait for it.
+const REMEMBERED: usize = 8192;
+
+/// Jobs that run, and who waits for them.
+#[derive(Default)]
+pub struct Jobs(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    running: HashMap<Uuid, AbortHandle>,
+    waiting: HashMap<Uuid, Vec<oneshot::Sender<()>>>,
+    /// Calls that each session, by its process id, has handed over in its present transaction.
+    handed_over: HashMap<i32, Vec<Uuid>>,
+    ended: HashSet<Uuid>,
+    ended_in_order: VecDeque<Uuid>,
+}
+
+impl Jobs {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Runs a job in a task of its own, which says itself when it is [`over`](Self::over).
+    pub fn run(&self, job: Uuid, run: impl Future<Output = ()> + Send + 'static) {
+        // Held until the task is in the table, or one that ends at once would stay there.
+        let mut state = self.lock();
+        let task = tokio::spawn(run);
+        state.running.insert(job, task.abort_handle());
+    }
+
+    /// The task of a job comes to its end.
+    pub fn over(&self, job: Uuid) {
+        self.lock().running.remove(&job);
+    }
+
+    /// A session has handed a call over, in its present transaction.
+    pub fn hand_over(&self, session: i32, job: Uuid) {
+        self.lock().handed_over.entry(session).or_default().push(job);
+    }
+
+    /// Aborts what runs; rows in flight are settled as cancelled.
+    pub fn abort(&self, jobs: &[Uuid]) {
+        let mut state = self.lock();
+        for job in jobs {
+            if let Some(task) = state.running.remove(job) {
+                task.abort();
+            }
+        }
+    }
+
+    /// The transaction of a session is over: what it had handed over.
+    pub fn settle_hand_overs(&self, session: i32) -> Vec<Uuid> {
+        self.lock().handed_over.remove(&session).unwrap_or_default()
+    }
+
+    /// The results of these jobs are committed.
+    pub fn ended(&self, jobs: Vec<Uuid>) {
+        let mut state = self.lock();
+        for job in jobs {
+            state.waiting.remove(&job);
+            if state.ended.insert(job) {
+                state.ended_in_order.push_back(job);
+            }
+            if state.ended_in_order.len() > REMEMBERED
+                && let Some(oldest) = state.ended_in_order.pop_front()
+            {
+                state.ended.remove(&oldest);
+            }
+        }
+    }
+
+    /// Returns when the job has ended, or the time is over.
+    pub async fn wait(&self, job: Uuid, time: Duration) {
+        let ended = {
+            let mut state = self.lock();
+            if state.ended.contains(&job) {
+                return;
+            }
+            let (end, ended) = oneshot::channel();
+            let waiting = state.waiting.entry(job).or_default();
+            waiting.retain(|other| !other.is_closed());
+            waiting.push(end);
+            ended
+        };
+        let _ = timeout(time, ended).await;
+        let mut state = self.lock();
+        if state.waiting.get(&job).is_some_and(|all| all.iter().all(oneshot::Sender::is_closed)) {
+            state.waiting.remove(&job);
+        }
+    }
+}

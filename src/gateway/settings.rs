@@ -1,0 +1,34 @@
+//! What an administrator sets, as of the last reload.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The settings that the gateway obeys, as of the last reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Wait for the pending row to be on disk before the request leaves.
+    pub ledger_sync: bool,
+    /// Bytes of one request.
+    pub max_request_size: usize,
+    /// Bytes of one answer.
+    pub max_response_size: usize,
+    /// Bytes of all calls in flight.
+    pub max_memory: usize,
+    pub allow_private_networks: bool,
+    pub keyring_file: PathBuf,
+    /// Silence of an upstream, once its stream has begun, after which it counts as stalled.
+    pub stream_idle_timeout: Duration,
+    /// Whether answers that are wanted whole are asked for as streams.
+    pub stream_upstream: bool,
+    pub limits: Limits,
+    /// Of one user at one provider.
+    pub key_checks_per_minute: i64,
+}
+
+/// Chat requests at providers at one time; past a limit they wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub all: usize,
+    pub per_user: usize,
+    pub per_key: usize,
+}

@@ -1,0 +1,86 @@
+//! What all calls share.
+
+use crate::error::Error;
+use crate::gateway::admission::Admission;
+use crate::gateway::checks::Checks;
+use crate::gateway::forgotten::Forgotten;
+use crate::gateway::health::SharedHealth;
+use crate::gateway::heavy::Heavy;
+use crate::gateway::hidden::Excesses;
+use crate::gateway::http::Clients;
+use crate::gateway::keys::Keys;
+use crate::gateway::ledger::Ledger;
+use crate::gateway::memory::Memory;
+use crate::gateway::renewal::Renewals;
+use crate::gateway::running::Jobs;
+use crate::gateway::settings::Settings;
+use crate::gateway::spending::Spending;
+use crate::gateway::stats::Stats;
+use crate::gateway::syncing::FirstSyncs;
+use crate::protocol::Status;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What every call needs.
+pub struct Shared {
+    pub(super) settings: Mutex<Settings>,
+    pub(super) clients: Mutex<Arc<Clients>>,
+    pub keys: Keys,
+    pub ledger: Ledger,
+    pub admission: Arc<Admission>,
+    pub health: SharedHealth,
+    pub spending: Arc<Spending>,
+    pub excesses: Arc<Excesses>,
+    pub renewals: Renewals,
+    pub jobs: Jobs,
+    pub checks: Checks,
+    pub first_syncs: FirstSyncs,
+    pub forgotten: Forgotten,
+    pub memory: Arc<Memory>,
+    pub heavy: Heavy,
+    pub stats: Arc<Stats>,
+    pub(super) extension: u32,
+    pub(super) epoch: i64,
+    pub(super) pid: u32,
+    pub(super) started_at: i64,
+}
+
+impl Shared {
+    /// The settings as of the last reload.
+    pub fn settings(&self) -> Settings {
+        locked(&self.settings).clone()
+    }
+
+    /// The HTTP clients for these settings.
+    pub fn clients(&self, settings: &Settings) -> Result<Arc<Clients>, Error> {
+        let mut clients = locked(&self.clients);
+        if !clients.fit(settings) {
+            *clients = Arc::new(Clients::new(settings).map_err(Error::internal)?);
+        }
+        Ok(clients.clone())
+    }
+
+    pub(super) fn reload(&self, settings: Settings) {
+        self.memory.set_limit(settings.max_memory);
+        self.admission.set_limits(settings.limits);
+        *locked(&self.settings) = settings;
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: self.pid,
+            started_at: self.started_at,
+            // This very request does not count.
+            in_flight: self.stats.in_flight.load(Ordering::Relaxed).saturating_sub(1),
+            served: self.stats.served.load(Ordering::Relaxed),
+            ledger_queue: self.ledger.queued(),
+            waiting: self.admission.waiting() as u64,
+            stall_ms: self.stats.worst_stall_ms(),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
