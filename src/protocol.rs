@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// After [`Request::Outbox`], at the end of the transaction.
 pub const COMMITTED: u8 = b'+';
@@ -317,8 +317,11 @@ pub struct Status {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
-    /// The request is taken: from here on it must not be sent again.
+    /// [`Request::Outbox`] is taken. Any other request is, as soon as all of it is read: a worker that closes
+    /// the connection before that, or says [`Reply::Unread`], has not seen it, and it is sent again.
     Accepted,
+    /// The request is another worker's.
+    Unread,
     Chat(Box<ChatReply>),
     /// What the answer gains.
     Delta(String),

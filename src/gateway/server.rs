@@ -235,7 +235,7 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         if stream.read_exact(&mut body).await.is_err() {
             return;
         }
-        // Before `Accepted`, or the gateway could stop as idle in between.
+        // At once: from here on the session takes it as accepted.
         let in_flight = shared.stats.enter();
         let decoded = shared.heavy.run(len, move || protocol::decode(&body)).await;
         let Ok(Some(Addressed { extension, request })) = decoded else { return };
@@ -243,13 +243,16 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         if extension != shared.extension {
             // The session tries again, and meets the worker that comes after this one.
             shared.ledger.send(Task::Outdated);
-            return;
-        }
-        if send(&mut stream, &Reply::Accepted).await.is_err() {
+            let _ = send(&mut stream, &Reply::Unread).await;
             return;
         }
         let served = match request {
-            Request::Outbox => until_committed(&mut stream, &shared).await,
+            Request::Outbox => {
+                if send(&mut stream, &Reply::Accepted).await.is_err() {
+                    return;
+                }
+                until_committed(&mut stream, &shared).await
+            }
             request => converse(&mut stream, request, &shared, lease, in_flight).await,
         };
         if served.is_none() {

@@ -23,7 +23,7 @@ const MOST_KEPT: usize = 256 * 1024;
 pub struct Link {
     events: WaitSet,
     pub stream: UnixStream,
-    /// What was read beyond the last reply: the acceptance of a request and its answer often come together.
+    /// What was read beyond the last reply: those of a stream often come together.
     read: Vec<u8>,
 }
 
@@ -38,10 +38,13 @@ thread_local! {
     static KEPT: Cell<Option<Link>> = const { Cell::new(None) };
 }
 
-/// A request that was accepted and whose replies come. Dropping it before the last one closes the
-/// connection, which is how the gateway learns that nobody wants them.
+/// A request on its way, and its replies. Dropping it before the last one closes the connection, which is how
+/// the gateway learns that nobody wants them.
 pub struct Exchange {
     link: Link,
+    /// Sent again by a connection that a worker closes without having read it; `None`: a reply has come.
+    frame: Option<Vec<u8>>,
+    rounds: usize,
     /// Rows are on their way to the client: they are sent before each wait.
     pub flushes: bool,
 }
@@ -49,19 +52,37 @@ pub struct Exchange {
 impl Exchange {
     /// Sends a request.
     pub fn begin(request: &Request) -> Result<Self, Error> {
-        Ok(Self { link: accepted(request, KEPT.take())?, flushes: false })
+        Self::over(KEPT.take(), request)
+    }
+
+    /// Sends a request over this connection, or a fresh one.
+    fn over(kept: Option<Link>, request: &Request) -> Result<Self, Error> {
+        let extension = u32::from(installed()?.oid);
+        let frame = protocol::encode_request(extension, request);
+        let mut rounds = 0;
+        let link = sent(kept, &frame, &mut rounds)?;
+        Ok(Self { link, frame: Some(frame), rounds, flushes: false })
     }
 
     /// The next reply. `None`: there was none for so many milliseconds.
     pub fn next(&mut self, patience_ms: Option<u64>) -> Result<Option<Reply>, Error> {
         let given_up = patience_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
         let waiting = Waiting { given_up, flushes: self.flushes };
-        match read_reply(&mut self.link, &waiting) {
-            Ok(Reply::Failed(error)) => Err(error),
-            Ok(reply) => Ok(Some(reply)),
-            Err(Broken::Late) => Ok(None),
-            Err(Broken::By(error)) => Err(error),
-            Err(Broken::Lost) => Err(Error::GatewayLost),
+        loop {
+            let reply = read_reply(&mut self.link, &waiting);
+            match (reply, self.frame.take()) {
+                (Ok(Reply::Unread) | Err(Broken::Unread), Some(frame)) => {
+                    self.link = sent(None, &frame, &mut self.rounds)?;
+                    self.frame = Some(frame);
+                }
+                (Ok(Reply::Failed(error)) | Err(Broken::By(error)), _) => return Err(error),
+                (Ok(reply), _) => return Ok(Some(reply)),
+                (Err(Broken::Late), frame) => {
+                    self.frame = frame;
+                    return Ok(None);
+                }
+                (Err(Broken::Lost | Broken::Unread), _) => return Err(Error::GatewayLost),
+            }
         }
     }
 
@@ -84,28 +105,31 @@ pub fn exchange(request: &Request) -> Result<Reply, Error> {
     Ok(reply)
 }
 
-/// Sends a request over this connection, or a fresh one, until a worker accepts it.
-pub fn accepted(request: &Request, mut kept: Option<Link>) -> Result<Link, Error> {
-    let extension = u32::from(installed()?.oid);
-    let frame = protocol::encode_request(extension, request);
-    for round in 0..ROUNDS {
-        if round > 1 {
+/// Sends a request of which the gateway says at once that it has it.
+pub fn accepted(request: &Request, kept: Option<Link>) -> Result<Link, Error> {
+    let mut exchange = Exchange::over(kept, request)?;
+    match exchange.next(None)? {
+        Some(Reply::Accepted) => Ok(exchange.link),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Writes a frame to this connection, or to a fresh one, of a worker that takes it.
+fn sent(mut kept: Option<Link>, frame: &[u8], rounds: &mut usize) -> Result<Link, Error> {
+    while *rounds < ROUNDS {
+        if *rounds > 1 {
             wait::sleep(PAUSE_MS);
         }
+        *rounds += 1;
         let mut link = match kept.take() {
             Some(link) => link,
             None => Link::connect()?,
         };
-        match send(&mut link, &frame) {
-            Ok(Reply::Accepted) => return Ok(link),
-            Ok(Reply::Failed(error)) => {
-                KEPT.set(Some(link));
-                return Err(error);
-            }
-            Ok(_) => return Err(unexpected()),
+        match write(&mut link, frame) {
+            Ok(()) => return Ok(link),
             Err(Broken::By(error)) => return Err(error),
-            // The worker left, and nobody has seen the request.
-            Err(Broken::Lost | Broken::Late) => {}
+            // The worker left, and nobody has seen the whole request.
+            Err(Broken::Lost | Broken::Unread | Broken::Late) => {}
         }
     }
     Err(Error::GatewayDown {
@@ -122,6 +146,9 @@ pub fn unexpected() -> Error {
 enum Broken {
     /// The worker closed the connection.
     Lost,
+    /// It did so without having read all that it was sent. Linux says so of a local socket (unix(7)); elsewhere
+    /// that is a loss like any other.
+    Unread,
     /// It took longer than the caller waits.
     Late,
     By(Error),
@@ -135,7 +162,7 @@ struct Waiting {
 
 const PATIENTLY: Waiting = Waiting { given_up: None, flushes: false };
 
-fn send(link: &mut Link, frame: &[u8]) -> Result<Reply, Broken> {
+fn write(link: &mut Link, frame: &[u8]) -> Result<(), Broken> {
     let mut sent = 0;
     while sent < frame.len() {
         match link.stream.write(&frame[sent..]) {
@@ -144,7 +171,7 @@ fn send(link: &mut Link, frame: &[u8]) -> Result<Reply, Broken> {
             Err(error) => pause(&error, link, For::Writing, &PATIENTLY)?,
         }
     }
-    read_reply(link, &PATIENTLY)
+    Ok(())
 }
 
 fn read_reply(link: &mut Link, waiting: &Waiting) -> Result<Reply, Broken> {
@@ -197,6 +224,7 @@ fn pause(
             }
         }
         ErrorKind::Interrupted => Ok(()),
+        ErrorKind::ConnectionReset => Err(Broken::Unread),
         _ => Err(Broken::Lost),
     }
 }
