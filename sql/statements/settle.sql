@@ -1,6 +1,7 @@
 -- settle
--- Settles rows, one of each array: $1-$4 their keys and users. Says which of them were pending.
-UPDATE @extschema@.aggregator_usage_logs AS log
+-- Settles rows of @ledger@ (see begin.sql), one of each array: $1-$4 their keys and users. Says which of them
+-- were pending.
+UPDATE @ledger@ AS log
 SET status = $5[i],
     served_model = $6[i],
     prompt_tokens = $7[i],

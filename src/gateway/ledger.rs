@@ -119,7 +119,8 @@ pub struct JobEnd {
 /// Work for the main thread. A failed send back means that nobody waits any more.
 #[derive(Debug)]
 pub enum Task {
-    Begin(Begin, oneshot::Sender<Result<(), String>>),
+    /// Without a reply, it may be written a few milliseconds later, or together with its settlement.
+    Begin(Begin, Option<oneshot::Sender<Result<(), String>>>),
     Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
     /// A key answered: note when it was last used.
     KeyUsed(Uuid),

@@ -103,7 +103,7 @@ impl<'a> OpenRow<'a> {
             is_platform_key: candidate.is_platform_key(),
             reserved: hold.reserved(),
         };
-        let (done, written) = oneshot::channel();
+        let (done, written) = sync.then(oneshot::channel).unzip();
         ledger.send(Task::Begin(begin.clone(), done));
         // From here on the row may exist, so it must be settled even if the call is dropped now.
         let mut row = Self {
@@ -119,7 +119,7 @@ impl<'a> OpenRow<'a> {
             prompt_tokens,
             stream: None,
         };
-        if sync {
+        if let Some(written) = written {
             let written = written.await.unwrap_or_else(|_| Err("the worker is stopping".into()));
             if let Err(reason) = written {
                 row.begin = None;

@@ -1,5 +1,6 @@
-//! Writing the ledger: one statement for all rows of a batch that begin, one for all that settle, one for
-//! the sums of users and one for those of all. A batch of one is a batch.
+//! Writing the ledger: one statement for all rows of a batch that begin, one for all that settle (and one for
+//! those that were never pending), one for the sums of users and one for those of all. A batch of one is a
+//! batch.
 
 use crate::core::budget::MOST_TOKENS;
 use crate::core::cost::{self, Counts, PriceList, SettledCost};
@@ -10,7 +11,8 @@ use crate::gateway::ledger::{Begin, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
-use crate::worker::ledger_statements::LedgerStatements;
+use crate::worker::ledger_statements::{Ledger, LedgerStatements};
+use crate::worker::prices::Prices;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 use std::collections::HashMap;
@@ -27,7 +29,7 @@ where
 /// Writes pending rows. One that is there already stays as it is.
 pub fn begin(
     client: &mut SpiClient,
-    statements: &LedgerStatements,
+    ledger: &Ledger,
     epoch: i64,
     rows: &[&Begin],
 ) -> spi::Result<()> {
@@ -48,49 +50,44 @@ pub fn begin(
         column(rows, |begin| begin.is_listed),
         epoch.into(),
     ];
-    client.update(&statements.begin, None, &arguments).map(|_| ())
+    client.update(&ledger.begin, None, &arguments).map(|_| ())
 }
 
-/// Settles rows that are pending, and adds them to the sums. Says what each came to; `None`: it was
-/// settled already.
+/// Settles rows, of which it is known whether they are pending in the ledger (`true`) or were never written,
+/// as far as anybody knows; and adds them to the sums. Says what each came to; `None`: it was settled already.
 pub fn settle(
     client: &mut SpiClient,
     statements: &LedgerStatements,
+    ledger: &Ledger,
+    prices: &mut Prices,
     epoch: i64,
-    rows: &[&Settle],
+    rows: &[(&Settle, bool)],
 ) -> spi::Result<Vec<Option<Settled>>> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let lists = price_lists(client, statements, rows)?;
-    let rows: Vec<Settlement<'_>> =
-        rows.iter().map(|settle| Settlement::of(settle, &lists)).collect();
-    let mut was_pending = vec![false; rows.len()];
-    for i in write(client, &statements.settle, &rows)? {
-        was_pending[i] = true;
-    }
-    // Those whose pending row never made it (ledger_sync = off): it is written now. If it is there and
-    // settled already, neither statement changes anything.
-    let missing: Vec<usize> = (0..rows.len()).filter(|i| !was_pending[*i]).collect();
-    if !missing.is_empty() {
-        let begins: Vec<&Begin> = missing.iter().map(|i| &rows[*i].settle.begin).collect();
-        begin(client, statements, epoch, &begins)?;
-        let again: Vec<Settlement<'_>> = missing.iter().map(|i| rows[*i].clone()).collect();
-        for i in write(client, &statements.settle, &again)? {
-            was_pending[missing[i]] = true;
-        }
-    }
+    prices.learn(client, &statements.price_lists, rows.iter().map(|(settle, _)| *settle))?;
+    let settlements: Vec<Settlement<'_>> =
+        rows.iter().map(|(settle, _)| Settlement::of(settle, prices)).collect();
+    let mut open = Open { settlements: &settlements, is_settled: vec![false; rows.len()] };
+    let (pending, new): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|i| rows[*i].1);
+    open.update(client, ledger, pending.clone())?;
+    open.insert(client, ledger, epoch, new.clone())?;
+    // Where that was wrong. What neither changes is there and settled.
+    open.insert(client, ledger, epoch, pending)?;
+    open.update(client, ledger, new)?;
+    let is_settled = open.is_settled;
     let mut rollup = Rollup::default();
-    for (row, _) in rows.iter().zip(&was_pending).filter(|(_, was_pending)| **was_pending) {
+    for (row, _) in settlements.iter().zip(&is_settled).filter(|(_, is_settled)| **is_settled) {
         rollup.add(&row.for_sums());
     }
     add(client, &statements.add_hourly, &rollup.hourly.into_iter().collect::<Vec<_>>())?;
     add(client, &statements.add_totals, &rollup.totals.into_iter().collect::<Vec<_>>())?;
-    Ok(rows
+    Ok(settlements
         .iter()
-        .zip(was_pending)
-        .map(|(row, was_pending)| {
-            was_pending.then(|| Settled {
+        .zip(is_settled)
+        .map(|(row, is_settled)| {
+            is_settled.then(|| Settled {
                 cost: row.cost_text.clone(),
                 cost_source: Some(row.cost.source.to_owned()),
             })
@@ -98,39 +95,68 @@ pub fn settle(
         .collect())
 }
 
-/// The price lists of models that the catalogue has.
-type Lists<'a> = HashMap<(Uuid, &'a str), PriceList>;
+/// A batch on its way into the ledger.
+struct Open<'a> {
+    settlements: &'a [Settlement<'a>],
+    is_settled: Vec<bool>,
+}
 
-/// The price lists of the models that answered.
-fn price_lists<'a>(
-    client: &SpiClient,
-    statements: &LedgerStatements,
-    rows: &[&'a Settle],
-) -> spi::Result<Lists<'a>> {
-    let mut models: Vec<(Uuid, &str)> = rows
-        .iter()
-        .filter_map(|settle| Some((settle.begin.provider_id, settle.served_model.as_deref()?)))
-        .collect();
-    models.sort_unstable();
-    models.dedup();
-    if models.is_empty() {
-        return Ok(Lists::new());
-    }
-    let arguments = [column(&models, |model| pg_uuid(model.0)), column(&models, |model| model.1)];
-    let mut lists = Lists::new();
-    for row in client.select(&statements.price_lists, None, &arguments)? {
-        let (i, pricing) = (row.get::<i32>(1)?, row.get::<String>(2)?);
-        let model = i.and_then(|i| models.get(usize::try_from(i - 1).ok()?));
-        if let Some((model, pricing)) = model.zip(pricing) {
-            // What is no price list prices nothing: the cost stays unknown.
-            lists.insert(*model, PriceList::parse(&pricing).unwrap_or_default());
+impl Open<'_> {
+    /// Settles those of these rows that are pending.
+    fn update(
+        &mut self,
+        client: &mut SpiClient,
+        ledger: &Ledger,
+        mut which: Vec<usize>,
+    ) -> spi::Result<()> {
+        which.retain(|i| !self.is_settled[*i]);
+        if which.is_empty() {
+            return Ok(());
         }
+        let rows: Vec<&Settlement<'_>> = which.iter().map(|i| &self.settlements[*i]).collect();
+        for row in client.update(&ledger.settle, None, &settled_columns(&rows))? {
+            let i = row.get::<i32>(1)?.and_then(|i| usize::try_from(i - 1).ok());
+            let i = i.and_then(|i| which.get(i)).ok_or(spi::Error::InvalidPosition)?;
+            self.is_settled[*i] = true;
+        }
+        Ok(())
     }
-    Ok(lists)
+
+    /// Writes those of these rows that are not there.
+    fn insert(
+        &mut self,
+        client: &mut SpiClient,
+        ledger: &Ledger,
+        epoch: i64,
+        mut which: Vec<usize>,
+    ) -> spi::Result<()> {
+        which.retain(|i| !self.is_settled[*i]);
+        if which.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<&Settlement<'_>> = which.iter().map(|i| &self.settlements[*i]).collect();
+        let mut arguments = settled_columns(&rows);
+        arguments.extend([
+            column(&rows, |row| pg_uuid(row.settle.begin.provider_id)),
+            column(&rows, |row| pg_uuid(row.settle.begin.user_provider_id)),
+            column(&rows, |row| row.settle.begin.model_id.as_str()),
+            column(&rows, |row| row.settle.begin.is_platform_key),
+            column(&rows, |row| row.settle.begin.is_listed),
+            epoch.into(),
+        ]);
+        let at: HashMap<(Uuid, i16), usize> =
+            which.iter().map(|i| (self.settlements[*i].key(), *i)).collect();
+        for row in client.update(&ledger.record, None, &arguments)? {
+            let (call, attempt) = (row.get::<pgrx::Uuid>(1)?, row.get::<i16>(2)?);
+            let key = call.map(|call| Uuid::from_bytes(*call.as_bytes())).zip(attempt);
+            let i = key.and_then(|key| at.get(&key)).ok_or(spi::Error::InvalidPosition)?;
+            self.is_settled[*i] = true;
+        }
+        Ok(())
+    }
 }
 
 /// A settlement with all that its row will hold.
-#[derive(Clone)]
 struct Settlement<'a> {
     settle: &'a Settle,
     cost: SettledCost,
@@ -142,11 +168,10 @@ struct Settlement<'a> {
 }
 
 impl<'a> Settlement<'a> {
-    fn of(settle: &'a Settle, lists: &Lists<'_>) -> Self {
+    fn of(settle: &'a Settle, prices: &Prices) -> Self {
         // The model that answered decides the price; its own price list first.
-        let served = settle.served_model.as_deref();
         let requested;
-        let list = match served.and_then(|id| lists.get(&(settle.begin.provider_id, id))) {
+        let list = match prices.of(settle) {
             Some(list) => list,
             None => {
                 // What is no price list prices nothing: the cost stays unknown.
@@ -222,6 +247,10 @@ impl<'a> Settlement<'a> {
         (!members.is_empty()).then(|| serde_json::Value::Object(members).to_string())
     }
 
+    fn key(&self) -> (Uuid, i16) {
+        (self.settle.begin.key.call_id, self.settle.begin.key.attempt)
+    }
+
     fn part(&self, part: impl Fn(&Parts) -> i32) -> Option<i32> {
         self.settle.usage.parts.as_ref().map(part)
     }
@@ -258,13 +287,9 @@ impl<'a> Settlement<'a> {
     }
 }
 
-/// Settles pending rows, and says which of these were any.
-fn write(
-    client: &mut SpiClient,
-    statement: &OwnedPreparedStatement,
-    rows: &[Settlement<'_>],
-) -> spi::Result<Vec<usize>> {
-    let arguments: [DatumWithOid<'_>; 27] = [
+/// The arguments of settle.sql, and the first of record.sql.
+fn settled_columns<'a>(rows: &'a [&'a Settlement<'a>]) -> Vec<DatumWithOid<'a>> {
+    vec![
         column(rows, |row| pg_uuid(row.settle.begin.key.call_id)),
         column(rows, |row| row.settle.begin.key.attempt),
         column(rows, |row| timestamp(row.settle.begin.key.created_at)),
@@ -289,17 +314,10 @@ fn write(
         column(rows, |row| row.cost_text.as_deref()),
         column(rows, |row| row.computed_text.as_deref()),
         column(rows, |row| row.cost.source),
-        column(rows, Settlement::reserved_cost),
-        column(rows, Settlement::reserved_tokens),
-        column(rows, Settlement::metadata),
-    ];
-    client
-        .update(statement, None, &arguments)?
-        .map(|row| {
-            let i = row.get::<i32>(1)?.and_then(|i| usize::try_from(i - 1).ok());
-            i.filter(|i| *i < rows.len()).ok_or(spi::Error::InvalidPosition)
-        })
-        .collect()
+        column(rows, |row| row.reserved_cost()),
+        column(rows, |row| row.reserved_tokens()),
+        column(rows, |row| row.metadata()),
+    ]
 }
 
 /// Adds to one of the tables of sums.

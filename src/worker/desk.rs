@@ -1,33 +1,35 @@
 //! Carrying out the gateway's tasks: the ledger by group commit, the rest in transactions of its
 //! own.
 
+mod writing;
+
 use crate::core::health::{Health, Place};
 use crate::gateway::Handle;
 use crate::gateway::forgotten::Mark;
-use crate::gateway::ledger::{
-    Begin, HealthNote, HiddenTokens, Inbox, JobEnd, RowKey, Settle, Task,
-};
+use crate::gateway::ledger::{Begin, HealthNote, HiddenTokens, Inbox, RowKey, Settle, Task};
 use crate::installed::{Installed, LIBRARY};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
 use crate::worker::forgotten;
+use crate::worker::held::Held;
 use crate::worker::hidden;
-use crate::worker::jobs::{self, Finished, Jobs};
+use crate::worker::jobs::Jobs;
 use crate::worker::ledger_statements::{Growth, LedgerStatements};
+use crate::worker::prices::Prices;
 use crate::worker::process::{self, Failure};
 use crate::worker::quarantine;
 use crate::worker::renewal;
-use crate::worker::settling::settling;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
-use crate::worker::{batch, catalogue, cooling};
-use pgrx::spi::{self, Spi, SpiClient};
+use crate::worker::{catalogue, cooling};
+use pgrx::spi::Spi;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
+use writing::Row;
 
 /// Rows of one commit: enough to share a flush, few enough that nobody waits long.
 const BATCH: usize = 256;
@@ -36,9 +38,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// How often `last_used_at` is noted, and the low-water mark moved.
 const NOTE: Duration = Duration::from_secs(10);
-/// A settlement that cannot be written for what is in it, or in what it adds to, is set aside after so
-/// many tries.
-const MOST_TRIES: u32 = 5;
 /// How often partitions are made ahead and old usage is forgotten.
 const MAINTAIN: Duration = Duration::from_secs(60);
 
@@ -50,8 +49,11 @@ pub struct Desk {
     statements: Statements,
     ledger_statements: LedgerStatements,
     growth: Growth,
+    prices: Prices,
     /// Rows that were begun and not settled, and when they were created.
     open: HashMap<RowKey, i64>,
+    /// Those of them that are not written yet.
+    held: Held,
     /// Settlements that could not be written yet.
     stuck: Vec<(Box<Settle>, Option<oneshot::Sender<Settled>>)>,
     stuck_since: Instant,
@@ -74,31 +76,6 @@ pub struct Desk {
     has_written: bool,
     has_left: bool,
     pub jobs: Jobs,
-}
-
-/// A row to write, and whom to tell.
-enum Row {
-    Begin(Begin, oneshot::Sender<Result<(), String>>),
-    Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
-    JobEnd(Box<JobEnd>),
-}
-
-impl Row {
-    /// Whether it writes the end of a job.
-    fn ends_job(&self) -> bool {
-        match self {
-            Self::Begin(..) => false,
-            Self::Settle(settle, _) => settle.job.is_some(),
-            Self::JobEnd(_) => true,
-        }
-    }
-}
-
-/// What writing a row gave.
-enum Written {
-    Begun,
-    Settled(Option<Settled>, Option<Finished>),
-    JobEnded(Finished),
 }
 
 impl Desk {
@@ -126,8 +103,10 @@ impl Desk {
             statements,
             ledger_statements,
             growth: Growth::new(),
+            prices: Prices::default(),
             jobs: Jobs::new(epoch),
             open: HashMap::new(),
+            held: Held::default(),
             stuck: Vec::new(),
             stuck_since: Instant::now(),
             tries: HashMap::new(),
@@ -143,6 +122,7 @@ impl Desk {
             has_written: false,
             has_left: false,
         };
+        desk.plan_ledger();
         // Before the jobs: of one that has ended, the ledger says how.
         desk.close_orphans();
         // A lock on the table of jobs must not keep calls from being made; it is tried again.
@@ -181,6 +161,8 @@ impl Desk {
 
     /// Marks the epoch as ended well, if it did: nothing is pending any more.
     pub fn close(&mut self) {
+        let held = self.held.all();
+        self.begin(held);
         self.note();
         self.note_health();
         if !self.has_left {
@@ -216,6 +198,11 @@ impl Desk {
             && forgotten::sweep(&self.statements)
             && self.jobs.is_empty()
             && !self.jobs.any_unfinished(&self.statements)
+    }
+
+    /// How long nothing has to be done, unless something arrives.
+    pub fn patience(&self) -> Option<Duration> {
+        self.held.patience()
     }
 
     /// This life of the worker.
@@ -280,8 +267,19 @@ impl Desk {
         {
             did = true;
             match task {
+                // Nobody waits for it: it may settle before it is written.
+                Task::Begin(begin, None) => {
+                    self.open.insert(begin.key, begin.key.created_at);
+                    self.held.hold(begin);
+                    inbox.wake.done();
+                }
                 Task::Begin(begin, done) => rows.push(Row::Begin(begin, done)),
-                Task::Settle(settle, done) => rows.push(Row::Settle(settle, done)),
+                Task::Settle(settle, done) => {
+                    if self.held.release(&settle.begin.key) {
+                        self.open.remove(&settle.begin.key);
+                    }
+                    rows.push(Row::Settle(settle, done));
+                }
                 Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
                 Task::JobsWritten => {
                     self.jobs.written();
@@ -302,7 +300,7 @@ impl Desk {
                 }
                 Task::Spending(query, reply) => {
                     // What was sent before must be in the ledger before it is read.
-                    self.write_counted(std::mem::take(&mut rows), inbox);
+                    self.write_all(std::mem::take(&mut rows), inbox);
                     let _ = reply.send(spending::find(&self.statements, &query));
                     inbox.wake.done();
                 }
@@ -340,7 +338,7 @@ impl Desk {
                     inbox.wake.done();
                 }
                 Task::Forget { user, anonymous, done } => {
-                    self.write_counted(std::mem::take(&mut rows), inbox);
+                    self.write_all(std::mem::take(&mut rows), inbox);
                     self.forget_user(&user, &anonymous);
                     let _ = done.send(());
                     inbox.wake.done();
@@ -356,6 +354,8 @@ impl Desk {
             }
         }
         self.write_counted(rows, inbox);
+        let due = self.held.due();
+        self.begin(due);
         if !self.stuck.is_empty() && self.stuck_since.elapsed() > RETRY {
             let stuck = std::mem::take(&mut self.stuck);
             self.stuck_since = Instant::now();
@@ -363,10 +363,6 @@ impl Desk {
         }
         if self.noted_at.elapsed() > NOTE {
             self.note();
-            if self.has_written {
-                // A month may have begun, with an empty partition.
-                self.plan_ledger();
-            }
             if self.has_orphans {
                 self.close_orphans();
             }
@@ -374,6 +370,10 @@ impl Desk {
             forgotten::sweep(&self.statements);
             if self.maintained_at.is_none_or(|at| at.elapsed() > MAINTAIN) {
                 self.maintain();
+            }
+            if self.has_written {
+                // A month may have begun, with an empty partition.
+                self.plan_ledger();
             }
         }
         if self.is_asked && (self.has_quarantined || self.asked_at.elapsed() > LOOK) {
@@ -404,138 +404,18 @@ impl Desk {
         }
     }
 
-    /// Writes rows in one commit; if that fails, each in its own, so that one bad row harms no
-    /// other.
-    ///
-    /// An answer does not wait for the disk: it goes out as soon as its row is settled. What begins does,
-    /// and so does the result of a job, which somebody may read at once. A crash in between leaves a row
-    /// that is unknown, whose reservation counts.
-    fn write(&mut self, rows: Vec<Row>) {
-        let Self { statements, ledger_statements, epoch, .. } = &*self;
-        let is_durable = rows.iter().any(Row::ends_job);
-        let all = settling(|| {
-            process::ledger_transaction(is_durable, |_| {
-                Spi::connect_mut(|client| {
-                    write_all(client, statements, ledger_statements, *epoch, &rows)
-                })
-            })
-        });
-        match all {
-            Ok(written) => {
-                self.has_written = true;
-                let has_outgrown = self.growth.add(rows.len());
-                let (begun, ended): (Vec<_>, Vec<_>) = rows
-                    .into_iter()
-                    .zip(written)
-                    .partition(|(row, _)| matches!(row, Row::Begin(..)));
-                for (row, written) in ended {
-                    self.done(row, written);
-                }
-                let flushed = if is_durable { Ok(()) } else { process::flush() };
-                for (row, written) in begun {
-                    match &flushed {
-                        Ok(()) => self.done(row, written),
-                        Err(failure) => self.failed(row, failure),
-                    }
-                }
-                if has_outgrown {
-                    self.plan_ledger();
-                }
-            }
-            Err(failure) if rows.len() == 1 => {
-                rows.into_iter().for_each(|row| self.failed(row, &failure));
-            }
-            Err(_) => rows.into_iter().for_each(|row| self.write(vec![row])),
+    /// Writes rows that were held.
+    fn begin(&mut self, held: Vec<Begin>) {
+        if !held.is_empty() {
+            self.write(held.into_iter().map(|begin| Row::Begin(begin, None)).collect());
         }
     }
 
-    /// Plans the ledger's statements anew, for the tables as they are. If that fails, the old ones do.
-    fn plan_ledger(&mut self) {
-        let planned = process::transaction(|installed| {
-            Spi::connect(|client| LedgerStatements::prepare(client, installed))
-        });
-        if let Ok(planned) = planned {
-            self.ledger_statements = planned;
-        }
-    }
-
-    fn done(&mut self, row: Row, written: Written) {
-        match (row, written) {
-            (Row::Begin(begin, done), _) => {
-                self.open.insert(begin.key, begin.key.created_at);
-                let _ = done.send(Ok(()));
-            }
-            (Row::Settle(settle, done), Written::Settled(settled, finished)) => {
-                let settled = settled.unwrap_or_default();
-                self.open.remove(&settle.begin.key);
-                self.tries.remove(&settle.begin.key);
-                if let (Some(answer), Some(finished)) = (settle.job, finished) {
-                    let job = settle.begin.key.call_id;
-                    let end = JobEnd { job, outcome: Ok((answer, settled.clone())) };
-                    self.jobs.over(end, finished);
-                }
-                if let Some(done) = done {
-                    let _ = done.send(settled);
-                }
-            }
-            (Row::JobEnd(end), Written::JobEnded(finished)) => self.jobs.over(*end, finished),
-            // What was written is of the kind of its row.
-            (Row::Settle(..) | Row::JobEnd(_), _) => {}
-        }
-    }
-
-    fn failed(&mut self, row: Row, failure: &Failure) {
-        let reason = match failure {
-            Failure::NotInstalled => "the extension was dropped".to_owned(),
-            Failure::Database(cause) | Failure::Data(cause) => cause.to_string(),
-        };
-        self.has_left |= *failure == Failure::NotInstalled;
-        match row {
-            Row::Begin(_, done) => {
-                let _ = done.send(Err(reason));
-            }
-            Row::JobEnd(end) => self.jobs.over(*end, Finished::NotYet),
-            // The usage goes before the result, which is kept and tried again: it was paid for.
-            Row::Settle(mut settle, done) if settle.job.is_some() && !self.has_left => {
-                pgrx::warning!("aggregator: the result of a job is not written yet: {reason}");
-                let (job, answer) = (settle.begin.key.call_id, settle.job.take());
-                // Where the usage is, there is the cost.
-                self.write(vec![Row::Settle(settle, done)]);
-                if let Some(answer) = answer {
-                    let outcome = Ok((answer, Settled::default()));
-                    self.jobs.over(JobEnd { job, outcome }, Finished::NotYet);
-                }
-            }
-            // The answer was paid for: keep it and try again, for as long as there is a ledger.
-            Row::Settle(settle, done) if !self.has_left => {
-                if matches!(failure, Failure::Data(_)) && self.give_up(&settle, &reason) {
-                    return;
-                }
-                if self.stuck.is_empty() {
-                    self.stuck_since = Instant::now();
-                    pgrx::warning!("aggregator: a usage row is not written yet: {reason}");
-                }
-                self.stuck.push((settle, done));
-            }
-            Row::Settle(settle, _) => {
-                self.open.remove(&settle.begin.key);
-            }
-        }
-    }
-
-    /// Sets a settlement aside that was tried often enough. Says whether it did.
-    fn give_up(&mut self, settle: &Settle, reason: &str) -> bool {
-        let key = settle.begin.key;
-        let tries = self.tries.entry(key).or_default();
-        *tries += 1;
-        if *tries < MOST_TRIES || !quarantine::set_aside(&self.statements, settle, reason, *tries) {
-            return false;
-        }
-        self.tries.remove(&key);
-        self.open.remove(&key);
-        self.has_quarantined = true;
-        quarantine::warn(Some(1));
-        true
+    /// Writes what has arrived and what waits, because somebody reads the ledger now.
+    fn write_all(&mut self, rows: Vec<Row>, inbox: &Inbox) {
+        self.write_counted(rows, inbox);
+        let held = self.held.all();
+        self.begin(held);
     }
 
     /// Tries what was set aside again, where an administrator has asked for it.
@@ -550,7 +430,7 @@ impl Desk {
         quarantine::retry_orphans(&self.statements);
         for settle in quarantine::wanted(&self.statements) {
             // It is set aside once more at the first failure.
-            self.tries.insert(settle.begin.key, MOST_TRIES);
+            self.tries.insert(settle.begin.key, writing::MOST_TRIES);
             let key = settle.begin.key;
             self.write(vec![Row::Settle(Box::new(settle), None)]);
             if !self.tries.contains_key(&key) && !self.stuck.iter().any(|(s, _)| s.begin.key == key)
@@ -620,49 +500,4 @@ impl Desk {
             });
         }
     }
-}
-
-/// Writes a batch: first what begins, because it may settle in the same batch.
-fn write_all(
-    client: &mut SpiClient,
-    statements: &Statements,
-    ledger: &LedgerStatements,
-    epoch: i64,
-    rows: &[Row],
-) -> spi::Result<Vec<Written>> {
-    let mut begins = Vec::new();
-    let mut settles: Vec<&Settle> = Vec::new();
-    for row in rows {
-        match row {
-            Row::Begin(begin, _) => begins.push(begin),
-            Row::Settle(settle, _) => settles.push(settle),
-            Row::JobEnd(_) => {}
-        }
-    }
-    batch::begin(client, ledger, epoch, &begins)?;
-    let mut settled = batch::settle(client, ledger, epoch, &settles)?.into_iter();
-    rows.iter()
-        .map(|row| match row {
-            Row::Begin(..) => Ok(Written::Begun),
-            Row::Settle(settle, _) => {
-                let settled = settled.next().flatten();
-                let finished = match &settle.job {
-                    None => None,
-                    Some(answer) => {
-                        let job = settle.begin.key.call_id;
-                        let costs = settled.clone().unwrap_or_default();
-                        Some(jobs::succeeded(client, statements, job, answer, &costs)?)
-                    }
-                };
-                Ok(Written::Settled(settled, finished))
-            }
-            Row::JobEnd(end) => match &end.outcome {
-                Ok((answer, settled)) => {
-                    jobs::succeeded(client, statements, end.job, answer, settled)
-                }
-                Err(error) => jobs::failed(client, statements, end.job, error),
-            }
-            .map(Written::JobEnded),
-        })
-        .collect()
 }

@@ -1,5 +1,6 @@
 //! The prepared statements that write the ledger, a batch at a time.
 
+use crate::fresh::Plan;
 use crate::installed::Installed;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
@@ -12,14 +13,82 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 /// rows, and then after four times as many again, another is made.
 const FIRST_ROWS: u64 = 64;
 
-/// Their plans are generic, and made at the first use.
-pub struct LedgerStatements {
+/// What writes the ledger, all of it or one partition. Plans are generic, and made at the first use.
+pub struct Ledger {
     pub begin: OwnedPreparedStatement,
     pub settle: OwnedPreparedStatement,
-    pub price_lists: OwnedPreparedStatement,
+    pub record: OwnedPreparedStatement,
+}
+
+/// The partition that holds what happens now. Whoever writes it by its name need not look where each row
+/// belongs, and runs no trigger of the whole ledger.
+struct Present {
+    ledger: Ledger,
+    /// Microseconds since 1970; `None`: without an end.
+    since: Option<i64>,
+    until: Option<i64>,
+}
+
+pub struct LedgerStatements {
+    /// All of the ledger.
+    pub whole: Ledger,
+    present: Option<Present>,
+    pub price_lists: Plan,
     pub add_hourly: OwnedPreparedStatement,
     pub add_totals: OwnedPreparedStatement,
 }
+
+/// The arguments of begin.sql.
+const BEGIN: &[Oid] = &[
+    UUIDARRAYOID,
+    INT2ARRAYOID,
+    TIMESTAMPTZARRAYOID,
+    TEXTARRAYOID,
+    UUIDARRAYOID,
+    UUIDARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    INT8ARRAYOID,
+    BOOLARRAYOID,
+    BOOLARRAYOID,
+    INT8OID,
+];
+
+/// The arguments of settle.sql, and the first of record.sql.
+const SETTLE: &[Oid] = &[
+    UUIDARRAYOID,
+    INT2ARRAYOID,
+    TIMESTAMPTZARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    // Nine counts of tokens and two times.
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT4ARRAYOID,
+    INT2ARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    INT8ARRAYOID,
+    TEXTARRAYOID,
+];
+
+/// The other arguments of record.sql.
+const RECORD: &[Oid] =
+    &[UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, BOOLARRAYOID, BOOLARRAYOID, INT8OID];
 
 /// The arguments of add_hourly.sql and add_totals.sql.
 const SUMS: &[Oid] = &[
@@ -33,70 +102,68 @@ const SUMS: &[Oid] = &[
     INT4ARRAYOID,
 ];
 
+fn prepare(
+    client: &SpiClient<'_>,
+    sql: &str,
+    types: &[Oid],
+) -> spi::Result<OwnedPreparedStatement> {
+    let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+    client.prepare_mut(sql, &types).map(|plan| plan.keep())
+}
+
+impl Ledger {
+    /// `table`: quoted.
+    fn prepare(client: &SpiClient<'_>, table: &str) -> spi::Result<Self> {
+        let prepare =
+            |sql: &str, types: &[Oid]| prepare(client, &sql.replace("@ledger@", table), types);
+        Ok(Self {
+            begin: prepare(include_str!("../../sql/statements/begin.sql"), BEGIN)?,
+            settle: prepare(include_str!("../../sql/statements/settle.sql"), SETTLE)?,
+            record: prepare(
+                include_str!("../../sql/statements/record.sql"),
+                &[SETTLE, RECORD].concat(),
+            )?,
+        })
+    }
+}
+
 impl LedgerStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
-        let prepare = |sql: &str, types: &[Oid]| {
-            let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
-            client.prepare_mut(installed.sql(sql).as_str(), &types).map(|plan| plan.keep())
-        };
+        let sums = |sql: &str| prepare(client, &installed.sql(sql), SUMS);
         Ok(Self {
-            begin: prepare(
-                include_str!("../../sql/statements/begin.sql"),
-                &[
-                    UUIDARRAYOID,
-                    INT2ARRAYOID,
-                    TIMESTAMPTZARRAYOID,
-                    TEXTARRAYOID,
-                    UUIDARRAYOID,
-                    UUIDARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    INT8ARRAYOID,
-                    BOOLARRAYOID,
-                    BOOLARRAYOID,
-                    INT8OID,
-                ],
-            )?,
-            settle: prepare(
-                include_str!("../../sql/statements/settle.sql"),
-                &[
-                    UUIDARRAYOID,
-                    INT2ARRAYOID,
-                    TIMESTAMPTZARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    // Nine counts of tokens and two times.
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT4ARRAYOID,
-                    INT2ARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    TEXTARRAYOID,
-                    INT8ARRAYOID,
-                    TEXTARRAYOID,
-                ],
-            )?,
-            price_lists: prepare(
-                include_str!("../../sql/statements/price_lists.sql"),
+            whole: Ledger::prepare(client, &installed.sql("@extschema@.aggregator_usage_logs"))?,
+            present: None,
+            price_lists: Plan::prepare(
+                client,
+                &installed.sql(include_str!("../../sql/statements/price_lists.sql")),
                 &[UUIDARRAYOID, TEXTARRAYOID],
             )?,
-            add_hourly: prepare(include_str!("../../sql/statements/add_hourly.sql"), SUMS)?,
-            add_totals: prepare(include_str!("../../sql/statements/add_totals.sql"), SUMS)?,
+            add_hourly: sums(include_str!("../../sql/statements/add_hourly.sql"))?,
+            add_totals: sums(include_str!("../../sql/statements/add_totals.sql"))?,
         })
+    }
+
+    /// Finds the partition that holds what happens now.
+    pub fn locate(&mut self, client: &SpiClient<'_>, installed: &Installed) -> spi::Result<()> {
+        let sql = installed.sql(include_str!("../../sql/statements/partition_of_now.sql"));
+        self.present = None;
+        for row in client.select(sql.as_str(), Some(1), &[])? {
+            let Some(table) = row.get::<String>(1)? else { continue };
+            let ledger = Ledger::prepare(client, &table)?;
+            self.present =
+                Some(Present { ledger, since: row.get::<i64>(2)?, until: row.get::<i64>(3)? });
+        }
+        Ok(())
+    }
+
+    /// What writes rows of these moments (microseconds since 1970) with the least to do.
+    pub fn present(&self, mut moments: impl Iterator<Item = i64>) -> Option<&Ledger> {
+        let present = self.present.as_ref()?;
+        let holds = |moment: i64| {
+            present.since.is_none_or(|since| moment >= since)
+                && present.until.is_none_or(|until| moment < until)
+        };
+        moments.all(holds).then_some(&present.ledger)
     }
 }
 

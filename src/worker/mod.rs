@@ -6,10 +6,12 @@ mod catalogue;
 mod cooling;
 mod desk;
 mod forgotten;
+mod held;
 mod hidden;
 mod jobs;
 mod launcher;
 mod ledger_statements;
+mod prices;
 mod process;
 mod quarantine;
 mod renewal;
@@ -25,7 +27,7 @@ use crate::{protocol, settings};
 use desk::Desk;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::prelude::*;
-use process::{Events, Woken};
+use process::Events;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -40,6 +42,10 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// After SIGTERM, the time to settle what was aborted.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(500);
+/// With so many calls in flight, commits are this far apart at least, so that each serves more of them: a
+/// commit costs as much as many rows.
+const MANY: u64 = 8;
+const APART: Duration = Duration::from_micros(500);
 
 /// `bgw_extra` of a worker that stays while idle, because it was started with the server.
 pub const STAY: &str = "stay";
@@ -158,10 +164,12 @@ fn serve(
     let mut busy_at = Instant::now();
     let mut looked_at = Instant::now();
     let mut served = 0;
+    let mut worked_at = Instant::now();
     loop {
         // What is left of a full batch does not wait.
         let has_more = work.has_more();
-        let woken = events.wait(if has_more { Duration::ZERO } else { TICK });
+        let patience = desk.patience().map_or(TICK, |patience| patience.min(TICK));
+        events.wait(if has_more { Duration::ZERO } else { patience });
         if BackgroundWorker::sigterm_received() {
             return Ok(());
         }
@@ -173,6 +181,11 @@ fn serve(
         if gateway.has_ended() {
             return Err("the gateway's thread ended".to_owned());
         }
+        let (in_flight, _) = gateway.counts();
+        if in_flight >= MANY {
+            std::thread::sleep(APART.saturating_sub(worked_at.elapsed()));
+        }
+        worked_at = Instant::now();
         if work.by(desk) {
             busy_at = Instant::now();
         }
@@ -187,7 +200,7 @@ fn serve(
             busy_at = Instant::now();
             served = now_served;
         }
-        if (woken == Woken::Time && !has_more) || looked_at.elapsed() > TICK {
+        if looked_at.elapsed() >= TICK {
             looked_at = Instant::now();
             if !desk.is_current() {
                 return Ok(());

@@ -22,6 +22,19 @@ pub enum Failure {
     Data(Cause),
 }
 
+impl Failure {
+    /// Whether a table is not, or does not hold, what it was taken for.
+    pub fn is_about_tables(&self) -> bool {
+        match self {
+            Self::NotInstalled => false,
+            Self::Database(cause) | Self::Data(cause) => {
+                let class = cause.sqlstate.as_deref().and_then(|sqlstate| sqlstate.get(..2));
+                matches!(class, Some("0A" | "23" | "42"))
+            }
+        }
+    }
+}
+
 /// What a database says of its error. Its details hold what the row was, and are not repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -186,14 +199,6 @@ fn is_about_data(sqlstate: i32) -> bool {
         || ["XX001", "XX002"].iter().any(|code| sqlstate == pack(code))
 }
 
-/// What ended a wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Woken {
-    Latch,
-    Gateway,
-    Time,
-}
-
 /// What the worker waits on: signals, and the gateway where there is one. Made once, because
 /// making it costs more than the wait.
 pub struct Events(*mut pg_sys::WaitEventSet);
@@ -221,33 +226,29 @@ impl Events {
 
     /// Waits for a signal, for the gateway, or for the time to pass; then lets PostgreSQL do what
     /// it asks of every process (barriers, for one).
-    pub fn wait(&self, timeout: Duration) -> Woken {
+    pub fn wait(&self, timeout: Duration) {
         let mut event = pg_sys::WaitEvent::default();
+        // Rounded up: woken a moment early, it would wait again for nothing.
+        let timeout_ms = timeout.as_micros().div_ceil(1000);
         // SAFETY: room for one event; the latch is reset before interrupts are looked at.
-        let woken = unsafe {
+        unsafe {
             let count = pg_sys::WaitEventSetWait(
                 self.0,
-                timeout.as_millis() as _,
+                timeout_ms as _,
                 &raw mut event,
                 1,
                 pg_sys::PG_WAIT_EXTENSION,
             );
-            if count == 0 {
-                Woken::Time
-            } else if event.events & pg_sys::WL_LATCH_SET != 0 {
+            if count > 0 && event.events & pg_sys::WL_LATCH_SET != 0 {
                 pg_sys::ResetLatch(pg_sys::MyLatch);
-                Woken::Latch
-            } else {
-                Woken::Gateway
             }
-        };
+        }
         // A cancel has no meaning here, and must not end the worker.
         PgTryBuilder::new(|| {
             pgrx::check_for_interrupts!();
         })
         .catch_others(|_| ())
         .execute();
-        woken
     }
 }
 

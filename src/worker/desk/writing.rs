@@ -1,0 +1,273 @@
+//! Writing rows: a batch in one commit, and what becomes of those that cannot be written.
+
+use super::Desk;
+use crate::gateway::ledger::{Begin, JobEnd, Settle};
+use crate::protocol::Settled;
+use crate::worker::jobs::{self, Finished};
+use crate::worker::ledger_statements::LedgerStatements;
+use crate::worker::process::{self, Failure};
+use crate::worker::settling::settling;
+use crate::worker::{batch, quarantine};
+use pgrx::spi::{self, Spi, SpiClient};
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// A settlement that cannot be written for what is in it, or in what it adds to, is set aside after so
+/// many tries.
+pub const MOST_TRIES: u32 = 5;
+
+/// A row to write, and whom to tell.
+pub enum Row {
+    Begin(Begin, Option<oneshot::Sender<Result<(), String>>>),
+    Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
+    JobEnd(Box<JobEnd>),
+}
+
+impl Row {
+    /// Whether it writes the end of a job.
+    fn ends_job(&self) -> bool {
+        match self {
+            Self::Begin(..) => false,
+            Self::Settle(settle, _) => settle.job.is_some(),
+            Self::JobEnd(_) => true,
+        }
+    }
+
+    /// Which moment the row of the ledger is of (microseconds since 1970).
+    fn moment(&self) -> Option<i64> {
+        match self {
+            Self::Begin(begin, _) => Some(begin.key.created_at),
+            Self::Settle(settle, _) => Some(settle.begin.key.created_at),
+            Self::JobEnd(_) => None,
+        }
+    }
+}
+
+/// What writing a row gave.
+enum Written {
+    Begun,
+    Settled(Option<Settled>, Option<Finished>),
+    JobEnded(Finished),
+}
+
+/// Where rows are written.
+#[derive(Clone, Copy)]
+enum Target {
+    /// The partition that holds what happens now.
+    Present,
+    /// The ledger, which knows where each row belongs.
+    Whole,
+}
+
+impl Desk {
+    /// Writes rows in one commit; if that fails, each in its own, so that one bad row harms no
+    /// other.
+    ///
+    /// An answer does not wait for the disk: it goes out as soon as its row is settled. What begins does,
+    /// and so does the result of a job, which somebody may read at once. A crash in between leaves a row
+    /// that is unknown, whose reservation counts.
+    pub fn write(&mut self, rows: Vec<Row>) {
+        let is_durable = rows.iter().any(Row::ends_job);
+        match self.commit(&rows, is_durable) {
+            Ok(written) => {
+                self.has_written = true;
+                let has_outgrown = self.growth.add(rows.len());
+                let (begun, ended): (Vec<_>, Vec<_>) = rows
+                    .into_iter()
+                    .zip(written)
+                    .partition(|(row, _)| matches!(row, Row::Begin(..)));
+                for (row, written) in ended {
+                    self.done(row, written);
+                }
+                let flushed = if is_durable { Ok(()) } else { process::flush() };
+                for (row, written) in begun {
+                    match &flushed {
+                        Ok(()) => self.done(row, written),
+                        Err(failure) => self.failed(row, failure),
+                    }
+                }
+                if has_outgrown {
+                    self.plan_ledger();
+                }
+            }
+            Err(failure) if rows.len() == 1 => {
+                rows.into_iter().for_each(|row| self.failed(row, &failure));
+            }
+            Err(_) => rows.into_iter().for_each(|row| self.write(vec![row])),
+        }
+    }
+
+    fn commit(&mut self, rows: &[Row], is_durable: bool) -> Result<Vec<Written>, Failure> {
+        let moments = rows.iter().filter_map(Row::moment);
+        if self.ledger_statements.present(moments).is_some() {
+            match self.commit_into(Target::Present, rows, is_durable) {
+                // It is another's by now, or gone.
+                Err(failure) if failure.is_about_tables() => {}
+                outcome => return outcome,
+            }
+        }
+        self.commit_into(Target::Whole, rows, is_durable)
+    }
+
+    fn commit_into(
+        &mut self,
+        target: Target,
+        rows: &[Row],
+        is_durable: bool,
+    ) -> Result<Vec<Written>, Failure> {
+        settling(|| {
+            process::ledger_transaction(is_durable, |_| {
+                Spi::connect_mut(|client| self.write_batch(client, target, rows))
+            })
+        })
+    }
+
+    /// Writes a batch: first what begins, because it may settle in the same batch.
+    fn write_batch(
+        &mut self,
+        client: &mut SpiClient,
+        target: Target,
+        rows: &[Row],
+    ) -> spi::Result<Vec<Written>> {
+        let Self { statements, ledger_statements, prices, open, epoch, .. } = self;
+        let present = match target {
+            Target::Present => ledger_statements.present(std::iter::empty()),
+            Target::Whole => None,
+        };
+        let ledger = present.unwrap_or(&ledger_statements.whole);
+        let mut begins = Vec::new();
+        let mut settles: Vec<(&Settle, bool)> = Vec::new();
+        for row in rows {
+            match row {
+                Row::Begin(begin, _) => begins.push(begin),
+                Row::Settle(settle, _) => {
+                    settles.push((settle, open.contains_key(&settle.begin.key)));
+                }
+                Row::JobEnd(_) => {}
+            }
+        }
+        batch::begin(client, ledger, *epoch, &begins)?;
+        let settled = batch::settle(client, ledger_statements, ledger, prices, *epoch, &settles)?;
+        let mut settled = settled.into_iter();
+        rows.iter()
+            .map(|row| match row {
+                Row::Begin(..) => Ok(Written::Begun),
+                Row::Settle(settle, _) => {
+                    let settled = settled.next().flatten();
+                    let finished = match &settle.job {
+                        None => None,
+                        Some(answer) => {
+                            let job = settle.begin.key.call_id;
+                            let costs = settled.clone().unwrap_or_default();
+                            Some(jobs::succeeded(client, statements, job, answer, &costs)?)
+                        }
+                    };
+                    Ok(Written::Settled(settled, finished))
+                }
+                Row::JobEnd(end) => match &end.outcome {
+                    Ok((answer, settled)) => {
+                        jobs::succeeded(client, statements, end.job, answer, settled)
+                    }
+                    Err(error) => jobs::failed(client, statements, end.job, error),
+                }
+                .map(Written::JobEnded),
+            })
+            .collect()
+    }
+
+    /// Plans the ledger's statements anew, for the tables as they are. If that fails, the old ones do.
+    pub fn plan_ledger(&mut self) {
+        let planned = process::transaction(|installed| {
+            Spi::connect(|client| LedgerStatements::prepare(client, installed))
+        });
+        let Ok(mut planned) = planned else { return };
+        // Bounds that somebody's partition has and that cannot be read must not keep the rest from being done.
+        let _ = process::transaction(|installed| {
+            Spi::connect(|client| planned.locate(client, installed))
+        });
+        self.ledger_statements = planned;
+    }
+
+    fn done(&mut self, row: Row, written: Written) {
+        match (row, written) {
+            (Row::Begin(begin, done), _) => {
+                self.open.insert(begin.key, begin.key.created_at);
+                if let Some(done) = done {
+                    let _ = done.send(Ok(()));
+                }
+            }
+            (Row::Settle(settle, done), Written::Settled(settled, finished)) => {
+                let settled = settled.unwrap_or_default();
+                self.open.remove(&settle.begin.key);
+                self.tries.remove(&settle.begin.key);
+                if let (Some(answer), Some(finished)) = (settle.job, finished) {
+                    let job = settle.begin.key.call_id;
+                    let end = JobEnd { job, outcome: Ok((answer, settled.clone())) };
+                    self.jobs.over(end, finished);
+                }
+                if let Some(done) = done {
+                    let _ = done.send(settled);
+                }
+            }
+            (Row::JobEnd(end), Written::JobEnded(finished)) => self.jobs.over(*end, finished),
+            // What was written is of the kind of its row.
+            (Row::Settle(..) | Row::JobEnd(_), _) => {}
+        }
+    }
+
+    fn failed(&mut self, row: Row, failure: &Failure) {
+        let reason = match failure {
+            Failure::NotInstalled => "the extension was dropped".to_owned(),
+            Failure::Database(cause) | Failure::Data(cause) => cause.to_string(),
+        };
+        self.has_left |= *failure == Failure::NotInstalled;
+        match row {
+            Row::Begin(_, done) => {
+                if let Some(done) = done {
+                    let _ = done.send(Err(reason));
+                }
+            }
+            Row::JobEnd(end) => self.jobs.over(*end, Finished::NotYet),
+            // The usage goes before the result, which is kept and tried again: it was paid for.
+            Row::Settle(mut settle, done) if settle.job.is_some() && !self.has_left => {
+                pgrx::warning!("aggregator: the result of a job is not written yet: {reason}");
+                let (job, answer) = (settle.begin.key.call_id, settle.job.take());
+                // Where the usage is, there is the cost.
+                self.write(vec![Row::Settle(settle, done)]);
+                if let Some(answer) = answer {
+                    let outcome = Ok((answer, Settled::default()));
+                    self.jobs.over(JobEnd { job, outcome }, Finished::NotYet);
+                }
+            }
+            // The answer was paid for: keep it and try again, for as long as there is a ledger.
+            Row::Settle(settle, done) if !self.has_left => {
+                if matches!(failure, Failure::Data(_)) && self.give_up(&settle, &reason) {
+                    return;
+                }
+                if self.stuck.is_empty() {
+                    self.stuck_since = Instant::now();
+                    pgrx::warning!("aggregator: a usage row is not written yet: {reason}");
+                }
+                self.stuck.push((settle, done));
+            }
+            Row::Settle(settle, _) => {
+                self.open.remove(&settle.begin.key);
+            }
+        }
+    }
+
+    /// Sets a settlement aside that was tried often enough. Says whether it did.
+    fn give_up(&mut self, settle: &Settle, reason: &str) -> bool {
+        let key = settle.begin.key;
+        let tries = self.tries.entry(key).or_default();
+        *tries += 1;
+        if *tries < MOST_TRIES || !quarantine::set_aside(&self.statements, settle, reason, *tries) {
+            return false;
+        }
+        self.tries.remove(&key);
+        self.open.remove(&key);
+        self.has_quarantined = true;
+        quarantine::warn(Some(1));
+        true
+    }
+}
