@@ -40,6 +40,11 @@ static TABLES_WATCHED: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATC
 /// Grows with each invalidation.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
+/// The ledger, which is invalidated when a partition comes, goes or is detached.
+const LEDGER: &CStr = c"aggregator_usage_logs";
+static LEDGER_WATCHED: AtomicU32 = AtomicU32::new(0);
+static LEDGER_GENERATION: AtomicU64 = AtomicU64::new(0);
+
 /// What a call asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -139,6 +144,13 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// Likewise, whenever the ledger may have other partitions than before.
+pub fn ledger_generation() -> u64 {
+    // SAFETY: as above.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    LEDGER_GENERATION.load(Ordering::Relaxed)
+}
+
 /// About how many bytes a route takes.
 fn size((candidates, rules): &Route) -> usize {
     let of_candidate = |candidate: &Candidate| {
@@ -162,7 +174,8 @@ pub fn watch(installed: &Installed) -> bool {
     if before == extension {
         return true;
     }
-    for (watched, name) in TABLES_WATCHED.iter().zip(TABLES) {
+    let watched = TABLES_WATCHED.iter().chain([&LEDGER_WATCHED]);
+    for (watched, name) in watched.zip(TABLES.into_iter().chain([LEDGER])) {
         // SAFETY: a look-up of the catalog inside a transaction; the name is a constant C string.
         let table = unsafe { pg_sys::get_relname_relid(name.as_ptr(), installed.namespace) };
         if table == pg_sys::InvalidOid {
@@ -185,6 +198,9 @@ unsafe extern "C-unwind" fn invalidated(_: pg_sys::Datum, table: pg_sys::Oid) {
     let table = u32::from(table);
     if table == 0 || TABLES_WATCHED.iter().any(|watched| watched.load(Ordering::Relaxed) == table) {
         GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+    if table == 0 || LEDGER_WATCHED.load(Ordering::Relaxed) == table {
+        LEDGER_GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 }
 

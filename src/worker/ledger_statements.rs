@@ -2,6 +2,7 @@
 
 use crate::fresh::Plan;
 use crate::installed::Installed;
+use crate::route_cache;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
     BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID,
@@ -24,6 +25,8 @@ pub struct Ledger {
 /// belongs, and runs no trigger of the whole ledger.
 struct Present {
     ledger: Ledger,
+    /// Of the ledger, when this was its partition.
+    generation: u64,
     /// Microseconds since 1970; `None`: without an end.
     since: Option<i64>,
     until: Option<i64>,
@@ -147,11 +150,12 @@ impl LedgerStatements {
     pub fn locate(&mut self, client: &SpiClient<'_>, installed: &Installed) -> spi::Result<()> {
         let sql = installed.sql(include_str!("../../sql/statements/partition_of_now.sql"));
         self.present = None;
+        let generation = route_cache::ledger_generation();
         for row in client.select(sql.as_str(), Some(1), &[])? {
             let Some(table) = row.get::<String>(1)? else { continue };
             let ledger = Ledger::prepare(client, &table)?;
-            self.present =
-                Some(Present { ledger, since: row.get::<i64>(2)?, until: row.get::<i64>(3)? });
+            let (since, until) = (row.get::<i64>(2)?, row.get::<i64>(3)?);
+            self.present = Some(Present { ledger, generation, since, until });
         }
         Ok(())
     }
@@ -164,6 +168,13 @@ impl LedgerStatements {
                 && present.until.is_none_or(|until| moment < until)
         };
         moments.all(holds).then_some(&present.ledger)
+    }
+
+    /// Whether the partition may have been detached, or another may be that of now.
+    pub fn is_stale(&self) -> bool {
+        self.present
+            .as_ref()
+            .is_some_and(|present| present.generation != route_cache::ledger_generation())
     }
 }
 

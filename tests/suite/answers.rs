@@ -13,7 +13,10 @@ use tokio_postgres::Client;
 /// A body with this content type, or none.
 fn body(status: u16, content_type: Option<&str>, body: &[u8]) -> Answer {
     let kind = content_type.map(|kind| format!("content-type: {kind}\r\n")).unwrap_or_default();
-    let head = format!("HTTP/1.1 {status} X\r\n{kind}content-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} X\r\n{kind}connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     Answer::Raw([head.as_bytes(), body].concat())
 }
 

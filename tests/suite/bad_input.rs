@@ -89,7 +89,8 @@ async fn sixteen_megabytes_of_messages() {
 async fn broken_answers() {
     let hundred_megabytes = 100 * 1024 * 1024;
     let truncated = b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"choices\":[{\"mess".to_vec();
-    let not_utf8 = b"HTTP/1.1 200 X\r\ncontent-length: 4\r\n\r\n\"\xff\xfe\"".to_vec();
+    let not_utf8 =
+        b"HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: 4\r\n\r\n\"\xff\xfe\"".to_vec();
     let nested = format!("{{\"choices\":[],\"x\":{}{}}}", "[".repeat(2000), "]".repeat(2000));
     for (answer, code, part) in [
         (Answer::json(200, "<html>hi</html>"), "PT502", "HTML"),

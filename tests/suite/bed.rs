@@ -198,13 +198,16 @@ impl Drop for Cluster {
     }
 }
 
+const SHARED: &str = "shared";
+
 /// The cluster that most tests share, each with a database of its own.
 pub async fn shared() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     static ROLES: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     // DROP DATABASE waits for a checkpoint, which would flush the files of hundreds of databases; what the
     // tests kill is PostgreSQL, never the machine.
-    let cluster = CLUSTER.get_or_init(|| Cluster::start("shared", "fsync = off"));
+    let cluster =
+        CLUSTER.get_or_init(|| Cluster::start(SHARED, "fsync = off\nmax_wal_size = 256MB"));
     ROLES.get_or_init(|| cluster.supabase_roles()).await;
     cluster
 }
@@ -217,6 +220,23 @@ pub async fn database() -> Database<'static> {
 pub struct Database<'a> {
     pub cluster: &'a Cluster,
     pub name: String,
+}
+
+impl Drop for Database<'_> {
+    /// Or the databases of all tests would be there at one time. Those of other clusters go with them.
+    fn drop(&mut self) {
+        if !self.cluster.dir.ends_with(SHARED) || std::thread::panicking() {
+            return;
+        }
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let _ = as_server("timeout")
+            .arg("30")
+            .arg(self.cluster.bin.join("psql"))
+            .arg("-h")
+            .arg(&self.cluster.dir)
+            .args(["-U", "postgres", "-d", "postgres", "-c", &drop])
+            .output();
+    }
 }
 
 impl Database<'_> {

@@ -16,7 +16,7 @@ async fn preloaded(name: &str, configuration: &str, upstream: &Upstream) -> (Clu
     let name = {
         let database = cluster.database().await;
         prepare(&database, upstream).await;
-        database.name
+        database.name.clone()
     };
     cluster.down("fast");
     cluster.configure(&format!(

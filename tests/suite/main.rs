@@ -43,6 +43,7 @@ mod route_cache;
 mod routing;
 mod schema;
 mod secrets;
+mod settling;
 mod socket;
 mod strange_streams;
 mod stream;

@@ -8,7 +8,7 @@ use crate::worker::ledger_statements::LedgerStatements;
 use crate::worker::process::{self, Failure};
 use crate::worker::settling::settling;
 use crate::worker::{batch, quarantine};
-use pgrx::spi::{self, Spi, SpiClient};
+use pgrx::spi::{self, Spi, SpiClient, SpiError, SpiErrorCodes};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -101,12 +101,24 @@ impl Desk {
         let moments = rows.iter().filter_map(Row::moment);
         if self.ledger_statements.present(moments).is_some() {
             match self.commit_into(Target::Present, rows, is_durable) {
-                // It is another's by now, or gone.
-                Err(failure) if failure.is_about_tables() => {}
+                Err(failure) if self.is_elsewhere(&failure) => {}
                 outcome => return outcome,
             }
         }
         self.commit_into(Target::Whole, rows, is_durable)
+    }
+
+    /// Whether a failure to write the partition of now is one because it is no such thing any more.
+    fn is_elsewhere(&mut self, failure: &Failure) -> bool {
+        if *failure == Failure::NotInstalled {
+            return false;
+        }
+        let is_stale = process::transaction(|_| Ok(self.ledger_statements.is_stale()));
+        let is_stale = is_stale.unwrap_or(true);
+        if is_stale {
+            self.plan_ledger();
+        }
+        is_stale || failure.is_about_tables()
     }
 
     fn commit_into(
@@ -117,7 +129,14 @@ impl Desk {
     ) -> Result<Vec<Written>, Failure> {
         settling(|| {
             process::ledger_transaction(is_durable, |_| {
-                Spi::connect_mut(|client| self.write_batch(client, target, rows))
+                let written = Spi::connect_mut(|client| self.write_batch(client, target, rows))?;
+                // Asked now, with the partition locked: nobody can detach it before the commit.
+                match target {
+                    Target::Present if self.ledger_statements.is_stale() => {
+                        Err(SpiError::SpiError(SpiErrorCodes::RelNotFound))
+                    }
+                    _ => Ok(written),
+                }
             })
         })
     }
