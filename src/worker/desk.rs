@@ -202,7 +202,7 @@ impl Desk {
 
     /// How long nothing has to be done, unless something arrives.
     pub fn patience(&self) -> Option<Duration> {
-        self.held.patience()
+        self.held.patience().into_iter().chain(self.jobs.patience()).min()
     }
 
     /// This life of the worker.

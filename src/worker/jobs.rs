@@ -5,12 +5,12 @@
 
 mod ending;
 mod housekeeping;
+mod parked;
 
-pub use ending::{Finished, failed, succeeded};
+pub use ending::{Ended, Finished, finish};
 
 use crate::core::fair;
 use crate::core::options::Prepared;
-use crate::database;
 use crate::error::Error;
 use crate::fresh::{self, required};
 use crate::gateway::ledger::JobEnd;
@@ -23,7 +23,6 @@ use crate::settings;
 use crate::time;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
-use ending::finish_alone;
 use housekeeping::KEEP;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
@@ -41,10 +40,12 @@ const WALK: usize = 4096;
 const USERS: usize = 64;
 const CLAIMS: usize = 256;
 const CLAIMED_BYTES: i64 = 32 << 20;
-/// How long the result of a call waits for its job to be committed by the session that handed it
-/// over, and how much may wait so.
-const PATIENCE: Duration = Duration::from_secs(600);
-const PARKED_BYTES: usize = 64 << 20;
+/// While many run, what has ended makes room for others together: a look for a few costs as much as one for
+/// many, and of those that have been taken some wait for their turn.
+const PART: usize = 16;
+const PAUSE: Duration = Duration::from_millis(20);
+/// Between two that tell of ends.
+const TELL: Duration = Duration::from_millis(5);
 
 /// The jobs of this worker.
 pub struct Jobs {
@@ -66,9 +67,13 @@ pub struct Jobs {
     /// There may be due jobs that were not taken.
     is_hungry: bool,
     look_at: Instant,
+    /// Until then, jobs are claimed only where enough have ended since the last look.
+    claim_at: Instant,
+    freed: usize,
     keep_at: Instant,
     /// Jobs that ended, to be told to those who wait and listen.
     ended: Vec<Uuid>,
+    tell_at: Instant,
 }
 
 /// A job as it was claimed.
@@ -100,15 +105,17 @@ impl Look {
         installed: &Installed,
         claimed: Vec<Claimed>,
     ) -> spi::Result<()> {
+        let mut failed = Vec::new();
         for (user, job, call) in prepare(client, installed, claimed) {
             match call {
                 Ok(call) => self.ready.push((user, call)),
-                Err(error) => {
-                    failed(client, statements, job, &error)?;
-                    self.failed.push(job);
-                }
+                Err(error) => failed.push((job, error)),
             }
         }
+        let ends: Vec<Ended<'_>> =
+            failed.iter().map(|(job, error)| Ended { job: *job, outcome: Err(error) }).collect();
+        finish(client, statements, &ends)?;
+        self.failed.extend(failed.iter().map(|(job, _)| job));
         Ok(())
     }
 }
@@ -126,8 +133,11 @@ impl Jobs {
             turn: String::new(),
             is_hungry: true,
             look_at: Instant::now(),
+            claim_at: Instant::now(),
+            freed: 0,
             keep_at: Instant::now() + KEEP,
             ended: Vec::new(),
+            tell_at: Instant::now(),
         }
     }
 
@@ -188,6 +198,7 @@ impl Jobs {
 
     fn release(&mut self, job: Uuid) {
         self.is_hungry = true;
+        self.freed += 1;
         self.adopted.remove(&job);
         if let Some(user) = self.claimed.remove(&job)
             && let Some(count) = self.busy.get_mut(&user)
@@ -215,19 +226,44 @@ impl Jobs {
         if Instant::now() >= self.keep_at {
             self.keep_house(statements);
         }
-        let has_claimed = (self.is_hungry || is_due) && self.claim(statements, gateway);
-        self.tell(statements, gateway);
+        let may_claim = is_due || (self.is_hungry && self.is_worth_a_look());
+        let has_claimed = may_claim && self.claim(statements, gateway);
+        if !self.ended.is_empty() && self.tell_at <= Instant::now() {
+            self.tell(statements, gateway);
+        }
         has_claimed
     }
 
-    /// Tells of jobs that ended. Their ends are committed: should nobody be told, for a queue of
-    /// notifications that somebody keeps full, nothing else is lost.
+    fn is_worth_a_look(&self) -> bool {
+        self.freed * PART >= self.claimed.len() || self.claim_at <= Instant::now()
+    }
+
+    /// How long nothing has to be done, unless something arrives. `None`: for long.
+    pub fn patience(&self) -> Option<Duration> {
+        let claim_at = self.is_hungry.then_some(self.claim_at);
+        let tell_at = (!self.ended.is_empty()).then_some(self.tell_at);
+        let next = claim_at.into_iter().chain(tell_at).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Tells of jobs that ended.
     fn tell(&mut self, statements: &Statements, gateway: &Handle) {
-        if self.ended.is_empty() {
-            return;
+        self.tell_at = Instant::now() + TELL;
+        let ended = self.notify(statements);
+        if !ended.is_empty() {
+            gateway.jobs_ended(ended);
         }
+    }
+
+    /// Tells those who listen of jobs that ended, and says which. Their ends are committed: should nobody be
+    /// told, for a queue of notifications that somebody keeps full, nothing else is lost.
+    fn notify(&mut self, statements: &Statements) -> Vec<Uuid> {
         let ended = std::mem::take(&mut self.ended);
-        let told = process::transaction(|_| {
+        if ended.is_empty() {
+            return ended;
+        }
+        // It leaves nothing on disk itself.
+        let told = process::passing_transaction(|_| {
             Spi::connect_mut(|client| {
                 client.update(&statements.notify_jobs, None, &[ids(&ended).into()]).map(|_| ())
             })
@@ -235,16 +271,19 @@ impl Jobs {
         if let Err(failure) = told {
             pgrx::warning!("aggregator: NOTIFY aggregator_jobs failed: {failure:?}");
         }
-        gateway.jobs_ended(ended);
+        ended
     }
 
     /// Leases due jobs, commits that, and hands them to the gateway.
     fn claim(&mut self, statements: &Statements, gateway: &Handle) -> bool {
-        let room = self.most().saturating_sub(self.claimed.len()).min(CLAIMS);
+        self.freed = 0;
+        let room = some_more(self.limits.all).saturating_sub(self.claimed.len()).min(CLAIMS);
         if room == 0 {
+            // Until one has ended.
+            self.is_hungry = false;
             return false;
         }
-        let looked = process::transaction(|installed| {
+        let looked = process::transaction_by_keys(|installed| {
             Spi::connect_mut(|client| self.look(client, statements, installed, gateway, room))
         });
         let Look { ready, failed, turn, is_whole } = match looked {
@@ -262,7 +301,11 @@ impl Jobs {
         };
         self.turn = turn;
         // Until a look at everybody finds nothing.
-        self.is_hungry = !ready.is_empty() || !failed.is_empty() || !is_whole;
+        let taken = ready.len() + failed.len();
+        self.is_hungry = taken > 0 || !is_whole;
+        // Where there was much, there is more; where there was nothing, the walk goes on.
+        let goes_on = taken >= CLAIMS / 4 || (taken == 0 && !is_whole);
+        self.claim_at = Instant::now() + if goes_on { Duration::ZERO } else { PAUSE };
         self.ended.extend(failed);
         let mut calls = Vec::new();
         for (user, call) in ready {
@@ -277,16 +320,12 @@ impl Jobs {
         has_any
     }
 
-    /// Some more than can be in flight, so that the next one is there when one has ended.
-    fn most(&self) -> usize {
-        self.limits.all + (self.limits.all / 4).min(CLAIMS)
-    }
-
     /// How many more jobs of this user may be taken.
     fn spare(&self, user: &String) -> usize {
         let own = self.busy.get(user).copied().unwrap_or(0);
-        let most = fair::most(self.most(), self.claimed.len().saturating_sub(own));
-        self.limits.per_user.min(most).saturating_sub(own)
+        let all = some_more(self.limits.all);
+        let most = fair::most(all, self.claimed.len().saturating_sub(own));
+        some_more(self.limits.per_user).min(most).saturating_sub(own)
     }
 
     fn look(
@@ -449,59 +488,6 @@ impl Jobs {
     fn known(&self) -> Vec<Uuid> {
         self.claimed.keys().chain(&self.adopted).chain(self.parked.keys()).copied().collect()
     }
-
-    /// Writes the ends whose jobs are there by now. One transaction finds out which those are.
-    fn retry_parked(&mut self, statements: &Statements) {
-        if self.parked.is_empty() {
-            return;
-        }
-        let parked: Vec<Uuid> = self.parked.keys().copied().collect();
-        let there = process::transaction(|_| {
-            Spi::connect(|client| {
-                let rows = client.select(&statements.known_jobs, None, &[ids(&parked).into()])?;
-                rows.map(|row| fresh::uuid(&row, 1)).collect::<spi::Result<HashSet<_>>>()
-            })
-        });
-        let Ok(there) = there else { return };
-        for job in &there {
-            let Some((end, since)) = self.parked.remove(job) else { continue };
-            match finish_alone(statements, &end) {
-                // Somebody holds a lock on it.
-                Ok(Finished::NotYet) => {
-                    self.parked.insert(*job, (end, since));
-                }
-                Ok(finished) => self.over(end, finished),
-                // The result itself cannot be written: the job fails, and says so.
-                Err(Failure::Data(cause)) => {
-                    pgrx::warning!("aggregator: the result of job {job} is not written: {cause}");
-                    let error =
-                        database::error("write the job's result", &cause.words, cause.sqlstate);
-                    let end = JobEnd { job: *job, outcome: Err(error) };
-                    self.parked.insert(*job, (end, since));
-                }
-                Err(_) => {
-                    self.parked.insert(*job, (end, since));
-                    return;
-                }
-            }
-        }
-        // Nobody has committed the others yet: rolled back to a savepoint, prepared, or slow.
-        self.parked.retain(|job, (_, since)| there.contains(job) || since.elapsed() < PATIENCE);
-        let mut bytes = 0;
-        let mut by_age: Vec<(Instant, Uuid, usize)> = self
-            .parked
-            .iter()
-            .filter(|(job, _)| !there.contains(*job))
-            .map(|(job, (end, since))| (*since, *job, end.size()))
-            .collect();
-        by_age.sort_by_key(|(since, ..)| std::cmp::Reverse(*since));
-        for (_, job, size) in by_age {
-            bytes += size;
-            if bytes > PARKED_BYTES {
-                self.parked.remove(&job);
-            }
-        }
-    }
 }
 
 /// Ends the job of a user that is due first and cannot be taken.
@@ -525,6 +511,11 @@ fn fail_first(statements: &Statements, user: &str, reason: &str) -> Option<Uuid>
         pgrx::warning!("aggregator: a job that cannot be read is not ended: {failure:?}");
         None
     })
+}
+
+/// Some more than can be in flight, so that the next one is there when one has ended.
+fn some_more(limit: usize) -> usize {
+    limit.saturating_add((limit / 4).min(CLAIMS))
 }
 
 fn ids(jobs: &[Uuid]) -> Vec<pgrx::Uuid> {

@@ -69,15 +69,39 @@ pub fn ledger_transaction<T>(
     is_durable: bool,
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    const BY_KEYS: [Local; 5] = [
-        (c"enable_seqscan", c"off"),
-        (c"enable_hashjoin", c"off"),
-        (c"enable_mergejoin", c"off"),
-        (c"enable_material", c"off"),
-        (c"synchronous_commit", c"off"),
-    ];
-    transaction_with(if is_durable { &BY_KEYS[..4] } else { &BY_KEYS }, work)
+    transaction_with(if is_durable { &BY_KEYS[..4] } else { &BY_KEYS[..5] }, work)
 }
+
+/// Likewise for what is found by an index alone that has it in order.
+pub fn transaction_by_keys<T>(
+    work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
+) -> Result<T, Failure> {
+    const IN_ORDER: [Local; 7] = [
+        BY_KEYS[0],
+        BY_KEYS[1],
+        BY_KEYS[2],
+        BY_KEYS[3],
+        (c"enable_sort", c"off"),
+        (c"enable_incremental_sort", c"off"),
+        (c"enable_bitmapscan", c"off"),
+    ];
+    transaction_with(&IN_ORDER, work)
+}
+
+/// A transaction of which nothing need be on disk.
+pub fn passing_transaction<T>(
+    work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
+) -> Result<T, Failure> {
+    transaction_with(&BY_KEYS[4..], work)
+}
+
+const BY_KEYS: [Local; 5] = [
+    (c"enable_seqscan", c"off"),
+    (c"enable_hashjoin", c"off"),
+    (c"enable_mergejoin", c"off"),
+    (c"enable_material", c"off"),
+    (c"synchronous_commit", c"off"),
+];
 
 /// A setting for one transaction.
 type Local = (&'static CStr, &'static CStr);

@@ -3,7 +3,8 @@
 use crate::installed::Installed;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLOID, INT2OID, INT4OID, INT8OID, Oid, TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLARRAYOID, BOOLOID, INT2OID, INT4OID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID,
+    TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -25,8 +26,9 @@ pub struct Statements {
     pub low_water: OwnedPreparedStatement,
     pub claim_users: OwnedPreparedStatement,
     pub claim: OwnedPreparedStatement,
-    pub finish_job: OwnedPreparedStatement,
-    pub job_status: OwnedPreparedStatement,
+    pub finish_jobs: OwnedPreparedStatement,
+    pub late_costs: OwnedPreparedStatement,
+    pub job_statuses: OwnedPreparedStatement,
     pub cancelled_jobs: OwnedPreparedStatement,
     pub take_over_jobs: OwnedPreparedStatement,
     pub forget_jobs: OwnedPreparedStatement,
@@ -100,8 +102,19 @@ const RECENT_CHECKS: &str = "
 const MAINTAIN: &str = "SELECT @extschema@.aggregator_maintain_usage($1, $2)";
 const LOW_WATER: &str = "
     UPDATE @extschema@.aggregator_worker_epochs SET low_water = $2 WHERE epoch = $1";
-const JOB_STATUS: &str =
-    "SELECT job.status FROM @extschema@.aggregator_jobs AS job WHERE job.id = $1";
+/// What jobs cost that were answered.
+const LATE_COSTS: &str = "
+    SELECT late.i::integer, log.cost_estimate::text, log.cost_source
+    FROM unnest($1) WITH ORDINALITY AS late (id, i)
+    CROSS JOIN LATERAL (
+        SELECT log.cost_estimate, log.cost_source
+        FROM @extschema@.aggregator_usage_logs AS log
+        WHERE log.call_id = late.id AND log.status = 'success'
+        ORDER BY log.attempt DESC
+        LIMIT 1
+    ) AS log";
+const JOB_STATUSES: &str = "
+    SELECT job.id, job.status FROM @extschema@.aggregator_jobs AS job WHERE job.id = ANY ($1)";
 /// Of the jobs that run: those that were cancelled, and, of those that were claimed ($1), those
 /// that are no more (forget_user). $2 may not be committed yet.
 const CANCELLED_JOBS: &str = "
@@ -207,14 +220,23 @@ impl Statements {
                 include_str!("../../sql/statements/claim.sql"),
                 &[TEXTOID, INT8OID, INT8OID, INT8OID],
             )?,
-            finish_job: prepare(
-                include_str!("../../sql/statements/finish_job.sql"),
+            finish_jobs: prepare(
+                include_str!("../../sql/statements/finish_jobs.sql"),
                 &[
-                    UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-                    INT8OID, INT4OID, BOOLOID,
+                    UUIDARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    TEXTARRAYOID,
+                    INT8ARRAYOID,
+                    BOOLARRAYOID,
+                    INT4OID,
                 ],
             )?,
-            job_status: prepare(JOB_STATUS, &[UUIDOID])?,
+            late_costs: prepare(LATE_COSTS, &[UUIDARRAYOID])?,
+            job_statuses: prepare(JOB_STATUSES, &[UUIDARRAYOID])?,
             cancelled_jobs: prepare(CANCELLED_JOBS, &[UUIDARRAYOID, UUIDARRAYOID])?,
             take_over_jobs: prepare(
                 include_str!("../../sql/statements/take_over_jobs.sql"),

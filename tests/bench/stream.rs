@@ -64,7 +64,7 @@ async fn main() {
             );
         }
     }
-    println!("times in milliseconds; aim: added50 under 2");
+    println!("times in milliseconds; aim: first text added50 at most 1.0");
 }
 
 /// What was seen of some streams.

@@ -3,10 +3,11 @@
 use super::Desk;
 use crate::gateway::ledger::{Begin, JobEnd, Settle};
 use crate::protocol::Settled;
-use crate::worker::jobs::{self, Finished};
+use crate::worker::jobs::{self, Ended, Finished};
 use crate::worker::ledger_statements::LedgerStatements;
 use crate::worker::process::{self, Failure};
 use crate::worker::settling::settling;
+use crate::worker::statements::Statements;
 use crate::worker::{batch, quarantine};
 use pgrx::spi::{self, Spi, SpiClient, SpiError, SpiErrorCodes};
 use std::time::Instant;
@@ -168,30 +169,15 @@ impl Desk {
         batch::begin(client, ledger, *epoch, &begins)?;
         let settled = batch::settle(client, ledger_statements, ledger, prices, *epoch, &settles)?;
         let mut settled = settled.into_iter();
-        rows.iter()
+        let written: Vec<Written> = rows
+            .iter()
             .map(|row| match row {
-                Row::Begin(..) => Ok(Written::Begun),
-                Row::Settle(settle, _) => {
-                    let settled = settled.next().flatten();
-                    let finished = match &settle.job {
-                        None => None,
-                        Some(answer) => {
-                            let job = settle.begin.key.call_id;
-                            let costs = settled.clone().unwrap_or_default();
-                            Some(jobs::succeeded(client, statements, job, answer, &costs)?)
-                        }
-                    };
-                    Ok(Written::Settled(settled, finished))
-                }
-                Row::JobEnd(end) => match &end.outcome {
-                    Ok((answer, settled)) => {
-                        jobs::succeeded(client, statements, end.job, answer, settled)
-                    }
-                    Err(error) => jobs::failed(client, statements, end.job, error),
-                }
-                .map(Written::JobEnded),
+                Row::Begin(..) => Written::Begun,
+                Row::Settle(..) => Written::Settled(settled.next().flatten(), None),
+                Row::JobEnd(_) => Written::JobEnded(Finished::NotYet),
             })
-            .collect()
+            .collect();
+        finish_jobs(client, statements, rows, written)
     }
 
     /// Plans the ledger's statements anew, for the tables as they are. If that fails, the old ones do.
@@ -289,4 +275,37 @@ impl Desk {
         quarantine::warn(Some(1));
         true
     }
+}
+
+/// Writes the ends of the jobs of a batch whose rows of the ledger are written.
+fn finish_jobs(
+    client: &mut SpiClient,
+    statements: &Statements,
+    rows: &[Row],
+    mut written: Vec<Written>,
+) -> spi::Result<Vec<Written>> {
+    // Where a row was settled before, there is the cost.
+    let unknown = Settled::default();
+    let ends: Vec<Ended<'_>> = rows
+        .iter()
+        .zip(&written)
+        .filter_map(|(row, written)| match (row, written) {
+            (Row::Settle(settle, _), Written::Settled(settled, _)) => {
+                let answer = settle.job.as_ref()?;
+                let outcome = Ok((answer, settled.as_ref().unwrap_or(&unknown)));
+                Some(Ended { job: settle.begin.key.call_id, outcome })
+            }
+            (Row::JobEnd(end), _) => Some(Ended::of(end)),
+            _ => None,
+        })
+        .collect();
+    let mut finished = jobs::finish(client, statements, &ends)?.into_iter();
+    for (_, written) in rows.iter().zip(&mut written).filter(|(row, _)| row.ends_job()) {
+        match written {
+            Written::Settled(_, became) => *became = finished.next(),
+            Written::JobEnded(became) => *became = finished.next().unwrap_or(*became),
+            Written::Begun => {}
+        }
+    }
+    Ok(written)
 }

@@ -1,6 +1,8 @@
-//! Writing the end of a job: its answer, its failure, or that it is queued once more.
+//! Writing the ends of jobs, a batch at a time: their answers, their failures, or that they are queued once
+//! more.
 
 use crate::error::Error;
+use crate::fresh::{self, required};
 use crate::gateway::ledger::{JobAnswer, JobEnd};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
@@ -9,11 +11,15 @@ use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// What a provider asks for beyond that is not believed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Of responses, what one statement writes: an array has its limits. One that is larger goes alone.
+const BYTES: usize = 32 << 20;
 
 /// What became of the end of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,89 +31,182 @@ pub enum Finished {
     NotYet,
 }
 
-/// Writes the end of a job in a transaction of its own.
-pub fn finish_alone(statements: &Statements, end: &JobEnd) -> Result<Finished, Failure> {
-    process::transaction(|_| {
-        Spi::connect_mut(|client| match &end.outcome {
-            Ok((answer, settled)) => succeeded(client, statements, end.job, answer, settled),
-            Err(error) => failed(client, statements, end.job, error),
-        })
-    })
+/// The end of a job's run, to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    pub job: Uuid,
+    pub outcome: Result<(&'a JobAnswer, &'a Settled), &'a Error>,
 }
 
-/// Writes the answer of a job.
-pub fn succeeded(
-    client: &mut SpiClient,
-    statements: &Statements,
-    job: Uuid,
-    answer: &JobAnswer,
-    settled: &Settled,
-) -> spi::Result<Finished> {
-    let arguments: [DatumWithOid<'_>; 11] = [
-        pg_uuid(job).into(),
-        "succeeded".into(),
-        answer.response.as_str().into(),
-        answer.provider.as_str().into(),
-        answer.served_model.as_str().into(),
-        None::<&str>.into(),
-        settled.cost.as_deref().into(),
-        settled.cost_source.as_deref().into(),
-        None::<i64>.into(),
-        settings::job_max_attempts().into(),
-        false.into(),
-    ];
-    finish(client, statements, job, &arguments)
-}
-
-/// Writes the failure of a job, or queues it once more.
-pub fn failed(
-    client: &mut SpiClient,
-    statements: &Statements,
-    job: Uuid,
-    error: &Error,
-) -> spi::Result<Finished> {
-    let again_after_ms = error
-        .may_pass()
-        .map(|asked| asked.map_or(0, |pause| pause.min(LONGEST_PAUSE).as_millis() as i64));
-    // What was not sent because its turn comes later has not been run.
-    let is_early = error.turn_in().is_some();
-    let error = error.to_json().to_string();
-    let arguments: [DatumWithOid<'_>; 11] = [
-        pg_uuid(job).into(),
-        "failed".into(),
-        None::<&str>.into(),
-        None::<&str>.into(),
-        None::<&str>.into(),
-        error.as_str().into(),
-        None::<&str>.into(),
-        None::<&str>.into(),
-        again_after_ms.into(),
-        settings::job_max_attempts().into(),
-        is_early.into(),
-    ];
-    finish(client, statements, job, &arguments)
-}
-
-fn finish(
-    client: &mut SpiClient,
-    statements: &Statements,
-    job: Uuid,
-    arguments: &[DatumWithOid<'_>],
-) -> spi::Result<Finished> {
-    let rows = client.update(&statements.finish_job, Some(1), arguments)?;
-    if !rows.is_empty() {
-        let status = rows.first().get_one::<String>()?;
-        return Ok(if status.as_deref() == Some("queued") {
-            Finished::Again
-        } else {
-            Finished::Final
-        });
+impl<'a> Ended<'a> {
+    pub fn of(end: &'a JobEnd) -> Self {
+        let outcome = end.outcome.as_ref().map(|(answer, settled)| (answer, settled));
+        Self { job: end.job, outcome }
     }
-    // Locked by somebody, or not committed yet, unless it has ended otherwise.
-    let status = client.select(&statements.job_status, Some(1), &[pg_uuid(job).into()])?;
-    let status = status.map(|row| row.get::<String>(1)).next().transpose()?.flatten();
-    Ok(match status.as_deref() {
-        None | Some("running") => Finished::NotYet,
-        Some(_) => Finished::Final,
+
+    fn size(&self) -> usize {
+        self.answer().map_or(0, |answer| answer.response.len())
+    }
+
+    fn answer(&self) -> Option<&'a JobAnswer> {
+        self.outcome.ok().map(|(answer, _)| answer)
+    }
+}
+
+/// Writes the ends of jobs in one transaction of their own: all of them, or none.
+pub fn finish_alone(statements: &Statements, ends: &[&JobEnd]) -> Result<Vec<Finished>, Failure> {
+    let ends: Vec<Ended<'_>> = ends.iter().map(|end| Ended::of(end)).collect();
+    process::ledger_transaction(true, |_| {
+        Spi::connect_mut(|client| finish(client, statements, &ends))
     })
+}
+
+/// Writes the ends of jobs, and says what became of each.
+pub fn finish(
+    client: &mut SpiClient<'_>,
+    statements: &Statements,
+    ends: &[Ended<'_>],
+) -> spi::Result<Vec<Finished>> {
+    // A statement changes a row once.
+    let mut seen = HashSet::new();
+    let first: Vec<(usize, &Ended<'_>)> =
+        ends.iter().enumerate().filter(|(_, end)| seen.insert(end.job)).collect();
+    let mut finished: Vec<Option<Finished>> = vec![None; ends.len()];
+    let mut rest = first.as_slice();
+    while !rest.is_empty() {
+        let (some, others) = rest.split_at(within(rest.iter().map(|(_, end)| end.size())));
+        for (i, became) in write(client, statements, some)? {
+            finished[i] = Some(became);
+        }
+        rest = others;
+    }
+    let others: Vec<Uuid> =
+        ends.iter().zip(&finished).filter(|(_, f)| f.is_none()).map(|(end, _)| end.job).collect();
+    let statuses = statuses(client, statements, &others)?;
+    Ok(ends
+        .iter()
+        .zip(finished)
+        .map(|(end, finished)| {
+            // Locked by somebody, or not committed yet, unless it has ended otherwise.
+            finished.unwrap_or_else(|| match statuses.get(&end.job).map(String::as_str) {
+                None | Some("running") => Finished::NotYet,
+                Some(_) => Finished::Final,
+            })
+        })
+        .collect())
+}
+
+/// How many of these sizes go into one statement: one at the least.
+fn within(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0_usize;
+    let fit = |size: &usize| {
+        sum = sum.saturating_add(*size);
+        sum <= BYTES
+    };
+    sizes.take_while(fit).count().max(1)
+}
+
+/// The place and the end of each job that could be ended.
+fn write(
+    client: &mut SpiClient<'_>,
+    statements: &Statements,
+    ends: &[(usize, &Ended<'_>)],
+) -> spi::Result<Vec<(usize, Finished)>> {
+    let costs = costs(client, statements, ends)?;
+    let errors: Vec<Option<String>> = ends
+        .iter()
+        .map(|(_, end)| end.outcome.err().map(|error| error.to_json().to_string()))
+        .collect();
+    let pauses: Vec<Option<i64>> = ends.iter().map(|(_, end)| pause_ms(end)).collect();
+    // What was not sent because its turn comes later has not been run.
+    let are_early: Vec<bool> = ends
+        .iter()
+        .map(|(_, end)| end.outcome.err().is_some_and(|error| error.turn_in().is_some()))
+        .collect();
+    let answers = |part: fn(&JobAnswer) -> &str| -> Vec<Option<&str>> {
+        ends.iter().map(|(_, end)| end.answer().map(part)).collect()
+    };
+    let arguments: [DatumWithOid<'_>; 10] = [
+        ends.iter().map(|(_, end)| pg_uuid(end.job)).collect::<Vec<_>>().into(),
+        answers(|answer| &answer.response).into(),
+        answers(|answer| &answer.provider).into(),
+        answers(|answer| &answer.served_model).into(),
+        errors.iter().map(Option::as_deref).collect::<Vec<_>>().into(),
+        costs.iter().map(|settled| settled.cost.as_deref()).collect::<Vec<_>>().into(),
+        costs.iter().map(|settled| settled.cost_source.as_deref()).collect::<Vec<_>>().into(),
+        pauses.into(),
+        are_early.into(),
+        settings::job_max_attempts().into(),
+    ];
+    client
+        .update(&statements.finish_jobs, None, &arguments)?
+        .map(|row| {
+            let place = usize::try_from(required::<i32>(&row, 1)? - 1).ok();
+            let (i, _) = place.and_then(|i| ends.get(i)).ok_or(fresh::UNREADABLE)?;
+            let is_queued = required::<String>(&row, 2)? == "queued";
+            Ok((*i, if is_queued { Finished::Again } else { Finished::Final }))
+        })
+        .collect()
+}
+
+/// After how many milliseconds a failure that may pass is run again.
+fn pause_ms(end: &Ended<'_>) -> Option<i64> {
+    let asked = end.outcome.err()?.may_pass()?;
+    Some(asked.map_or(0, |pause| pause.min(LONGEST_PAUSE).as_millis() as i64))
+}
+
+/// What each answer cost. Where a result is written late, the ledger knows.
+fn costs(
+    client: &SpiClient<'_>,
+    statements: &Statements,
+    ends: &[(usize, &Ended<'_>)],
+) -> spi::Result<Vec<Settled>> {
+    let mut costs: Vec<Settled> = ends
+        .iter()
+        .map(|(_, end)| end.outcome.map_or_else(|_| Settled::default(), |(_, s)| s.clone()))
+        .collect();
+    let late: Vec<usize> = (0..ends.len())
+        .filter(|i| ends[*i].1.outcome.is_ok() && costs[*i].cost_source.is_none())
+        .collect();
+    if late.is_empty() {
+        return Ok(costs);
+    }
+    let jobs: Vec<pgrx::Uuid> = late.iter().map(|i| pg_uuid(ends[*i].1.job)).collect();
+    for row in client.select(&statements.late_costs, None, &[jobs.into()])? {
+        let place = usize::try_from(required::<i32>(&row, 1)? - 1).ok();
+        let i = *place.and_then(|i| late.get(i)).ok_or(fresh::UNREADABLE)?;
+        let cost = costs[i].cost.take().map_or_else(|| row.get::<String>(2), |cost| Ok(Some(cost)));
+        costs[i] = Settled { cost: cost?, cost_source: row.get(3)? };
+    }
+    Ok(costs)
+}
+
+/// The statuses of those of these jobs that are there.
+fn statuses(
+    client: &SpiClient<'_>,
+    statements: &Statements,
+    jobs: &[Uuid],
+) -> spi::Result<HashMap<Uuid, String>> {
+    if jobs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let jobs: Vec<pgrx::Uuid> = jobs.iter().map(|job| pg_uuid(*job)).collect();
+    client
+        .select(&statements.job_statuses, None, &[jobs.into()])?
+        .map(|row| Ok((fresh::uuid(&row, 1)?, required(&row, 2)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BYTES, within};
+
+    #[test]
+    fn a_statement_takes_what_fits_and_one_at_the_least() {
+        assert_eq!(within([1; 256].into_iter()), 256);
+        assert_eq!(within([BYTES / 2, BYTES / 2, 1].into_iter()), 2);
+        assert_eq!(within([BYTES + 1, 1].into_iter()), 1);
+        assert_eq!(within([1, BYTES, 1].into_iter()), 1);
+        assert_eq!(within([usize::MAX, usize::MAX].into_iter()), 1);
+    }
 }

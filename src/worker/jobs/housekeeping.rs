@@ -75,6 +75,7 @@ impl Jobs {
     /// At an orderly end: what was written last, and jobs that were aborted.
     pub fn close(&mut self, statements: &Statements) {
         self.retry_parked(statements);
+        self.notify(statements);
         let epoch = self.epoch;
         let _ = process::transaction(|_| {
             Spi::connect_mut(|client| {
