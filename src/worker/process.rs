@@ -298,6 +298,8 @@ pub fn prepare() {
         (c"default_transaction_isolation", c"read committed"),
         // Its statements are few and always the same: planning them anew costs as much as they.
         (c"plan_cache_mode", c"force_generic_plan"),
+        // To PostgreSQL a plan with what is switched off looks so dear that it would be compiled.
+        (c"jit", c"off"),
         (c"statement_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
         (c"application_name", c"aggregator worker"),
