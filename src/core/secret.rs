@@ -81,32 +81,41 @@ pub fn origin(url: &str) -> Result<String, SecretError> {
 
 /// A 256-bit master key. Wiped when dropped; never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MasterKey([u8; 32]);
+pub struct MasterKey {
+    bytes: [u8; 32],
+    /// Of the bytes; asked for with every envelope.
+    #[zeroize(skip)]
+    id: [u8; ID_LEN],
+}
 
 impl MasterKey {
     pub fn random() -> Result<Self, SecretError> {
-        let mut key = Self([0; 32]);
-        getrandom::fill(&mut key.0).map_err(|_| SecretError::Random)?;
-        Ok(key)
+        let mut bytes = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *bytes).map_err(|_| SecretError::Random)?;
+        Ok(Self::new(*bytes))
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        Some(Self(bytes.try_into().ok()?))
+        Some(Self::new(bytes.try_into().ok()?))
+    }
+
+    fn new(bytes: [u8; 32]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"aggregator master key id");
+        hash.update(bytes);
+        let digest = hash.finalize();
+        let mut id = [0; ID_LEN];
+        id.copy_from_slice(&digest[..ID_LEN]);
+        Self { bytes, id }
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// The fingerprint that envelopes name: it tells keys apart and says nothing of the key.
     pub fn id(&self) -> [u8; ID_LEN] {
-        let mut hash = Sha256::new();
-        hash.update(b"aggregator master key id");
-        hash.update(self.0);
-        let digest = hash.finalize();
-        let mut id = [0; ID_LEN];
-        id.copy_from_slice(&digest[..ID_LEN]);
-        id
+        self.id
     }
 
     pub fn hex_id(&self) -> String {
@@ -114,7 +123,7 @@ impl MasterKey {
     }
 
     fn cipher(&self) -> Aes256Gcm {
-        Aes256Gcm::new((&self.0).into())
+        Aes256Gcm::new((&self.bytes).into())
     }
 }
 

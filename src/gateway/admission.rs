@@ -22,10 +22,10 @@ pub struct Admission {
 struct State {
     limits: Limits,
     in_flight: usize,
-    users: HashMap<String, User>,
+    users: HashMap<Arc<str>, User>,
     keys: HashMap<Uuid, Key>,
     /// Users with a queue, the next one to be served in front.
-    turns: VecDeque<String>,
+    turns: VecDeque<Arc<str>>,
     /// Calls that have queued so far.
     queued: u64,
 }
@@ -35,7 +35,7 @@ struct State {
 struct Key {
     in_flight: usize,
     /// Of each user, where more than one may spend it.
-    of: HashMap<String, usize>,
+    of: HashMap<Arc<str>, usize>,
 }
 
 #[derive(Default)]
@@ -56,7 +56,7 @@ struct Waiter {
 /// Leave to send one request; given back when it is dropped.
 pub struct Permit {
     admission: Arc<Admission>,
-    user: String,
+    user: Arc<str>,
     key: Uuid,
     is_held: bool,
 }
@@ -64,7 +64,7 @@ pub struct Permit {
 /// A place in a queue, given up when it is dropped.
 struct Place<'a> {
     admission: &'a Admission,
-    user: &'a str,
+    user: &'a Arc<str>,
     number: u64,
 }
 
@@ -92,21 +92,27 @@ impl Admission {
     /// Waits for its turn. Dropping the future gives the place up. `is_shared`: others may spend the key
     /// as well.
     pub async fn enter(self: &Arc<Self>, user: &str, key: Uuid, is_shared: bool) -> Option<Permit> {
-        let (enter, entered) = oneshot::channel();
-        let number = {
+        let (user, number, entered) = {
             let mut state = self.lock();
+            let user = state.name_of(user);
+            // Whoever waits could not enter a moment ago, and so not now.
+            if state.may_enter_at_once(&user, key, is_shared) {
+                state.count_in(&user, key, is_shared);
+                return Some(Permit { admission: self.clone(), user, key, is_held: true });
+            }
+            let (enter, entered) = oneshot::channel();
             state.queued += 1;
             let number = state.queued;
-            let queue = &mut state.users.entry(user.to_owned()).or_default().queue;
+            let queue = &mut state.users.entry(user.clone()).or_default().queue;
             queue.push_back(Waiter { number, key, is_shared, enter });
             if queue.len() == 1 {
-                state.turns.push_back(user.to_owned());
+                state.turns.push_back(user.clone());
             }
             self.let_in(state);
-            number
+            (user, number, entered)
         };
         // Dropped before `entered`: nobody is let in who has gone away.
-        let _place = Place { admission: self, user, number };
+        let _place = Place { admission: self, user: &user, number };
         entered.await.ok()
     }
 
@@ -127,7 +133,7 @@ impl Admission {
             match state.next_of(&name) {
                 Some(waiter) => {
                     passed_over = 0;
-                    state.count_in(&name, &waiter);
+                    state.count_in(&name, waiter.key, waiter.is_shared);
                     let permit = Permit {
                         admission: self.clone(),
                         user: name.clone(),
@@ -157,24 +163,37 @@ impl Admission {
 }
 
 impl State {
+    /// A user's name, shared with what is known of them.
+    fn name_of(&self, user: &str) -> Arc<str> {
+        self.users.get_key_value(user).map_or_else(|| user.into(), |(name, _)| name.clone())
+    }
+
+    /// Whether there is a place for a call of a user who does not wait already.
+    fn may_enter_at_once(&self, name: &str, key: Uuid, is_shared: bool) -> bool {
+        let (inside, waits) = self
+            .users
+            .get(name)
+            .map_or((0, false), |user| (user.in_flight, !user.queue.is_empty()));
+        !waits
+            && self.in_flight < self.limits.all
+            && self.has_place_for(inside)
+            && has_place(&self.keys, self.limits.per_key, name, key, is_shared)
+    }
+
+    /// Whether a user with so many calls inside may have one more.
+    fn has_place_for(&self, inside: usize) -> bool {
+        let others = self.in_flight - inside;
+        inside < self.limits.per_user.min(fair::most(self.limits.all, others))
+    }
+
     /// Takes the first call of a user that may enter out of their queue.
     fn next_of(&mut self, name: &str) -> Option<Waiter> {
-        let user = self.users.get_mut(name)?;
-        let others = self.in_flight - user.in_flight;
-        let most = self.limits.per_user.min(fair::most(self.limits.all, others));
-        if user.in_flight >= most {
+        if !self.has_place_for(self.users.get(name)?.in_flight) {
             return None;
         }
+        let user = self.users.get_mut(name)?;
         let (keys, most) = (&self.keys, self.limits.per_key);
-        let may_enter = |waiter: &Waiter| {
-            let Some(key) = keys.get(&waiter.key) else { return most > 0 };
-            let own = key.of.get(name).copied().unwrap_or(0);
-            if waiter.is_shared {
-                own < fair::most(most, key.in_flight - own)
-            } else {
-                key.in_flight < most
-            }
-        };
+        let may_enter = |waiter: &Waiter| has_place(keys, most, name, waiter.key, waiter.is_shared);
         // Most of a queue is for one key: each is asked about once.
         let mut full: Vec<Uuid> = Vec::new();
         let index = user.queue.iter().take(LOOK_AHEAD).position(|waiter| {
@@ -190,15 +209,18 @@ impl State {
         user.queue.remove(index)
     }
 
-    fn count_in(&mut self, name: &str, waiter: &Waiter) {
+    fn count_in(&mut self, name: &Arc<str>, key: Uuid, is_shared: bool) {
         self.in_flight += 1;
-        let key = self.keys.entry(waiter.key).or_default();
+        let key = self.keys.entry(key).or_default();
         key.in_flight += 1;
-        if waiter.is_shared {
-            *key.of.entry(name.to_owned()).or_default() += 1;
+        if is_shared {
+            *key.of.entry(name.clone()).or_default() += 1;
         }
-        if let Some(user) = self.users.get_mut(name) {
-            user.in_flight += 1;
+        match self.users.get_mut(name) {
+            Some(user) => user.in_flight += 1,
+            None => {
+                self.users.insert(name.clone(), User { in_flight: 1, ..User::default() });
+            }
         }
     }
 
@@ -228,6 +250,19 @@ impl State {
             self.users.remove(name);
         }
     }
+}
+
+/// Whether one more call of a user may be inside with a key, of which `most` may be.
+fn has_place(
+    keys: &HashMap<Uuid, Key>,
+    most: usize,
+    name: &str,
+    key: Uuid,
+    is_shared: bool,
+) -> bool {
+    let Some(key) = keys.get(&key) else { return most > 0 };
+    let own = key.of.get(name).copied().unwrap_or(0);
+    if is_shared { own < fair::most(most, key.in_flight - own) } else { key.in_flight < most }
 }
 
 impl Drop for Permit {

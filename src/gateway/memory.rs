@@ -22,7 +22,7 @@ pub struct Memory(Mutex<State>);
 struct State {
     limit: usize,
     used: usize,
-    users: HashMap<String, usize>,
+    users: HashMap<Arc<str>, usize>,
 }
 
 /// What is asked for is more than there is.
@@ -49,7 +49,7 @@ impl Memory {
 
     /// A lease that holds nothing yet. What nobody in particular asks for is the user "".
     pub fn lease(self: &Arc<Self>, user: &str) -> Lease {
-        Lease { memory: self.clone(), user: user.to_owned(), request: 0, answer: 0, grown: 0 }
+        Lease { memory: self.clone(), user: user.into(), request: 0, answer: 0, grown: 0 }
     }
 
     /// Bytes that this user may still begin with.
@@ -75,7 +75,13 @@ impl State {
     }
 
     /// `needed`: by the one call that asks, with what it holds.
-    fn take(&mut self, user: &str, bytes: usize, needed: usize, of: usize) -> Result<(), Shortage> {
+    fn take(
+        &mut self,
+        user: &Arc<str>,
+        bytes: usize,
+        needed: usize,
+        of: usize,
+    ) -> Result<(), Shortage> {
         let own = self.of(user).checked_add(bytes).filter(|own| *own <= self.most(user, of));
         let Some(own) = own else {
             let may_pass = needed <= fair::most(of, 0);
@@ -86,18 +92,18 @@ impl State {
         Ok(())
     }
 
-    fn give_back(&mut self, user: &str, bytes: usize) {
+    fn give_back(&mut self, user: &Arc<str>, bytes: usize) {
         self.used -= bytes;
         self.set(user, self.of(user) - bytes);
     }
 
-    fn set(&mut self, user: &str, own: usize) {
+    fn set(&mut self, user: &Arc<str>, own: usize) {
         if own == 0 {
             self.users.remove(user);
         } else if let Some(held) = self.users.get_mut(user) {
             *held = own;
         } else {
-            self.users.insert(user.to_owned(), own);
+            self.users.insert(user.clone(), own);
         }
     }
 }
@@ -106,7 +112,7 @@ impl State {
 #[derive(Debug)]
 pub struct Lease {
     memory: Arc<Memory>,
-    user: String,
+    user: Arc<str>,
     request: usize,
     /// Held for the answer, and how much of that it has used.
     answer: usize,
@@ -114,6 +120,17 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Another one of the same user, that holds nothing yet.
+    pub fn another(&self) -> Self {
+        Self {
+            memory: self.memory.clone(),
+            user: self.user.clone(),
+            request: 0,
+            answer: 0,
+            grown: 0,
+        }
+    }
+
     /// Takes room for a request, or fails at once.
     pub fn begin(&mut self, bytes: usize) -> Result<(), Error> {
         let mut state = self.memory.lock();
@@ -138,7 +155,9 @@ impl Lease {
     /// has taken is given back.
     pub fn expect_answer(&mut self, limit: usize) -> Result<(), Error> {
         let mut state = self.memory.lock();
-        state.give_back(&self.user, self.answer);
+        if self.answer > 0 {
+            state.give_back(&self.user, self.answer);
+        }
         (self.answer, self.grown) = (0, 0);
         let bytes = ANSWER.min(limit.saturating_mul(2));
         let of = state.for_requests();
@@ -168,7 +187,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.memory.lock().give_back(&self.user, self.request + self.answer);
+        let bytes = self.request + self.answer;
+        if bytes > 0 {
+            self.memory.lock().give_back(&self.user, bytes);
+        }
     }
 }
 
