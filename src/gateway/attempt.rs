@@ -6,10 +6,11 @@ use crate::core::request::Outline;
 use crate::core::standard::{Cap, Sending};
 use crate::error::Error;
 use crate::gateway::admission::{self, Permit};
+use crate::gateway::clients::{Outgoing, What};
 use crate::gateway::delivery::Delivery;
 use crate::gateway::exchange::{Exchange, Failed};
 use crate::gateway::hidden::Watch;
-use crate::gateway::http::{Outgoing, Prepared};
+use crate::gateway::http::Prepared;
 use crate::gateway::ledger::Renewed;
 use crate::gateway::memory::Lease;
 use crate::gateway::row::{Leave, OpenRow};
@@ -79,7 +80,7 @@ impl Attempts<'_> {
         // What was reserved is what may be asked for.
         let most_tokens = (*rules != Rules::default()).then_some(size.output_tokens).flatten();
         let limits = Limits { cap: hold.cap(), most_tokens };
-        let mut sent = shared.memory.lease(&call.user_id);
+        let mut sent = lease.another();
         let request = match self.prepare(candidate, &key, &settings, limits, &mut sent).await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -97,7 +98,7 @@ impl Attempts<'_> {
             OpenRow::open(&shared.ledger, call, candidate, number, prompt_tokens, leave, sync)
                 .await
                 .map_err(Failed::finally)?;
-        let exchange = Exchange {
+        let exchange = Box::new(Exchange {
             shared,
             candidate,
             key: &key,
@@ -108,7 +109,7 @@ impl Attempts<'_> {
             deadline: self.deadline,
             waited_ms: call.deadline_ms,
             has_delivered: &mut self.has_delivered,
-        };
+        });
         match timeout_at(self.deadline, request.send(Some(&key))).await {
             Ok(Ok(incoming)) => exchange.read(incoming).await,
             Ok(Err(failure)) => Err(exchange.failed(failure).await),
@@ -218,7 +219,7 @@ impl Attempts<'_> {
             standard.wire().request(&body, &sending)
         };
         let bytes = self.call.body.len();
-        let mut working = self.shared.memory.lease(&self.call.user_id);
+        let mut working = sent.another();
         working.begin(bytes + self.outline.values * standard.wire().bytes_per_value())?;
         let body = Bytes::from(self.shared.heavy.run(bytes, translate).await??);
         drop(working);
@@ -226,9 +227,8 @@ impl Attempts<'_> {
         self.shared.clients(settings)?.prepare(Outgoing {
             provider,
             target: candidate.target(),
-            url: &standard.chat_url(&provider.base_url),
+            what: What::Chat(body),
             key: Some(key),
-            body: Some(body),
             limit: settings.max_response_size,
         })
     }

@@ -10,6 +10,7 @@ use crate::gateway::exchange::Failed;
 use crate::gateway::memory::Lease;
 use crate::gateway::shared::Shared;
 use crate::protocol::{ChatAnswer, ChatCall, ChatReply};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -38,8 +39,11 @@ pub async fn run(
         made: 0,
         has_delivered: false,
     };
-    let answered = async { rounds(&mut attempts, lease).await.map_err(|failed| failed.error) };
-    let outcome = shared.forgotten.guard(&call.user_id, call.call_id, answered).await;
+    let outcome = {
+        let answered =
+            pin!(async { rounds(&mut attempts, lease).await.map_err(|failed| failed.error) });
+        shared.forgotten.guard(&call.user_id, call.call_id, answered).await
+    };
     let latency_ms = started.elapsed().as_millis() as u64;
     ChatReply { outcome, attempts: attempts.made, latency_ms }
 }

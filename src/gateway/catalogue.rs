@@ -6,11 +6,13 @@ use crate::core::refusal::{self, About, Refusal, Verdict};
 use crate::core::{catalogue, mend, secret};
 use crate::error::Error;
 use crate::gateway::admission;
-use crate::gateway::http::{Answer, Failure, Outgoing};
+use crate::gateway::clients::{Outgoing, What};
+use crate::gateway::http::{Answer, Failure};
 use crate::gateway::ledger::{CheckOutcome as Outcome, KeyCheckKind, KeyChecked, Task};
 use crate::gateway::memory::Lease;
 use crate::gateway::shared::Shared;
 use crate::protocol::{CatalogueFetch, Fetched, KeyCheck, Provider, SealedKey};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -88,7 +90,8 @@ pub async fn check_key(
         .user_id
         .as_deref()
         .ok_or_else(|| Error::internal("a key that is checked is nobody's"))?;
-    shared.forgotten.guard(user, Uuid::now_v7(), checked(shared, check, user, lease)).await
+    let checked = pin!(checked(shared, check, user, lease));
+    shared.forgotten.guard(user, Uuid::now_v7(), checked).await
 }
 
 async fn checked(
@@ -292,9 +295,8 @@ async fn get(
         shared.clients(&settings)?.prepare(Outgoing {
             provider,
             target: target.clone(),
-            url,
+            what: What::Url(url),
             key: sent,
-            body: None,
             limit,
         })
     };

@@ -60,13 +60,13 @@ impl Failed {
     }
 }
 
-/// One request on its way.
+/// One request on its way. In a box: it goes from one reader to the next, and each would hold it twice.
 pub struct Exchange<'a, 'l> {
     pub shared: &'a Shared,
     pub candidate: &'a Candidate,
     pub key: &'a str,
     pub settings: &'a Settings,
-    pub row: OpenRow<'a>,
+    pub row: Box<OpenRow<'a>>,
     pub lease: &'l mut Lease,
     pub delivery: Delivery<'a>,
     pub deadline: Instant,
@@ -78,7 +78,7 @@ pub struct Exchange<'a, 'l> {
 
 impl Exchange<'_, '_> {
     /// Reads an answer whose head has arrived, as what it is.
-    pub async fn read(mut self, mut incoming: Incoming) -> Result<ChatAnswer, Failed> {
+    pub async fn read(mut self: Box<Self>, mut incoming: Incoming) -> Result<ChatAnswer, Failed> {
         let (candidate, settings) = (self.candidate, self.settings);
         let (status, limit) = (incoming.status, settings.max_response_size);
         let kind = match status.is_success() {
@@ -134,7 +134,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Reads an answer that arrived in full, and settles its row.
-    async fn read_whole(mut self, answer: Answer) -> Result<ChatAnswer, Failed> {
+    async fn read_whole(mut self: Box<Self>, answer: Answer) -> Result<ChatAnswer, Failed> {
         let candidate = self.candidate;
         let status = answer.status.as_u16();
         let standard = candidate.provider.standard;
@@ -174,7 +174,10 @@ impl Exchange<'_, '_> {
     }
 
     /// Reads a stream, handing on what it says as it arrives, and settles its row.
-    async fn read_stream(mut self, mut incoming: Incoming) -> Result<ChatAnswer, Failed> {
+    async fn read_stream(
+        mut self: Box<Self>,
+        mut incoming: Incoming,
+    ) -> Result<ChatAnswer, Failed> {
         let (candidate, settings) = (self.candidate, self.settings);
         let status = incoming.status.as_u16();
         let request_id = incoming.request_id.take();
@@ -289,7 +292,7 @@ impl Exchange<'_, '_> {
     }
 
     async fn finish_stream(
-        mut self,
+        mut self: Box<Self>,
         status: u16,
         request_id: Option<String>,
     ) -> Result<ChatAnswer, Failed> {
@@ -333,13 +336,18 @@ impl Exchange<'_, '_> {
     }
 
     /// A stream that broke or stalled. Before it said anything, another may say it.
-    async fn interrupted(self, error: Error) -> Failed {
+    async fn interrupted(self: Box<Self>, error: Error) -> Failed {
         let again = if self.has_output() { Again::Never } else { Again::Anywhere(None) };
         let failed = self.given_up(error).await;
         Failed { again, fault: Some(Fault::Broken), ..failed }
     }
 
-    async fn finish(self, completion: Completion, response: String, about: About) -> ChatAnswer {
+    async fn finish(
+        self: Box<Self>,
+        completion: Completion,
+        response: String,
+        about: About,
+    ) -> ChatAnswer {
         let candidate = self.candidate;
         let served_model = completion.served_model.unwrap_or_else(|| candidate.model_id.clone());
         self.shared.ledger.send(Task::KeyUsed(candidate.user_provider_id));
@@ -375,7 +383,7 @@ impl Exchange<'_, '_> {
     }
 
     /// Settles a failure of the connection.
-    pub async fn failed(self, failure: Failure) -> Failed {
+    pub async fn failed(self: Box<Self>, failure: Failure) -> Failed {
         let free = matches!(failure, Failure::NotSent(_));
         let may_pass = matches!(failure, Failure::NotSent(_) | Failure::NoAnswer(_));
         let status = match &failure {
@@ -402,13 +410,13 @@ impl Exchange<'_, '_> {
     }
 
     /// Settles an attempt whose deadline has passed.
-    pub async fn late(self) -> Failed {
+    pub async fn late(self: Box<Self>) -> Failed {
         let error = self.too_late();
         self.given_up(error).await
     }
 
     /// Settles an attempt that we end ourselves.
-    async fn given_up(self, error: Error) -> Failed {
+    async fn given_up(self: Box<Self>, error: Error) -> Failed {
         self.row.settle(End::failed(error.code(), None, false)).await;
         Failed::finally(error)
     }
@@ -436,7 +444,12 @@ fn stalled(candidate: &Candidate, settings: &Settings) -> Error {
     Error::Stalled { target: candidate.target(), idle_ms }
 }
 
-async fn refused(row: OpenRow<'_>, candidate: &Candidate, refusal: Refusal, bill: Bill) -> Failed {
+async fn refused(
+    row: Box<OpenRow<'_>>,
+    candidate: &Candidate,
+    refusal: Refusal,
+    bill: Bill,
+) -> Failed {
     let code = refusal.code.clone().unwrap_or_else(|| format!("http_{}", refusal.status));
     let mut end = End::failed(&code, Some(refusal.status), bill.is_free_of_charge);
     end.usage = bill.usage;
@@ -451,7 +464,7 @@ async fn refused(row: OpenRow<'_>, candidate: &Candidate, refusal: Refusal, bill
 }
 
 async fn broken(
-    row: OpenRow<'_>,
+    row: Box<OpenRow<'_>>,
     candidate: &Candidate,
     status: u16,
     what: String,

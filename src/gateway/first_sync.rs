@@ -10,6 +10,7 @@ use crate::gateway::shared::Shared;
 use crate::gateway::syncing::{Outcome, Place};
 use crate::protocol::{CatalogueFetch, FirstSync, SealedKey};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,10 +27,10 @@ pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
         match own_key {
             Some(key) => {
                 if let Some(user) = key.binding.user_id.clone() {
-                    let synced = async {
+                    let synced = pin!(async {
                         by_user(&shared, fetch, key).await;
                         Ok(())
-                    };
+                    });
                     let _ = shared.forgotten.guard(&user, Uuid::now_v7(), synced).await;
                 }
             }

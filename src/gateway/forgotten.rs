@@ -6,6 +6,7 @@ use crate::error::Error;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -54,12 +55,13 @@ impl Forgotten {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Runs a call of a user, or what else is theirs, to its end or to that of the user.
+    /// Runs a call of a user, or what else is theirs, to its end or to that of the user. Pinned by whoever
+    /// asks: what a call is on its way is large, and would be here twice.
     pub async fn guard<T>(
         &self,
         user: &str,
         call: Uuid,
-        run: impl Future<Output = Result<T, Error>>,
+        run: Pin<&mut impl Future<Output = Result<T, Error>>>,
     ) -> Result<T, Error> {
         let ticket = self.enter(user, call)?;
         tokio::select! {

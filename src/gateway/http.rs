@@ -1,50 +1,24 @@
-//! HTTP to providers: two clients (TLS, and plain for private networks), no redirects, no proxy
-//! from the environment, answers cut off at the limit while they stream in.
+//! Sending requests to providers and reading their answers, cut off at the limit while they stream in.
 
 use crate::core::sse::{self, Kind};
-use crate::core::{address, headers as extra, mend, reply, secret};
+use crate::core::{mend, reply, secret};
 use crate::error::{Error, Target};
-use crate::gateway::body::{Limit, Requests, TooMuch, Unpacked, chunk};
-use crate::gateway::connection::{BUFFER, Connector};
+use crate::gateway::body::{Requests, TooMuch, Unpacked, chunk};
 use crate::gateway::departure::{Departure, Noted};
 use crate::gateway::memory::Lease;
-use crate::gateway::resolver::{GuardedResolver, Refused};
-use crate::gateway::settings::Settings;
-use crate::protocol::Provider;
+use crate::gateway::resolver::Refused;
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    USER_AGENT,
-};
-use http::{Method, Request, StatusCode, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::ClientConfig;
-use rustls_platform_verifier::ConfigVerifierExt;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Request, StatusCode};
 use std::error::Error as StdError;
 use std::time::{Duration, SystemTime};
 use tower_http::decompression::Decompression;
 use tower_service::Service;
 
-const IDLE_CONNECTION: Duration = Duration::from_secs(90);
 /// A provider that asks for more time than this is not taken at its word.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// Of a response: more headers than any provider sends.
-const MOST_HEADERS: usize = 100;
-/// What one answer may have on its way over HTTP/2, and all that share the connection: one whose
-/// caller does not take it must not hold up the others.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * STREAM_WINDOW;
-
-/// The pooled clients, made anew when the guard's switch changes: a connection that was allowed
-/// must not outlive the permission.
-pub struct Clients {
-    tls: Pooled,
-    plain: Pooled,
-    allow_private: bool,
-}
-
-type Pooled = Decompression<Requests>;
+/// The pool of connections, whose answers are unpacked.
+pub type Pooled = Decompression<Requests>;
 
 /// An answer, read to its end.
 pub struct Answer {
@@ -70,65 +44,6 @@ impl Failure {
         match self {
             Self::NotSent(error) | Self::NoAnswer(error) | Self::Broken { error, .. } => error,
         }
-    }
-}
-
-impl Clients {
-    pub fn new(settings: &Settings) -> Result<Self, rustls::Error> {
-        let authorities = ClientConfig::with_platform_verifier()?;
-        let client = |plain: bool| {
-            let resolver =
-                GuardedResolver { plain, allow_private: settings.allow_private_networks };
-            let connector = Connector::new(resolver, authorities.clone());
-            let client = Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_CONNECTION)
-                .http1_max_buf_size(BUFFER)
-                .http1_max_headers(MOST_HEADERS)
-                .http2_max_header_list_size(BUFFER as u32)
-                .http2_initial_stream_window_size(STREAM_WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                .build(connector);
-            Decompression::new(Requests(client))
-        };
-        Ok(Self {
-            tls: client(false),
-            plain: client(true),
-            allow_private: settings.allow_private_networks,
-        })
-    }
-
-    /// Whether the clients were built for these settings.
-    pub fn fit(&self, settings: &Settings) -> bool {
-        self.allow_private == settings.allow_private_networks
-    }
-
-    /// Checks and builds a request; nothing is sent yet. `body` makes it a POST.
-    pub fn prepare(&self, request: Outgoing<'_>) -> Result<Prepared, Error> {
-        let target = request.target;
-        let url = address::check_url(request.url, self.allow_private).map_err(|reason| {
-            Error::AddressRefused { provider: target.provider.clone(), reason }
-        })?;
-        let headers = headers(request.provider, request.key)?;
-        let client = if url.scheme() == "http" { &self.plain } else { &self.tls };
-        let uri = Uri::try_from(url.as_str()).map_err(|_| Error::Unreachable {
-            target: target.clone(),
-            reason: "its URL is not one".to_owned(),
-        })?;
-        let method = if request.body.is_some() { Method::POST } else { Method::GET };
-        let departure = Departure::default();
-        let limit = Limit(request.limit);
-        let mut request = Request::new(departure.body(request.body));
-        request.extensions_mut().insert(limit);
-        *request.method_mut() = method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        if method == Method::POST {
-            let json = HeaderValue::from_static("application/json");
-            request.headers_mut().insert(CONTENT_TYPE, json);
-        }
-        Ok(Prepared { client: client.clone(), request, target, departure })
     }
 }
 
@@ -166,7 +81,7 @@ impl Prepared {
             .and_then(|value| value.to_str().ok())
             .is_some_and(|kind| kind.trim_start().to_lowercase().starts_with("text/event-stream"));
         let status = response.status();
-        let ahead = Bytes::new();
+        let (ahead, response) = (Bytes::new(), Box::new(response));
         Ok(Incoming { status, request_id, retry_after, is_event_stream, ahead, response, target })
     }
 }
@@ -180,7 +95,7 @@ pub struct Incoming {
     pub is_event_stream: bool,
     /// What has been read of the body to see what it is.
     ahead: Bytes,
-    response: Unpacked,
+    response: Box<Unpacked>,
     target: Target,
 }
 
@@ -237,57 +152,12 @@ impl Incoming {
     }
 }
 
-/// A request to be sent.
-pub struct Outgoing<'a> {
-    pub provider: &'a Provider,
-    pub target: Target,
-    pub url: &'a str,
-    pub key: Option<&'a str>,
-    pub body: Option<Bytes>,
-    /// Bytes of the answer, packed or not.
-    pub limit: usize,
-}
-
 /// A request that is ready to leave.
 pub struct Prepared {
-    client: Pooled,
-    request: Request<Noted>,
-    target: Target,
-    departure: Departure,
-}
-
-fn headers(provider: &Provider, key: Option<&str>) -> Result<HeaderMap, Error> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(
-        USER_AGENT,
-        HeaderValue::from_static(concat!("aggregator/", env!("CARGO_PKG_VERSION"))),
-    );
-    let invalid = |name: &str| {
-        Error::bad_request(format!("header '{name}' of provider '{}' is not valid", provider.name))
-    };
-    for (name, value) in &provider.headers {
-        // The row may have been written past the trigger that checks it.
-        if extra::problem(name, value).is_some() {
-            return Err(invalid(name));
-        }
-        let header = HeaderName::try_from(name.as_str()).map_err(|_| invalid(name))?;
-        headers.insert(header, HeaderValue::try_from(value.as_str()).map_err(|_| invalid(name))?);
-    }
-    let wire = provider.standard.wire();
-    for (name, value) in wire.fixed_headers() {
-        headers.insert(*name, HeaderValue::from_static(value));
-    }
-    if let Some(key) = key {
-        let (name, value) = wire.auth_header(key);
-        let mut value = HeaderValue::try_from(value).map_err(|_| Error::KeyUnreadable {
-            provider: provider.name.clone(),
-            reason: "it has characters that no header can carry".to_owned(),
-        })?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-    }
-    Ok(headers)
+    pub client: Pooled,
+    pub request: Request<Noted>,
+    pub target: Target,
+    pub departure: Departure,
 }
 
 /// Seconds, or a date; at most what is worth believing.
@@ -356,7 +226,7 @@ fn cause(error: &(dyn StdError + 'static)) -> String {
 
 async fn read_capped(
     ahead: Bytes,
-    mut response: Unpacked,
+    mut response: Box<Unpacked>,
     limit: usize,
     lease: &mut Lease,
     target: &Target,

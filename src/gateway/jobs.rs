@@ -2,9 +2,10 @@
 
 use crate::error::Error;
 use crate::gateway::call;
-use crate::gateway::delivery::{Delivery, Outgoing};
+use crate::gateway::delivery::Delivery;
 use crate::gateway::ledger::{JobAnswer, JobEnd, Task};
 use crate::gateway::memory::Lease;
+use crate::gateway::running::Running;
 use crate::gateway::shared::Shared;
 use crate::gateway::stats::InFlight;
 use crate::protocol::{ChatCall, Reply};
@@ -33,14 +34,14 @@ pub fn take_over(
     job: Uuid,
     session: Option<i32>,
     in_flight: InFlight,
-    mut calls: JoinSet<Outgoing>,
+    running: Running,
 ) {
     if let Some(session) = session {
         shared.jobs.hand_over(session, job);
     }
     watch(shared, job, in_flight, async move {
-        match calls.join_next().await {
-            Some(Ok(Outgoing { reply: Reply::Chat(reply), .. })) => reply.outcome.map(|answer| {
+        match running.await.reply {
+            Reply::Chat(reply) => reply.outcome.map(|answer| {
                 let job = JobAnswer {
                     response: answer.response,
                     provider: answer.provider,
@@ -48,8 +49,8 @@ pub fn take_over(
                 };
                 Some((job, answer.settled))
             }),
-            Some(Ok(_)) => Err(Error::internal("a chat ended with another reply")),
-            _ => Err(Error::panicked()),
+            Reply::Failed(error) => Err(error),
+            _ => Err(Error::internal("a chat ended with another reply")),
         }
     });
 }

@@ -10,6 +10,7 @@ mod body;
 mod call;
 mod catalogue;
 mod checks;
+mod clients;
 mod connection;
 mod delivery;
 mod departure;

@@ -86,7 +86,7 @@ impl<'a> OpenRow<'a> {
         prompt_tokens: i32,
         leave: Leave,
         sync: bool,
-    ) -> Result<Self, Error> {
+    ) -> Result<Box<Self>, Error> {
         let Leave { permit, hold, departure, watch } = leave;
         let begin = Begin {
             key: RowKey {
@@ -106,7 +106,7 @@ impl<'a> OpenRow<'a> {
         let (done, written) = sync.then(oneshot::channel).unzip();
         ledger.send(Task::Begin(begin.clone(), done));
         // From here on the row may exist, so it must be settled even if the call is dropped now.
-        let mut row = Self {
+        let mut row = Box::new(Self {
             ledger,
             begin: Some(begin),
             pricing: candidate.pricing.as_deref(),
@@ -118,7 +118,7 @@ impl<'a> OpenRow<'a> {
             watch,
             prompt_tokens,
             stream: None,
-        };
+        });
         if let Some(written) = written {
             let written = written.await.unwrap_or_else(|_| Err("the worker is stopping".into()));
             if let Err(reason) = written {
@@ -139,7 +139,7 @@ impl<'a> OpenRow<'a> {
 
     /// Settles the row and gives back what the call cost. What an interrupted stream has used
     /// counts, by the upstream's own numbers or else by an estimate.
-    pub async fn settle(mut self, end: End) -> Settled {
+    pub async fn settle(mut self: Box<Self>, end: End) -> Settled {
         let (done, settled) = oneshot::channel();
         let (sent, spent) = self.send(end, Some(done));
         let settled = match timeout(SETTLE_PATIENCE, settled).await {

@@ -1,13 +1,56 @@
-//! Durable jobs that run, what sessions have handed over, and who waits for the end of a job.
+//! A request that runs; durable jobs that do, what sessions have handed over, and who waits for the end
+//! of a job.
 
+use crate::error::Error;
+use crate::gateway::delivery::Outgoing;
+use crate::protocol::Reply;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use uuid::Uuid;
+
+/// One request that runs. A panic in it fails it alone. Dropping it aborts it.
+pub enum Running {
+    /// In the task of its session.
+    Here(Pin<Box<dyn Future<Output = Outgoing> + Send>>),
+    /// In a task of its own: it goes on while its session is slow to take what has come already.
+    Apart(JoinSet<Outgoing>),
+}
+
+impl Running {
+    pub fn here(run: impl Future<Output = Outgoing> + Send + 'static) -> Self {
+        Self::Here(Box::pin(run))
+    }
+
+    pub fn apart(run: impl Future<Output = Outgoing> + Send + 'static) -> Self {
+        let mut task = JoinSet::new();
+        task.spawn(run);
+        Self::Apart(task)
+    }
+}
+
+impl Future for Running {
+    type Output = Outgoing;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outgoing> {
+        let outgoing = match &mut *self {
+            // What has panicked is never polled again.
+            Self::Here(run) => match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
+                Ok(polled) => Some(ready!(polled)),
+                Err(_) => None,
+            },
+            Self::Apart(task) => ready!(task.poll_join_next(cx)).and_then(Result::ok),
+        };
+        Poll::Ready(outgoing.unwrap_or_else(|| Reply::Failed(Error::panicked()).into()))
+    }
+}
 
 /// Jobs whose end is remembered, for those who come a moment late to wait for it.
 const REMEMBERED: usize = 8192;
@@ -97,6 +140,28 @@ impl Jobs {
         let mut state = self.lock();
         if state.waiting.get(&job).is_some_and(|all| all.iter().all(oneshot::Sender::is_closed)) {
             state.waiting.remove(&job);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_fails_its_own_request_alone() {
+        async fn panics() -> Outgoing {
+            panic!("on purpose")
+        }
+        for failed in [Running::here(panics()), Running::apart(panics())] {
+            let reply = failed.await.reply;
+            assert!(matches!(reply, Reply::Failed(Error::Internal { .. })), "{reply:?}");
+        }
+        async fn answers() -> Outgoing {
+            Reply::SyncSoon.into()
+        }
+        for runs in [Running::here(answers()), Running::apart(answers())] {
+            assert!(matches!(runs.await.reply, Reply::SyncSoon));
         }
     }
 }

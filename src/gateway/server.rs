@@ -5,17 +5,17 @@ use crate::core::health::Health;
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::checks::Checks;
+use crate::gateway::clients::Clients;
 use crate::gateway::delivery::{Delivery, Outgoing, Sink};
 use crate::gateway::forgotten::{Forgotten, Mark};
 use crate::gateway::health::SharedHealth;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
-use crate::gateway::http::Clients;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{HiddenTokens, Ledger, Task};
 use crate::gateway::memory::{Lease, Memory};
 use crate::gateway::renewal::Renewals;
-use crate::gateway::running::Jobs;
+use crate::gateway::running::{Jobs, Running};
 use crate::gateway::settings::Settings;
 use crate::gateway::shared::Shared;
 use crate::gateway::stats::{InFlight, Stats};
@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -90,7 +90,7 @@ impl Gateway {
             checks: Checks::default(),
             first_syncs: FirstSyncs::default(),
             forgotten: Forgotten::new(self.forgotten),
-            settings: Mutex::new(self.settings),
+            settings: Mutex::new(Arc::new(self.settings)),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
             ledger: self.ledger,
@@ -211,8 +211,15 @@ async fn accept(
     }
 }
 
+/// A session. Most of its requests are read with one call of the system.
+type Session = BufReader<UnixStream>;
+
+/// Bytes that are read of a session beyond what was asked for.
+const READ_AHEAD: usize = 4096;
+
 /// Serves one session: one request at a time, until it closes the connection.
-async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
+async fn serve(stream: UnixStream, shared: Arc<Shared>) {
+    let mut stream = Session::with_capacity(READ_AHEAD, stream);
     loop {
         let mut header = [0; HEADER_LEN];
         if stream.read_exact(&mut header).await.is_err() {
@@ -222,7 +229,7 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
         let Ok(user) = read_user(&mut stream).await else { return };
         let mut lease = shared.memory.lease(&user);
         // Once as it comes, and once as what it says, until it is read.
-        let mut reading = shared.memory.lease(&user);
+        let mut reading = lease.another();
         if let Err(error) = lease.begin(len).and_then(|()| reading.begin(len)) {
             let discarded =
                 tokio::io::copy(&mut (&mut stream).take(len as u64), &mut tokio::io::sink()).await;
@@ -262,7 +269,7 @@ async fn serve(mut stream: UnixStream, shared: Arc<Shared>) {
 }
 
 /// For whose sake the frame comes.
-async fn read_user(stream: &mut UnixStream) -> std::io::Result<String> {
+async fn read_user(stream: &mut Session) -> std::io::Result<String> {
     let mut user = vec![0; usize::from(stream.read_u8().await?)];
     stream.read_exact(&mut user).await?;
     String::from_utf8(user).map_err(std::io::Error::other)
@@ -270,10 +277,10 @@ async fn read_user(stream: &mut UnixStream) -> std::io::Result<String> {
 
 /// Waits for the end of a transaction that writes jobs, of which one byte tells, or the end of its
 /// session. After a rollback the calls that the session has handed over belong to nobody.
-async fn until_committed(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
+async fn until_committed(stream: &mut Session, shared: &Shared) -> Option<()> {
     let mut byte = [0; 1];
     let read = stream.read(&mut byte).await;
-    let handed_over = match peer(stream) {
+    let handed_over = match peer(stream.get_ref()) {
         Some(session) => shared.jobs.settle_hand_overs(session),
         None => Vec::new(),
     };
@@ -295,7 +302,7 @@ const REPLIES: usize = 64;
 
 /// Carries out one request and sends its replies. `None`: the session is gone, which aborts it.
 async fn converse(
-    stream: &mut UnixStream,
+    stream: &mut Session,
     request: Request,
     shared: &Arc<Shared>,
     lease: Lease,
@@ -307,32 +314,45 @@ async fn converse(
         }
         _ => None,
     };
-    let (sink, mut replies) = mpsc::channel(REPLIES);
-    // Dropping `calls` aborts the request.
-    let mut calls = JoinSet::new();
-    calls.spawn(answer(request, shared.clone(), lease, sink));
+    // Dropping `running` aborts the request.
+    let (mut running, mut replies) = match request {
+        Request::Stream(_) | Request::Many(_) => {
+            let (sink, replies) = mpsc::channel(REPLIES);
+            (Running::apart(answer(request, shared.clone(), lease, Some(sink))), Some(replies))
+        }
+        _ => (Running::here(answer(request, shared.clone(), lease, None)), None),
+    };
     let last = loop {
         tokio::select! {
             () = closed(stream) => return None,
-            Some(outgoing) = replies.recv() => {
+            Some(outgoing) = next(&mut replies) => {
                 let Outgoing { reply, lease: _held } = outgoing;
                 send(stream, &reply).await.ok()?;
             }
-            reply = finished(&mut calls) => break reply,
+            reply = &mut running => break reply,
             () = until(hand_over.map(|(at, _)| at)) => {
                 let (_, job) = hand_over?;
                 shared.ledger.send(Task::HandedOver(job));
-                jobs::take_over(shared, job, peer(stream), in_flight, calls);
+                jobs::take_over(shared, job, peer(stream.get_ref()), in_flight, running);
                 return send(stream, &Reply::HandedOver { epoch: shared.epoch }).await.ok();
             }
         }
     };
-    while let Ok(Outgoing { reply, lease: _held }) = replies.try_recv() {
+    while let Some(Ok(outgoing)) = replies.as_mut().map(mpsc::Receiver::try_recv) {
+        let Outgoing { reply, lease: _held } = outgoing;
         send(stream, &reply).await.ok()?;
     }
     drop(in_flight);
     let Outgoing { reply, lease: _held } = last;
     send(stream, &reply).await.ok()
+}
+
+/// The next reply before the last one, of a request that has such.
+async fn next(replies: &mut Option<mpsc::Receiver<Outgoing>>) -> Option<Outgoing> {
+    match replies {
+        Some(replies) => replies.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(moment: Option<Instant>) {
@@ -342,40 +362,45 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// The last reply of the one request that runs; a panic in it fails it alone.
-async fn finished(calls: &mut JoinSet<Outgoing>) -> Outgoing {
-    match calls.join_next().await {
-        Some(Ok(outgoing)) => outgoing,
-        _ => Reply::Failed(Error::panicked()).into(),
-    }
-}
-
 /// Runs one request: what comes before its last reply goes to `sink`.
-async fn answer(request: Request, shared: Arc<Shared>, mut lease: Lease, sink: Sink) -> Outgoing {
+async fn answer(
+    request: Request,
+    shared: Arc<Shared>,
+    mut lease: Lease,
+    sink: Option<Sink>,
+) -> Outgoing {
     let reply = reply_to(request, shared, &mut lease, sink).await;
     Outgoing { reply, lease: Some(lease) }
 }
 
-async fn reply_to(request: Request, shared: Arc<Shared>, lease: &mut Lease, sink: Sink) -> Reply {
-    match request {
-        Request::Chat { call, .. } => {
+async fn reply_to(
+    request: Request,
+    shared: Arc<Shared>,
+    lease: &mut Lease,
+    sink: Option<Sink>,
+) -> Reply {
+    match (request, sink) {
+        (Request::Chat { call, .. }, _) => {
             Reply::Chat(Box::new(call::run(&shared, &call, Delivery::Whole, lease).await))
         }
-        Request::Stream(call) => {
+        (Request::Stream(call), Some(sink)) => {
             let delivery = Delivery::Deltas(&sink);
             Reply::Chat(Box::new(call::run(&shared, &call, delivery, lease).await))
         }
-        Request::Many(calls) => {
+        (Request::Many(calls), Some(sink)) => {
             batch::run(shared, *calls, sink).await;
             Reply::End
         }
-        Request::AwaitJob { job, for_ms } => {
+        (Request::AwaitJob { job, for_ms }, _) => {
             shared.jobs.wait(job, Duration::from_millis(for_ms)).await;
             Reply::End
         }
-        // It has no answer of its own: see `until_committed`.
-        Request::Outbox => Reply::End,
-        Request::Catalogues(fetches) => {
+        // These two have a sink, and the outbox has no answer of its own: see `until_committed`.
+        (Request::Stream(_) | Request::Many(_), None) => {
+            Reply::Failed(Error::internal("replies have nowhere to go"))
+        }
+        (Request::Outbox, _) => Reply::End,
+        (Request::Catalogues(fetches), _) => {
             let mut tasks = JoinSet::new();
             for (index, fetch) in fetches.into_iter().enumerate() {
                 let shared = shared.clone();
@@ -388,22 +413,22 @@ async fn reply_to(request: Request, shared: Arc<Shared>, lease: &mut Lease, sink
             results.sort_by_key(|(index, _)| *index);
             Reply::Catalogues(results.into_iter().map(|(_, result)| result).collect())
         }
-        Request::CheckKey(check) => {
+        (Request::CheckKey(check), _) => {
             Reply::CheckKey(catalogue::check_key(&shared, &check, lease).await)
         }
-        Request::SyncSoon(sync) => {
+        (Request::SyncSoon(sync), _) => {
             tokio::spawn(first_sync::run(shared, *sync));
             Reply::SyncSoon
         }
-        Request::Reseal { master_key, keys } => {
-            let file = shared.settings().keyring_file;
-            Reply::Reseal(shared.keys.reseal(&file, &master_key, &keys))
+        (Request::Reseal { master_key, keys }, _) => {
+            let file = &shared.settings().keyring_file;
+            Reply::Reseal(shared.keys.reseal(file, &master_key, &keys))
         }
-        Request::Forget { user, anonymous } => {
+        (Request::Forget { user, anonymous }, _) => {
             forget(&shared, user, anonymous).await;
             Reply::End
         }
-        Request::Status => Reply::Status(Box::new(shared.status())),
+        (Request::Status, _) => Reply::Status(Box::new(shared.status())),
     }
 }
 
@@ -417,24 +442,10 @@ async fn forget(shared: &Shared, user: String, anonymous: String) {
 }
 
 /// Returns when the session is gone; one that talks out of turn is as good as gone.
-async fn closed(stream: &mut UnixStream) {
+async fn closed(stream: &mut Session) {
     let _ = stream.read(&mut [0; 1]).await;
 }
 
-async fn send(stream: &mut UnixStream, reply: &Reply) -> std::io::Result<()> {
+async fn send(stream: &mut Session, reply: &Reply) -> std::io::Result<()> {
     stream.write_all(&protocol::encode(reply)).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_fails_its_own_request_alone() {
-        let mut calls = JoinSet::new();
-        calls.spawn(async { panic!("on purpose") });
-        assert!(matches!(finished(&mut calls).await.reply, Reply::Failed(Error::Internal { .. })));
-        calls.spawn(async { Reply::SyncSoon.into() });
-        assert!(matches!(finished(&mut calls).await.reply, Reply::SyncSoon));
-    }
 }

@@ -3,11 +3,11 @@
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::checks::Checks;
+use crate::gateway::clients::Clients;
 use crate::gateway::forgotten::Forgotten;
 use crate::gateway::health::SharedHealth;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
-use crate::gateway::http::Clients;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::Ledger;
 use crate::gateway::memory::Memory;
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What every call needs.
 pub struct Shared {
-    pub(super) settings: Mutex<Settings>,
+    pub(super) settings: Mutex<Arc<Settings>>,
     pub(super) clients: Mutex<Arc<Clients>>,
     pub keys: Keys,
     pub ledger: Ledger,
@@ -47,7 +47,7 @@ pub struct Shared {
 
 impl Shared {
     /// The settings as of the last reload.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Arc<Settings> {
         locked(&self.settings).clone()
     }
 
@@ -63,7 +63,7 @@ impl Shared {
     pub(super) fn reload(&self, settings: Settings) {
         self.memory.set_limit(settings.max_memory);
         self.admission.set_limits(settings.limits);
-        *locked(&self.settings) = settings;
+        *locked(&self.settings) = Arc::new(settings);
     }
 
     pub(super) fn status(&self) -> Status {
