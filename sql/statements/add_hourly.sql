@@ -15,7 +15,7 @@ SELECT $1[i], $2[i], $3[i], $4[i], $5[i],
     $6[21 * i - 2], $6[21 * i - 1], $6[21 * i],
     $7[3 * i - 2]::numeric, $7[3 * i - 1]::numeric, $7[3 * i]::numeric,
     $8[24 * i - 23 : 24 * i]
-FROM unnest($1) WITH ORDINALITY AS added (first, i)
+FROM unnest($1) WITH ORDINALITY AS given (first, i)
 -- In the order of the keys, as everybody who adds: then two wait for each other, and do not lock each other out.
 ORDER BY 1, 2, 3, 4, 5
 ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET

@@ -4,5 +4,5 @@ INSERT INTO @ledger@
     (call_id, attempt, created_at, user_id, provider_id, user_provider_id, model_id, epoch,
      reserved_cost, reserved_tokens, is_platform_key, is_listed)
 SELECT $1[i], $2[i], $3[i], $4[i], $5[i], $6[i], $7[i], $12, $8[i]::numeric, $9[i], $10[i], $11[i]
-FROM unnest($1) WITH ORDINALITY AS begun (call_id, i)
+FROM unnest($1) WITH ORDINALITY AS given (first, i)
 ON CONFLICT DO NOTHING

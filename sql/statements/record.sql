@@ -12,6 +12,6 @@ SELECT $1[i], $2[i], $3[i], $4[i], $5[i], $6[i], $7[i], $8[i], $9[i],
     $15[i], $16[i], $17[i], $18[i], $19[i], $20[i], $21[i],
     $22[i]::numeric, $23[i]::numeric, $24[i], $25[i]::numeric, $26[i], $27[i]::jsonb,
     $28[i], $29[i], $30[i], $31[i], $32[i], $33
-FROM unnest($1) WITH ORDINALITY AS settled (call_id, i)
+FROM unnest($1) WITH ORDINALITY AS given (first, i)
 ON CONFLICT DO NOTHING
 RETURNING log.call_id, log.attempt

@@ -25,10 +25,10 @@ SET status = $5[i],
     reserved_cost = $25[i]::numeric,
     reserved_tokens = $26[i],
     metadata = $27[i]::jsonb
-FROM unnest($1) WITH ORDINALITY AS settled (call_id, i)
-WHERE log.call_id = settled.call_id
+FROM unnest($1) WITH ORDINALITY AS given (first, i)
+WHERE log.call_id = $1[i]
   AND log.attempt = $2[i]
   AND log.created_at = $3[i]
   AND log.user_id = $4[i]
   AND log.status = 'pending'
-RETURNING settled.i::integer
+RETURNING i::integer

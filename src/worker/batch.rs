@@ -11,10 +11,10 @@ use crate::gateway::ledger::{Begin, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
-use crate::worker::ledger_statements::{Ledger, LedgerStatements};
+use crate::worker::ledger_statements::{Ledger, LedgerStatements, Writer};
 use crate::worker::prices::Prices;
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
+use pgrx::spi::{self, SpiClient};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -50,7 +50,7 @@ pub fn begin(
         column(rows, |begin| begin.is_listed),
         epoch.into(),
     ];
-    client.update(&ledger.begin, None, &arguments).map(|_| ())
+    client.update(ledger.begin.of(rows.len()), None, &arguments).map(|_| ())
 }
 
 /// Settles rows, of which it is known whether they are pending in the ledger (`true`) or were never written,
@@ -114,7 +114,7 @@ impl Open<'_> {
             return Ok(());
         }
         let rows: Vec<&Settlement<'_>> = which.iter().map(|i| &self.settlements[*i]).collect();
-        for row in client.update(&ledger.settle, None, &settled_columns(&rows))? {
+        for row in client.update(ledger.settle.of(rows.len()), None, &settled_columns(&rows))? {
             let i = row.get::<i32>(1)?.and_then(|i| usize::try_from(i - 1).ok());
             let i = i.and_then(|i| which.get(i)).ok_or(spi::Error::InvalidPosition)?;
             self.is_settled[*i] = true;
@@ -146,7 +146,7 @@ impl Open<'_> {
         ]);
         let at: HashMap<(Uuid, i16), usize> =
             which.iter().map(|i| (self.settlements[*i].key(), *i)).collect();
-        for row in client.update(&ledger.record, None, &arguments)? {
+        for row in client.update(ledger.record.of(rows.len()), None, &arguments)? {
             let (call, attempt) = (row.get::<pgrx::Uuid>(1)?, row.get::<i16>(2)?);
             let key = call.map(|call| Uuid::from_bytes(*call.as_bytes())).zip(attempt);
             let i = key.and_then(|key| at.get(&key)).ok_or(spi::Error::InvalidPosition)?;
@@ -321,11 +321,7 @@ fn settled_columns<'a>(rows: &'a [&'a Settlement<'a>]) -> Vec<DatumWithOid<'a>> 
 }
 
 /// Adds to one of the tables of sums.
-fn add(
-    client: &mut SpiClient,
-    statement: &OwnedPreparedStatement,
-    sums: &[(Key<'_>, Sums)],
-) -> spi::Result<()> {
+fn add(client: &mut SpiClient, writer: &Writer, sums: &[(Key<'_>, Sums)]) -> spi::Result<()> {
     if sums.is_empty() {
         return Ok(());
     }
@@ -342,5 +338,5 @@ fn add(
             .into(),
         sums.iter().flat_map(|(_, sums)| sums.latency).collect::<Vec<_>>().into(),
     ];
-    client.update(statement, None, &arguments).map(|_| ())
+    client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
 }

@@ -54,6 +54,8 @@ pub struct Desk {
     open: HashMap<RowKey, i64>,
     /// Those of them that are not written yet.
     held: Held,
+    /// Since when something is settled and not flushed yet.
+    unflushed_since: Option<Instant>,
     /// Settlements that could not be written yet.
     stuck: Vec<(Box<Settle>, Option<oneshot::Sender<Settled>>)>,
     stuck_since: Instant,
@@ -107,6 +109,7 @@ impl Desk {
             jobs: Jobs::new(epoch),
             open: HashMap::new(),
             held: Held::default(),
+            unflushed_since: None,
             stuck: Vec::new(),
             stuck_since: Instant::now(),
             tries: HashMap::new(),
@@ -202,7 +205,7 @@ impl Desk {
 
     /// How long nothing has to be done, unless something arrives.
     pub fn patience(&self) -> Option<Duration> {
-        self.held.patience().into_iter().chain(self.jobs.patience()).min()
+        self.writing_patience().into_iter().chain(self.jobs.patience()).min()
     }
 
     /// This life of the worker.
@@ -356,6 +359,7 @@ impl Desk {
         self.write_counted(rows, inbox);
         let due = self.held.due();
         self.begin(due);
+        self.flush();
         if !self.stuck.is_empty() && self.stuck_since.elapsed() > RETRY {
             let stuck = std::mem::take(&mut self.stuck);
             self.stuck_since = Instant::now();

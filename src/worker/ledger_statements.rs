@@ -14,11 +14,39 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 /// rows, and then after four times as many again, another is made.
 const FIRST_ROWS: u64 = 64;
 
-/// What writes the ledger, all of it or one partition. Plans are generic, and made at the first use.
+/// A statement that writes many rows, and the same for one, whose plan is the shorter. Plans are generic, and
+/// made at the first use.
+pub struct Writer {
+    many: OwnedPreparedStatement,
+    one: OwnedPreparedStatement,
+}
+
+/// Where statements take their rows from, and in which order; and what stands there for one row.
+const OF_MANY: [&str; 2] =
+    ["FROM unnest($1) WITH ORDINALITY AS given (first, i)", "ORDER BY 1, 2, 3, 4, 5"];
+const OF_ONE: [&str; 2] = ["FROM (SELECT 1) AS given (i)", ""];
+
+impl Writer {
+    fn prepare(client: &SpiClient<'_>, sql: &str, types: &[Oid]) -> spi::Result<Self> {
+        let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
+        let prepare = |sql: &str| client.prepare_mut(sql, &types).map(|plan| plan.keep());
+        let of_one = OF_MANY
+            .iter()
+            .zip(OF_ONE)
+            .fold(sql.to_owned(), |sql, (many, one)| sql.replace(many, one));
+        Ok(Self { many: prepare(sql)?, one: prepare(&of_one)? })
+    }
+
+    pub fn of(&self, rows: usize) -> &OwnedPreparedStatement {
+        if rows == 1 { &self.one } else { &self.many }
+    }
+}
+
+/// What writes the ledger, all of it or one partition.
 pub struct Ledger {
-    pub begin: OwnedPreparedStatement,
-    pub settle: OwnedPreparedStatement,
-    pub record: OwnedPreparedStatement,
+    pub begin: Writer,
+    pub settle: Writer,
+    pub record: Writer,
 }
 
 /// The partition that holds what happens now. Whoever writes it by its name need not look where each row
@@ -37,8 +65,8 @@ pub struct LedgerStatements {
     pub whole: Ledger,
     present: Option<Present>,
     pub price_lists: Plan,
-    pub add_hourly: OwnedPreparedStatement,
-    pub add_totals: OwnedPreparedStatement,
+    pub add_hourly: Writer,
+    pub add_totals: Writer,
 }
 
 /// The arguments of begin.sql.
@@ -105,20 +133,12 @@ const SUMS: &[Oid] = &[
     INT4ARRAYOID,
 ];
 
-fn prepare(
-    client: &SpiClient<'_>,
-    sql: &str,
-    types: &[Oid],
-) -> spi::Result<OwnedPreparedStatement> {
-    let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
-    client.prepare_mut(sql, &types).map(|plan| plan.keep())
-}
-
 impl Ledger {
     /// `table`: quoted.
     fn prepare(client: &SpiClient<'_>, table: &str) -> spi::Result<Self> {
-        let prepare =
-            |sql: &str, types: &[Oid]| prepare(client, &sql.replace("@ledger@", table), types);
+        let prepare = |sql: &str, types: &[Oid]| {
+            Writer::prepare(client, &sql.replace("@ledger@", table), types)
+        };
         Ok(Self {
             begin: prepare(include_str!("../../sql/statements/begin.sql"), BEGIN)?,
             settle: prepare(include_str!("../../sql/statements/settle.sql"), SETTLE)?,
@@ -132,7 +152,7 @@ impl Ledger {
 
 impl LedgerStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
-        let sums = |sql: &str| prepare(client, &installed.sql(sql), SUMS);
+        let sums = |sql: &str| Writer::prepare(client, &installed.sql(sql), SUMS);
         Ok(Self {
             whole: Ledger::prepare(client, &installed.sql("@extschema@.aggregator_usage_logs"))?,
             present: None,
@@ -198,5 +218,24 @@ impl Growth {
             self.limit = self.rows.saturating_mul(4);
         }
         has_outgrown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_statement_takes_its_rows_from_where_one_can_stand() {
+        for (sql, is_ordered) in [
+            (include_str!("../../sql/statements/begin.sql"), false),
+            (include_str!("../../sql/statements/settle.sql"), false),
+            (include_str!("../../sql/statements/record.sql"), false),
+            (include_str!("../../sql/statements/add_hourly.sql"), true),
+            (include_str!("../../sql/statements/add_totals.sql"), true),
+        ] {
+            assert!(sql.contains(OF_MANY[0]), "{sql}");
+            assert_eq!(sql.contains(OF_MANY[1]), is_ordered, "{sql}");
+        }
     }
 }

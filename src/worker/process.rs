@@ -173,6 +173,12 @@ fn transaction_with<T>(
     sqlstate::catching(|| caught.execute())
 }
 
+/// Whether commits wait for the disk at all.
+pub fn is_synchronous() -> bool {
+    // SAFETY: a setting of this process, read by the one thread that changes it.
+    unsafe { pg_sys::synchronous_commit > pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 }
+}
+
 /// Waits until what this process has committed is on disk, and on the standbys that the server waits for,
 /// as the server's `synchronous_commit` says.
 pub fn flush() -> Result<(), Failure> {
@@ -181,7 +187,7 @@ pub fn flush() -> Result<(), Failure> {
         // held, as they are where a commit does it.
         unsafe {
             let end = pg_sys::XactLastCommitEnd;
-            if pg_sys::synchronous_commit > pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32 {
+            if is_synchronous() {
                 pg_sys::XLogFlush(end);
                 pg_sys::InterruptHoldoffCount += 1;
                 pg_sys::SyncRepWaitForLSN(end, true);

@@ -10,12 +10,15 @@ use crate::worker::settling::settling;
 use crate::worker::statements::Statements;
 use crate::worker::{batch, quarantine};
 use pgrx::spi::{self, Spi, SpiClient, SpiError, SpiErrorCodes};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// A settlement that cannot be written for what is in it, or in what it adds to, is set aside after so
 /// many tries.
 pub const MOST_TRIES: u32 = 5;
+
+/// How long what is settled waits for something that is flushed anyway.
+const UNFLUSHED: Duration = Duration::from_millis(1);
 
 /// A row to write, and whom to tell.
 pub enum Row {
@@ -64,9 +67,9 @@ impl Desk {
     /// Writes rows in one commit; if that fails, each in its own, so that one bad row harms no
     /// other.
     ///
-    /// An answer does not wait for the disk: it goes out as soon as its row is settled. What begins does,
-    /// and so does the result of a job, which somebody may read at once. A crash in between leaves a row
-    /// that is unknown, whose reservation counts.
+    /// An answer does not wait for the disk: it goes out as soon as its row is settled, which is flushed with
+    /// what begins next, or a moment later. What begins does wait, and so does the result of a job, which
+    /// somebody may read at once. A crash in between leaves a row that is unknown, whose reservation counts.
     pub fn write(&mut self, rows: Vec<Row>) {
         let is_durable = rows.iter().any(Row::ends_job);
         match self.commit(&rows, is_durable) {
@@ -80,7 +83,20 @@ impl Desk {
                 for (row, written) in ended {
                     self.done(row, written);
                 }
-                let flushed = if is_durable { Ok(()) } else { process::flush() };
+                let flushed = match (is_durable, begun.is_empty()) {
+                    (true, _) => Ok(()),
+                    (false, false) => process::flush(),
+                    // What comes next may be flushed with it.
+                    (false, true) => {
+                        if process::is_synchronous() {
+                            self.unflushed_since.get_or_insert_with(Instant::now);
+                        }
+                        Ok(())
+                    }
+                };
+                if is_durable || !begun.is_empty() {
+                    self.unflushed_since = None;
+                }
                 for (row, written) in begun {
                     match &flushed {
                         Ok(()) => self.done(row, written),
@@ -178,6 +194,22 @@ impl Desk {
             })
             .collect();
         finish_jobs(client, statements, rows, written)
+    }
+
+    /// Flushes what is settled, after a moment in which nothing came that would have done so.
+    pub fn flush(&mut self) {
+        if self.unflushed_since.is_some_and(|since| since.elapsed() >= UNFLUSHED) {
+            self.unflushed_since = None;
+            if let Err(failure) = process::flush() {
+                pgrx::warning!("aggregator: what is settled is not on disk yet: {failure:?}");
+            }
+        }
+    }
+
+    /// How long nothing has to be written or flushed.
+    pub fn writing_patience(&self) -> Option<Duration> {
+        let flush = self.unflushed_since.map(|since| UNFLUSHED.saturating_sub(since.elapsed()));
+        flush.into_iter().chain(self.held.patience()).min()
     }
 
     /// Plans the ledger's statements anew, for the tables as they are. If that fails, the old ones do.
