@@ -9,6 +9,7 @@ pub mod cost;
 pub mod estimate;
 pub mod failure;
 pub mod fair;
+pub mod front;
 #[cfg(test)]
 mod fuzz;
 pub mod headers;
