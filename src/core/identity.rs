@@ -60,11 +60,16 @@ pub fn user_id(caller: Caller<'_>) -> Option<String> {
     checked_id(&id).is_ok().then_some(id)
 }
 
-/// The `sub` of a claims document; a whole number is taken by its digits. Other numbers are nobody's:
-/// written as floats, two of them could be one.
+/// The `sub` of a claims document.
 fn subject(claims: &str) -> Option<String> {
     let claims: Value = serde_json::from_str(claims).ok()?;
-    let sub = match claims.get("sub")? {
+    subject_of(claims.get("sub")?)
+}
+
+/// The id that a `sub` says; a whole number is taken by its digits. Other numbers are nobody's: written as
+/// floats, two of them could be one.
+pub fn subject_of(sub: &Value) -> Option<String> {
+    let sub = match sub {
         Value::String(sub) => sub.clone(),
         Value::Number(sub) if sub.is_i64() || sub.is_u64() => sub.to_string(),
         _ => return None,
