@@ -1,5 +1,6 @@
 //! What stands between HTTP clients and the gateway: who they are, what they say, and how they are answered.
 #![allow(dead_code)] // Until the listener is there.
 
+pub mod credential;
 pub mod gateway_key;
 pub mod token;
