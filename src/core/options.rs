@@ -247,7 +247,7 @@ fn extra_body(fields: &mut Fields, what: &str) -> Result<Fields, Error> {
             return Err(Error::bad_request(format!("extra_body must not hold '{reserved}'")));
         }
     }
-    if let Some(ours) = extra.keys().find(|key| OURS.contains(&key.as_str())) {
+    if let Some(ours) = extra.keys().find(|key| is_ours(key)) {
         return Err(Error::bad_request(format!("'{ours}' is an option, not part of extra_body")));
     }
     Ok(extra)
@@ -264,8 +264,13 @@ fn checked_model(model: &str, what: &str) -> Result<String, Error> {
     }
 }
 
+/// Whether this is an option of ours, which is never sent.
+pub fn is_ours(name: &str) -> bool {
+    OURS.contains(&name)
+}
+
 fn is_known(key: &str) -> bool {
-    OURS.contains(&key) || parameters::find(key).is_some_and(|parameter| parameter.is_openais)
+    is_ours(key) || parameters::find(key).is_some_and(|parameter| parameter.is_openais)
 }
 
 fn object(text: &str, what: &str) -> Result<Fields, Error> {

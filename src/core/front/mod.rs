@@ -2,5 +2,6 @@
 #![allow(dead_code)] // Until the listener is there.
 
 pub mod credential;
+pub mod failure;
 pub mod gateway_key;
 pub mod token;
