@@ -4,4 +4,5 @@
 pub mod credential;
 pub mod failure;
 pub mod gateway_key;
+pub mod path;
 pub mod token;
