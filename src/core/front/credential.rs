@@ -1,5 +1,6 @@
 //! Which credential a request bears, and what it is by its form.
 
+use super::failure::{Failure, Refused};
 use super::gateway_key::{self, KeyHash};
 use super::token::{self, TokenError};
 
@@ -31,12 +32,12 @@ impl std::fmt::Debug for Credential<'_> {
 /// `WWW-Authenticate` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("no credential: send a gateway key or an access token as Authorization: Bearer")]
+    #[error("no credential")]
     Missing,
     /// Rather than a guess whose money it is: two headers with two users in them.
     #[error("two credentials that differ: send one of Authorization, x-api-key and api-key")]
     Differ,
-    #[error("the Authorization header must be Bearer and a gateway key or an access token")]
+    #[error("the Authorization header is not Bearer: send a gateway key or an access token so")]
     Scheme,
     #[error("the credential is longer than {LONGEST} bytes")]
     TooLong,
@@ -49,7 +50,7 @@ pub enum Refusal {
     /// One answer for all of them: who does not hold a key learns nothing about it.
     #[error("this gateway key is unknown, has expired or was revoked")]
     DeadKey,
-    #[error("this is a Supabase project key (sb_...): send a user's access token or a gateway key")]
+    #[error("this is a Supabase project key: send a user's access token or a gateway key")]
     ProjectKey,
     #[error(
         "this looks like a provider's own key: send a gateway key (agk_...) or an access token"
@@ -64,15 +65,15 @@ pub enum Refusal {
     Token(#[from] TokenError),
 }
 
-impl Refusal {
-    /// The value of the `WWW-Authenticate` header: RFC 6750, 3. Who sent nothing is told no error.
-    pub fn challenge(&self) -> String {
-        let error = match self {
-            Self::Missing => return "Bearer".to_owned(),
-            Self::Differ | Self::Scheme | Self::NotText | Self::TooLong => "invalid_request",
-            _ => "invalid_token",
-        };
-        format!("Bearer error=\"{error}\", error_description=\"{self}\"")
+/// The answer to it: what the message says before it comes to advice is enough for the header.
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        let description = message.split(": ").next().unwrap_or(&message);
+        Self::refused(&match refusal {
+            Refusal::Missing => Refused::NoCredential,
+            _ => Refused::BadCredential { message: &message, description },
+        })
     }
 }
 
@@ -286,17 +287,32 @@ mod tests {
             Refusal::Unknown,
             Refusal::NoTokens,
             Refusal::Token(TokenError::Expired),
+            Refusal::Token(TokenError::ProjectKey("service_role")),
         ] {
-            let challenge = refusal.challenge();
-            assert_eq!(challenge.matches('"').count(), 4, "{challenge}");
-            assert!(challenge.starts_with("Bearer error=\"invalid_"), "{challenge}");
-            assert!(challenge.is_ascii() && !challenge.contains('\\'), "{challenge}");
+            let failure = Failure::from(refusal);
+            assert_eq!((failure.status, failure.code()), (401, Some("invalid_api_key")));
+            assert_eq!(failure.message(), refusal.to_string());
+            let description = challenge(&failure)
+                .strip_prefix(r#"Bearer error="invalid_token", error_description=""#)
+                .and_then(|rest| rest.strip_suffix('"').map(str::to_owned))
+                .unwrap_or_else(|| panic!("{}", challenge(&failure)));
+            // Whole, and not cut off in the middle.
+            let next = refusal.to_string().strip_prefix(&description).map(str::to_owned);
+            assert!(
+                next.is_some_and(|next| next.is_empty() || next.starts_with(": ")),
+                "{refusal}"
+            );
         }
-        assert_eq!(Refusal::Missing.challenge(), "Bearer");
+        assert_eq!(challenge(&Failure::from(Refusal::Missing)), "Bearer");
         assert_eq!(
-            Refusal::from(TokenError::Expired).challenge(),
+            challenge(&Failure::from(Refusal::from(TokenError::Expired))),
             r#"Bearer error="invalid_token", error_description="JWT expired""#
         );
+    }
+
+    fn challenge(failure: &Failure) -> String {
+        let challenge = failure.headers().into_iter().find(|(name, _)| *name == "www-authenticate");
+        challenge.unwrap().1
     }
 
     #[test]
