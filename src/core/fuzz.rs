@@ -556,13 +556,18 @@ fn check(body: &str, tally: &mut Tally) {
     }
 }
 
-#[test]
-fn no_request_is_understood_in_two_ways() {
+/// How many to try, and where to begin: for every test of this kind.
+pub fn count_and_seed() -> (u64, u64) {
     let number = |name: &str, default: u64| match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a number")),
         Err(_) => default,
     };
-    let (count, seed) = (number("AGGREGATOR_FUZZ", FEW), number("AGGREGATOR_FUZZ_SEED", 1));
+    (number("AGGREGATOR_FUZZ", FEW), number("AGGREGATOR_FUZZ_SEED", 1))
+}
+
+#[test]
+fn no_request_is_understood_in_two_ways() {
+    let (count, seed) = count_and_seed();
     let mut tally = Tally::default();
     for index in 0..count {
         // Each has a seed of its own, so that it can be had again.

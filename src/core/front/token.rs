@@ -4,6 +4,8 @@
 //! expires, it names a user and a role, and it says nothing twice.
 
 pub mod cache;
+#[cfg(test)]
+mod fuzz;
 pub mod keys;
 #[cfg(test)]
 mod tests;

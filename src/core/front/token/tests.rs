@@ -31,7 +31,7 @@ const RSA: &str = r#"{"kty":"RSA","e":"AQAB","n":"1Rc5kIvkgx7Ty0awpIH-js3o4tn0_B
 const RSA_RS256: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ1LTEiLCJyb2xlIjoiYXV0aGVudGljYXRlZCIsImV4cCI6MjAwMDAwMDAwMH0.WPtyfYykEavOis-FJYxAyCD0yfWgaW6CTZLdIzTrh2TCfIY_ASd19ftFvomBHjgbq9EeRigTLP6OD9eWXLLc9-AuQMvryYDPDBxayRyO9bbrRfP0kycfs49COVdZTkjwyVmTynsqaFemxZDEcG3J8_3v-Q5lmiRnKtDpQfOzKFAJ9ppYZFDudRZfNdQFAA0DVacN2AsaEvWmEgAQHL6hkSVP2QXWXONZ8aNxNzMaJVlJvpDRnzhAUsA9z9JHM2pwpv_WJdYLE-yajV6YgxUQp0-qeSKdF-4M_hhsjMK28-587Hf_4cr2zLVaa5uz-ySjsSlKkb16lamu-BepKUmJbw";
 const RSA_PS256: &str = "eyJhbGciOiJQUzI1NiJ9.eyJzdWIiOiJ1LTEiLCJyb2xlIjoiYXV0aGVudGljYXRlZCIsImV4cCI6MjAwMDAwMDAwMH0.DWlVeGMQHkTSMCKROI6e-3vbW6-pyNYnOq9wHfl0G0iyze3t7eSCZoOejIwOALGPpMjbpOG3Cap_kvs8QAXnSpKMZTzKpX4LV2AlZ5ErTHhT1UyEYtGvZ7SwCCOvZZDH4i1LacmzpVCWNSi6zp85LHdqvvUZjQvSU7uUl-Yb6UV1khlLwh6oXJglBzAQEq-Nte0sB_dJ6NPllFkVXXl0ZvL0ilg9HGvlJ63qqkcUxmFqkCpyCGJwk4Bq4gAGFA3AElZ089OS-mDrEtHTkR15ayb6j6P1z7oUTSnQhcDlysrg_FOf1XzJ4ECNo7SLFalUL8_O1WMGT_Hhj7GGRBuGbg";
 
-fn base64(bytes: impl AsRef<[u8]>) -> String {
+pub(super) fn base64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
@@ -40,7 +40,12 @@ fn keys(secret: &str) -> Keys {
 }
 
 /// A token of a header and a payload, signed by a shared secret.
-fn minted_by(hash: hmac::Algorithm, secret: &[u8], header: &str, payload: &[u8]) -> String {
+pub(super) fn minted_by(
+    hash: hmac::Algorithm,
+    secret: &[u8],
+    header: &str,
+    payload: &[u8],
+) -> String {
     let message = format!("{}.{}", base64(header), base64(payload));
     let tag = hmac::sign(&hmac::Key::new(hash, secret), message.as_bytes());
     format!("{message}.{}", base64(tag))
