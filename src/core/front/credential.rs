@@ -86,31 +86,40 @@ impl From<Refusal> for Failure {
 pub fn find<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<Credential<'a>, Refusal> {
-    let (mut shown, mut project) = (None, None);
+    let (mut shown, mut project) = (Shown::default(), Shown::default());
     for (name, value) in headers {
         let is = |header: &str| name.eq_ignore_ascii_case(header);
-        let (place, value) = if is("authorization") {
-            (&mut shown, bearer(value)?)
+        if is("authorization") {
+            shown.add(bearer(value)?);
         } else if is("x-api-key") || is("api-key") {
-            (&mut shown, value.trim_ascii())
+            shown.add(value.trim_ascii());
         } else if is("apikey") {
-            (&mut project, value.trim_ascii())
-        } else {
-            continue;
-        };
-        // SDKs without a key send an empty one.
-        if value.is_empty() {
-            continue;
-        }
-        if value.len() > LONGEST {
-            return Err(Refusal::TooLong);
-        }
-        match place {
-            Some(earlier) if *earlier != value => return Err(Refusal::Differ),
-            _ => *place = Some(value),
+            project.add(value.trim_ascii());
         }
     }
-    by_form(shown.or(project).ok_or(Refusal::Missing)?)
+    let shown = if shown.credential.is_some() { shown } else { project };
+    if shown.differ {
+        return Err(Refusal::Differ);
+    }
+    by_form(shown.credential.ok_or(Refusal::Missing)?)
+}
+
+/// What some headers show together.
+#[derive(Default)]
+struct Shown<'a> {
+    credential: Option<&'a [u8]>,
+    differ: bool,
+}
+
+impl<'a> Shown<'a> {
+    fn add(&mut self, credential: &'a [u8]) {
+        // SDKs without a key send an empty one.
+        if credential.is_empty() {
+            return;
+        }
+        self.differ |= self.credential.is_some_and(|earlier| earlier != credential);
+        self.credential = Some(credential);
+    }
 }
 
 /// What follows the scheme, which must be Bearer in any case.
@@ -132,6 +141,9 @@ fn bearer(value: &[u8]) -> Result<&[u8], Refusal> {
 }
 
 fn by_form(credential: &[u8]) -> Result<Credential<'_>, Refusal> {
+    if credential.len() > LONGEST {
+        return Err(Refusal::TooLong);
+    }
     if !credential.iter().all(u8::is_ascii_graphic) {
         return Err(Refusal::NotText);
     }
@@ -145,7 +157,7 @@ fn by_form(credential: &[u8]) -> Result<Credential<'_>, Refusal> {
     if PROVIDERS.iter().any(|start| text.starts_with(start)) {
         return Err(Refusal::ProviderKey);
     }
-    // The first part of a token is a JSON object, of which "ey" are the first six bits and more.
+    // A token begins with a JSON object, and `{"` is "ey" in base64. One with a space in it has its dots.
     if text.starts_with("ey") || text.contains('.') {
         return Ok(Credential::Token(text));
     }
@@ -209,10 +221,11 @@ mod tests {
         let basic = [("x-api-key", key.as_str()), ("authorization", "Basic dTpw")];
         assert_eq!(found(&basic), Err(Refusal::Scheme));
         // The key of the project stands beside the token of the user.
-        for project in ["sb_publishable_0123456789", "anything at all", TOKEN] {
+        let long = "x".repeat(LONGEST + 1);
+        for project in ["sb_publishable_0123456789", "anything at all", TOKEN, &long] {
             for headers in [
-                [("apikey", project), ("authorization", bearer.as_str())],
-                [("x-api-key", key.as_str()), ("apikey", project)],
+                [("apikey", project), ("authorization", bearer.as_str()), ("apikey", "x")],
+                [("apikey", "x"), ("x-api-key", key.as_str()), ("apikey", project)],
             ] {
                 assert_eq!(found(&headers), Ok(Credential::Key(hash)));
             }
