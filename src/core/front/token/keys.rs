@@ -11,6 +11,7 @@ use ring::rand::SystemRandom;
 use ring::{agreement, hmac, signature};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+use zeroize::Zeroizing;
 
 /// Most bytes of the configured secret: sixteen RSA keys of 8192 bits with room to spare.
 pub const LONGEST_SECRET: usize = 64 * 1024;
@@ -18,6 +19,12 @@ pub const LONGEST_SECRET: usize = 64 * 1024;
 pub const SHORTEST_SECRET: usize = 32;
 /// Most keys of a set. A token without `kid` may be tried with each of them.
 pub const MOST_KEYS: usize = 16;
+/// The secrets of Supabase's CLI and of its example for those who host it themselves: good for a machine of one's
+/// own, but whoever has read the documentation can sign tokens with them.
+const EXAMPLES: [&str; 2] = [
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret-jwt-token-with-at-least-32-characters-long",
+];
 /// Bits of an RSA modulus. RFC 7518, 3.3, has the least.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// Most bits of an RSA exponent that is verified with.
@@ -104,6 +111,7 @@ struct Key {
     id: Option<String>,
     /// The only algorithm that it may be used with, if it says so.
     only: Option<Algorithm>,
+    is_example: bool,
     material: Material,
 }
 
@@ -183,8 +191,12 @@ impl Keys {
         if secret.len() < SHORTEST_SECRET {
             return Err(KeyError::TooShort);
         }
-        let only = Algorithm::Hs256;
-        let key = Key { id: None, only: Some(only), material: Material::Secret(secrets(secret)) };
+        let key = Key {
+            id: None,
+            only: Some(Algorithm::Hs256),
+            is_example: is_example(secret),
+            material: Material::Secret(secrets(secret)),
+        };
         Ok(Self { keys: vec![key], skipped: Vec::new() })
     }
 
@@ -227,6 +239,11 @@ impl Keys {
     /// number from one and why: for the log. RFC 7517, 5, has them ignored.
     pub fn skipped(&self) -> &[(usize, &'static str)] {
         &self.skipped
+    }
+
+    /// Whether one of them is a secret that everybody knows from Supabase's documentation: worth a warning.
+    pub fn has_example(&self) -> bool {
+        self.keys.iter().any(|key| key.is_example)
     }
 
     /// Whether one of the keys has signed the message. With an id, only keys of that id are asked; without
@@ -284,6 +301,7 @@ fn jwk(text: &str) -> Result<Key, Unread> {
         },
     };
     let id = member(&members, "kid")?;
+    let mut is_example = false;
     let material = match kind.as_str() {
         "oct" => {
             let secret = bytes(&members, "k")?;
@@ -293,6 +311,7 @@ fn jwk(text: &str) -> Result<Key, Unread> {
             if secret.len() < SHORTEST_SECRET {
                 return Err(Unread::Wrong("has a 'k' of less than 32 bytes"));
             }
+            is_example = self::is_example(&secret);
             Material::Secret(secrets(&secret))
         }
         "EC" => match member(&members, "crv")?.as_deref() {
@@ -306,7 +325,7 @@ fn jwk(text: &str) -> Result<Key, Unread> {
         "RSA" => Material::Rsa(rsa(&members)?),
         _ => return Err(Unread::Skip("is of a type that is not supported")),
     };
-    let key = Key { id, only, material };
+    let key = Key { id, only, is_example, material };
     if only.is_some_and(|only| !key.is_for(only)) {
         return Err(Unread::Wrong("has an 'alg' that its type or its length is not for"));
     }
@@ -322,17 +341,19 @@ fn member(members: &Members<'_>, name: &str) -> Result<Option<String>, Unread> {
     }
 }
 
-fn bytes(members: &Members<'_>, name: &str) -> Result<Vec<u8>, Unread> {
+/// A member that is bytes. They may be a secret, and are wiped.
+fn bytes(members: &Members<'_>, name: &str) -> Result<Zeroizing<Vec<u8>>, Unread> {
     let text = member(members, name)?.ok_or(Unread::Wrong("lacks a member that its type needs"))?;
     URL_SAFE_NO_PAD
-        .decode(text)
+        .decode(Zeroizing::new(text).as_bytes())
+        .map(Zeroizing::new)
         .map_err(|_| Unread::Wrong("has a member that is not base64url without padding"))
 }
 
 fn coordinate(members: &Members<'_>, name: &str) -> Result<Vec<u8>, Unread> {
     let bytes = bytes(members, name)?;
     match bytes.len() {
-        COORDINATE => Ok(bytes),
+        COORDINATE => Ok(bytes.to_vec()),
         _ => Err(Unread::Wrong("has a coordinate that is not 32 bytes long")),
     }
 }
@@ -391,13 +412,17 @@ fn secrets(secret: &[u8]) -> Vec<(Algorithm, hmac::Key)> {
     .collect()
 }
 
+fn is_example(secret: &[u8]) -> bool {
+    EXAMPLES.iter().any(|example| example.as_bytes() == secret)
+}
+
 /// Whether these bytes are what somebody may have published: a key or a certificate in any usual form, or the
 /// address of a key set. The same once more in base64.
 fn is_public(bytes: &[u8]) -> bool {
     if is_published(bytes) {
         return true;
     }
-    let digits: Vec<u8> = bytes
+    let digits: Zeroizing<Vec<u8>> = bytes
         .iter()
         .filter(|byte| !byte.is_ascii_whitespace() && **byte != b'=')
         .map(|byte| match byte {
@@ -405,8 +430,9 @@ fn is_public(bytes: &[u8]) -> bool {
             b'_' => b'/',
             other => *other,
         })
-        .collect();
-    STANDARD_NO_PAD.decode(digits).is_ok_and(|bytes| is_published(&bytes))
+        .collect::<Vec<u8>>()
+        .into();
+    STANDARD_NO_PAD.decode(&*digits).is_ok_and(|bytes| is_published(&Zeroizing::new(bytes)))
 }
 
 fn is_published(bytes: &[u8]) -> bool {

@@ -210,6 +210,21 @@ fn a_set_has_a_largest_number_of_keys() {
 }
 
 #[test]
+fn a_secret_from_the_documentation_is_known() {
+    for example in EXAMPLES {
+        let key = format!(
+            r#"{{"keys":[{{{P256}}},{{"kty":"oct","k":"{}"}}]}}"#,
+            base64(example.as_bytes())
+        );
+        for text in [example.to_owned(), format!("{example}\n"), key] {
+            assert!(Keys::parse(text.as_bytes()).unwrap().has_example(), "{text}");
+        }
+    }
+    let another = format!("{}!", EXAMPLES[0]);
+    assert!(!Keys::parse(another.as_bytes()).unwrap().has_example());
+}
+
+#[test]
 fn keys_are_not_printed() {
     let keys = Keys::parse(&[b'x'; 40]).unwrap();
     assert_eq!(format!("{keys:?}"), "Keys(1, 0 skipped)");
