@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Until the listener is there.
 
 pub mod credential;
+pub mod event;
 pub mod failure;
 pub mod gateway_key;
 pub mod path;
