@@ -34,4 +34,5 @@ pub mod secret;
 pub mod sse;
 pub mod standard;
 pub mod stream;
+pub mod tags;
 pub mod usage;

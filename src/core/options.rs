@@ -6,6 +6,7 @@ use crate::core::json;
 use crate::core::model;
 use crate::core::parameters::{self, PARAMETERS};
 use crate::core::scan::{Kind, MAX_VALUES, Scanner, Unfit};
+use crate::core::tags;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,17 +19,31 @@ const OURS: &[&str] = &[
     "models",
     "on_deadline",
     "stream_upstream",
+    "tags",
     "throw_on_error",
     "timeout_ms",
 ];
 
-const DEFAULT_TIMEOUT_MS: u64 = 120_000;
-const LONGEST_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
 const DEFAULT_RETRIES: u16 = 2;
 const MOST_RETRIES: u16 = 10;
 const MOST_MODELS: usize = 8;
 
 type Fields = BTreeMap<String, Box<RawValue>>;
+
+/// How long a call may take, by the door that it comes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Where the request does not say, in milliseconds.
+    pub default_ms: u64,
+    pub longest_ms: u64,
+}
+
+impl Times {
+    pub const SQL: Self = Self { default_ms: 120_000, longest_ms: 24 * 60 * 60 * 1000 };
+    /// The libraries of OpenAI wait for 600 s. What takes longer than an hour is for a job, which holds no
+    /// connection.
+    pub const HTTP: Self = Self { default_ms: 600_000, longest_ms: 60 * 60 * 1000 };
+}
 
 /// What becomes of a call for which the statement's time is too short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,6 +66,8 @@ pub struct Prepared {
     pub throw_on_error: bool,
     pub on_deadline: OnDeadline,
     pub stream_upstream: Option<bool>,
+    /// By which the call is found again in sums and reports.
+    pub tags: Vec<String>,
     /// The caller said `stream: true`.
     pub streams: bool,
     fields: Fields,
@@ -66,7 +83,7 @@ impl Prepared {
         let fields = checked_options(options)?;
         let messages = messages.map(|text| RawValue::from_string(text.to_owned()));
         let messages = messages.transpose().map_err(|_| no_messages())?;
-        Self::from_fields(model, messages, fields)
+        Self::from_fields(model, messages, fields, Times::SQL)
     }
 
     /// From a whole OpenAI request body; vendor fields are sent as they are.
@@ -74,8 +91,17 @@ impl Prepared {
         Self::from_body_with(body, &Options::default())
     }
 
+    /// From the body of an HTTP request.
+    pub fn from_http(body: &str) -> Result<Self, Error> {
+        Self::read(Some(body), &Options::default(), Times::HTTP)
+    }
+
     /// From a whole request body and options that hold where the body says nothing.
     pub fn from_body_with(body: Option<&str>, options: &Options) -> Result<Self, Error> {
+        Self::read(body, options, Times::SQL)
+    }
+
+    fn read(body: Option<&str>, options: &Options, times: Times) -> Result<Self, Error> {
         let mut fields = object(body.unwrap_or("null"), "the request body")?;
         // As a client library's argument of this name would have been merged into it.
         let extra = extra_body(&mut fields, "extra_body")?;
@@ -86,23 +112,23 @@ impl Prepared {
         let model =
             fields.remove("model").and_then(|m| serde_json::from_str::<String>(m.get()).ok());
         let messages = fields.remove("messages");
-        Self::from_fields(model.as_deref(), messages, fields)
+        Self::from_fields(model.as_deref(), messages, fields, times)
     }
 
     fn from_fields(
         model: Option<&str>,
         messages: Option<Box<RawValue>>,
         mut fields: Fields,
+        times: Times,
     ) -> Result<Self, Error> {
         let model = checked_model(model.unwrap_or_default(), "model")?;
         let messages = messages.ok_or_else(no_messages)?;
         let mut values = checked_messages(messages.get())?;
         let streams = take(&mut fields, "stream", "true or false")?.unwrap_or(false);
-        let timeout_ms =
-            take(&mut fields, "timeout_ms", "a number of milliseconds from 1 to 86400000")?
-                .unwrap_or(DEFAULT_TIMEOUT_MS);
-        if !(1..=LONGEST_TIMEOUT_MS).contains(&timeout_ms) {
-            return Err(invalid("timeout_ms", "a number of milliseconds from 1 to 86400000"));
+        let expected = format!("a number of milliseconds from 1 to {}", times.longest_ms);
+        let timeout_ms = take(&mut fields, "timeout_ms", &expected)?.unwrap_or(times.default_ms);
+        if !(1..=times.longest_ms).contains(&timeout_ms) {
+            return Err(invalid("timeout_ms", &expected));
         }
         let max_retries = take(&mut fields, "max_retries", "a whole number from 0 to 10")?
             .unwrap_or(DEFAULT_RETRIES);
@@ -122,6 +148,9 @@ impl Prepared {
         let on_deadline =
             take(&mut fields, "on_deadline", "'error' or 'queue'")?.unwrap_or_default();
         let stream_upstream = take(&mut fields, "stream_upstream", "true or false")?;
+        let expected = "an array of at most 8 texts of at most 64 bytes each";
+        let tags: Vec<String> = take(&mut fields, "tags", expected)?.unwrap_or_default();
+        let tags = tags::checked(tags).ok_or_else(|| invalid("tags", expected))?;
         for (name, value) in &fields {
             values += checked_parameter(name, value.get())?;
             if values > MAX_VALUES {
@@ -137,6 +166,7 @@ impl Prepared {
             throw_on_error,
             on_deadline,
             stream_upstream,
+            tags,
             streams,
             fields,
         })
@@ -172,6 +202,11 @@ impl Prepared {
         serde_json::to_string(&self.fields).expect("raw JSON is JSON")
     }
 
+    /// A field of the body, as it came.
+    pub fn field(&self, name: &str) -> Option<&RawValue> {
+        self.fields.get(name).map(|value| &**value)
+    }
+
     /// The whole request, our own options included: `from_body` reads it back.
     pub fn to_request(&self) -> String {
         #[derive(Serialize)]
@@ -183,6 +218,8 @@ impl Prepared {
             max_retries: u16,
             #[serde(skip_serializing_if = "Option::is_none")]
             stream_upstream: Option<bool>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            tags: &'a [String],
             #[serde(flatten)]
             fields: BTreeMap<&'a str, &'a RawValue>,
         }
@@ -192,6 +229,7 @@ impl Prepared {
             timeout_ms: self.timeout_ms,
             max_retries: self.max_retries,
             stream_upstream: self.stream_upstream,
+            tags: &self.tags,
             fields: self.fields.iter().map(|(key, value)| (key.as_str(), &**value)).collect(),
         })
         .expect("raw JSON is JSON")

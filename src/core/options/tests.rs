@@ -104,6 +104,8 @@ fn bad_arguments_are_bad_requests() {
         r#"{"on_deadline":"wait"}"#,
         r#"{"models":"m"}"#,
         r#"{"models":[""]}"#,
+        r#"{"tags":"x"}"#,
+        r#"{"tags":["1","2","3","4","5","6","7","8","9"]}"#,
         r#"{"models":["1","2","3","4","5","6","7","8","9"]}"#,
         r#"{"extra_body":{"timeout_ms":1}}"#,
         r#"{"model":"x"}"#,
@@ -173,12 +175,13 @@ fn a_whole_body_keeps_its_vendor_fields() {
 fn a_request_survives_being_kept() {
     let p = with(
         r#"{"models":["a","b:c"],"timeout_ms":7,"max_retries":1,"seed":12345678901234567890123,
-            "extra_body":{"top_k":4},"on_deadline":"queue"}"#,
+            "extra_body":{"top_k":4},"on_deadline":"queue","tags":["a"," b ","a"]}"#,
     )
     .unwrap();
     let again = Prepared::from_body(Some(&p.to_request())).unwrap();
     assert_eq!(again.models().collect::<Vec<_>>(), ["gpt-4o", "a", "b:c"]);
     assert_eq!((again.timeout_ms, again.max_retries), (7, 1));
+    assert_eq!(again.tags, ["a", "b"]);
     assert_eq!(again.body(), p.body());
     assert!(again.body().contains("12345678901234567890123"));
 }
@@ -193,4 +196,20 @@ fn a_request_of_a_batch_goes_before_its_options() {
     assert!(p.body().contains(r#""max_tokens":3"#) && p.is_deterministic());
     assert!(!Prepared::from_body(Some(&body)).unwrap().is_deterministic());
     assert!(Options::of_many(Some(r#"{"dedup":true}"#)).is_err());
+}
+
+#[test]
+fn http_has_times_of_its_own() {
+    let of = |timeout: &str| {
+        Prepared::from_http(&format!(r#"{{"model":"m","messages":{HELLO}{timeout}}}"#))
+    };
+    assert_eq!(of("").unwrap().timeout_ms, 600_000);
+    assert_eq!(of(r#","timeout_ms":3600000"#).unwrap().timeout_ms, 3_600_000);
+    let error = of(r#","timeout_ms":3600001"#).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "options.timeout_ms must be a number of milliseconds from 1 to 3600000"
+    );
+    assert_eq!(with("{}").unwrap().timeout_ms, 120_000);
+    assert_eq!(with(r#"{"timeout_ms":86400000}"#).unwrap().timeout_ms, 86_400_000);
 }
