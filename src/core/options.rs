@@ -202,11 +202,6 @@ impl Prepared {
         serde_json::to_string(&self.fields).expect("raw JSON is JSON")
     }
 
-    /// A field of the body, as it came.
-    pub fn field(&self, name: &str) -> Option<&RawValue> {
-        self.fields.get(name).map(|value| &**value)
-    }
-
     /// The whole request, our own options included: `from_body` reads it back.
     pub fn to_request(&self) -> String {
         #[derive(Serialize)]

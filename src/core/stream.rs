@@ -4,7 +4,7 @@
 //! (so that two halves of a surrogate pair, split between chunks, meet again). Each chunk costs
 //! its own length only, however long the answer has become.
 
-mod calls;
+pub(in crate::core) mod calls;
 mod merge;
 #[cfg(test)]
 mod tests;
@@ -318,7 +318,7 @@ fn said(half: &mut String, text: String) -> String {
 }
 
 /// Where the first half of a surrogate pair begins with which a text, as written, ends.
-fn half_at_end(text: &str) -> Option<usize> {
+pub(in crate::core) fn half_at_end(text: &str) -> Option<usize> {
     let at = text.len().checked_sub(6)?;
     let (before, last) = (text.as_bytes().get(..at)?, text.as_bytes().get(at..)?);
     let hex = std::str::from_utf8(last.strip_prefix(b"\\u")?).ok()?;

@@ -1,5 +1,6 @@
 //! Server-sent events as clients read them.
 
+use crate::core::json;
 use std::borrow::Cow;
 
 /// Keeps a connection alive while nothing is to be said: undici, Node's `fetch`, gives a body up that is silent for
@@ -28,11 +29,13 @@ pub fn write_named(name: &'static str, json: &str, out: &mut String) {
     write(json, out);
 }
 
-/// JSON without line ends: between its values they are nothing but space, and in its strings they are escaped.
+/// JSON that every reader takes: without half characters, which Rust's refuse the whole event for, and without line
+/// ends: between its values they are nothing but space, and in its strings they are escaped.
 fn on_one_line(json: &str) -> Cow<'_, str> {
+    let json = readable(json);
     let json = match json.contains(['\n', '\r']) {
         true => Cow::Owned(json.replace(['\n', '\r'], " ")),
-        false => Cow::Borrowed(json),
+        false => json,
     };
     // All three begin with one of these bytes in UTF-8, which few texts have.
     if !json.bytes().any(|byte| matches!(byte, 0xC2 | 0xE2)) {
@@ -42,6 +45,11 @@ fn on_one_line(json: &str) -> Cow<'_, str> {
         true => Cow::Owned(json.replace(*end, escape)),
         false => json,
     })
+}
+
+/// JSON as `jsonb` would take it, too.
+pub(super) fn readable(json: &str) -> Cow<'_, str> {
+    if json.contains("\\u") { json::answer_for_jsonb(json) } else { Cow::Borrowed(json) }
 }
 
 #[cfg(test)]
@@ -66,8 +74,10 @@ mod tests {
             out,
             "data: {   \"a\": \"x\\u2028y\\u0085z\\u2029\",  \t\"b\": \"â\u{a0}\"}\n\n"
         );
-        write_named("response.created", "{}", &mut out);
-        assert!(out.ends_with("event: response.created\ndata: {}\n\n"));
+        write_named("response.created", r#"{"a":"\ud83d\ude00\ud83d"}"#, &mut out);
+        assert!(
+            out.ends_with("event: response.created\ndata: {\"a\":\"\\ud83d\\ude00\\ufffd\"}\n\n")
+        );
         out.push_str(KEEPALIVE);
         out.push_str(DONE);
         let events = read(&out);

@@ -82,11 +82,17 @@ pub struct Failure {
     pub status: u16,
     kind: Kind,
     code: Option<Cow<'static, str>>,
-    param: Option<String>,
     message: String,
     /// What `x-should-retry` says.
     should_retry: Option<bool>,
     wait: Option<Duration>,
+    more: Box<More>,
+}
+
+/// What few errors have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct More {
+    param: Option<String>,
     allow: Option<&'static str>,
     challenge: Option<String>,
     /// What else is known, for the member `aggregator`.
@@ -277,13 +283,14 @@ impl Failure {
             status,
             kind,
             code,
-            param: param(error),
             message: message(error),
             should_retry,
             wait,
-            allow: None,
-            challenge: None,
-            about: Some(about(error)),
+            more: Box::new(More {
+                param: param(error),
+                about: Some(about(error)),
+                ..More::default()
+            }),
         }
     }
 
@@ -326,21 +333,18 @@ impl Failure {
             status,
             kind,
             code,
-            param: None,
             message: words_of(refused),
             should_retry,
             wait: matches!(refused, Refused::Busy).then_some(SOON),
-            allow,
-            challenge,
-            about: None,
+            more: Box::new(More { allow, challenge, ..More::default() }),
         }
     }
 
     /// Of a request that cannot be what it should: `param` is the member of its body that is wrong.
     pub fn invalid(param: &str, message: impl Into<String>) -> Self {
-        let error = Error::bad_request(message);
-        let about = Some(about(&error));
-        Self { param: Some(param.to_owned()), about, ..Self::of(&error, Sent::Nothing) }
+        let mut failure = Self::of(&Error::bad_request(message), Sent::Nothing);
+        failure.more.param = Some(param.to_owned());
+        failure
     }
 
     pub fn message(&self) -> &str {
@@ -357,7 +361,7 @@ impl Failure {
     }
 
     pub fn param(&self) -> Option<&str> {
-        self.param.as_deref()
+        self.more.param.as_deref()
     }
 
     /// Anthropic's `type`.
@@ -382,8 +386,8 @@ impl Failure {
             headers.push(("retry-after", seconds.to_string()));
             headers.push(("retry-after-ms", wait.as_millis().max(1).to_string()));
         }
-        headers.extend(self.allow.map(|allow| ("allow", allow.to_owned())));
-        headers.extend(self.challenge.clone().map(|words| ("www-authenticate", words)));
+        headers.extend(self.more.allow.map(|allow| ("allow", allow.to_owned())));
+        headers.extend(self.more.challenge.clone().map(|words| ("www-authenticate", words)));
         headers
     }
 
@@ -392,10 +396,10 @@ impl Failure {
         let mut error = json!({
             "message": self.message,
             "type": self.kind.of_openai(),
-            "param": self.param,
+            "param": self.more.param,
             "code": self.code,
         });
-        if let Some(about) = &self.about {
+        if let Some(about) = &self.more.about {
             error["aggregator"] = about.clone();
         }
         error

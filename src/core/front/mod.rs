@@ -5,5 +5,8 @@ pub mod credential;
 pub mod event;
 pub mod failure;
 pub mod gateway_key;
+pub mod openai;
 pub mod path;
+pub mod responses;
 pub mod token;
+mod write;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// Follows the arguments of a call, which come in pieces, to the brace that closes them. Each piece costs its own
 /// length only.
 #[derive(Debug, Default)]
-pub(super) struct Arguments {
+pub(in crate::core) struct Arguments {
     depth: usize,
     in_string: bool,
     is_escaped: bool,
@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     /// Reads a piece: the inside of a JSON string, as written.
-    pub(super) fn add(&mut self, literal: &str) {
+    pub(in crate::core) fn add(&mut self, literal: &str) {
         for c in unescaped(literal).chars() {
             match c {
                 _ if self.is_escaped => self.is_escaped = false,
@@ -35,32 +35,32 @@ impl Arguments {
     }
 
     /// They came as an object, and not in pieces.
-    pub(super) fn close(&mut self) {
+    pub(in crate::core) fn close(&mut self) {
         self.is_closed = true;
     }
 
-    pub(super) fn are_whole(&self) -> bool {
+    pub(in crate::core) fn are_whole(&self) -> bool {
         self.is_closed
     }
 }
 
 /// A delta of a call, and the call that its place has now.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Meeting<'a> {
-    pub(super) has_index: bool,
-    pub(super) id: Option<&'a str>,
-    pub(super) name: Option<&'a str>,
-    pub(super) has_arguments: bool,
-    pub(super) known_id: Option<&'a str>,
-    pub(super) known_name: Option<&'a str>,
-    pub(super) known_is_whole: bool,
+pub(in crate::core) struct Meeting<'a> {
+    pub(in crate::core) has_index: bool,
+    pub(in crate::core) id: Option<&'a str>,
+    pub(in crate::core) name: Option<&'a str>,
+    pub(in crate::core) has_arguments: bool,
+    pub(in crate::core) known_id: Option<&'a str>,
+    pub(in crate::core) known_name: Option<&'a str>,
+    pub(in crate::core) known_is_whole: bool,
 }
 
 impl Meeting<'_> {
     /// Whether the delta begins another call. Servers give each call the same `index` (Ollama), or none at all; and
     /// some give no ids. A call begins with a name, but some upstreams repeat the name of a call, and others send it
     /// in pieces.
-    pub(super) fn is_another(&self) -> bool {
+    pub(in crate::core) fn is_another(&self) -> bool {
         let has_new_id = self.id.is_some() && self.known_id.is_some() && self.id != self.known_id;
         let Some(name) = self.name else { return has_new_id && !self.has_index };
         // Another name, or the arguments once more.
