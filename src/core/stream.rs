@@ -299,7 +299,7 @@ fn keep_last(known: &mut BTreeMap<String, Box<RawValue>>, members: Members<'_>, 
 }
 
 /// The text of a message's `content`, a string or a list of parts, as written.
-fn text_of(content: &RawValue) -> String {
+pub(in crate::core) fn text_of(content: &RawValue) -> String {
     if let Some(text) = literal(content) {
         return text.to_owned();
     }
@@ -309,7 +309,7 @@ fn text_of(content: &RawValue) -> String {
 }
 
 /// What a text says, as written, after the half that came before, and without the half that it ends with.
-fn said(half: &mut String, text: String) -> String {
+pub(in crate::core) fn said(half: &mut String, text: String) -> String {
     let mut text = if half.is_empty() { text } else { std::mem::take(half) + &text };
     if let Some(at) = half_at_end(&text) {
         *half = text.split_off(at);

@@ -319,7 +319,7 @@ impl AnthropicChunks {
 }
 
 /// The inside of a JSON string, as written.
-fn literal(value: &RawValue) -> Option<&str> {
+pub(super) fn literal(value: &RawValue) -> Option<&str> {
     value.get().strip_prefix('"')?.strip_suffix('"')
 }
 
