@@ -1,7 +1,7 @@
 //! The API standards that providers speak. A provider is data; its standard is code: one module
 //! here that implements [`Wire`]. Everything else knows OpenAI's form only.
 
-mod anthropic;
+pub mod anthropic;
 mod openai;
 
 use crate::core::sse::Event;

@@ -6,6 +6,7 @@
 
 mod answer;
 mod blank;
+pub mod front;
 mod messages;
 mod request;
 mod stream;
