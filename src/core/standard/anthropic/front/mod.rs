@@ -17,10 +17,14 @@
 //! refused, because without them the answer would be another one.
 #![allow(dead_code)] // Until the listener is there.
 
+pub mod answer;
 mod conversation;
 pub mod count;
+pub mod events;
 mod parts;
 pub mod request;
+pub mod stream;
+pub mod usage;
 pub mod version;
 
 use crate::core::reply::clean_word;

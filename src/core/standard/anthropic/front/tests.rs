@@ -1,7 +1,10 @@
 //! What clients really send, what comes back to them, and that neither direction loses what the other
 //! can say.
 
+mod answers;
 mod requests;
+mod round_trip;
+mod streams;
 
 use super::Asked;
 use super::request::{Incoming, Takes};
