@@ -494,7 +494,7 @@ proptest::proptest! {
 }
 
 /// JSON that is often nearly right: the members and values that the two forms use.
-fn json_like() -> impl proptest::strategy::Strategy<Value = Value> {
+pub(super) fn json_like() -> impl proptest::strategy::Strategy<Value = Value> {
     use proptest::prelude::*;
     const WORDS: &[&str] = &[
         "type",
@@ -532,6 +532,21 @@ fn json_like() -> impl proptest::strategy::Strategy<Value = Value> {
         "json_schema",
         "schema",
         "stop_reason",
+        "choices",
+        "delta",
+        "finish_reason",
+        "reasoning_content",
+        "thinking_blocks",
+        "redacted_thinking",
+        "source",
+        "base64",
+        "media_type",
+        "data",
+        "document",
+        "image",
+        "model",
+        "tools",
+        "max_tokens",
         "é",
         "",
     ];

@@ -21,6 +21,8 @@ pub mod answer;
 mod conversation;
 pub mod count;
 pub mod events;
+pub mod models;
+pub mod native;
 mod parts;
 pub mod request;
 pub mod stream;

@@ -2,8 +2,11 @@
 //! can say.
 
 mod answers;
+mod hostile;
+mod native;
 mod requests;
 mod round_trip;
+mod small;
 mod streams;
 
 use super::Asked;
