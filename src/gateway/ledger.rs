@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 /// The key of a row in `aggregator_usage_logs`, fixed before it is written, so that writing it
@@ -311,12 +311,41 @@ pub struct Waker {
     writer: UnixStream,
     is_awake: AtomicBool,
     queued: AtomicU64,
+    gathering: Gathering,
+}
+
+/// While the gateway runs, what its calls send in one round of its tasks wakes the main thread once: that is
+/// one batch for it, and waking it costs more than sending does.
+#[derive(Debug, Default)]
+struct Gathering {
+    /// Somebody is there to wake the main thread after the round.
+    is_on: AtomicBool,
+    /// It is to be woken.
+    is_due: AtomicBool,
+    due: Notify,
 }
 
 impl Waker {
     /// The main thread is about to look: later jobs wake it again.
     pub fn reset(&self) {
         self.is_awake.store(false, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        if !self.is_awake.swap(true, Ordering::SeqCst) {
+            // A full pipe is awake already.
+            let _ = (&self.writer).write(&[1]);
+        }
+    }
+
+    /// Something was sent.
+    fn sent(&self) {
+        let Gathering { is_on, is_due, due } = &self.gathering;
+        if !is_on.load(Ordering::SeqCst) {
+            self.wake();
+        } else if !is_due.swap(true, Ordering::SeqCst) {
+            due.notify_one();
+        }
     }
 
     /// Jobs sent and not yet done.
@@ -336,8 +365,12 @@ pub fn channel() -> std::io::Result<(Ledger, Inbox, UnixStream)> {
     reader.set_nonblocking(true)?;
     writer.set_nonblocking(true)?;
     let (sender, receiver) = std::sync::mpsc::channel();
-    let wake =
-        Arc::new(Waker { writer, is_awake: AtomicBool::new(false), queued: AtomicU64::new(0) });
+    let wake = Arc::new(Waker {
+        writer,
+        is_awake: AtomicBool::new(false),
+        queued: AtomicU64::new(0),
+        gathering: Gathering::default(),
+    });
     Ok((Ledger { tasks: sender, wake: wake.clone() }, Inbox { tasks: receiver, wake }, reader))
 }
 
@@ -349,13 +382,73 @@ impl Ledger {
             self.wake.done();
             return;
         }
-        if !self.wake.is_awake.swap(true, Ordering::SeqCst) {
-            // A full pipe is awake already.
-            let _ = (&self.wake.writer).write(&[1]);
+        self.wake.sent();
+    }
+
+    /// Wakes the main thread after each round of tasks in which something was sent, for as long as it runs. It
+    /// must be a task of the thread that sends; without it, each sending wakes.
+    pub async fn gather(self) {
+        /// What was gathered when the task is dropped is not lost.
+        struct On(Arc<Waker>);
+        impl Drop for On {
+            fn drop(&mut self) {
+                self.0.gathering.is_on.store(false, Ordering::SeqCst);
+                self.0.wake();
+            }
+        }
+        let on = On(self.wake.clone());
+        let Gathering { is_on, is_due, due } = &self.wake.gathering;
+        is_on.store(true, Ordering::SeqCst);
+        loop {
+            due.notified().await;
+            is_due.store(false, Ordering::SeqCst);
+            on.0.wake();
         }
     }
 
     pub fn queued(&self) -> u64 {
         self.wake.queued()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    /// How often the main thread has been woken since it last looked.
+    fn woken(inbox: &Inbox, mut reader: &UnixStream) -> usize {
+        inbox.wake.reset();
+        reader.read(&mut [0; 64]).unwrap_or(0)
+    }
+
+    fn send(ledger: &Ledger, times: usize) {
+        (0..times).for_each(|_| ledger.send(Task::JobsWritten));
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_in_one_round_wakes_once() {
+        let (ledger, inbox, reader) = channel().unwrap();
+        send(&ledger, 1);
+        assert_eq!(woken(&inbox, &reader), 1, "nobody gathers");
+        let gathers = tokio::spawn(ledger.clone().gather());
+        tokio::task::yield_now().await;
+        for _ in 0..3 {
+            send(&ledger, 2);
+            assert_eq!(woken(&inbox, &reader), 0, "the round is not over");
+            send(&ledger, 1);
+            tokio::task::yield_now().await;
+            assert_eq!(woken(&inbox, &reader), 1);
+            tokio::task::yield_now().await;
+            assert_eq!(woken(&inbox, &reader), 0, "nothing was sent");
+        }
+        // Who is dropped with the gateway sends as well.
+        send(&ledger, 1);
+        gathers.abort();
+        assert!(gathers.await.is_err());
+        assert_eq!(woken(&inbox, &reader), 1, "what was gathered is not lost");
+        send(&ledger, 1);
+        assert_eq!(woken(&inbox, &reader), 1);
+        assert_eq!(inbox.tasks.try_iter().count(), 12);
     }
 }

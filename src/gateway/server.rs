@@ -182,6 +182,7 @@ async fn accept(
     let mut sessions = JoinSet::new();
     let stats = shared.stats.clone();
     tokio::spawn(async move { stats.watch().await });
+    tokio::spawn(shared.ledger.clone().gather());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
