@@ -158,7 +158,8 @@ impl Desk {
         })
     }
 
-    /// Writes a batch: first what begins, because it may settle in the same batch.
+    /// Writes a batch: first what settles, because it finds room in the page where it was pending only
+    /// until what begins takes it. What does both in one batch is written settled, and then is there.
     fn write_batch(
         &mut self,
         client: &mut SpiClient,
@@ -182,8 +183,8 @@ impl Desk {
                 Row::JobEnd(_) => {}
             }
         }
-        batch::begin(client, ledger, *epoch, &begins)?;
         let settled = batch::settle(client, ledger_statements, ledger, prices, *epoch, &settles)?;
+        batch::begin(client, ledger, *epoch, &begins)?;
         let mut settled = settled.into_iter();
         let written: Vec<Written> = rows
             .iter()
