@@ -12,8 +12,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep;
 use uuid::Uuid;
+
+/// Of what may wait, so much wakes the main thread, or so long after the first of it.
+const TOGETHER: u64 = 64;
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// The key of a row in `aggregator_usage_logs`, fixed before it is written, so that writing it
 /// twice changes nothing.
@@ -296,6 +302,7 @@ impl HealthNote {
 pub struct Ledger {
     tasks: Sender<Task>,
     wake: Arc<Waker>,
+    is_unhurried: bool,
 }
 
 /// The main thread's end.
@@ -312,6 +319,10 @@ pub struct Waker {
     is_awake: AtomicBool,
     queued: AtomicU64,
     gathering: Gathering,
+    /// Of those that are queued, for whose sake nobody was woken, since the main thread last looked.
+    unhurried: AtomicU64,
+    /// Somebody will wake it for them.
+    is_timed: AtomicBool,
 }
 
 /// While the gateway runs, what its calls send in one round of its tasks wakes the main thread once: that is
@@ -328,6 +339,7 @@ struct Gathering {
 impl Waker {
     /// The main thread is about to look: later jobs wake it again.
     pub fn reset(&self) {
+        self.unhurried.store(0, Ordering::SeqCst);
         self.is_awake.store(false, Ordering::SeqCst);
     }
 
@@ -346,6 +358,32 @@ impl Waker {
         } else if !is_due.swap(true, Ordering::SeqCst) {
             due.notify_one();
         }
+    }
+
+    /// Puts off waking the main thread for one more task. Says whether that can be.
+    fn put_off(self: &Arc<Self>) -> bool {
+        if self.unhurried.fetch_add(1, Ordering::SeqCst) + 1 >= TOGETHER {
+            return false;
+        }
+        if !self.is_timed.swap(true, Ordering::SeqCst) {
+            // A gateway that ends has nobody who waits.
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                self.is_timed.store(false, Ordering::SeqCst);
+                return false;
+            };
+            let waker = self.clone();
+            runtime.spawn(async move {
+                sleep(PAUSE).await;
+                waker.is_timed.store(false, Ordering::SeqCst);
+                waker.wake();
+            });
+        }
+        true
+    }
+
+    /// Whether there is something to do now: of what may wait somebody tells.
+    pub fn has_more(&self) -> bool {
+        self.queued() > self.unhurried.load(Ordering::SeqCst)
     }
 
     /// Jobs sent and not yet done.
@@ -370,19 +408,28 @@ pub fn channel() -> std::io::Result<(Ledger, Inbox, UnixStream)> {
         is_awake: AtomicBool::new(false),
         queued: AtomicU64::new(0),
         gathering: Gathering::default(),
+        unhurried: AtomicU64::new(0),
+        is_timed: AtomicBool::new(false),
     });
-    Ok((Ledger { tasks: sender, wake: wake.clone() }, Inbox { tasks: receiver, wake }, reader))
+    let ledger = Ledger { tasks: sender, wake: wake.clone(), is_unhurried: false };
+    Ok((ledger, Inbox { tasks: receiver, wake }, reader))
 }
 
 impl Ledger {
+    /// What is sent by this one may wait a few milliseconds, so that more is written together.
+    pub fn unhurried(&self) -> Self {
+        Self { is_unhurried: true, ..self.clone() }
+    }
+
     /// Never blocks; a task that cannot be sent any more is dropped with its reply channel.
     pub fn send(&self, task: Task) {
+        let may_wait = self.is_unhurried && self.wake.put_off();
         self.wake.queued.fetch_add(1, Ordering::Relaxed);
         if self.tasks.send(task).is_err() {
             self.wake.done();
-            return;
+        } else if !may_wait {
+            self.wake.sent();
         }
-        self.wake.sent();
     }
 
     /// Wakes the main thread after each round of tasks in which something was sent, for as long as it runs. It
@@ -450,5 +497,34 @@ mod tests {
         send(&ledger, 1);
         assert_eq!(woken(&inbox, &reader), 1);
         assert_eq!(inbox.tasks.try_iter().count(), 12);
+    }
+
+    #[tokio::test]
+    async fn what_may_wait_wakes_a_little_later_or_when_it_is_much() {
+        let (ledger, inbox, reader) = channel().unwrap();
+        let unhurried = ledger.unhurried();
+        send(&unhurried, 1);
+        assert!(!inbox.wake.has_more());
+        sleep(2 * PAUSE).await;
+        assert_eq!(woken(&inbox, &reader), 1);
+        send(&unhurried, TOGETHER as usize - 1);
+        assert!(!inbox.wake.has_more());
+        assert_eq!((&reader).read(&mut [0; 64]).unwrap_or(0), 0, "it is not much yet");
+        send(&unhurried, 1);
+        assert_eq!(woken(&inbox, &reader), 1);
+        // What does not wait takes it along.
+        send(&unhurried, 1);
+        send(&ledger, 1);
+        assert!(inbox.wake.has_more());
+        assert_eq!(woken(&inbox, &reader), 1);
+        assert!(inbox.wake.has_more(), "what is left of a batch waits for nobody");
+        assert_eq!(inbox.tasks.try_iter().count() as u64, TOGETHER + 3);
+    }
+
+    #[test]
+    fn outside_of_the_gateway_nothing_waits() {
+        let (ledger, inbox, reader) = channel().unwrap();
+        send(&ledger.unhurried(), 1);
+        assert_eq!(woken(&inbox, &reader), 1);
     }
 }

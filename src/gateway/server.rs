@@ -93,6 +93,7 @@ impl Gateway {
             settings: Mutex::new(Arc::new(self.settings)),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
+            unhurried: self.ledger.unhurried(),
             ledger: self.ledger,
             stats: stats.clone(),
             extension: self.extension,
