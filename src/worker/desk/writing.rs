@@ -76,6 +76,12 @@ impl Desk {
             Ok(written) => {
                 self.has_written = true;
                 let has_outgrown = self.growth.add(rows.len());
+                // First: it may settle in the same batch, when its caller is gone already.
+                for row in &rows {
+                    if let Row::Begin(begin, _) = row {
+                        self.open.insert(begin.key, begin.key.created_at);
+                    }
+                }
                 let (begun, ended): (Vec<_>, Vec<_>) = rows
                     .into_iter()
                     .zip(written)
@@ -228,8 +234,7 @@ impl Desk {
 
     fn done(&mut self, row: Row, written: Written) {
         match (row, written) {
-            (Row::Begin(begin, done), _) => {
-                self.open.insert(begin.key, begin.key.created_at);
+            (Row::Begin(_, done), _) => {
                 if let Some(done) = done {
                     let _ = done.send(Ok(()));
                 }
