@@ -121,8 +121,7 @@ impl Desk {
     }
 
     fn commit(&mut self, rows: &[Row], is_durable: bool) -> Result<Vec<Written>, Failure> {
-        let moments = rows.iter().filter_map(Row::moment);
-        if self.ledger_statements.present(moments).is_some() {
+        if self.ledger_statements.are_present(rows.iter().filter_map(Row::moment)) {
             match self.commit_into(Target::Present, rows, is_durable) {
                 Err(failure) if self.is_elsewhere(&failure) => {}
                 outcome => return outcome,
@@ -174,7 +173,7 @@ impl Desk {
     ) -> spi::Result<Vec<Written>> {
         let Self { statements, ledger_statements, prices, open, epoch, .. } = self;
         let present = match target {
-            Target::Present => ledger_statements.present(std::iter::empty()),
+            Target::Present => ledger_statements.present(),
             Target::Whole => None,
         };
         let ledger = present.unwrap_or(&ledger_statements.whole);
