@@ -50,6 +50,43 @@ ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAUL
 -- Catalogues: sync_models has another column in its result.
 DROP FUNCTION @extschema@.sync_models(text);
 
+-- Size: what the ledger's partitions no longer need; those that are there, restored ones too. No row is written
+-- anew: pages that are full stay as they are. An index of the same columns that somebody made, under another
+-- name, stays.
+DO $upgrade$
+DECLARE
+    v_part  record;
+    v_index record;
+BEGIN
+    FOR v_part IN
+        SELECT c.oid, c.relname, c.reloptions
+        FROM pg_catalog.pg_inherits AS i
+        JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = '@extschema@.aggregator_usage_logs'::pg_catalog.regclass
+          AND c.relkind = 'r'
+        ORDER BY c.relname
+    LOOP
+        IF v_part.reloptions = '{fillfactor=80}'::text[] THEN
+            EXECUTE pg_catalog.format('ALTER TABLE %s SET (fillfactor = 95)', v_part.oid::pg_catalog.regclass);
+        END IF;
+        FOR v_index IN
+            SELECT c.oid, c.relname, pg_catalog.substring(pg_catalog.pg_get_indexdef(c.oid), ' USING (.*)$') AS keys
+            FROM pg_catalog.pg_index AS x
+            JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid
+            WHERE x.indrelid = v_part.oid
+              AND NOT x.indisunique
+        LOOP
+            IF v_index.keys = 'btree (provider_id, created_at)'
+                AND v_index.relname = v_part.relname || '_provider_id_created_at_idx' THEN
+                EXECUTE pg_catalog.format('DROP INDEX %s', v_index.oid::pg_catalog.regclass);
+            ELSIF v_index.keys = 'brin (created_at)' THEN
+                EXECUTE pg_catalog.format('ALTER INDEX %s SET (autosummarize = on)', v_index.oid::pg_catalog.regclass);
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+$upgrade$;
+
 SET LOCAL search_path = @extschema@, pg_temp;
 
 SET LOCAL search_path = pg_catalog, pg_temp;
@@ -2186,7 +2223,7 @@ BEGIN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.aggregator_usage_logs_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)
-        WITH (fillfactor = 80)', v_name);
+        WITH (fillfactor = 95)', v_name);
     -- The default privileges of the database may have handed it to anybody; it is read through the
     -- ledger alone.
     FOR v_grantee IN
@@ -2728,6 +2765,12 @@ COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses
 COMMENT ON COLUMN @extschema@.api_providers.price_unit IS 'Unit of the list''s prices of tokens: token, million, or auto, which judges the list as a whole.';
 
 COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The life of the worker that made the attempt: when it started, in microseconds since 1970.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.served_model IS 'The model that answered, as the provider says; also where it is the one that was asked for.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost; else the same as cost_estimate.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
 

@@ -69,7 +69,7 @@ COMMENT ON TABLE @extschema@.aggregator_usage_logs IS
     'The ledger: one row per request that left for a provider, retries included. Written by the worker, whatever becomes of the caller''s transaction. No prompts, no answers.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.call_id IS 'The call; usage_log_id in its answer. Its attempts share it.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.created_at IS 'When the attempt began, fixed by the gateway.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The life of the worker that made the attempt.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The life of the worker that made the attempt: when it started, in microseconds since 1970.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.provider_id IS 'Who was asked. Not a foreign key: the row outlives the provider.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.user_provider_id IS 'The key that paid. Not a foreign key.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.prompt_tokens IS 'All tokens that went in; NULL: the provider did not say.';
@@ -87,11 +87,11 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.attempt IS '1 for the first,
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.http_status IS 'What the provider answered with.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.user_id IS 'For whom the call was made; forgotten:... after forget_user.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.model_id IS 'The model that was asked for, as its provider spells it.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.served_model IS 'The model that answered, as the provider says.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.served_model IS 'The model that answered, as the provider says; also where it is the one that was asked for.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.status IS
     'pending: on its way; success; error; cancelled: the caller went away; unknown: the server crashed meanwhile.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_estimate IS 'USD: what the provider reports, else what the prices give. NULL is unknown, never free.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost; else the same as cost_estimate.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_source IS
     'upstream: reported; computed: by the catalogue''s prices; incomplete: usage or some price is missing; unpriced: no price is known.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt can cost at the most, reserved under a budget while it is pending; NULL: nothing was reserved.';

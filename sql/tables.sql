@@ -66,7 +66,8 @@ CREATE INDEX ON @extschema@.aggregator_models (model_name);
 
 -- The ledger: one row per request that left, keyed by values that the gateway fixes before it
 -- writes, so that writing twice changes nothing. No foreign keys: a tenant's lock on a referenced
--- row would stall the worker. No index on a column that settling writes: updates stay HOT.
+-- row would stall the worker. No index on a column that settling writes: updates stay HOT where the
+-- page has room.
 CREATE TABLE @extschema@.aggregator_usage_logs (
     call_id                uuid        NOT NULL,
     created_at             timestamptz NOT NULL,
@@ -107,11 +108,15 @@ CREATE TABLE @extschema@.aggregator_usage_logs (
 
 -- The keys and indexes are each partition's own: of those it would inherit pg_dump makes a second
 -- set, because the ledger, with its indexes, is there before a restored partition is attached to it.
-CREATE TABLE @extschema@.aggregator_usage_logs_default PARTITION OF @extschema@.aggregator_usage_logs DEFAULT WITH (fillfactor = 80);
+-- A page that is left emptier keeps more settlements beside their pending rows, and never gives the room
+-- back: of calls that are answered at once four in five stay at 95, nine in ten at 80, for 50 bytes per row.
+CREATE TABLE @extschema@.aggregator_usage_logs_default PARTITION OF @extschema@.aggregator_usage_logs DEFAULT WITH (fillfactor = 95);
 ALTER TABLE @extschema@.aggregator_usage_logs_default ADD PRIMARY KEY (call_id, attempt, created_at);
 CREATE INDEX ON @extschema@.aggregator_usage_logs_default (user_id, created_at);
-CREATE INDEX ON @extschema@.aggregator_usage_logs_default (provider_id, created_at);
-CREATE INDEX ON @extschema@.aggregator_usage_logs_default USING brin (created_at);
+-- What asks for a time and not for a user (limits of a provider, old rows, the health of providers) finds its
+-- pages by this one, which costs next to nothing; those of the last minutes too, because each range is
+-- summarised once the next one has begun.
+CREATE INDEX ON @extschema@.aggregator_usage_logs_default USING brin (created_at) WITH (autosummarize = on);
 
 -- One row per life of the worker that has not ended well, and the last that has. What a dead life
 -- left pending becomes 'unknown'.

@@ -70,6 +70,7 @@ def key(statement):
     for pattern in (
         r"CREATE (?:OR REPLACE )?(VIEW) (\w+)",
         r"CREATE (TABLE) (\w+)",
+        r"CREATE (?:UNIQUE )?(INDEX) (?:\w+ )?ON (\w+ .*?\))(?: WITH .*)?;",
         r"CREATE (AGGREGATE) (\w+)",
         r"CREATE (DOMAIN) ([\w/]+)",
         r"CREATE (EVENT TRIGGER) (\w+)",
@@ -123,7 +124,7 @@ def main():
             emit(statement)
         elif name.startswith("COMMENT"):
             emit(statement)
-        # A table that is there, or a type: DELTA knows what has to change.
+        # A table or an index that is there, or a type: DELTA knows what has to change.
 
     print("-- From %s to %s. Written by tools/upgrade_script.py (make upgrade-sql) from the two install scripts and" % (older, newer))
     print("-- sql/upgrades/%s--%s.sql: change those." % (older, newer))

@@ -44,6 +44,43 @@ ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAUL
 -- Catalogues: sync_models has another column in its result.
 DROP FUNCTION @extschema@.sync_models(text);
 
+-- Size: what the ledger's partitions no longer need; those that are there, restored ones too. No row is written
+-- anew: pages that are full stay as they are. An index of the same columns that somebody made, under another
+-- name, stays.
+DO $upgrade$
+DECLARE
+    v_part  record;
+    v_index record;
+BEGIN
+    FOR v_part IN
+        SELECT c.oid, c.relname, c.reloptions
+        FROM pg_catalog.pg_inherits AS i
+        JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = '@extschema@.aggregator_usage_logs'::pg_catalog.regclass
+          AND c.relkind = 'r'
+        ORDER BY c.relname
+    LOOP
+        IF v_part.reloptions = '{fillfactor=80}'::text[] THEN
+            EXECUTE pg_catalog.format('ALTER TABLE %s SET (fillfactor = 95)', v_part.oid::pg_catalog.regclass);
+        END IF;
+        FOR v_index IN
+            SELECT c.oid, c.relname, pg_catalog.substring(pg_catalog.pg_get_indexdef(c.oid), ' USING (.*)$') AS keys
+            FROM pg_catalog.pg_index AS x
+            JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid
+            WHERE x.indrelid = v_part.oid
+              AND NOT x.indisunique
+        LOOP
+            IF v_index.keys = 'btree (provider_id, created_at)'
+                AND v_index.relname = v_part.relname || '_provider_id_created_at_idx' THEN
+                EXECUTE pg_catalog.format('DROP INDEX %s', v_index.oid::pg_catalog.regclass);
+            ELSIF v_index.keys = 'brin (created_at)' THEN
+                EXECUTE pg_catalog.format('ALTER INDEX %s SET (autosummarize = on)', v_index.oid::pg_catalog.regclass);
+            END IF;
+        END LOOP;
+    END LOOP;
+END
+$upgrade$;
+
 -- After the functions.
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);

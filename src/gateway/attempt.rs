@@ -94,10 +94,10 @@ impl Attempts<'_> {
         let leave = Leave { permit, hold, departure: request.departure(), watch };
         let sync = settings.ledger_sync;
         let prompt_tokens = self.outline.prompt_tokens;
-        let row =
-            OpenRow::open(&shared.ledger, call, candidate, number, prompt_tokens, leave, sync)
-                .await
-                .map_err(Failed::finally)?;
+        let ledger = shared.ledger_for(self.delivery);
+        let row = OpenRow::open(ledger, call, candidate, number, prompt_tokens, leave, sync)
+            .await
+            .map_err(Failed::finally)?;
         let exchange = Box::new(Exchange {
             shared,
             candidate,

@@ -74,7 +74,9 @@ fn watch(
         };
         by_task.jobs.over(job);
         if let Some(outcome) = outcome.transpose() {
-            by_task.ledger.send(Task::JobEnded(Box::new(JobEnd { job, outcome })));
+            by_task
+                .ledger_for(Delivery::Job)
+                .send(Task::JobEnded(Box::new(JobEnd { job, outcome })));
         }
         drop(in_flight);
     });

@@ -54,6 +54,8 @@ impl Future for Running {
 
 /// Jobs whose end is remembered, for those who come a moment late to wait for it.
 const REMEMBERED: usize = 8192;
+/// While so many run, what each of them writes may wait for that of others.
+const MANY: usize = 16;
 
 /// Jobs that run, and who waits for them.
 #[derive(Default)]
@@ -80,6 +82,11 @@ impl Jobs {
         let mut state = self.lock();
         let task = tokio::spawn(run);
         state.running.insert(job, task.abort_handle());
+    }
+
+    /// Whether so many run that there is always another one.
+    pub fn are_many(&self) -> bool {
+        self.lock().running.len() >= MANY
     }
 
     /// The task of a job comes to its end.

@@ -93,6 +93,7 @@ impl Gateway {
             settings: Mutex::new(Arc::new(self.settings)),
             clients: Mutex::new(Arc::new(clients)),
             keys: Keys::default(),
+            unhurried: self.ledger.unhurried(),
             ledger: self.ledger,
             stats: stats.clone(),
             extension: self.extension,
@@ -182,6 +183,7 @@ async fn accept(
     let mut sessions = JoinSet::new();
     let stats = shared.stats.clone();
     tokio::spawn(async move { stats.watch().await });
+    tokio::spawn(shared.ledger.clone().gather());
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::checks::Checks;
 use crate::gateway::clients::Clients;
+use crate::gateway::delivery::Delivery;
 use crate::gateway::forgotten::Forgotten;
 use crate::gateway::health::SharedHealth;
 use crate::gateway::heavy::Heavy;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub(super) clients: Mutex<Arc<Clients>>,
     pub keys: Keys,
     pub ledger: Ledger,
+    /// For what may wait a few milliseconds.
+    pub(super) unhurried: Ledger,
     pub admission: Arc<Admission>,
     pub health: SharedHealth,
     pub spending: Arc<Spending>,
@@ -58,6 +61,14 @@ impl Shared {
             *clients = Arc::new(Clients::new(settings).map_err(Error::internal)?);
         }
         Ok(clients.clone())
+    }
+
+    /// How soon the rows of an attempt are written: of many jobs, together.
+    pub fn ledger_for(&self, delivery: Delivery<'_>) -> &Ledger {
+        match delivery {
+            Delivery::Job if self.jobs.are_many() => &self.unhurried,
+            _ => &self.ledger,
+        }
     }
 
     pub(super) fn reload(&self, settings: Settings) {

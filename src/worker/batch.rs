@@ -71,11 +71,11 @@ pub fn settle(
         rows.iter().map(|(settle, _)| Settlement::of(settle, prices)).collect();
     let mut open = Open { settlements: &settlements, is_settled: vec![false; rows.len()] };
     let (pending, new): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|i| rows[*i].1);
-    open.update(client, ledger, pending.clone())?;
-    open.insert(client, ledger, epoch, new.clone())?;
+    open.update(client, ledger, &pending)?;
+    open.insert(client, ledger, epoch, &new)?;
     // Where that was wrong. What neither changes is there and settled.
-    open.insert(client, ledger, epoch, pending)?;
-    open.update(client, ledger, new)?;
+    open.insert(client, ledger, epoch, &pending)?;
+    open.update(client, ledger, &new)?;
     let is_settled = open.is_settled;
     let mut rollup = Rollup::default();
     for (row, _) in settlements.iter().zip(&is_settled).filter(|(_, is_settled)| **is_settled) {
@@ -101,19 +101,24 @@ struct Open<'a> {
     is_settled: Vec<bool>,
 }
 
-impl Open<'_> {
+impl<'a> Open<'a> {
+    /// Those of these rows that are not settled yet, and their places.
+    fn left(&self, which: &[usize]) -> (Vec<usize>, Vec<&'a Settlement<'a>>) {
+        let left = which.iter().filter(|i| !self.is_settled[**i]);
+        left.map(|i| (*i, &self.settlements[*i])).unzip()
+    }
+
     /// Settles those of these rows that are pending.
     fn update(
         &mut self,
         client: &mut SpiClient,
         ledger: &Ledger,
-        mut which: Vec<usize>,
+        which: &[usize],
     ) -> spi::Result<()> {
-        which.retain(|i| !self.is_settled[*i]);
-        if which.is_empty() {
+        let (which, rows) = self.left(which);
+        if rows.is_empty() {
             return Ok(());
         }
-        let rows: Vec<&Settlement<'_>> = which.iter().map(|i| &self.settlements[*i]).collect();
         for row in client.update(ledger.settle.of(rows.len()), None, &settled_columns(&rows))? {
             let i = row.get::<i32>(1)?.and_then(|i| usize::try_from(i - 1).ok());
             let i = i.and_then(|i| which.get(i)).ok_or(spi::Error::InvalidPosition)?;
@@ -128,13 +133,12 @@ impl Open<'_> {
         client: &mut SpiClient,
         ledger: &Ledger,
         epoch: i64,
-        mut which: Vec<usize>,
+        which: &[usize],
     ) -> spi::Result<()> {
-        which.retain(|i| !self.is_settled[*i]);
-        if which.is_empty() {
+        let (which, rows) = self.left(which);
+        if rows.is_empty() {
             return Ok(());
         }
-        let rows: Vec<&Settlement<'_>> = which.iter().map(|i| &self.settlements[*i]).collect();
         let mut arguments = settled_columns(&rows);
         arguments.extend([
             column(&rows, |row| pg_uuid(row.settle.begin.provider_id)),

@@ -180,14 +180,19 @@ impl LedgerStatements {
         Ok(())
     }
 
-    /// What writes rows of these moments (microseconds since 1970) with the least to do.
-    pub fn present(&self, mut moments: impl Iterator<Item = i64>) -> Option<&Ledger> {
-        let present = self.present.as_ref()?;
-        let holds = |moment: i64| {
-            present.since.is_none_or(|since| moment >= since)
-                && present.until.is_none_or(|until| moment < until)
-        };
-        moments.all(holds).then_some(&present.ledger)
+    /// What writes the partition of now.
+    pub fn present(&self) -> Option<&Ledger> {
+        self.present.as_ref().map(|present| &present.ledger)
+    }
+
+    /// Whether rows of these moments (microseconds since 1970) all belong there.
+    pub fn are_present(&self, mut moments: impl Iterator<Item = i64>) -> bool {
+        self.present.as_ref().is_some_and(|present| {
+            moments.all(|moment| {
+                present.since.is_none_or(|since| moment >= since)
+                    && present.until.is_none_or(|until| moment < until)
+            })
+        })
     }
 
     /// Whether the partition may have been detached, or another may be that of now.

@@ -141,7 +141,7 @@ struct Work {
 
 impl Work {
     fn has_more(&self) -> bool {
-        self.inbox.wake.queued() > 0
+        self.inbox.wake.has_more()
     }
 
     /// Does a batch of what has arrived. Says whether that was anything.

@@ -69,7 +69,15 @@ async fn main() {
             }
         }
         let rows = value(&root, "SELECT count(*) FILTER (WHERE status = 'success') || ' of ' || count(*) FROM aggregator_usage_logs").await.unwrap();
-        println!("ledger_sync {sync}: {rows} rows settled as success");
+        let size = value(
+            &root,
+            "SELECT round(sum(pg_total_relation_size(relid)) / (SELECT count(*) FROM aggregator_usage_logs), 1)
+             FROM pg_partition_tree('aggregator_usage_logs') WHERE isleaf",
+        );
+        let size = size.await.unwrap();
+        println!(
+            "ledger_sync {sync}: {rows} rows settled as success, {size} bytes per row with indexes"
+        );
     }
     println!(
         "added: to the median without a database; backend, main and gateway: microseconds of CPU per call, of the \

@@ -6,6 +6,8 @@
 mod bed;
 #[allow(dead_code)]
 mod common;
+#[path = "written.rs"]
+mod written;
 
 use bed::{Cluster, Database, rows, value};
 use common::{Times, ms};
@@ -33,6 +35,7 @@ async fn main() {
     execute(&root, "CREATE ROLE bench; SELECT aggregator_grant('bench', 'user'), setseed(0.5)")
         .await;
     println!("usage: {rows} rows over 30 days, 1000 users, 3 providers, 12 models");
+    written::print(&root).await;
     fill(&root, rows).await;
     sizes(&root, rows).await;
     summaries(&database, &root).await;
@@ -110,7 +113,7 @@ fn insert(count: usize, first: &str, partition: &str, since: &str, until: &str) 
         "INSERT INTO {partition}
             (call_id, attempt, created_at, epoch, provider_id, user_provider_id, user_id, model_id, served_model,
              status, http_status, error_code, prompt_tokens, completion_tokens, total_tokens, cache_read_tokens,
-             reasoning_tokens, latency_ms, time_to_first_token_ms, cost_estimate, cost_computed, cost_source,
+             reasoning_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, audio_output_tokens, latency_ms, time_to_first_token_ms, cost_estimate, cost_computed, cost_source,
              request_id, finish_reason)
          SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0')
                  || '7' || left(hash, 3) || '8' || substr(hash, 4, 15))::uuid,
@@ -120,7 +123,8 @@ fn insert(count: usize, first: &str, partition: &str, since: &str, until: &str) 
              CASE WHEN ok THEN 200 WHEN luck < 0.99 THEN 429 END,
              CASE WHEN NOT ok AND luck < 0.99 THEN 'rate_limited' END,
              prompt, completion, prompt + completion,
-             CASE WHEN ok AND luck < 0.3 THEN prompt / 2 END, CASE WHEN ok AND luck < 0.2 THEN completion / 2 END,
+             CASE WHEN luck < 0.3 THEN prompt / 2 WHEN ok THEN 0 END, CASE WHEN luck < 0.2 THEN completion / 2 WHEN ok THEN 0 END,
+             CASE WHEN ok THEN 0 END, CASE WHEN ok THEN 0 END, CASE WHEN ok THEN 0 END, CASE WHEN ok THEN 0 END,
              200 + coalesce(completion, 0) * 8, CASE WHEN luck < 0.5 THEN 200 + prompt / 20 END,
              cost, cost, CASE WHEN cost IS NULL THEN 'unpriced' ELSE 'computed' END,
              'chatcmpl-' || left(hash, 29), CASE WHEN ok THEN 'stop' END
@@ -159,11 +163,11 @@ async fn sizes(root: &Client, count: usize) {
              SELECT 2, substring(pg_get_indexdef(indexrelid) FROM 'USING (.*)'), pg_relation_size(indexrelid)
              FROM pg_index WHERE indrelid = part.partition
              UNION ALL
-             SELECT 3, 'together (aim 260)', pg_total_relation_size(part.partition)
+             SELECT 3, 'together', pg_total_relation_size(part.partition)
          ) AS sizes (place, what, bytes)
          GROUP BY place, what ORDER BY place, 2 DESC"
     );
-    println!("bytes per row:");
+    println!("bytes per row, written once:");
     for line in rows(root, &sql).await {
         let (what, bytes) = line.rsplit_once('|').unwrap();
         println!("  {what:<42} {bytes:>8}");

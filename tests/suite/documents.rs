@@ -82,6 +82,38 @@ fn the_readme_has_every_lint_that_stays() {
 }
 
 #[tokio::test]
+async fn a_month_that_is_over_is_packed() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "SELECT aggregator_make_partition(now() - interval '60 days');
+         INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, request_id)
+         SELECT gen_random_uuid(), 1, now() - interval '60 days', 1, id, 'u' || n % 100, 'm', 'success', repeat('x', 50)
+         FROM api_providers, generate_series(1, 20000) AS n WHERE name = 'openai'",
+    )
+    .await
+    .unwrap();
+    let partition =
+        value(&root, "SELECT partition FROM aggregator_partitions() LIMIT 1").await.unwrap();
+    let indexes = format!("SELECT pg_indexes_size('{partition}')");
+    let heap = format!("SELECT pg_table_size('{partition}')");
+    let size = async |sql: &str| value(&root, sql).await.unwrap().parse::<u64>().unwrap();
+    let before = (size(&indexes).await, size(&heap).await);
+    let scaling = read("SCALING.md");
+    let packing = blocks(&scaling, "text")
+        .into_iter()
+        .find(|block| block.contains("REINDEX"))
+        .expect("the statements are there");
+    for statement in packing.lines() {
+        let statement = statement.replace("aggregator_usage_logs_2026_01", &partition);
+        root.batch_execute(&statement).await.unwrap_or_else(|e| panic!("{}", bed::shown(&e)));
+    }
+    let after = (size(&indexes).await, size(&heap).await);
+    assert!(after.0 * 10 < before.0 * 9 && after.1 < before.1, "{before:?} {after:?}");
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "20000");
+}
+
+#[tokio::test]
 async fn a_detached_month_leaves_its_sums() {
     let database = bed::database().await;
     let root = database.root().await;

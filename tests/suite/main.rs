@@ -21,6 +21,7 @@ mod guard;
 mod health;
 mod hidden;
 mod job_access;
+mod job_batches;
 mod job_faults;
 mod job_load;
 mod jobs;

@@ -28,7 +28,7 @@ async fn the_worker_makes_partitions_ahead_and_the_ledger_goes_on_in_them() {
                 c.relrowsecurity, c.relacl IS NULL OR NOT EXISTS (SELECT FROM aclexplode(c.relacl) AS a WHERE a.grantee <> c.relowner),
                 c.reloptions, (SELECT count(*) FROM pg_index WHERE indrelid = c.oid) = (SELECT count(*) FROM pg_index WHERE indrelid = 'aggregator_usage_logs_default'::regclass)
              FROM aggregator_partitions() JOIN pg_class AS c ON c.oid = partition", month(0), month(1), month(2))).await,
-        ["t|t|t|{fillfactor=80}|t"; 3]
+        ["t|t|t|{fillfactor=95}|t"; 3]
     );
     // The row that was there has moved, and the sums have not.
     assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs_default").await, ["0"]);
@@ -51,6 +51,24 @@ async fn the_worker_makes_partitions_ahead_and_the_ledger_goes_on_in_them() {
         rows(&root, "SELECT count(*) FROM pg_class WHERE relname LIKE 'aggregator%'").await,
         ["0"]
     );
+}
+
+/// An index on a column that settling writes, or a page without room, would write each row's index entries twice.
+#[tokio::test]
+async fn rows_are_settled_in_the_page_where_they_were_pending() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (_database, root) = ready(&upstream).await;
+    let call = chat_sql("{}").replacen("SELECT ", "", 1);
+    let calls = format!("SELECT count({call}) FROM generate_series(1, 200)");
+    assert_eq!(value(&root, &calls).await.unwrap(), "200");
+    eventually_within(
+        Duration::from_secs(30),
+        &root,
+        "SELECT sum(n_tup_upd) >= 200 AND sum(n_tup_hot_upd) > 0.8 * sum(n_tup_upd) FROM pg_stat_user_tables
+         WHERE relname LIKE 'aggregator_usage_logs_%'",
+        "t",
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Where and how often the worker writes a row of the ledger.
 
-use crate::bed::{Cluster, eventually, eventually_within, rows, value};
+use crate::bed::{Cluster, eventually, eventually_within, failure, rows, value};
 use crate::chat::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream, in_turn};
 use std::time::Duration;
@@ -82,4 +82,46 @@ async fn nothing_is_written_into_a_partition_that_was_detached() {
     value(&root, &chat_sql("{}")).await.unwrap();
     assert_eq!(rows(&root, LEDGER).await, ["success|2"]);
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_quarantine").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn what_begins_and_settles_in_one_batch_is_over() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (database, root) = ready(&upstream).await;
+    value(&root, &chat_sql("{}")).await.unwrap();
+    let (locker, one, other) =
+        (database.root().await, database.root().await, database.root().await);
+    let cancel = other.cancel_token();
+    let sql = chat_sql("{}");
+    let held = async {
+        locker
+            .batch_execute("BEGIN; LOCK TABLE aggregator_usage_logs IN EXCLUSIVE MODE")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        locker.batch_execute("COMMIT").await.unwrap();
+    };
+    let first = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        value(&one, &sql).await
+    };
+    // The worker waits for the lock when this one begins, and still when its caller has gone.
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        failure(&other, &sql).await.0
+    };
+    let gone = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    };
+    let ((), first, second, ()) = tokio::join!(held, first, second, gone);
+    assert!(first.is_some());
+    assert_eq!(second, "57014");
+    let ledger = "SELECT string_agg(status || ' ' || coalesce(error_code, '-'), ', ' ORDER BY status) FROM aggregator_usage_logs";
+    eventually(&root, ledger, "cancelled unreachable, success -, success -").await;
+    assert_eq!(upstream.chat_count(), 2);
+    // Nothing is open that would keep it.
+    let workers = "SELECT count(*) FROM pg_stat_activity
+                   WHERE backend_type = 'aggregator worker' AND datname = current_database()";
+    eventually_within(Duration::from_secs(20), &root, workers, "0").await;
 }

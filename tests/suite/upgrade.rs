@@ -382,6 +382,61 @@ async fn an_upgrade_takes_secrets_from_where_they_do_not_belong() {
     assert_eq!(value(&user, "SELECT aggregator_user_id()").await.unwrap(), "u-1");
 }
 
+/// Partitions that are there, of months and the default one, lose the index that nobody needs any more and fill
+/// their new pages, without a row being written anew; what an administrator has made or set stays.
+#[tokio::test]
+async fn an_upgrade_makes_partitions_smaller_and_rewrites_no_row() {
+    let cluster = cluster("smaller").await;
+    let update = scripts().join(format!("aggregator--0.2.0--{CURRENT}.sql"));
+    let update = std::fs::read_to_string(update).unwrap();
+    let _update = Script::install(&format!("0.2.0smaller--{CURRENT}"), &update);
+    let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
+    let _script = Script::install("0.2.0smaller", &script);
+    let (_database, root) = administered(&cluster, "0.2.0smaller").await;
+    let months = rows(&root, "SELECT partition FROM aggregator_partitions() ORDER BY since").await;
+    let [first, second, third] = &months[..] else { panic!("{months:?}") };
+    root.batch_execute(&format!(
+        "CREATE INDEX mine ON {first} (provider_id, created_at);
+         ALTER TABLE {second} SET (fillfactor = 70);
+         INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status)
+         SELECT gen_random_uuid(), 1, at, 1, id, 'u', 'm', 'success'
+         FROM api_providers, unnest(ARRAY[now(), now() - interval '90 days']) AS at WHERE name = 'openai'"
+    ))
+    .await
+    .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    let files = "SELECT relname, relfilenode FROM pg_class
+        WHERE relname LIKE 'aggregator_usage_logs_%' AND relkind = 'r' ORDER BY 1";
+    let before = rows(&root, files).await;
+    assert_eq!(before.len(), 4);
+    root.batch_execute("ALTER EXTENSION aggregator UPDATE")
+        .await
+        .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
+    assert_eq!(rows(&root, files).await, before);
+    assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["2"]);
+    for (partition, fillfactor, mine) in [
+        ("aggregator_usage_logs_default", 95, 0),
+        (first.as_str(), 95, 1),
+        (second, 70, 0),
+        (third, 95, 0),
+    ] {
+        let storage = format!(
+            "SELECT reloptions,
+                (SELECT string_agg(substring(pg_get_indexdef(indexrelid) FROM 'USING (.*)'), ', ' ORDER BY indnatts)
+                 FROM pg_index WHERE indrelid = c.oid AND indexrelid::regclass::text <> 'mine'),
+                (SELECT count(*) FROM pg_index WHERE indrelid = c.oid AND indexrelid::regclass::text = 'mine')
+             FROM pg_class AS c WHERE c.oid = '{partition}'::regclass"
+        );
+        assert_eq!(
+            rows(&root, &storage).await,
+            [format!(
+                "{{fillfactor={fillfactor}}}|brin (created_at) WITH (autosummarize='on'), btree (user_id, created_at), \
+                 btree (call_id, attempt, created_at)|{mine}"
+            )],
+            "{partition}"
+        );
+    }
+}
+
 /// Objects that a made-up version lacks.
 const LATER: [&str; 4] = [
     "FUNCTION usage_dashboard(text, text, text)",

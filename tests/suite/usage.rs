@@ -1,7 +1,7 @@
 //! What providers say that a call used, and what that costs: whole, streamed, as a job and in
 //! Anthropic's form.
 
-use crate::bed::{self, quoted, rows, value};
+use crate::bed::{self, Database, quoted, rows, value};
 use crate::chat::{add_named, chat_sql, ready, save_key};
 use crate::jobs::{ended, submit};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
@@ -203,7 +203,10 @@ async fn a_whole_answer_may_have_its_usage_in_its_choice() {
 
 /// A database whose model `m` is at an Anthropic that streams these usages: at the start, and with
 /// each `message_delta`.
-async fn claude(start: &'static str, deltas: &'static [&'static str]) -> Client {
+async fn claude(
+    start: &'static str,
+    deltas: &'static [&'static str],
+) -> (Database<'static>, Client) {
     let upstream = Upstream::raw(move |seen: &Seen| {
         if seen.path.contains("/models") {
             return Answer::json(200, r#"{"data":[{"id":"m"}]}"#);
@@ -236,7 +239,7 @@ async fn claude(start: &'static str, deltas: &'static [&'static str]) -> Client 
     save_key(&root, "claude", "sk-ant-good-0123456789abcdef").await;
     // The stand-in answers for as long as the test lives.
     std::mem::forget(upstream);
-    root
+    (database, root)
 }
 
 #[tokio::test]
@@ -270,7 +273,7 @@ async fn anthropics_zeros_do_not_wipe_what_was_said_at_the_start() {
             "109|5|0.000477|computed",
         ),
     ] {
-        let root = claude(start, deltas).await;
+        let (_database, root) = claude(start, deltas).await;
         let options = r#"{"stream_upstream": true, "max_tokens": 99}"#;
         value(&root, &chat_sql(options)).await.unwrap();
         assert_eq!(rows(&root, ROW).await, [expected], "{start} {deltas:?}");

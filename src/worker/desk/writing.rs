@@ -76,6 +76,12 @@ impl Desk {
             Ok(written) => {
                 self.has_written = true;
                 let has_outgrown = self.growth.add(rows.len());
+                // First: it may settle in the same batch, when its caller is gone already.
+                for row in &rows {
+                    if let Row::Begin(begin, _) = row {
+                        self.open.insert(begin.key, begin.key.created_at);
+                    }
+                }
                 let (begun, ended): (Vec<_>, Vec<_>) = rows
                     .into_iter()
                     .zip(written)
@@ -115,8 +121,7 @@ impl Desk {
     }
 
     fn commit(&mut self, rows: &[Row], is_durable: bool) -> Result<Vec<Written>, Failure> {
-        let moments = rows.iter().filter_map(Row::moment);
-        if self.ledger_statements.present(moments).is_some() {
+        if self.ledger_statements.are_present(rows.iter().filter_map(Row::moment)) {
             match self.commit_into(Target::Present, rows, is_durable) {
                 Err(failure) if self.is_elsewhere(&failure) => {}
                 outcome => return outcome,
@@ -158,7 +163,8 @@ impl Desk {
         })
     }
 
-    /// Writes a batch: first what begins, because it may settle in the same batch.
+    /// Writes a batch: first what settles, because it finds room in the page where it was pending only
+    /// until what begins takes it. What does both in one batch is written settled, and then is there.
     fn write_batch(
         &mut self,
         client: &mut SpiClient,
@@ -167,7 +173,7 @@ impl Desk {
     ) -> spi::Result<Vec<Written>> {
         let Self { statements, ledger_statements, prices, open, epoch, .. } = self;
         let present = match target {
-            Target::Present => ledger_statements.present(std::iter::empty()),
+            Target::Present => ledger_statements.present(),
             Target::Whole => None,
         };
         let ledger = present.unwrap_or(&ledger_statements.whole);
@@ -182,8 +188,8 @@ impl Desk {
                 Row::JobEnd(_) => {}
             }
         }
-        batch::begin(client, ledger, *epoch, &begins)?;
         let settled = batch::settle(client, ledger_statements, ledger, prices, *epoch, &settles)?;
+        batch::begin(client, ledger, *epoch, &begins)?;
         let mut settled = settled.into_iter();
         let written: Vec<Written> = rows
             .iter()
@@ -227,8 +233,7 @@ impl Desk {
 
     fn done(&mut self, row: Row, written: Written) {
         match (row, written) {
-            (Row::Begin(begin, done), _) => {
-                self.open.insert(begin.key, begin.key.created_at);
+            (Row::Begin(_, done), _) => {
                 if let Some(done) = done {
                     let _ = done.send(Ok(()));
                 }

@@ -71,6 +71,9 @@ async fn upstream() -> Upstream {
     .await
 }
 
+/// Version 0.2.0 held the thread for seconds; a busy machine takes it away for a tenth of one.
+const MOST_STALL_MS: u64 = 500;
+
 #[tokio::test]
 async fn millions_of_small_values_hold_up_nobody_else() {
     // A worker of its own, whose memory is measured.
@@ -119,7 +122,7 @@ async fn millions_of_small_values_hold_up_nobody_else() {
     // The machine may be busy; version 0.2.0 took seconds for each of these on any machine.
     assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
     let stall = stall_ms(&root).await;
-    assert!(stall < 100, "the gateway's thread was held for {stall} ms");
+    assert!(stall < MOST_STALL_MS, "the gateway's thread was held for {stall} ms");
     let peak = peak_mb(&root).await;
     assert!(peak < 512, "the worker has held {peak} MB");
 }
@@ -149,7 +152,7 @@ async fn a_large_text_holds_up_nobody_else() {
     let (count, slowest) = meanwhile.await.unwrap();
     assert!(count > 20 && slowest < Duration::from_millis(1500), "{count} {slowest:?}");
     let stall = stall_ms(&root).await;
-    assert!(stall < 100, "the gateway's thread was held for {stall} ms");
+    assert!(stall < MOST_STALL_MS, "the gateway's thread was held for {stall} ms");
 }
 
 #[tokio::test]
