@@ -5,6 +5,7 @@
 
 use pgrx::prelude::*;
 
+mod answer;
 mod clock;
 mod core;
 mod database;

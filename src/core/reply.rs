@@ -4,6 +4,7 @@ use crate::core::failure::{self, Signs};
 use crate::core::json::{self, Pairs};
 use crate::core::refusal::{self, Refusal};
 use crate::core::usage::{self, HOLDERS, Merged, Usage};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Longest upstream id or code that is kept.
@@ -81,6 +82,16 @@ pub fn read(body: &str, key: Option<&str>) -> Reading {
         id: id.and_then(word),
         has_choice: first.is_some(),
     })
+}
+
+/// An answer with our object `aggregator` as its last member. The cost is spliced in as text: a number that
+/// never was a float.
+pub fn with_member(response: &str, about: &Value, cost: Option<&str>) -> String {
+    let about = about.to_string();
+    let cost = cost.unwrap_or("null");
+    let end = response.rfind('}').unwrap_or(response.len());
+    let about = about.trim_end_matches('}');
+    format!("{},\"aggregator\":{about},\"cost\":{cost}}}}}", &response[..end])
 }
 
 /// What an answer says of its use, wherever and however often it does.

@@ -1,11 +1,11 @@
 //! Chat from SQL: resolve the candidates under the caller's own transaction, hand the call to the
 //! gateway, give back its answer.
 
+use crate::answer::Answer;
 use crate::core::options::{OnDeadline, Prepared};
 use crate::core::reply::content;
 use crate::error::Error;
 use crate::protocol::{Reply, Request};
-use crate::session::answer::Answer;
 use crate::session::json::JsonText;
 use crate::session::raise::or_raise;
 use crate::session::request::{Resolved, no_time, usable_ms};

@@ -1,10 +1,10 @@
 //! Many chats in one statement: sent so many at a time, a row for each as it ends.
 
+use crate::answer::Answer;
 use crate::core::options::{OnDeadline, Options, Prepared};
 use crate::core::reply::content;
 use crate::error::Error;
 use crate::protocol::{Batch, ChatCall, Reply, Request};
-use crate::session::answer::Answer;
 use crate::session::chat::text;
 use crate::session::json::JsonText;
 use crate::session::link::{self, Exchange};

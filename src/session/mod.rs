@@ -2,7 +2,6 @@
 //! back the result.
 
 mod admin;
-mod answer;
 mod catalogue;
 mod chat;
 mod cost;

@@ -4,10 +4,10 @@
 //! buffer before it waits for the next piece. Dropping the iterator (LIMIT, CLOSE, an error, the
 //! end of the transaction) closes the connection to the gateway, which aborts the upstream call.
 
+use crate::answer::{Answer, usage_of};
 use crate::core::options::{OnDeadline, Prepared};
 use crate::error::{Error, Target};
 use crate::protocol::{Reply, Request};
-use crate::session::answer::{Answer, usage_of};
 use crate::session::chat::text;
 use crate::session::json::JsonText;
 use crate::session::link::{self, Exchange};

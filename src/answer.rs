@@ -1,5 +1,6 @@
-//! What a finished call looks like in SQL.
+//! What a finished call looks like to whoever asked for it, in SQL and over HTTP.
 
+use crate::core::reply::with_member;
 use crate::error::Error;
 use crate::protocol::ChatReply;
 use serde::Deserialize;
@@ -53,16 +54,6 @@ impl Answer {
             outcome => outcome,
         }
     }
-}
-
-/// The answer with our object as its last member. The cost is spliced in as text: a number that
-/// never was a float.
-fn with_member(response: &str, about: &serde_json::Value, cost: Option<&str>) -> String {
-    let about = about.to_string();
-    let cost = cost.unwrap_or("null");
-    let end = response.rfind('}').unwrap_or(response.len());
-    let about = about.trim_end_matches('}');
-    format!("{},\"aggregator\":{about},\"cost\":{cost}}}}}", &response[..end])
 }
 
 /// The `usage` member of an answer, as it came.
