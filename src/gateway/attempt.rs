@@ -3,7 +3,7 @@
 use crate::core::bound::{self, Model, Size};
 use crate::core::budget::Rules;
 use crate::core::request::Outline;
-use crate::core::standard::{Cap, Sending};
+use crate::core::standard::{Sending, openai};
 use crate::error::Error;
 use crate::gateway::admission::{self, Permit};
 use crate::gateway::clients::{Outgoing, What};
@@ -203,7 +203,7 @@ impl Attempts<'_> {
     ) -> Result<Prepared, Error> {
         let provider = &candidate.provider;
         let standard = provider.standard;
-        let is_openai_itself = provider.base_url.starts_with("https://api.openai.com/");
+        let takes_newer_name = openai::takes_newer_name(&provider.base_url, &candidate.model_id);
         let body = self.call.body.clone();
         let model_id = candidate.model_id.clone();
         let max_output_tokens = candidate.max_output_tokens;
@@ -213,7 +213,8 @@ impl Attempts<'_> {
                 model_id: &model_id,
                 max_output_tokens,
                 streams,
-                cap: limits.cap.map(|tokens| Cap { tokens, is_openai_itself }),
+                cap: limits.cap,
+                takes_newer_name,
                 most_tokens: limits.most_tokens,
             };
             standard.wire().request(&body, &sending)

@@ -2,7 +2,7 @@
 //! here that implements [`Wire`]. Everything else knows OpenAI's form only.
 
 pub mod anthropic;
-mod openai;
+pub mod openai;
 
 use crate::core::sse::Event;
 use crate::core::{json, parameters};
@@ -86,7 +86,11 @@ pub struct Sending<'a> {
     /// Ask for a stream of events, usage included.
     pub streams: bool,
     /// The most tokens that a budget allows for the answer, where the request says nothing.
-    pub cap: Option<Cap>,
+    pub cap: Option<i32>,
+    /// OpenAI's own models that reason refuse the older name of the limit, `max_tokens` ("Unsupported parameter:
+    /// 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."), and all of them take the
+    /// newer one; most others know only the older.
+    pub takes_newer_name: bool,
     /// Where a budget counts on it: no more tokens than this are asked for.
     pub most_tokens: Option<i64>,
 }
@@ -108,14 +112,6 @@ impl Sending<'_> {
 /// The members of a request: under the names that the bound of its cost has read them by.
 fn members(body: &str) -> Result<BTreeMap<String, &RawValue>, Error> {
     json::members(body).map_err(Error::unfit)
-}
-
-/// A limit of the answer's tokens that a budget sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cap {
-    pub tokens: i32,
-    /// OpenAI's own models refuse the older name of the parameter; most others know only that.
-    pub is_openai_itself: bool,
 }
 
 /// Turns the events of one stream into chunks of OpenAI's form (`chat.completion.chunk`).

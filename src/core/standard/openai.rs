@@ -10,6 +10,33 @@ use std::collections::BTreeMap;
 
 pub struct OpenAi;
 
+/// The names of the limit of an answer's tokens.
+const OLDER: &str = "max_tokens";
+const NEWER: &str = "max_completion_tokens";
+
+/// Where Azure offers OpenAI's models.
+const AZURE: [&str; 3] =
+    [".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"];
+
+/// Whether a model is told the limit of its answer by the newer name. At OpenAI itself all take it. At Azure those that
+/// reason want it, too, and older versions of its API know it for no others (anomalyco/opencode issue 37964).
+pub fn takes_newer_name(base_url: &str, model_id: &str) -> bool {
+    let place = base_url.split_once("://").map_or(base_url, |(_, place)| place);
+    let host = place.split(['/', ':', '?', '#']).next().unwrap_or_default().to_ascii_lowercase();
+    let is_openai = host == "api.openai.com" || host.ends_with(".api.openai.com");
+    is_openai || (AZURE.iter().any(|azure| host.ends_with(azure)) && reasons(model_id))
+}
+
+/// o1, o3, o4-mini and those that follow, and GPT from 5 on, by the names that OpenAI gives them.
+fn reasons(model_id: &str) -> bool {
+    let name = model_id.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let version =
+        |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok();
+    let series = name.strip_prefix('o').and_then(version);
+    let gpt = name.strip_prefix("gpt-").and_then(version);
+    series.is_some_and(|number| number >= 1) || gpt.is_some_and(|number| (5..30).contains(&number))
+}
+
 impl Wire for OpenAi {
     fn chat_path(&self) -> &'static str {
         "chat/completions"
@@ -32,17 +59,21 @@ impl Wire for OpenAi {
         let yes = RawValue::from_string("true".to_owned()).map_err(Error::internal)?;
         let usage = RawValue::from_string(r#"{"include_usage":true}"#.to_owned())
             .map_err(Error::internal)?;
-        let cap = sending.cap.map(|cap| {
-            let name = if cap.is_openai_itself { "max_completion_tokens" } else { "max_tokens" };
-            (name, to_raw_value(&cap.tokens))
-        });
+        let newest = if sending.takes_newer_name { NEWER } else { OLDER };
+        let cap = sending.cap.map(|tokens| (newest, to_raw_value(&tokens)));
         if let Some((name, Ok(tokens))) = &cap {
             fields.insert(name, tokens);
         }
-        let asked = ["max_tokens", "max_completion_tokens"].map(|name| {
-            let asked = given.get(name).filter(|asked| asked.get() != "null")?;
-            Some((name, sending.within_most(asked)))
+        let limit = |name: &str| given.get(name).filter(|asked| asked.get() != "null");
+        // Both at once are for the provider to refuse.
+        let renames = sending.takes_newer_name && limit(NEWER).is_none() && limit(OLDER).is_some();
+        let asked = [OLDER, NEWER].map(|name| {
+            let sent = if renames { NEWER } else { name };
+            Some((sent, sending.within_most(limit(name)?)))
         });
+        if renames {
+            fields.remove(OLDER);
+        }
         let asked = asked.into_iter().flatten().map(|(name, asked)| Ok((name, asked?)));
         let asked = asked.collect::<Result<Vec<_>, Error>>()?;
         fields.extend(asked.iter().map(|(name, asked)| (*name, &**asked)));
@@ -102,7 +133,6 @@ impl Chunks for OpenAiChunks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Cap;
     use super::*;
 
     fn event(data: &str) -> Event {
@@ -116,6 +146,7 @@ mod tests {
             max_output_tokens: None,
             streams: false,
             cap: None,
+            takes_newer_name: false,
             most_tokens: None,
         };
         let body = OpenAi.request(r#"{"seed":12345678901234567890123}"#, &sending).unwrap();
@@ -138,6 +169,7 @@ mod tests {
             max_output_tokens: None,
             streams: false,
             cap: None,
+            takes_newer_name: false,
             most_tokens,
         };
         for (asked, sent) in [
@@ -160,17 +192,64 @@ mod tests {
 
     #[test]
     fn a_budget_limits_the_answer() {
-        for (is_openai_itself, name) in [(true, "max_completion_tokens"), (false, "max_tokens")] {
-            let cap = Some(Cap { tokens: 9, is_openai_itself });
+        for (takes_newer_name, name) in [(true, NEWER), (false, OLDER)] {
             let sending = Sending {
                 model_id: "m",
                 max_output_tokens: None,
                 streams: false,
-                cap,
+                cap: Some(9),
+                takes_newer_name,
                 most_tokens: None,
             };
             let body = OpenAi.request("{}", &sending).unwrap();
             assert!(body.contains(&format!(r#""{name}":9"#)), "{body}");
+        }
+    }
+
+    #[test]
+    fn who_takes_the_newer_name_is_known_by_place_and_model() {
+        for (base_url, model, takes) in [
+            ("https://api.openai.com/v1", "gpt-4o", true),
+            ("https://API.openai.com:443/v1", "gpt-3.5-turbo", true),
+            ("https://eu.api.openai.com/v1", "o3", true),
+            ("https://api.openai.com.evil.example/v1", "o3", false),
+            ("https://evil.example/api.openai.com", "o3", false),
+            ("https://x.openai.azure.com/openai/v1", "gpt-5.1", true),
+            ("https://x.openai.azure.com/openai/v1", "o4-mini", true),
+            ("https://x.services.ai.azure.com/openai/v1", "gpt-35-turbo", false),
+            ("https://x.openai.azure.com/openai/v1", "gpt-4o", false),
+            ("https://openrouter.ai/api/v1", "openai/o3", false),
+            ("https://a.example/v1", "o3", false),
+        ] {
+            assert_eq!(takes_newer_name(base_url, model), takes, "{base_url} {model}");
+        }
+    }
+
+    #[test]
+    fn openais_own_models_are_told_the_limit_by_its_newer_name() {
+        let sending = Sending {
+            model_id: "m",
+            max_output_tokens: None,
+            streams: false,
+            cap: None,
+            takes_newer_name: true,
+            most_tokens: Some(50),
+        };
+        for (asked, sent) in [
+            (r#"{"max_tokens":7}"#, r#"{"max_completion_tokens":7,"model":"m"}"#),
+            (r#"{"max_tokens":99}"#, r#"{"max_completion_tokens":50,"model":"m"}"#),
+            (
+                r#"{"max_tokens":7,"max_completion_tokens":null}"#,
+                r#"{"max_completion_tokens":7,"model":"m"}"#,
+            ),
+            (r#"{"max_completion_tokens":7}"#, r#"{"max_completion_tokens":7,"model":"m"}"#),
+            (r#"{"max_tokens":null}"#, r#"{"max_tokens":null,"model":"m"}"#),
+            (
+                r#"{"max_tokens":8,"max_completion_tokens":7}"#,
+                r#"{"max_completion_tokens":7,"max_tokens":8,"model":"m"}"#,
+            ),
+        ] {
+            assert_eq!(OpenAi.request(asked, &sending).unwrap(), sent, "{asked}");
         }
     }
 

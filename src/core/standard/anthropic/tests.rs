@@ -19,6 +19,7 @@ const SENDING: Sending<'static> = Sending {
     max_output_tokens: None,
     streams: false,
     cap: None,
+    takes_newer_name: false,
     most_tokens: None,
 };
 const HELLO: &str = r#"[{"role":"user","content":"Hello"}]"#;

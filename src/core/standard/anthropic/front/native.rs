@@ -64,7 +64,7 @@ pub fn request(body: &str, sending: &Sending<'_>) -> Result<String, Error> {
     let max_tokens = match asked {
         Some(asked) => sending.within_most(asked)?.into_owned(),
         None => {
-            let most = sending.cap.map(|cap| cap.tokens).or(sending.max_output_tokens);
+            let most = sending.cap.or(sending.max_output_tokens);
             to_raw_value(&most.unwrap_or(DEFAULT_MAX_TOKENS)).map_err(Error::internal)?
         }
     };

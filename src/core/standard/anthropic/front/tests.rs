@@ -31,6 +31,7 @@ const SENDING: Sending<'static> = Sending {
     max_output_tokens: None,
     streams: false,
     cap: None,
+    takes_newer_name: false,
     most_tokens: None,
 };
 

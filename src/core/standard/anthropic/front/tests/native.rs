@@ -3,8 +3,8 @@
 use super::*;
 use crate::core::request::outline;
 use crate::core::sse::Event;
+use crate::core::standard::Step;
 use crate::core::standard::anthropic::front::native::{self, Events};
-use crate::core::standard::{Cap, Step};
 
 /// What only Anthropic's own form can say, with digits and an order of its own.
 const OWN: &str = r#"{"model":"claude-sonnet-5","max_tokens":100,"stream":true,"timeout_ms":5,"models":["x"],
@@ -52,7 +52,7 @@ fn no_more_is_asked_for_than_was_reserved() {
     assert_eq!(max_tokens(asks, SENDING), 9000);
     assert_eq!(max_tokens(silent, SENDING), 4096);
     assert_eq!(max_tokens(silent, Sending { max_output_tokens: Some(7), ..SENDING }), 7);
-    let cap = Some(Cap { tokens: 5, is_openai_itself: false });
+    let cap = Some(5);
     assert_eq!(max_tokens(silent, Sending { max_output_tokens: Some(7), cap, ..SENDING }), 5);
     let wrong = r#"{"model":"m","messages":[],"max_tokens":"9"}"#;
     assert!(native::request(wrong, &Sending { most_tokens: Some(50), ..SENDING }).is_err());
