@@ -336,6 +336,16 @@ impl Writer {
                 let tier = w.any(&["auto", "default", "flex", "priority", "Auto"]);
                 w.text(tier);
             }
+            "context_management" if !w.one_in(5) => {
+                let some = w.any(&[
+                    r#"{"edits":[]}"#,
+                    r#"{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]}"#,
+                    r#"{"edits":[{"type":"clear_tool_uses_20250919"},{"type":"compact_20260112"}]}"#,
+                    r#"{"edits":[{"type":"compact_20260112"}]}"#,
+                    r#"{"edits":[{"keep":1}]}"#,
+                ]);
+                w.put(some);
+            }
             "modalities" => {
                 let some = w.any(&[r#"["text"]"#, r#"["text","audio"]"#, "[]"]);
                 w.put(some);
@@ -421,7 +431,11 @@ struct Tally {
 fn is_dangerous(request: &Value) -> bool {
     let tools = request["tools"].as_array().into_iter().flatten();
     let is_strange = |name: &str| request.get(name).is_some_and(|value| !value.is_null());
+    let edits = request["context_management"]["edits"].as_array().into_iter().flatten();
     STRANGE.iter().any(|name| is_strange(name))
+        || edits
+            .map(|edit| &edit["type"])
+            .any(|kind| kind.as_str().is_none_or(|kind| !kind.starts_with("clear_")))
         || !matches!(request["service_tier"].as_str(), None | Some("auto" | "default" | "flex"))
         || request["modalities"].as_array().into_iter().flatten().any(|kind| kind != "text")
         || tools
@@ -471,6 +485,7 @@ fn check_sent(body: &str, outline: &Outline, size: &Size, standard: Standard, ta
         max_output_tokens: Some(8192),
         streams: body.len().is_multiple_of(2),
         cap,
+        takes_newer_name: place == 0 && body.len().is_multiple_of(3),
         most_tokens: size.output_tokens,
     };
     let Ok(sent) = standard.wire().request(body, &sending) else { return };
@@ -485,7 +500,6 @@ fn check_sent(body: &str, outline: &Outline, size: &Size, standard: Standard, ta
     if outline.unbounded.is_some() {
         return;
     }
-        takes_newer_name: place == 0 && body.len().is_multiple_of(3),
     tally.sent_bounded[place] += 1;
     let again = again.unwrap_or_else(|unfit| panic!("what is sent {unfit}: {sent}"));
     assert_eq!(again.unbounded, None, "{sent}");
@@ -528,6 +542,7 @@ fn check(body: &str, tally: &mut Tally) {
                     max_output_tokens: None,
                     streams: false,
                     cap: None,
+                    takes_newer_name: false,
                     most_tokens: None,
                 };
                 assert!(standard.wire().request(body, &sending).is_err());
@@ -542,7 +557,6 @@ fn check(body: &str, tally: &mut Tally) {
         assert!(outline.unbounded.is_some() || !is_dangerous(&value), "this has no bound");
         let asked = ["max_tokens", "max_completion_tokens"].map(|name| value[name].as_i64());
         assert!(outline.max_tokens >= asked.into_iter().flatten().max());
-                    takes_newer_name: false,
         assert!(outline.n.unwrap_or(1) >= value["n"].as_i64().unwrap_or(1));
     }
     for (limit, default) in [(Some(8192), None), (None, None), (Some(8192), Some(4096))] {

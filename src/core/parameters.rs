@@ -88,8 +88,9 @@ pub const PARAMETERS: &[Parameter] = &[
     openai("verbosity", Takes::Text, Bound::Tokens),
     openai("web_search_options", Takes::Object, Bound::None),
     // Anthropic's ("Messages"), but for those that make dearer (`speed`, `inference_geo`) or do
-    // more than answer (`container`, `context_management`, `mcp_servers`).
+    // more than answer (`container`, `mcp_servers`).
     vendor("cache_control", Takes::Any, Bound::Value),
+    vendor("context_management", Takes::Any, Bound::Value),
     vendor("output_config", Takes::Any, Bound::Tokens),
     vendor("stop_sequences", Takes::Any, Bound::Tokens),
     vendor("system", Takes::Any, Bound::Value),

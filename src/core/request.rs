@@ -46,10 +46,36 @@ const PARTS: Known = &[
 /// Parts that an earlier answer's `thinking_blocks` hold.
 const THINKING: &[&str] = &["thinking", "redacted_thinking"];
 
+/// Edits of `context_management` that only leave out of the prompt what an earlier turn has said (Anthropic's page
+/// "Context editing"), and their members. One that has the model write a summary is billed for it beside the answer
+/// (its page "Compaction").
+const EDITS: Known = &[
+    (
+        "clear_tool_uses_20250919",
+        &["trigger", "keep", "clear_at_least", "exclude_tools", "clear_tool_inputs"],
+    ),
+    ("clear_thinking_20251015", &["keep"]),
+];
+
 /// Tools that the caller runs, and the members that each may have beside `type`.
 const TOOLS: Known = &[
     ("function", &["function", "name", "description", "parameters", "strict", "cache_control"]),
-    ("custom", &["custom", "name", "description", "input_schema", "strict", "cache_control"]),
+    (
+        "custom",
+        &[
+            "custom",
+            "name",
+            "description",
+            "input_schema",
+            "strict",
+            "cache_control",
+            // Anthropic's page "Tool reference": how the input comes, and what else the model is told. Who else than
+            // the model may call it (`allowed_callers`) is a tool that has no bound.
+            "eager_input_streaming",
+            "defer_loading",
+            "input_examples",
+        ],
+    ),
 ];
 
 /// What one pass over a request finds.
@@ -149,6 +175,7 @@ impl Reader {
             "tools" => self.tools(scanner)?,
             "system" => self.content(scanner, Some(&["text"]))?,
             "modalities" => self.modalities(scanner)?,
+            "context_management" => self.context_management(scanner)?,
             _ => {
                 let value = scanner.skip()?;
                 if !parameter.takes.fits(value) {
@@ -321,6 +348,47 @@ impl Reader {
             }
             Ok(())
         })
+    }
+
+    fn context_management(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Unfit> {
+        if scanner.kind()? != Kind::Object {
+            self.unbounded(|| "context_management that is no object".to_owned());
+            return scanner.skip().map(drop);
+        }
+        scanner.members(|scanner, key| {
+            let is_edits = name(key).as_deref() == Some("edits");
+            match scanner.kind()? {
+                Kind::Null => scanner.skip().map(drop),
+                Kind::List if is_edits => scanner.items(|scanner| self.edit(scanner)),
+                _ => {
+                    self.unbounded(|| format!("context_management '{}'", shortened(key.raw())));
+                    scanner.skip().map(drop)
+                }
+            }
+        })
+    }
+
+    fn edit(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Unfit> {
+        if scanner.kind()? != Kind::Object {
+            self.unbounded(|| "an edit of context_management that is no object".to_owned());
+            return scanner.skip().map(drop);
+        }
+        let mut members = Members::new(EDITS);
+        scanner.members(|scanner, key| {
+            match name(key).as_deref() {
+                Some("type") => members.kind(scanner)?,
+                known => {
+                    members.add(known.unwrap_or_default());
+                    scanner.skip()?;
+                }
+            }
+            Ok(())
+        })?;
+        if let Err(what) = members.understood() {
+            let what = what.unwrap_or_else(|| "of no type".to_owned());
+            self.unbounded(|| format!("context_management '{what}'"));
+        }
+        Ok(())
     }
 
     fn tools(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Unfit> {

@@ -96,7 +96,6 @@ fn a_parameter_that_is_not_known_has_no_bound() {
         "plugins",
         "mcp_servers",
         "container",
-        "context_management",
         "search_parameters",
         "enable_search",
         "best_of",
@@ -114,6 +113,51 @@ fn a_parameter_that_is_not_known_has_no_bound() {
     let hidden = outline(r#"{"a\"b":1,"max_tokens":1000000}"#).unwrap();
     assert_eq!(hidden.max_tokens, Some(1_000_000));
     assert_eq!(what(r#"{"top_k":4,"reasoning":{"effort":"low"},"min_p":0.1}"#), None);
+}
+
+#[test]
+fn only_what_leaves_out_of_the_prompt_is_an_edit_with_a_bound() {
+    let of = |value: &str| what(&format!(r#"{{"messages":{HELLO},"context_management":{value}}}"#));
+    for bounded in [
+        "null",
+        "{}",
+        r#"{"edits":null}"#,
+        r#"{"edits":[]}"#,
+        // As Claude Code sends it.
+        r#"{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]}"#,
+        r#"{"edits":[{"keep":{"type":"tool_uses","value":3},"type":"clear_tool_uses_20250919",
+            "trigger":{"type":"input_tokens","value":30000},"clear_at_least":null,
+            "exclude_tools":["f"],"clear_tool_inputs":true}]}"#,
+    ] {
+        assert_eq!(of(bounded), None, "{bounded}");
+    }
+    for (unbounded, named) in [
+        (r#"{"edits":[{"type":"compact_20260112"}]}"#, "compact_20260112"),
+        (r#"{"edits":[{"type":"clear_thinking_20251015"},{"type":"x"}]}"#, "'x'"),
+        (r#"{"edits":[{"type":"clear_thinking_20251015","model":"x"}]}"#, "not known"),
+        (r#"{"edits":[{"type":"clear_thinking_20251015","type":"compact"}]}"#, "compact"),
+        (r#"{"edits":[{"type":"compact","type":"clear_thinking_20251015"}]}"#, "not known"),
+        (r#"{"edits":[{"keep":"all"}]}"#, "of no type"),
+        (r#"{"edits":[7]}"#, "no object"),
+        (r#"{"edits":{}}"#, "'edits'"),
+        (r#"{"edits":[],"edits":[{"type":"compact"}]}"#, "compact"),
+        (r#"{"edits":[],"more":1}"#, "'more'"),
+        (r#"[{"type":"compaction"}]"#, "no object"),
+        ("1", "no object"),
+    ] {
+        let found = of(unbounded).unwrap_or_else(|| panic!("{unbounded} has a bound"));
+        assert!(found.contains("context_management") && found.contains(named), "{found}");
+    }
+}
+
+#[test]
+fn a_tool_of_claude_codes_is_text() {
+    let of = |tool: &str| what(&format!(r#"{{"messages":{HELLO},"tools":[{tool}]}}"#));
+    let tool = r#"{"name":"f","description":"d","input_schema":{"type":"object"},
+        "eager_input_streaming":true,"defer_loading":false,"input_examples":[{"a":1}]}"#;
+    assert_eq!(of(tool), None);
+    let called = r#"{"name":"f","input_schema":{},"allowed_callers":["code_execution_20250825"]}"#;
+    assert!(of(called).unwrap().contains("custom"), "{:?}", of(called));
 }
 
 #[test]
