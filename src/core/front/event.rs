@@ -21,11 +21,9 @@ pub fn write(json: &str, out: &mut String) {
     out.push_str("\n\n");
 }
 
-/// Writes an event of this name, which is one of our own.
-pub fn write_named(name: &'static str, json: &str, out: &mut String) {
-    out.push_str("event: ");
-    out.push_str(name);
-    out.push('\n');
+/// Writes an event of this name, by which clients go, and in which there must be no line's end.
+pub fn write_named(name: &str, json: &str, out: &mut String) {
+    out.extend(["event: ", name, "\n"]);
     write(json, out);
 }
 

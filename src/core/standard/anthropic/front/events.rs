@@ -1,6 +1,7 @@
 //! The events of a stream in Anthropic's form, and how they are written (page "Streaming messages").
 
 use super::usage::MessageUsage;
+use crate::core::front::event::write_named;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -62,12 +63,12 @@ pub(super) struct Change {
 
 /// Appends an event that keeps a connection from looking dead. Clients skip it.
 pub fn ping(out: &mut String) {
-    put("ping", r#"{"type":"ping"}"#, out);
+    write_named("ping", r#"{"type":"ping"}"#, out);
 }
 
 /// Appends the event of an error.
 pub fn fail(body: &str, out: &mut String) {
-    put("error", body, out);
+    write_named("error", body, out);
 }
 
 pub(super) fn write(event: &Event<'_>, out: &mut String) {
@@ -80,17 +81,6 @@ pub(super) fn write(event: &Event<'_>, out: &mut String) {
         Event::MessageStop => "message_stop",
     };
     if let Ok(data) = serde_json::to_string(event) {
-        put(name, &data, out);
+        write_named(name, &data, out);
     }
-}
-
-/// Appends an event. Its data is JSON, in which a line's end is white space, for inside of strings there is
-/// none; its name, by which clients go, must not have one.
-pub(super) fn put(name: &str, data: &str, out: &mut String) {
-    out.extend(["event: ", name, "\ndata: "]);
-    match data.contains(['\n', '\r']) {
-        true => out.push_str(&data.replace(['\n', '\r'], " ")),
-        false => out.push_str(data),
-    }
-    out.push_str("\n\n");
 }

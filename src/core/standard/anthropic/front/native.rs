@@ -7,10 +7,10 @@
 use super::super::answer::{self, text};
 use super::super::request::DEFAULT_MAX_TOKENS;
 use super::super::stream::AnthropicChunks;
-use super::events::put;
 use super::request::{Fields, Incoming, STEERING};
 use super::version::Version;
 use super::{UNSIGNED, is_signed};
+use crate::core::front::event::write_named;
 use crate::core::sse::Event;
 use crate::core::standard::{Chunks, Sending, Step};
 use crate::core::{json, mend};
@@ -231,7 +231,7 @@ impl Events {
     }
 
     fn end(&mut self, out: &mut String) {
-        put("message_stop", r#"{"type":"message_stop"}"#, out);
+        write_named("message_stop", r#"{"type":"message_stop"}"#, out);
         self.has_ended = true;
     }
 
@@ -247,7 +247,7 @@ impl Events {
         {
             self.has_reason = true;
         }
-        put(&kind, &data, out);
+        write_named(&kind, &data, out);
     }
 }
 
