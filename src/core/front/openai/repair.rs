@@ -19,9 +19,20 @@ pub struct Repair {
     /// For ids that have to be made.
     call_id: String,
     choices: BTreeMap<u64, Known>,
-    /// Of all choices, so that no made id is made twice.
-    made_ids: u64,
+    made: Made,
 }
+
+/// Of all choices.
+#[derive(Debug, Default)]
+struct Made {
+    /// So that no id is made twice.
+    ids: u64,
+    /// Bytes that are held.
+    held: usize,
+}
+
+/// What an entry of a list or a map takes beside its value.
+const ENTRY: usize = 64;
 
 /// What has been said of a choice.
 #[derive(Debug, Default)]
@@ -100,7 +111,12 @@ pub struct Begins {
 
 impl Repair {
     pub fn new(call_id: &str) -> Self {
-        Self { call_id: call_id.to_owned(), choices: BTreeMap::new(), made_ids: 0 }
+        Self { call_id: call_id.to_owned(), choices: BTreeMap::new(), made: Made::default() }
+    }
+
+    /// About how many bytes are held. Upstreams say how many choices and calls there are.
+    pub fn size(&self) -> usize {
+        self.made.held
     }
 
     /// Reads a chunk, or a whole answer, whose messages are one delta each. `None`: it is no object.
@@ -123,7 +139,10 @@ impl Repair {
 
     fn choice<'a>(&mut self, place: u64, mut rest: Members<'a>) -> Choice<'a> {
         let index = rest.remove("index").and_then(number).unwrap_or(place);
-        let known = self.choices.entry(index).or_default();
+        let known = self.choices.entry(index).or_insert_with(|| {
+            self.made.held += size_of::<Known>() + ENTRY;
+            Known::default()
+        });
         let is_first = !std::mem::replace(&mut known.has_begun, true);
         let delta = rest.remove("delta").filter(|delta| !is_null(delta));
         // A few upstreams put a whole message into a stream; others repeat it beside the deltas.
@@ -134,13 +153,13 @@ impl Repair {
         if let Some(list) = said.remove("tool_calls") {
             json::each_item(list.get(), |call| {
                 if let Ok(call) = serde_json::from_str(call.get()) {
-                    calls.extend(known.call(call, &self.call_id, &mut self.made_ids));
+                    calls.extend(known.call(call, &self.call_id, &mut self.made));
                 }
             });
         }
         let mut delta = Vec::new();
         for (name, value) in said {
-            if let Some(value) = known.whole_characters(&name, value) {
+            if let Some(value) = known.whole_characters(&name, value, &mut self.made) {
                 delta.push((name, value));
             }
         }
@@ -169,14 +188,19 @@ impl Known {
         &mut self,
         name: &str,
         value: &'a RawValue,
+        made: &mut Made,
     ) -> Option<Cow<'a, RawValue>> {
         let Some(text) = literal(value) else { return Some(Cow::Borrowed(value)) };
         if half_at_end(text).is_none() && !self.halves.contains_key(name) {
             return Some(Cow::Borrowed(value));
         }
-        let half = self.halves.entry(name.to_owned()).or_default();
+        let half = self.halves.entry(name.to_owned()).or_insert_with(|| {
+            made.held += name.len() + ENTRY;
+            String::new()
+        });
         let whole = with_half(half, text);
         if half.is_empty() {
+            made.held -= name.len() + ENTRY;
             self.halves.remove(name);
         }
         RawValue::from_string(format!("\"{whole}\"")).ok().map(Cow::Owned)
@@ -187,7 +211,7 @@ impl Known {
         &mut self,
         mut rest: Members<'a>,
         call_id: &str,
-        made_ids: &mut u64,
+        made: &mut Made,
     ) -> Option<CallDelta<'a>> {
         let index = rest.remove("index").and_then(number);
         let id = rest.remove("id").and_then(said);
@@ -199,34 +223,44 @@ impl Known {
         let name = function.get("name").and_then(|name| said(name));
         let arguments = function.get("arguments").filter(|arguments| !is_null(arguments));
         let has_arguments = arguments.is_some_and(|arguments| literal(arguments) != Some(""));
+        let calls = self.calls.len();
         let place = self.place(index, id.as_deref(), name.as_deref(), has_arguments);
+        made.held += (self.calls.len() - calls) * (size_of::<Call>() + 2 * ENTRY);
         let call = self.calls.get_mut(place)?;
         let mut piece = match arguments {
             Some(arguments) => call.take_arguments(arguments),
             None => String::new(),
         };
-        call.id = call.id.take().or(id);
+        if call.id.is_none() {
+            // Once more among those of all.
+            made.held += 2 * id.as_ref().map_or(0, String::len);
+            call.id = id;
+        }
         // Some repeat the name of a call, others send it in pieces.
         let name = name.filter(|name| *name != call.name);
         call.name.extend(name.as_deref());
+        made.held += name.as_ref().map_or(0, String::len);
         if let Some(index) = call.index {
             let says_nothing = piece.is_empty() && name.is_none() && rest.is_empty();
             let delta = CallDelta { index, begins: None, name, arguments: piece, rest };
             return (!says_nothing).then_some(delta);
         }
         if is_function && call.name.is_empty() {
+            made.held += piece.len();
             call.pending.push_str(&piece);
             return None;
         }
         let index = self.ids.len();
         call.index = Some(index);
         if !call.pending.is_empty() {
+            made.held -= call.pending.len();
             piece = std::mem::take(&mut call.pending) + &piece;
         }
         let mut id = call.id.clone().unwrap_or_default();
         while id.is_empty() || self.ids.contains(&id) {
-            *made_ids += 1;
-            id = format!("call_{call_id}_{made_ids}");
+            made.ids += 1;
+            id = format!("call_{call_id}_{}", made.ids);
+            made.held += id.len();
         }
         self.ids.insert(id.clone());
         let begins = Begins {

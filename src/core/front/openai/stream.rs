@@ -28,6 +28,11 @@ impl Stream {
         self.has_begun
     }
 
+    /// About how many bytes are held.
+    pub fn size(&self) -> usize {
+        self.repair.size()
+    }
+
     /// Writes a chunk. One without choices is held back: it has the usage, or Azure's filters, and clients that did
     /// not ask for the usage read the first choice of each.
     pub fn chunk(&mut self, chunk: &str, out: &mut String) {

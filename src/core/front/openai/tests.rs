@@ -530,3 +530,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_held_of_calls_that_never_begin_is_counted() {
+    let mut stream = Stream::new(stamp(), false);
+    let mut out = String::new();
+    for index in 0..1000 {
+        let id = "x".repeat(50);
+        let call = json!({"index": index, "id": id, "function": {"arguments": "y".repeat(100)}});
+        let chunk = json!({"choices": [{"delta": {"tool_calls": [call]}}]}).to_string();
+        stream.chunk(&chunk, &mut out);
+    }
+    assert!((200_000..800_000).contains(&stream.size()), "{}", stream.size());
+    // Once they have a name nothing of their arguments is held.
+    let before = stream.size();
+    for index in 0..1000 {
+        let call = json!({"index": index, "function": {"name": "f"}});
+        let chunk = json!({"choices": [{"delta": {"tool_calls": [call]}}]}).to_string();
+        stream.chunk(&chunk, &mut out);
+    }
+    assert!(stream.size() < before, "{} {before}", stream.size());
+    for choice in 0..1000 {
+        let delta =
+            json!({format!("member{choice}"): "x"}).to_string().replace("\"x\"", r#""\ud83d""#);
+        let chunk = format!(r#"{{"choices":[{{"index":{choice},"delta":{delta}}}]}}"#);
+        stream.chunk(&chunk, &mut out);
+    }
+    assert!(stream.size() > before + 100_000, "{} {before}", stream.size());
+}

@@ -77,7 +77,7 @@ impl Stream {
 
     /// About how many bytes are held: the response that ends a stream has all of it once more.
     pub fn size(&self) -> usize {
-        self.held
+        self.held + self.items.len() * size_of::<Item>() + self.repair.size()
     }
 
     /// Writes what a chunk of the answer adds.

@@ -334,7 +334,7 @@ fn what_is_held_is_counted() {
     let mut stream = stream(About::default());
     let chunk = format!(r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#, "x".repeat(1000));
     stream.chunk(&chunk, &mut String::new());
-    assert!((1000..1100).contains(&stream.size()), "{}", stream.size());
+    assert!((1000..2000).contains(&stream.size()), "{}", stream.size());
 }
 
 proptest! {

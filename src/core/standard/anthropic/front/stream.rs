@@ -65,6 +65,8 @@ pub struct Events {
     finish_reason: Option<String>,
     usage: Merged,
     output: Counter,
+    /// Bytes that are held for the calls.
+    held: usize,
 }
 
 impl Events {
@@ -87,7 +89,13 @@ impl Events {
             finish_reason: None,
             usage: Merged::default(),
             output: Counter::default(),
+            held: 0,
         }
+    }
+
+    /// About how many bytes are held: of calls that wait for those before them to be whole.
+    pub fn size(&self) -> usize {
+        self.held
     }
 
     /// Appends the events that a chunk makes. What is not understood of it is passed over.
@@ -362,8 +370,13 @@ impl Events {
         };
         let place = self.place(index, id.as_deref(), name.as_deref(), !piece.is_empty());
         if let Some(call) = self.calls.get_mut(place) {
-            call.id = call.id.take().or(id);
-            call.name = call.name.take().or(name);
+            for (known, new) in [(&mut call.id, id), (&mut call.name, name)] {
+                if let (None, Some(new)) = (&known, new) {
+                    self.held += new.len();
+                    *known = Some(new);
+                }
+            }
+            self.held += piece.len();
             call.arguments.add(&piece);
             call.waiting.push_str(&piece);
         }
@@ -398,6 +411,8 @@ impl Events {
             return place;
         }
         let place = self.calls.len();
+        // In the list, and its place in the map.
+        self.held += size_of::<Call>() + 64;
         self.calls.push(Call::default());
         if let Some(index) = index {
             self.places.insert(index, place);
@@ -446,7 +461,9 @@ impl Events {
         let (Some(index), waiting) = (call.block, std::mem::take(&mut call.waiting)) else {
             return;
         };
+        let waited = waiting.len();
         let text = said(&mut call.half, waiting);
+        self.held = self.held.saturating_sub(waited);
         self.output.add(&text);
         send_input(index, &text, out);
     }

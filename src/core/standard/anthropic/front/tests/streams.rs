@@ -272,3 +272,21 @@ fn a_ping_is_an_event() {
     ping(&mut out);
     assert_eq!(out, "event: ping\ndata: {\"type\":\"ping\"}\n\n");
 }
+
+#[test]
+fn what_calls_wait_with_is_counted() {
+    let (mut stream, mut out) = (Events::new(&ASKED), String::new());
+    let mut add = |stream: &mut Events, index: u64, function: Value| {
+        let call = json!({"index": index, "function": function});
+        let chunk = json!({"choices": [{"delta": {"tool_calls": [call]}}]});
+        stream.chunk(&chunk.to_string(), &mut out);
+    };
+    add(&mut stream, 0, json!({"name": "f", "arguments": "{"}));
+    for index in 1..100 {
+        add(&mut stream, index, json!({"name": "g", "arguments": "z".repeat(1000)}));
+    }
+    assert!((99_000..150_000).contains(&stream.size()), "{}", stream.size());
+    stream.finish(&mut out);
+    assert!(stream.size() < 50_000, "{}", stream.size());
+    assert!(out.contains(&"z".repeat(1000)));
+}
