@@ -14,8 +14,10 @@ use crate::core::catalogue::Dialect;
 use crate::core::model::UNLISTED;
 use crate::core::price::Unit;
 use crate::core::refusal::Verdict;
+use crate::core::retry::Sent;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
+use crate::core::standard::anthropic::front::version::Version;
 use crate::error::{Error, Target};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -103,6 +105,21 @@ pub struct ChatCall {
     pub resolved_at: i64,
     /// Attempts that the ledger has of this call already, from earlier runs of a job.
     pub earlier_attempts: u16,
+    /// The same request in the form of the candidates that speak Anthropic. None has it that comes over the socket.
+    #[serde(skip)]
+    pub native: Option<Arc<Native>>,
+}
+
+/// A request that goes as it came.
+#[derive(Debug)]
+pub struct Native {
+    /// Without what is our own.
+    pub body: Arc<String>,
+    pub version: Version,
+    /// What the caller asks for in `anthropic-beta`.
+    pub betas: Option<String>,
+    /// Why it cannot be told to others, who are not asked then.
+    pub only: Option<Error>,
 }
 
 /// A provider, model and key that can serve a call.
@@ -287,6 +304,10 @@ pub struct ChatReply {
     /// Attempts for which a usage row was opened.
     pub attempts: u16,
     pub latency_ms: u64,
+    /// How far a call that failed got. No session asks.
+    #[serde(skip)]
+    #[allow(dead_code)] // Until the listener is there.
+    pub sent: Sent,
 }
 
 /// A call that succeeded.
@@ -298,6 +319,10 @@ pub struct ChatAnswer {
     pub response: String,
     pub served_model: String,
     pub settled: Settled,
+    /// The provider's own, where a request went as it came and its answer came whole.
+    #[serde(skip)]
+    #[allow(dead_code)] // Until the listener is there.
+    pub native: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -33,6 +33,17 @@ pub enum Again {
     Anywhere(Option<Duration>),
 }
 
+/// What had left this machine when a call failed: what it may cost to send it again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sent {
+    Nothing,
+    /// Attempts that were refused, and cost nothing.
+    Unpaid,
+    /// An attempt that may have been paid for.
+    #[default]
+    PerhapsPaid,
+}
+
 /// What may follow an upstream's refusal.
 pub fn after(refusal: &Refusal) -> Again {
     let may_pass = is_retryable(refusal.status, refusal.code.as_deref());

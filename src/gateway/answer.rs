@@ -16,12 +16,22 @@ pub enum Read {
         completion: Completion,
         /// Fit for `jsonb`.
         response: String,
-        /// What it says, where that is wanted.
-        text: String,
+        /// The same in another form, where one is wanted.
+        other: String,
     },
     /// And what it has used all the same.
     Refused(Refusal, Usage),
     Broken(String),
+}
+
+/// In which form an answer is wanted, beside OpenAI's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Response,
+    /// What it says.
+    Text,
+    /// The provider's own.
+    Native,
 }
 
 pub fn read_answer(
@@ -29,7 +39,7 @@ pub fn read_answer(
     status: StatusCode,
     body: &str,
     key: &str,
-    wants_text: bool,
+    form: Form,
 ) -> Read {
     if status.is_redirection() {
         return Read::Broken("a redirect, which is never followed".to_owned());
@@ -37,15 +47,18 @@ pub fn read_answer(
     if !status.is_success() {
         return Read::Refused(refusal::read(status.as_u16(), body, Some(key)), Usage::default());
     }
-    let body = mend::json(body);
-    let body = standard.wire().answer(&body);
+    let own = mend::json(body);
+    let body = standard.wire().answer(&own);
     match reply::read(&body, Some(key)) {
         Reading::Completion(completion) if completion.has_choice => {
             let response = json::answer_for_jsonb(&body);
             let response = calls::completed(&response).into_owned();
-            let text = if wants_text { reply::content(&response) } else { None };
-            let text = text.unwrap_or_default();
-            Read::Completion { completion, response, text }
+            let other = match form {
+                Form::Response => String::new(),
+                Form::Text => reply::content(&response).unwrap_or_default(),
+                Form::Native => json::answer_for_jsonb(&own).into_owned(),
+            };
+            Read::Completion { completion, response, other }
         }
         // OpenRouter gives such answers where the provider behind it gave nothing.
         Reading::Completion(completion) => {

@@ -3,7 +3,9 @@
 use crate::core::bound::{self, Model, Size};
 use crate::core::budget::Rules;
 use crate::core::request::Outline;
-use crate::core::standard::{Sending, openai};
+use crate::core::retry::{Again, Sent};
+use crate::core::standard::anthropic::front::native;
+use crate::core::standard::{Sending, Standard, openai};
 use crate::error::Error;
 use crate::gateway::admission::{self, Permit};
 use crate::gateway::clients::{Outgoing, What};
@@ -13,11 +15,12 @@ use crate::gateway::hidden::Watch;
 use crate::gateway::http::Prepared;
 use crate::gateway::ledger::Renewed;
 use crate::gateway::memory::Lease;
+use crate::gateway::outlet::Outlet;
 use crate::gateway::row::{Leave, OpenRow};
 use crate::gateway::settings::Settings;
 use crate::gateway::shared::Shared;
 use crate::gateway::spending::{Asking, Hold};
-use crate::protocol::{Candidate, ChatAnswer, ChatCall};
+use crate::protocol::{Candidate, ChatAnswer, ChatCall, Native};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -38,16 +41,25 @@ pub struct Attempts<'a> {
     pub shared: &'a Shared,
     pub call: &'a ChatCall,
     /// What its request asks for.
-    pub outline: Outline,
+    pub outlines: Outlines,
     pub delivery: Delivery<'a>,
     pub deadline: Instant,
     /// Attempts for which a row was opened.
     pub made: u16,
     /// Text of the answer has reached the caller: there is no second try.
     pub has_delivered: bool,
+    /// How far the attempts that failed got.
+    pub sent: Sent,
 }
 
-impl Attempts<'_> {
+/// What a request asks for, in each form that it has.
+pub struct Outlines {
+    pub chat: Outline,
+    /// In the form of those that speak Anthropic.
+    pub native: Option<Outline>,
+}
+
+impl<'a> Attempts<'a> {
     /// Asks one candidate.
     pub async fn ask(
         &mut self,
@@ -71,6 +83,10 @@ impl Attempts<'_> {
                 return Err(Failed::elsewhere(Error::NoRoute { model }));
             }
         };
+        let native = self.native(candidate);
+        if let (None, Some(error)) = (native, call.native.as_ref().and_then(|it| it.only.clone())) {
+            return Err(Failed { again: Again::Elsewhere, ..Failed::finally(error) });
+        }
         let key = shared
             .keys
             .open(&settings.keyring_file, &candidate.provider.name, &candidate.key)
@@ -93,7 +109,7 @@ impl Attempts<'_> {
         let watch = self.watch(candidate, size, limits);
         let leave = Leave { permit, hold, departure: request.departure(), watch };
         let sync = settings.ledger_sync;
-        let prompt_tokens = self.outline.prompt_tokens;
+        let prompt_tokens = self.outline(candidate).prompt_tokens;
         let ledger = shared.ledger_for(self.delivery);
         let row = OpenRow::open(ledger, call, candidate, number, prompt_tokens, leave, sync)
             .await
@@ -105,16 +121,30 @@ impl Attempts<'_> {
             settings: &settings,
             row,
             lease,
-            delivery: self.delivery,
+            outlet: Outlet::new(self.delivery, self.deadline, &mut self.has_delivered),
+            is_native: native.is_some(),
             deadline: self.deadline,
             waited_ms: call.deadline_ms,
-            has_delivered: &mut self.has_delivered,
         });
         match timeout_at(self.deadline, request.send(Some(&key))).await {
             Ok(Ok(incoming)) => exchange.read(incoming).await,
             Ok(Err(failure)) => Err(exchange.failed(failure).await),
             Err(_) => Err(exchange.late().await),
         }
+    }
+
+    /// The request in the candidate's own form, where it has come in that.
+    fn native(&self, candidate: &Candidate) -> Option<&'a Native> {
+        let speaks_it = candidate.provider.standard == Standard::Anthropic;
+        // Not by a row that has become another since the request was read.
+        let is_read = self.outlines.native.is_some();
+        self.call.native.as_deref().filter(|_| speaks_it && is_read)
+    }
+
+    /// What is asked of this candidate.
+    fn outline(&self, candidate: &Candidate) -> &Outline {
+        let native = self.outlines.native.as_ref();
+        native.filter(|_| self.native(candidate).is_some()).unwrap_or(&self.outlines.chat)
     }
 
     /// Waits for its turn, and takes room for the answer. A job has all the time for that: its own begins
@@ -169,7 +199,7 @@ impl Attempts<'_> {
         };
         let standard = candidate.provider.standard.wire();
         let hidden = self.shared.excesses.of(candidate.provider.id, candidate.counted_model());
-        bound::size(&self.outline, &model, standard.default_output_tokens(), hidden)
+        bound::size(self.outline(candidate), &model, standard.default_output_tokens(), hidden)
     }
 
     /// What the provider will count is compared with the size that was reserved. Where no rule counts on
@@ -178,7 +208,7 @@ impl Attempts<'_> {
         let most = size.output_tokens.or(limits.cap.map(i64::from));
         let asks_for_more = match limits.most_tokens {
             Some(_) => false,
-            None => self.outline.max_tokens > most,
+            None => self.outline(candidate).max_tokens > most,
         };
         let most = most.filter(|_| !asks_for_more);
         self.shared.excesses.watch(candidate.provider.id, candidate.counted_model(), size, most)
@@ -187,7 +217,7 @@ impl Attempts<'_> {
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.
     async fn hold(&self, candidate: &Candidate, rules: &Rules, size: &Size) -> Result<Hold, Error> {
         let call = self.call;
-        let prompt = i64::from(self.outline.prompt_tokens);
+        let prompt = i64::from(self.outline(candidate).prompt_tokens);
         let asking = Asking { user: &call.user_id, candidate, rules, size, prompt };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
@@ -204,10 +234,13 @@ impl Attempts<'_> {
         let provider = &candidate.provider;
         let standard = provider.standard;
         let takes_newer_name = openai::takes_newer_name(&provider.base_url, &candidate.model_id);
-        let body = self.call.body.clone();
+        let native = self.native(candidate);
+        let body = native.map_or(&self.call.body, |native| &native.body).clone();
         let model_id = candidate.model_id.clone();
         let max_output_tokens = candidate.max_output_tokens;
         let streams = self.streams(candidate, settings);
+        let is_native = native.is_some();
+        let bytes = body.len();
         let translate = move || {
             let sending = Sending {
                 model_id: &model_id,
@@ -217,18 +250,32 @@ impl Attempts<'_> {
                 takes_newer_name,
                 most_tokens: limits.most_tokens,
             };
-            standard.wire().request(&body, &sending)
+            match is_native {
+                true => native::request(&body, &sending),
+                false => standard.wire().request(&body, &sending),
+            }
         };
-        let bytes = self.call.body.len();
+        let per_value = match is_native {
+            true => native::BYTES_PER_VALUE,
+            false => standard.wire().bytes_per_value(),
+        };
         let mut working = sent.another();
-        working.begin(bytes + self.outline.values * standard.wire().bytes_per_value())?;
+        working.begin(bytes + self.outline(candidate).values * per_value)?;
         let body = Bytes::from(self.shared.heavy.run(bytes, translate).await??);
         drop(working);
         sent.begin(body.len())?;
+        let what = match native {
+            Some(native) => {
+                let is_anthropic = native::is_anthropic_itself(&provider.base_url);
+                let headers = native::headers(native.version, native.betas.clone(), is_anthropic);
+                What::Native(body, headers)
+            }
+            None => What::Chat(body),
+        };
         self.shared.clients(settings)?.prepare(Outgoing {
             provider,
             target: candidate.target(),
-            what: What::Chat(body),
+            what,
             key: Some(key),
             limit: settings.max_response_size,
         })
@@ -236,7 +283,9 @@ impl Attempts<'_> {
 
     fn streams(&self, candidate: &Candidate, settings: &Settings) -> bool {
         match self.delivery {
-            Delivery::Deltas(_) => true,
+            Delivery::Deltas(_) | Delivery::Chunks(_) => true,
+            // Whole, it is the caller's own form.
+            _ if self.native(candidate).is_some() => false,
             _ => {
                 let wanted = self.call.stream_upstream.unwrap_or(settings.stream_upstream);
                 wanted && candidate.can_stream

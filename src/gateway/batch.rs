@@ -1,5 +1,6 @@
 //! Many calls of one session, so many at a time, each answered as it ends.
 
+use crate::core::retry::Sent;
 use crate::error::Error;
 use crate::gateway::call;
 use crate::gateway::delivery::{Delivery, Outgoing, Sink};
@@ -60,5 +61,5 @@ fn item(index: u32, reply: ChatReply, lease: Option<Lease>) -> Outgoing {
 }
 
 fn failed(error: Error) -> ChatReply {
-    ChatReply { outcome: Err(error), attempts: 0, latency_ms: 0 }
+    ChatReply { outcome: Err(error), attempts: 0, latency_ms: 0, sent: Sent::Nothing }
 }

@@ -2,15 +2,17 @@
 //! failure allows it, and another round after a pause.
 
 use crate::core::request::{self, Outline};
-use crate::core::retry::{self, Again};
+use crate::core::retry::{self, Again, Sent};
+use crate::core::standard::Standard;
 use crate::error::Error;
-use crate::gateway::attempt::Attempts;
+use crate::gateway::attempt::{Attempts, Outlines};
 use crate::gateway::delivery::Delivery;
 use crate::gateway::exchange::Failed;
 use crate::gateway::memory::Lease;
 use crate::gateway::shared::Shared;
-use crate::protocol::{ChatAnswer, ChatCall, ChatReply};
+use crate::protocol::{Candidate, ChatAnswer, ChatCall, ChatReply};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -23,21 +25,23 @@ pub async fn run(
     lease: &mut Lease,
 ) -> ChatReply {
     let started = Instant::now();
-    let outline = match read(shared, call).await {
-        Ok(outline) => outline,
+    let outlines = match read(shared, call).await {
+        Ok(outlines) => outlines,
         Err(error) => {
             let latency_ms = started.elapsed().as_millis() as u64;
-            return ChatReply { outcome: Err(error), attempts: 0, latency_ms };
+            let outcome = Err(error);
+            return ChatReply { outcome, attempts: 0, latency_ms, sent: Sent::Nothing };
         }
     };
     let mut attempts = Attempts {
         shared,
         call,
-        outline,
+        outlines,
         delivery,
         deadline: started + Duration::from_millis(call.deadline_ms),
         made: 0,
         has_delivered: false,
+        sent: Sent::Nothing,
     };
     let outcome = {
         let answered =
@@ -45,17 +49,29 @@ pub async fn run(
         shared.forgotten.guard(&call.user_id, call.call_id, answered).await
     };
     let latency_ms = started.elapsed().as_millis() as u64;
-    ChatReply { outcome, attempts: attempts.made, latency_ms }
+    ChatReply { outcome, attempts: attempts.made, latency_ms, sent: attempts.sent }
 }
 
 /// What the request asks for, within the bounds of a request. Whoever wrote it has looked already,
 /// but a job may be old, and this is where all requests pass.
-async fn read(shared: &Shared, call: &ChatCall) -> Result<Outline, Error> {
-    let (bytes, most) = (call.body.len(), shared.settings().max_request_size);
+async fn read(shared: &Shared, call: &ChatCall) -> Result<Outlines, Error> {
+    let chat = outline(shared, &call.body).await?;
+    let speaks_it = |candidate: &Candidate| candidate.provider.standard == Standard::Anthropic;
+    let native = match &call.native {
+        Some(native) if call.candidates.iter().any(speaks_it) => {
+            Some(outline(shared, &native.body).await?)
+        }
+        _ => None,
+    };
+    Ok(Outlines { chat, native })
+}
+
+async fn outline(shared: &Shared, body: &Arc<String>) -> Result<Outline, Error> {
+    let (bytes, most) = (body.len(), shared.settings().max_request_size);
     if bytes > most {
         return Err(Error::RequestBeyond { limit: most as u64, unit: "bytes".to_owned() });
     }
-    let body = call.body.clone();
+    let body = body.clone();
     shared.heavy.run(bytes, move || request::outline(&body)).await?.map_err(Error::unfit)
 }
 
@@ -80,6 +96,7 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
                 }
                 Err(failed) => failed,
             };
+            attempts.sent = attempts.sent.max(failed.sent);
             if let Some(fault) = &failed.fault {
                 attempts.shared.health.failed(&attempts.shared.ledger, candidate, fault);
             }
@@ -97,6 +114,7 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             error: Error::internal("nobody is there to be asked"),
             again: Again::Never,
             fault: None,
+            sent: Sent::Nothing,
         });
         hopeful.retain(|(index, _)| !too_short.has(candidates[*index].context_window));
         if hopeful.is_empty() || round >= attempts.call.max_retries {

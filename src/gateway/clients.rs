@@ -2,6 +2,7 @@
 //! the environment; and what goes to each provider with every request.
 
 use crate::core::standard::Standard;
+use crate::core::standard::anthropic::front::native::BETAS;
 use crate::core::{address, headers as extra};
 use crate::error::{Error, Target};
 use crate::gateway::body::{Limit, Requests};
@@ -82,6 +83,8 @@ pub struct Outgoing<'a> {
 pub enum What<'a> {
     /// With this body.
     Chat(Bytes),
+    /// In the provider's own form, with the headers that go with it.
+    Native(Bytes, Vec<(&'static str, String)>),
     /// What is at this URL.
     Url(&'a str),
 }
@@ -121,10 +124,15 @@ impl Clients {
     /// Checks and builds a request; nothing is sent yet.
     pub fn prepare(&self, request: Outgoing<'_>) -> Result<Prepared, Error> {
         let Outgoing { provider, target, what, key, limit } = request;
-        let (method, body, place) = match what {
-            What::Chat(body) => (Method::POST, Some(body), self.chat(provider, &target)?),
+        let (method, body, mut place) = match &what {
+            What::Chat(body) | What::Native(body, _) => {
+                (Method::POST, Some(body.clone()), self.chat(provider, &target)?)
+            }
             What::Url(url) => (Method::GET, None, self.place(url, provider, &target)?),
         };
+        if let What::Native(_, headers) = what {
+            add(&mut place.headers, headers)?;
+        }
         let client = if place.is_plain { &self.plain } else { &self.tls };
         let departure = Departure::default();
         let mut request = Request::new(departure.body(body));
@@ -197,6 +205,21 @@ fn headers(provider: &Provider) -> Result<HeaderMap, Error> {
         headers.insert(*name, HeaderValue::from_static(value));
     }
     Ok(headers)
+}
+
+/// Puts the headers of one request to those of its provider. A list goes on where the provider's row has begun it.
+fn add(all: &mut HeaderMap, headers: Vec<(&'static str, String)>) -> Result<(), Error> {
+    for (name, value) in headers {
+        let begun = all.get(name).filter(|_| name == BETAS).and_then(|value| value.to_str().ok());
+        let value = match begun {
+            Some(begun) => format!("{begun},{value}"),
+            None => value,
+        };
+        let value = HeaderValue::try_from(value)
+            .map_err(|_| Error::bad_request(format!("{name}: cannot be sent as a header")))?;
+        all.insert(name, value);
+    }
+    Ok(())
 }
 
 /// The header that carries the key.
@@ -278,6 +301,37 @@ mod tests {
             assert!(matches!(refused, Err(Error::AddressRefused { .. })), "{bad}");
         }
         assert!(chat(&clients, &provider(1, "https://b.example/v1", "a\nb"), "sk-1").is_err());
+    }
+
+    #[test]
+    fn a_request_of_the_providers_own_form_brings_its_version_and_betas() {
+        let clients = clients();
+        let mut anthropic = Provider {
+            standard: Standard::Anthropic,
+            ..provider(1, "https://api.anthropic.com/v1", "one")
+        };
+        let sent = |provider: &Provider, headers: Vec<(&'static str, String)>| {
+            let what = What::Native(Bytes::from_static(b"{}"), headers);
+            let target = provider.target("m");
+            let asked = Outgoing { provider, target, what, key: Some("sk-1"), limit: 1 };
+            clients.prepare(asked).map(|prepared| prepared.request)
+        };
+        let headers = |betas: &str| {
+            vec![("anthropic-version", "2026-10-21".to_owned()), (BETAS, betas.to_owned())]
+        };
+        let request = sent(&anthropic, headers("a,b")).unwrap();
+        assert_eq!(request.headers()["anthropic-version"], "2026-10-21");
+        assert_eq!(request.headers()[BETAS], "a,b");
+        assert_eq!(request.headers()["x-api-key"], "sk-1");
+        anthropic.headers.push((BETAS.to_owned(), "row".to_owned()));
+        let request = sent(&anthropic, headers("a,b")).unwrap();
+        assert_eq!(request.headers()[BETAS], "row,a,b");
+        assert_eq!(request.headers().get_all(BETAS).iter().count(), 1);
+        // The next request has none of it.
+        let request = chat(&clients, &anthropic, "sk-1").unwrap();
+        assert_eq!(request.headers()["anthropic-version"], "2023-06-01");
+        assert_eq!(request.headers()[BETAS], "row");
+        assert!(sent(&anthropic, headers("a\r\nx-evil: 1")).is_err());
     }
 
     #[test]

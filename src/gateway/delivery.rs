@@ -12,6 +12,9 @@ pub enum Delivery<'a> {
     Job,
     /// Text as it arrives, then the whole.
     Deltas(&'a Sink),
+    /// All that arrives, then the whole.
+    #[allow(dead_code)] // Until the listener is there.
+    Chunks(&'a Pieces),
 }
 
 /// A reply, and the memory that it holds until the session has read it.
@@ -28,3 +31,34 @@ impl From<Reply> for Outgoing {
 
 /// Where replies go before the last one.
 pub type Sink = mpsc::Sender<Outgoing>;
+
+/// What arrives of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The JSON of a chunk in OpenAI's form.
+    Chunk(String),
+    /// Events of a provider that speaks the caller's own form, as they are written to it.
+    Events(String),
+}
+
+impl Said {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Chunk(text) | Self::Events(text) => text.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What arrives, and the memory that it holds until it is written.
+#[allow(dead_code)] // Until the listener is there.
+pub struct Piece {
+    pub said: Said,
+    pub lease: Lease,
+}
+
+/// Where pieces of an answer go: a channel of few places, which hold what is read of the upstream ahead of the caller.
+pub type Pieces = mpsc::Sender<Piece>;

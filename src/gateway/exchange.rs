@@ -3,21 +3,22 @@
 
 use crate::core::health::Fault;
 use crate::core::reply::Completion;
-use crate::core::retry::{self, Again};
+use crate::core::retry::{self, Again, Sent};
 use crate::core::sse::{Event, Kind, Parser};
 use crate::core::standard::{Standard, Step};
 use crate::core::stream::Assembler;
 use crate::core::usage::Usage;
 use crate::error::{Error, Refusal, UNREACHABLE};
-use crate::gateway::answer::{Read, read_answer};
-use crate::gateway::delivery::{Delivery, Sink};
+use crate::gateway::answer::{Form, Read, read_answer};
+use crate::gateway::delivery::Delivery;
 use crate::gateway::http::{Answer, Failure, Incoming};
 use crate::gateway::ledger::{JobAnswer, Outcome, Task};
-use crate::gateway::memory::Lease;
+use crate::gateway::memory::{Lease, Shortage};
+use crate::gateway::outlet::{Blocked, Outlet, Reader};
 use crate::gateway::row::{End, OpenRow};
 use crate::gateway::settings::Settings;
 use crate::gateway::shared::Shared;
-use crate::protocol::{Candidate, ChatAnswer, Reply};
+use crate::protocol::{Candidate, ChatAnswer};
 use http::StatusCode;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -32,11 +33,14 @@ pub struct Failed {
     pub again: Again,
     /// What it says about the candidate.
     pub fault: Option<Fault>,
+    /// How far it got.
+    pub sent: Sent,
 }
 
 impl Failed {
+    /// Nothing was sent, and nothing will be.
     pub fn finally(error: Error) -> Self {
-        Self { error, again: Again::Never, fault: None }
+        Self { error, again: Again::Never, fault: None, sent: Sent::Nothing }
     }
 
     /// What the candidate has said is paid for: others may be asked, but not this one again.
@@ -56,7 +60,7 @@ impl Failed {
             }
             _ => Again::Elsewhere,
         };
-        Self { error, again, fault: None }
+        Self { error, again, fault: None, sent: Sent::Nothing }
     }
 }
 
@@ -68,12 +72,12 @@ pub struct Exchange<'a, 'l> {
     pub settings: &'a Settings,
     pub row: Box<OpenRow<'a>>,
     pub lease: &'l mut Lease,
-    pub delivery: Delivery<'a>,
+    pub outlet: Outlet<'a, 'l>,
+    /// The request went as it came, in the provider's own form.
+    pub is_native: bool,
     pub deadline: Instant,
     /// How long the caller waits in all.
     pub waited_ms: u64,
-    /// Text of the answer has reached the caller.
-    pub has_delivered: &'l mut bool,
 }
 
 impl Exchange<'_, '_> {
@@ -140,18 +144,33 @@ impl Exchange<'_, '_> {
         let standard = candidate.provider.standard;
         let key = Zeroizing::new(self.key.to_owned());
         let http_status = answer.status;
-        let wants_text = matches!(self.delivery, Delivery::Deltas(_));
+        let form = match self.outlet.delivery {
+            Delivery::Deltas(_) => Form::Text,
+            _ if self.is_native => Form::Native,
+            _ => Form::Response,
+        };
         let bytes = answer.body.len();
+        // The provider's own form is kept beside ours.
+        if form == Form::Native
+            && let Err(shortage) = self.lease.grow(2 * bytes)
+        {
+            return Err(self.out_of_memory(shortage).await);
+        }
         let body = answer.body;
-        let read = move || read_answer(standard, http_status, &body, &key, wants_text);
+        let read = move || read_answer(standard, http_status, &body, &key, form);
         let what = match self.shared.heavy.run(bytes, read).await {
-            Ok(Read::Completion { completion, response, text }) => {
-                if let Delivery::Deltas(sink) = self.delivery {
-                    // One that is not taken in time is part of the whole all the same.
-                    let _ = self.deliver(sink, text).await;
-                }
+            Ok(Read::Completion { completion, response, other }) => {
+                let native = match form {
+                    Form::Text => {
+                        // One that is not taken in time is part of the whole all the same.
+                        let _ = self.outlet.text(other).await;
+                        None
+                    }
+                    Form::Native => Some(other),
+                    Form::Response => None,
+                };
                 let request_id = answer.request_id;
-                let about = About { status, request_id, is_estimate: false };
+                let about = About { status, request_id, is_estimate: false, native };
                 return Ok(self.finish(completion, response, about).await);
             }
             Ok(Read::Refused(refusal, usage)) => {
@@ -182,7 +201,7 @@ impl Exchange<'_, '_> {
         let status = incoming.status.as_u16();
         let request_id = incoming.request_id.take();
         let mut parser = Parser::new(settings.max_response_size);
-        let mut chunks = candidate.provider.standard.wire().stream();
+        let mut reader = Reader::new(candidate.provider.standard, self.is_native);
         let mut events: Vec<Event> = Vec::new();
         // The stream has said that it is complete.
         let mut is_done = false;
@@ -223,7 +242,7 @@ impl Exchange<'_, '_> {
                     .map(|last| events.extend(last)),
             };
             for event in events.drain(..) {
-                match chunks.read(&event, Some(self.key)) {
+                match reader.read(&event, Some(self.key)) {
                     Step::Chunk(chunk) => {
                         let stream = self.row.stream.get_or_insert_default();
                         let added = stream.add(&chunk);
@@ -236,14 +255,17 @@ impl Exchange<'_, '_> {
                         if added.has_output {
                             self.row.note_first_token();
                         }
-                        if let Delivery::Deltas(sink) = self.delivery
-                            && self.deliver(sink, added.text).await.is_err()
-                        {
-                            let error = self.too_late();
-                            return Err(self.given_up(error).await);
+                        let adding = self.outlet.add(added, || reader.said(chunk), self.lease);
+                        if let Err(blocked) = adding.await {
+                            return Err(self.blocked(blocked).await);
                         }
                     }
-                    Step::Nothing => {}
+                    Step::Nothing => {
+                        let said = reader.said(String::new());
+                        if let Err(blocked) = self.outlet.piece(said, false, self.lease).await {
+                            return Err(self.blocked(blocked).await);
+                        }
+                    }
                     Step::Done => {
                         is_done = true;
                         tokio::spawn(drain(incoming));
@@ -270,9 +292,9 @@ impl Exchange<'_, '_> {
             }
             // The answer once here, once in the frame to the session.
             let size = self.row.stream.as_ref().map_or(0, Assembler::size);
-            if let Err(shortage) = self.lease.grow_to(2 * size + parser.pending()) {
-                let (target, limit) = (candidate.target(), shortage.limit as u64);
-                return Err(self.given_up(Error::AnswerOutOfMemory { target, limit }).await);
+            let held = parser.pending() + self.outlet.size();
+            if let Err(shortage) = self.lease.grow_to(2 * size + held) {
+                return Err(self.out_of_memory(shortage).await);
             }
             if has_ended {
                 break String::new();
@@ -280,6 +302,8 @@ impl Exchange<'_, '_> {
         };
         is_done &= self.has_output();
         if what.is_empty() && (is_done || self.is_finished()) {
+            // What is not taken in time is part of the whole all the same.
+            let _ = self.outlet.piece(reader.rest(), true, self.lease).await;
             return self.finish_stream(status, request_id).await;
         }
         if what.is_empty() && !self.has_output() {
@@ -298,41 +322,24 @@ impl Exchange<'_, '_> {
     ) -> Result<ChatAnswer, Failed> {
         let candidate = self.candidate;
         let mut stream = self.row.stream.take().unwrap_or_default();
-        if let Delivery::Deltas(sink) = self.delivery {
-            // One that is not taken in time is part of the whole all the same.
-            let _ = self.deliver(sink, stream.take_rest()).await;
-        }
+        // One that is not taken in time is part of the whole all the same.
+        let _ = self.outlet.text(stream.take_rest()).await;
         let (usage, is_estimate) = self.row.usage_of(&stream, true);
         let key = Zeroizing::new(self.key.to_owned());
         let bytes = stream.size();
         // It is in OpenAI's form by now.
-        let read =
-            move || read_answer(Standard::OpenAi, StatusCode::OK, &stream.finish(), &key, false);
+        let (standard, form) = (Standard::OpenAi, Form::Response);
+        let read = move || read_answer(standard, StatusCode::OK, &stream.finish(), &key, form);
         let what = match self.shared.heavy.run(bytes, read).await {
             Ok(Read::Completion { completion, response, .. }) => {
                 let completion = Completion { usage, ..completion };
-                let about = About { status, request_id, is_estimate };
+                let about = About { status, request_id, is_estimate, native: None };
                 return Ok(self.finish(completion, response, about).await);
             }
             Ok(Read::Broken(what)) => what,
             _ => "JSON that is not a completion".to_owned(),
         };
         Err(broken(self.row, candidate, status, what, request_id).await)
-    }
-
-    /// Hands on what the answer gains. Waits while the caller does not take it, and with that the
-    /// upstream, but not beyond the deadline: an idle cursor would hold its place for ever.
-    async fn deliver(
-        &mut self,
-        sink: &Sink,
-        text: String,
-    ) -> Result<(), tokio::time::error::Elapsed> {
-        if !text.is_empty() {
-            *self.has_delivered = true;
-            let delta = Reply::Delta(text.replace('\0', "\u{fffd}"));
-            let _ = timeout_at(self.deadline, sink.send(delta.into())).await?;
-        }
-        Ok(())
     }
 
     /// A stream that broke or stalled. Before it said anything, another may say it.
@@ -352,7 +359,7 @@ impl Exchange<'_, '_> {
         let served_model = completion.served_model.unwrap_or_else(|| candidate.model_id.clone());
         self.shared.ledger.send(Task::KeyUsed(candidate.user_provider_id));
         let provider = candidate.provider.name.clone();
-        let job = matches!(self.delivery, Delivery::Job).then(|| JobAnswer {
+        let job = matches!(self.outlet.delivery, Delivery::Job).then(|| JobAnswer {
             response: response.clone(),
             provider: provider.clone(),
             served_model: served_model.clone(),
@@ -371,7 +378,7 @@ impl Exchange<'_, '_> {
                 ..End::default()
             })
             .await;
-        ChatAnswer { provider, response, served_model, settled }
+        ChatAnswer { provider, response, served_model, settled, native: about.native }
     }
 
     fn has_output(&self) -> bool {
@@ -400,13 +407,14 @@ impl Exchange<'_, '_> {
         };
         // A row of an attempt that never left says so, so that it does not count as a request.
         let code = if free { UNREACHABLE } else { error.code() };
+        let sent = if free { Sent::Nothing } else { self.row.sent() };
         self.row.settle(End::failed(code, status, free)).await;
         let again = match (may_pass, is_refused) {
             (_, true) => Again::Elsewhere,
             (true, _) => Again::Anywhere(None),
             _ => Again::Never,
         };
-        Failed { error, again, fault }
+        Failed { error, again, fault, sent }
     }
 
     /// Settles an attempt whose deadline has passed.
@@ -417,8 +425,21 @@ impl Exchange<'_, '_> {
 
     /// Settles an attempt that we end ourselves.
     async fn given_up(self: Box<Self>, error: Error) -> Failed {
+        let sent = self.row.sent();
         self.row.settle(End::failed(error.code(), None, false)).await;
-        Failed::finally(error)
+        Failed { sent, ..Failed::finally(error) }
+    }
+
+    async fn out_of_memory(self: Box<Self>, shortage: Shortage) -> Failed {
+        let (target, limit) = (self.candidate.target(), shortage.limit as u64);
+        self.given_up(Error::AnswerOutOfMemory { target, limit }).await
+    }
+
+    async fn blocked(self: Box<Self>, blocked: Blocked) -> Failed {
+        match blocked {
+            Blocked::Late => self.late().await,
+            Blocked::Shortage(shortage) => self.out_of_memory(shortage).await,
+        }
     }
 
     fn too_late(&self) -> Error {
@@ -437,6 +458,7 @@ struct About {
     status: u16,
     request_id: Option<String>,
     is_estimate: bool,
+    native: Option<String>,
 }
 
 fn stalled(candidate: &Candidate, settings: &Settings) -> Error {
@@ -457,6 +479,7 @@ async fn refused(
     row.settle(end).await;
     let refusal = Box::new(refusal);
     Failed {
+        sent: if bill.is_free_of_charge { Sent::Unpaid } else { Sent::PerhapsPaid },
         again: retry::after(&refusal),
         fault: Some(Fault::Refused(refusal.clone())),
         error: Error::Upstream { target: candidate.target(), refusal },
@@ -475,7 +498,7 @@ async fn broken(
     let mut end = End::failed(error.code(), Some(status), false);
     end.request_id = request_id;
     row.settle(end).await;
-    Failed::finally(error)
+    Failed { sent: Sent::PerhapsPaid, ..Failed::finally(error) }
 }
 
 /// Reads what is left of a stream, so that the connection can be used again.

@@ -25,6 +25,7 @@ mod jobs;
 mod keys;
 pub mod ledger;
 mod memory;
+mod outlet;
 mod renewal;
 mod resolver;
 mod row;

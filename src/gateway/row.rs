@@ -2,6 +2,7 @@
 
 use crate::core::budget::Spent;
 use crate::core::reply::clean_word;
+use crate::core::retry::Sent;
 use crate::core::stream::Assembler;
 use crate::core::usage::{Parts, Usage};
 use crate::error::{Error, UNREACHABLE};
@@ -152,6 +153,14 @@ impl<'a> OpenRow<'a> {
             hold.settle(sent, Spent { cost, cost_source, ..spent });
         }
         settled
+    }
+
+    /// How far an attempt got that ends now, without a refusal.
+    pub fn sent(&self) -> Sent {
+        match self.stream.is_some() || self.departure.has_left() {
+            true => Sent::PerhapsPaid,
+            false => Sent::Nothing,
+        }
     }
 
     /// Sends the settlement, and says which one it was and what is known of the use by then.

@@ -63,6 +63,7 @@ impl Resolved {
             rules: self.rules.clone(),
             resolved_at: self.at,
             earlier_attempts: 0,
+            native: None,
         }
     }
 }

@@ -562,6 +562,7 @@ fn prepare(
             rules,
             resolved_at,
             earlier_attempts: job.earlier_attempts,
+            native: None,
         })
     };
     claimed

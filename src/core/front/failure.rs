@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod tests;
 
+pub use crate::core::retry::Sent;
+
 use crate::core::refusal::About;
 use crate::core::{options, parameters};
 use crate::error::{Error, Refusal};
@@ -23,16 +25,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(1);
 /// Most characters that are repeated of what a stranger sent.
 const MOST_REPEATED: usize = 100;
-
-/// What had left this machine when a call failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
-    Nothing,
-    /// Attempts that were refused, and cost nothing.
-    Unpaid,
-    /// An attempt that may have been paid for.
-    PerhapsPaid,
-}
 
 /// Why the front itself answers no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,10 @@ use crate::error::Error;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 
+/// The header that asks for betas.
+pub const BETAS: &str = "anthropic-beta";
+/// Bytes that each value of a request takes at the most while it is mended, beside its text.
+pub const BYTES_PER_VALUE: usize = 64;
 /// Betas that are passed on at the most, and the longest of their names. Claude Code sends some ten.
 const MOST_BETAS: usize = 64;
 const LONGEST_BETA: usize = 128;
@@ -139,6 +143,11 @@ fn is_foreign_thinking(block: &RawValue, is_claude: bool) -> bool {
         && (is_others || (is_claude && !is_signed(signature.as_deref())))
 }
 
+/// Whether a provider is Anthropic, and no relay.
+pub fn is_anthropic_itself(base_url: &str) -> bool {
+    base_url.starts_with("https://api.anthropic.com/") || base_url == "https://api.anthropic.com"
+}
+
 /// The headers that go on with a native body, beside the key. `is_anthropic_itself`: relays may know
 /// the older version only, of which the newer one takes a part.
 pub fn headers(
@@ -148,7 +157,7 @@ pub fn headers(
 ) -> Vec<(&'static str, String)> {
     let version = if is_anthropic_itself { version } else { Version::June2023 };
     let mut headers = vec![("anthropic-version", version.name().to_owned())];
-    headers.extend(betas.map(|betas| ("anthropic-beta", betas)));
+    headers.extend(betas.map(|betas| (BETAS, betas)));
     headers
 }
 
