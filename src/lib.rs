@@ -16,6 +16,7 @@ mod gateway;
 mod installed;
 mod keyring;
 mod protocol;
+mod queue;
 mod route_cache;
 mod routing;
 mod session;

@@ -17,6 +17,7 @@ pub mod health;
 pub mod histogram;
 pub mod hush;
 pub mod identity;
+pub mod jobs;
 pub mod json;
 pub mod mend;
 pub mod model;

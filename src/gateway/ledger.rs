@@ -5,6 +5,7 @@ use crate::core::budget::{Amount, Keys, Rules, Scope};
 use crate::core::health::{Change, Place};
 use crate::core::usage::Usage;
 use crate::error::Error;
+use crate::gateway::asked::{JobAsked, JobTold};
 use crate::protocol::{Candidate, CatalogueFetch, Fetched, Known, Settled};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -156,6 +157,9 @@ pub enum Task {
     HandOversUndone(Vec<Uuid>),
     /// What holds now for a call that has waited since it was resolved.
     Renew(Known, oneshot::Sender<Result<Renewed, Error>>),
+    /// What is asked about jobs over HTTP.
+    #[allow(dead_code)] // Until the listener asks.
+    Job(Box<JobAsked>, oneshot::Sender<Result<JobTold, Error>>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.

@@ -4,6 +4,7 @@
 
 mod admission;
 mod answer;
+pub mod asked;
 mod attempt;
 mod batch;
 mod body;

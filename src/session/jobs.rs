@@ -1,6 +1,7 @@
 //! Durable jobs from SQL: writing them into the caller's transaction, waiting for them, cancelling
 //! them. The worker runs them once they are committed.
 
+use crate::core::jobs::{check_idempotency_key, checked_request};
 use crate::core::options::Prepared;
 use crate::database::failed;
 use crate::error::Error;
@@ -21,10 +22,6 @@ use uuid::Uuid;
 
 /// Between looks at a job: whoever waits is told when it ends, unless it was cancelled.
 const LOOK_MS: u64 = 1000;
-/// Bytes of a request that is kept for later: it is written, read and sent as a whole.
-const LARGEST_REQUEST: usize = 16 << 20;
-/// Of an idempotency key, in bytes: it is part of an index.
-const LONGEST_KEY: usize = 255;
 /// How far ahead a job may be put off.
 const LONGEST_WAIT_DAYS: i64 = 366;
 
@@ -42,7 +39,9 @@ fn chat_submit(
     let prepared = Prepared::from_arguments(model, text(&messages), text(&options));
     drop((messages, options));
     let job = prepared.and_then(Prepared::whole).and_then(|prepared| {
-        check_idempotency_key(p_idempotency_key)?;
+        if let Some(key) = p_idempotency_key {
+            check_idempotency_key("p_idempotency_key", key)?;
+        }
         check_run_after(p_run_after)?;
         // A request that nobody can serve is better refused now than later.
         let resolved = Resolved::find(&prepared, provider, p_user_id)?;
@@ -50,19 +49,6 @@ fn chat_submit(
         submit(&job, p_run_after, p_idempotency_key)
     });
     pg_uuid(or_raise(job))
-}
-
-fn check_idempotency_key(key: Option<&str>) -> Result<(), Error> {
-    let Some(key) = key else { return Ok(()) };
-    if key.is_empty() {
-        return Err(Error::bad_request("p_idempotency_key must not be empty"));
-    }
-    if key.len() > LONGEST_KEY || key.chars().any(char::is_control) {
-        let what =
-            format!("p_idempotency_key must be a printable text of at most {LONGEST_KEY} bytes");
-        return Err(Error::bad_request(what));
-    }
-    Ok(())
 }
 
 /// A job that never runs would wait for ever, and keep the worker from leaving.
@@ -121,10 +107,7 @@ fn submit(
          RETURNING id",
     );
     let id = Uuid::now_v7();
-    let request = job.prepared.to_request();
-    if request.len() > LARGEST_REQUEST {
-        return Err(Error::RequestTooLarge { size: request.len(), limit: LARGEST_REQUEST });
-    }
+    let request = checked_request(job.prepared.to_request())?;
     if let Some(key) = idempotency_key
         && let Some(id) = earlier(job, &request, key)?
     {

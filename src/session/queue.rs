@@ -7,12 +7,12 @@
 
 use crate::database::failed;
 use crate::error::Error;
-use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
+use crate::queue::{self, Amount};
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::raise;
 use crate::settings::{self, QueueLimits};
-use pgrx::pg_sys::{self, INT8OID, TEXTOID};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
 use std::cell::RefCell;
@@ -25,37 +25,6 @@ const KEPT: Duration = Duration::from_secs(1);
 const PART: i64 = 64;
 /// Users whose counts a session keeps.
 const MANY: usize = 64;
-
-/// What waits, no further than to the limit.
-const WAITING: &str = "
-    SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(waiting.request_bytes), 0)::bigint
-    FROM (
-        SELECT job.request_bytes
-        FROM @extschema@.aggregator_jobs AS job
-        WHERE job.user_id = $1 AND job.status = 'queued'::text
-        LIMIT $2
-    ) AS waiting";
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Amount {
-    jobs: i64,
-    bytes: i64,
-}
-
-impl Amount {
-    fn plus(self, other: Self) -> Self {
-        Self {
-            jobs: self.jobs.saturating_add(other.jobs),
-            bytes: self.bytes.saturating_add(other.bytes),
-        }
-    }
-
-    /// Whether a part of it, one in so many, is within the limits.
-    fn fits(self, parts: i64, limits: QueueLimits) -> bool {
-        self.jobs.saturating_mul(parts) <= limits.jobs
-            && self.bytes.saturating_mul(parts) <= limits.bytes
-    }
-}
 
 /// What is known of a user's jobs.
 struct Count {
@@ -84,7 +53,7 @@ pub fn admit(installed: &Installed, user: &str, bytes: usize) -> Result<(), Erro
         unsafe { pg_sys::RegisterXactCallback(Some(at_end), std::ptr::null_mut()) };
     }
     let limits = settings::queue_limits();
-    let job = Amount { jobs: 1, bytes: i64::try_from(bytes).unwrap_or(i64::MAX) };
+    let job = Amount::of(bytes);
     let transaction = TRANSACTION.load(Ordering::Relaxed);
     let known = COUNTS.with_borrow_mut(|counts| {
         let place = counts.iter().position(|count| count.user == user)?;
@@ -110,14 +79,12 @@ pub fn admit(installed: &Installed, user: &str, bytes: usize) -> Result<(), Erro
             own: Amount::default(),
         },
     };
-    let result = match count.waiting.plus(job) {
-        waiting if waiting.fits(1, limits) => {
-            count.waiting = waiting;
-            count.own = count.own.plus(job);
-            Ok(())
-        }
-        waiting => Err(full(waiting, limits)),
-    };
+    let waiting = count.waiting.plus(job);
+    let result = waiting.check(limits);
+    if result.is_ok() {
+        count.waiting = waiting;
+        count.own = count.own.plus(job);
+    }
     COUNTS.with_borrow_mut(|counts| {
         if counts.len() >= MANY {
             counts.retain(|other| other.transaction == transaction);
@@ -127,25 +94,8 @@ pub fn admit(installed: &Installed, user: &str, bytes: usize) -> Result<(), Erro
     result
 }
 
-fn full(waiting: Amount, limits: QueueLimits) -> Error {
-    let limit = if waiting.jobs > limits.jobs {
-        format!("{} jobs", limits.jobs)
-    } else {
-        format!("{} bytes of jobs", limits.bytes)
-    };
-    Error::QueueFull { limit }
-}
-
 fn waiting(installed: &Installed, user: &str, limits: QueueLimits) -> Result<Amount, Error> {
-    let count = || -> spi::Result<Amount> {
-        Spi::connect(|client| {
-            let plan = Plan::prepare(client, &installed.sql(WAITING), &[TEXTOID, INT8OID])?;
-            let arguments = [user.into(), limits.jobs.saturating_add(1).into()];
-            let rows = fresh::select(client, &plan, &arguments)?;
-            let row = rows.first().ok_or(fresh::UNREADABLE)?;
-            Ok(Amount { jobs: required(row, 1)?, bytes: required(row, 2)? })
-        })
-    };
+    let count = || Spi::connect(|client| queue::waiting(client, installed, user, limits));
     as_owner(installed, count).map_err(failed("count the user's jobs"))
 }
 
@@ -215,7 +165,7 @@ fn check_user(user: &str, locks: bool) -> Result<(), Error> {
         pg_sys::PopActiveSnapshot();
         waiting?
     };
-    if waiting.fits(1, limits) { Ok(()) } else { Err(full(waiting, limits)) }
+    waiting.check(limits)
 }
 
 /// A number for a user, never that of the extension itself; two users may share one, and then wait for

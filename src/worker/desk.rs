@@ -5,6 +5,7 @@ mod writing;
 
 use crate::core::health::{Health, Place};
 use crate::gateway::Handle;
+use crate::gateway::asked::JobAsked;
 use crate::gateway::forgotten::Mark;
 use crate::gateway::ledger::{Begin, HealthNote, HiddenTokens, Inbox, RowKey, Settle, Task};
 use crate::installed::{Installed, LIBRARY};
@@ -12,6 +13,7 @@ use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
+use crate::worker::asked_jobs;
 use crate::worker::forgotten;
 use crate::worker::held::Held;
 use crate::worker::hidden;
@@ -299,6 +301,17 @@ impl Desk {
                 }
                 Task::Renew(known, reply) => {
                     let _ = reply.send(renewal::find(&known));
+                    inbox.wake.done();
+                }
+                Task::Job(asked, reply) => {
+                    let is_new = matches!(*asked, JobAsked::Submit(_) | JobAsked::Cancel(..));
+                    // Whoever has gone would not know of its job.
+                    if !reply.is_closed() {
+                        let _ = reply.send(asked_jobs::answer(*asked));
+                    }
+                    if is_new {
+                        self.jobs.written();
+                    }
                     inbox.wake.done();
                 }
                 Task::Spending(query, reply) => {

@@ -95,6 +95,13 @@ pub fn passing_transaction<T>(
     transaction_with(&BY_KEYS[4..], work)
 }
 
+/// Likewise where nobody is waited for who has locked what it needs.
+pub fn impatient_transaction<T>(
+    work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
+) -> Result<T, Failure> {
+    transaction_with(&[(c"lock_timeout", c"5ms")], work)
+}
+
 const BY_KEYS: [Local; 5] = [
     (c"enable_seqscan", c"off"),
     (c"enable_hashjoin", c"off"),
