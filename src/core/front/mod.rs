@@ -4,6 +4,8 @@
 pub mod credential;
 pub mod event;
 pub mod failure;
+#[cfg(test)]
+mod fuzz;
 pub mod gateway_key;
 pub mod openai;
 pub mod path;

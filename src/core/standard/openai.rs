@@ -28,7 +28,7 @@ pub fn takes_newer_name(base_url: &str, model_id: &str) -> bool {
 }
 
 /// o1, o3, o4-mini and those that follow, and GPT from 5 on, by the names that OpenAI gives them.
-fn reasons(model_id: &str) -> bool {
+pub fn reasons(model_id: &str) -> bool {
     let name = model_id.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let version =
         |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u32>().ok();

@@ -93,6 +93,21 @@ impl<'a> Incoming<'a> {
         Ok(Self { given, messages, model, streams, version })
     }
 
+    /// What steers the call and for which model it is, as a chat body without a conversation: it is known before it is
+    /// known who may answer, and in which form.
+    pub fn steering(&self) -> Result<String, Error> {
+        let mut steering: BTreeMap<&str, Raw> = BTreeMap::new();
+        for name in ["model", "stream"].iter().chain(STEERING).filter(|name| **name != "extra_body")
+        {
+            if let Some(value) = self.get(name) {
+                steering.insert(name, Cow::Borrowed(value));
+            }
+        }
+        let nothing = [BTreeMap::from([("role", "user"), ("content", "")])];
+        steering.insert("messages", raw(&nothing)?);
+        serde_json::to_string(&steering).map_err(Error::internal)
+    }
+
     /// OpenAI's chat body of it, our own options included. `takes`: by the models that may answer.
     pub fn chat(&self, takes: Takes) -> Result<String, Error> {
         #[derive(Serialize)]

@@ -382,3 +382,21 @@ fn what_cannot_be_sent_is_named() {
     let twice = r#"{"model":"m","messages":[],"model":"n"}"#;
     assert!(Incoming::read(twice, Version::June2023).unwrap_err().to_string().contains("twice"));
 }
+
+#[test]
+fn what_steers_a_call_is_known_before_its_conversation() {
+    use crate::core::options::Prepared;
+    let body =
+        json!({"model": "a/b", "messages": [{"role": "user", "content": [{"type": "document"}]}],
+        "stream": true, "models": ["c"], "tags": ["t"], "timeout_ms": 7, "max_tokens": 5,
+        "extra_body": {"messages": 1}, "tools": [{"type": "web_search_20250305"}]})
+        .to_string();
+    let request = Incoming::read(&body, Version::June2023).unwrap();
+    assert!(request.chat(OTHERS).is_err());
+    let steering = Prepared::from_http(&request.steering().unwrap()).unwrap();
+    assert_eq!(steering.models().collect::<Vec<_>>(), ["a/b", "c"]);
+    assert!(steering.streams && steering.timeout_ms == 7 && steering.tags == ["t"]);
+    let wrong = body.replace("[\"c\"]", "7");
+    let request = Incoming::read(&wrong, Version::June2023).unwrap();
+    assert!(Prepared::from_http(&request.steering().unwrap()).is_err());
+}
