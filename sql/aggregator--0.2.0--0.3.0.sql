@@ -36,8 +36,30 @@ BEGIN
         WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
 END
 $upgrade$;
+-- Rules about gateway keys and tags.
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN gateway_key_id uuid;
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN tag text CHECK (tag <> '');
+ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_one_label CHECK (pg_catalog.num_nonnulls(gateway_key_id, tag) < 2);
 ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_scope_key
-    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys);
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys, gateway_key_id, tag);
+ALTER TABLE @extschema@.aggregator_rate_limits ADD COLUMN gateway_key_id uuid;
+ALTER TABLE @extschema@.aggregator_rate_limits ADD COLUMN tag text CHECK (tag <> '');
+DO $upgrade$
+BEGIN
+    EXECUTE (
+        SELECT pg_catalog.format('ALTER TABLE @extschema@.aggregator_rate_limits DROP CONSTRAINT %I', c.conname)
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.conrelid = '@extschema@.aggregator_rate_limits'::pg_catalog.regclass AND c.contype = 'u');
+END
+$upgrade$;
+ALTER TABLE @extschema@.aggregator_rate_limits ADD CONSTRAINT aggregator_rate_limits_one_label CHECK (pg_catalog.num_nonnulls(gateway_key_id, tag) < 2);
+ALTER TABLE @extschema@.aggregator_rate_limits ADD CONSTRAINT aggregator_rate_limits_scope_key
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, gateway_key_id, tag);
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN gateway_key_id uuid;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN tags text[];
+ALTER TABLE @extschema@.aggregator_usage_logs ALTER COLUMN tags SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_jobs ADD COLUMN gateway_key_id uuid;
+DROP FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text);
 -- Their results or arguments have changed.
 DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
 DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
@@ -1577,6 +1599,11 @@ BEGIN
           AND kept.requests = 0
           AND kept.unreachable = 0;
     END IF;
+    IF EXISTS (SELECT FROM unnest(p_added) AS log WHERE log.gateway_key_id IS NOT NULL OR log.tags IS NOT NULL)
+        OR EXISTS (SELECT FROM unnest(p_removed) AS log WHERE log.gateway_key_id IS NOT NULL OR log.tags IS NOT NULL)
+    THEN
+        PERFORM @extschema@.aggregator_roll_up_labels(p_added, p_removed);
+    END IF;
 END
 $$;
 
@@ -1634,7 +1661,8 @@ BEGIN
                 PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
             END LOOP;
         WHEN 'TRUNCATE' THEN
-            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals;
+            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+                @extschema@.aggregator_usage_labels;
     END CASE;
     RETURN NULL;
 END
@@ -1662,10 +1690,11 @@ DECLARE
     v_rows @extschema@.aggregator_usage_logs[];
 BEGIN
     -- Whoever settles rows meanwhile waits, and then finds the new sums.
-    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals
-        IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+        @extschema@.aggregator_usage_labels IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
     DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= v_from AND hour < v_to;
     -- Hour by hour, so that each sum is written once or twice and not with every part.
     FOR v_hour IN
         SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
@@ -1707,6 +1736,262 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggrega
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
+
+CREATE TABLE @extschema@.aggregator_usage_labels (
+    kind              text        NOT NULL CHECK (kind IN ('key', 'tag')),
+    label             text        NOT NULL,
+    hour              timestamptz NOT NULL,
+    user_id           text        NOT NULL,
+    provider_id       uuid        NOT NULL,
+    model_id          text        NOT NULL,
+    status            text        NOT NULL,
+    requests          bigint      NOT NULL,
+    unreachable       bigint      NOT NULL,
+    priced            bigint      NOT NULL,
+    unpriced          bigint      NOT NULL,
+    prompt_tokens     bigint      NOT NULL,
+    completion_tokens bigint      NOT NULL,
+    total_tokens      bigint      NOT NULL,
+    budget_requests   bigint      NOT NULL,
+    budget_tokens     bigint      NOT NULL,
+    own_requests      bigint      NOT NULL,
+    own_tokens        bigint      NOT NULL,
+    cost              numeric     NOT NULL,
+    budget_cost       numeric     NOT NULL,
+    own_cost          numeric     NOT NULL,
+    PRIMARY KEY (kind, label, hour, user_id, provider_id, model_id, status)
+) WITH (fillfactor = 80);
+
+CREATE INDEX ON @extschema@.aggregator_usage_labels (user_id, hour);
+
+CREATE INDEX ON @extschema@.aggregator_usage_labels USING brin (hour);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_labels', '');
+
+-- The part of aggregator_roll_up for keys and tags.
+CREATE FUNCTION @extschema@.aggregator_roll_up_labels(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO @extschema@.aggregator_usage_labels AS kept
+        (kind, label, hour, user_id, provider_id, model_id, status,
+        requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+        budget_requests, budget_tokens, own_requests, own_tokens, cost, budget_cost, own_cost)
+    SELECT labelled.kind,
+        labelled.label,
+        date_trunc('hour', (changed.log).created_at, 'UTC'),
+        (changed.log).user_id,
+        (changed.log).provider_id,
+        counted.model_id,
+        (changed.log).status,
+        sum(sign * counted.requests),
+        sum(sign * (1 - counted.requests)),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_estimate IS NOT NULL), 0),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_estimate IS NULL), 0),
+        coalesce(sum(sign * (changed.log).prompt_tokens), 0),
+        coalesce(sum(sign * (changed.log).completion_tokens), 0),
+        coalesce(sum(sign * (changed.log).total_tokens), 0),
+        sum(sign * counted.requests),
+        sum(sign * counted.tokens),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE counted.is_own_key), 0),
+        coalesce(sum(sign * counted.tokens) FILTER (WHERE counted.is_own_key), 0),
+        coalesce(sum(sign * (changed.log).cost_estimate), 0),
+        sum(sign * counted.cost),
+        coalesce(sum(sign * counted.cost) FILTER (WHERE counted.is_own_key), 0)
+    FROM (
+        SELECT 1 AS sign, log FROM unnest(p_added) AS log
+        UNION ALL
+        SELECT -1, log FROM unnest(p_removed) AS log
+    ) AS changed
+    CROSS JOIN LATERAL @extschema@.aggregator_counted(changed.log) AS counted
+    CROSS JOIN LATERAL @extschema@.aggregator_labels(changed.log) AS labelled
+    WHERE (changed.log).status <> 'pending'
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
+    -- In the order of the keys, as everybody who adds.
+    ORDER BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status) DO UPDATE SET
+        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+        cost = kept.cost + excluded.cost,
+        budget_cost = kept.budget_cost + excluded.budget_cost,
+        own_cost = kept.own_cost + excluded.own_cost;
+
+    IF cardinality(p_removed) > 0 THEN
+        DELETE FROM @extschema@.aggregator_usage_labels AS kept
+        USING (
+            SELECT DISTINCT labelled.kind, labelled.label, date_trunc('hour', log.created_at, 'UTC') AS hour, log.user_id,
+                log.provider_id, counted.model_id, log.status
+            FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+            CROSS JOIN LATERAL @extschema@.aggregator_labels(log) AS labelled
+        ) AS gone
+        WHERE (kept.kind, kept.label, kept.hour, kept.user_id, kept.provider_id, kept.model_id, kept.status)
+            = (gone.kind, gone.label, gone.hour, gone.user_id, gone.provider_id, gone.model_id, gone.status)
+          AND kept.requests = 0
+          AND kept.unreachable = 0;
+    END IF;
+END
+$$;
+
+-- Under which labels a row of the ledger is summed up: its gateway key, and each of its tags once.
+CREATE FUNCTION @extschema@.aggregator_labels(p_log @extschema@.aggregator_usage_logs, OUT kind text, OUT label text) RETURNS SETOF record
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_log.gateway_key_id IS NOT NULL THEN
+        kind := 'key';
+        label := p_log.gateway_key_id::text;
+        RETURN NEXT;
+    END IF;
+    IF p_log.tags IS NOT NULL THEN
+        RETURN QUERY
+        SELECT DISTINCT 'tag'::text, tag FROM unnest(p_log.tags) AS tag WHERE tag IS NOT NULL;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.usage_by_key(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    gateway_key_id    uuid,
+    name              text,
+    key_hint          text,
+    user_id           text,
+    requests          bigint,
+    errors            bigint,
+    total_tokens      bigint,
+    cost              numeric,
+    unpriced_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT used.label::uuid, k.name, k.key_hint, used.user_id, used.requests, used.errors, used.total_tokens, used.cost,
+        used.unpriced
+    FROM (
+        SELECT sums.label,
+            sums.user_id,
+            sum(sums.requests)::bigint AS requests,
+            coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint AS errors,
+            sum(sums.total_tokens)::bigint AS total_tokens,
+            @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)) AS cost,
+            sum(sums.unpriced)::bigint AS unpriced
+        FROM @extschema@.aggregator_usage_labels AS sums
+        WHERE sums.kind = 'key'
+          AND sums.hour >= v_report.since
+          AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+          AND (v_report.all_users OR sums.user_id = v_report.user_id)
+        GROUP BY sums.label, sums.user_id
+    ) AS used
+    LEFT JOIN @extschema@.aggregator_gateway_keys AS k ON k.id::text = used.label
+    WHERE used.requests > 0
+    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1, 4;
+END
+$$;
+
+-- A call with several tags is in the row of each.
+CREATE FUNCTION @extschema@.usage_by_tag(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    tag               text,
+    requests          bigint,
+    errors            bigint,
+    total_tokens      bigint,
+    cost              numeric,
+    unpriced_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT sums.label,
+        sum(sums.requests)::bigint,
+        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
+        sum(sums.total_tokens)::bigint,
+        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
+        sum(sums.unpriced)::bigint
+    FROM @extschema@.aggregator_usage_labels AS sums
+    WHERE sums.kind = 'tag'
+      AND sums.hour >= v_report.since
+      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+      AND (v_report.all_users OR sums.user_id = v_report.user_id)
+    GROUP BY sums.label
+    HAVING sum(sums.requests) > 0
+    ORDER BY 5 DESC NULLS LAST, 4 DESC, 2 DESC, 1;
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, summed up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: sums of a gateway key; tag: of a tag.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.label IS 'Id of the gateway key, or the tag.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.user_id IS 'As in aggregator_usage_logs.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.provider_id IS 'As in aggregator_usage_logs.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.model_id IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.status IS 'As in aggregator_usage_logs.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.requests IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unreachable IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.priced IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unpriced IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.prompt_tokens IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.completion_tokens IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.total_tokens IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_requests IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_tokens IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_requests IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_tokens IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.cost IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_cost IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_cost IS 'As in aggregator_usage_hourly.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is summed up.';
+
+COMMENT ON FUNCTION @extschema@.usage_by_key(text, text, text) IS
+    'Usage of each gateway key in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). Users see their own keys, readers all, or those of p_user_id; the name is for the owner and administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.usage_by_tag(text, text, text) IS
+    'Usage with each tag in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). A request with several tags is in the row of each. Users see their own, readers all together, or those of p_user_id. PT400, PT403, PT404.';
 
 CREATE TABLE @extschema@.aggregator_quarantine (
     call_id    uuid        NOT NULL,
@@ -2237,6 +2522,7 @@ BEGIN
             CASE v_grantee.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grantee.grantee::regrole::text END);
     END LOOP;
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ROW LEVEL SECURITY', v_name);
+    EXECUTE format('ALTER TABLE @extschema@.%I ALTER COLUMN tags SET STATISTICS 0', v_name);
     EXECUTE format('CREATE TRIGGER before_truncate BEFORE TRUNCATE ON @extschema@.%I
         FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_before_truncate()', v_name);
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER before_truncate', v_name);
@@ -2351,6 +2637,24 @@ BEGIN
 END
 $$;
 
+-- Drops a partition and the sums of its hours, if nobody is using the ledger.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_drop_partition(p_partition regclass, p_since timestamptz, p_until timestamptz) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms'
+AS $$
+BEGIN
+    EXECUTE format('DROP TABLE %s', p_partition);
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= p_since AND hour < p_until;
+    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= p_since AND start < p_until;
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= p_since AND hour < p_until;
+    RETURN true;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN
+        RETURN false;
+END
+$$;
+
 -- Whether a rule about a model means this one: by its id or the last part of it, in any case, and
 -- whatever variant (":floor") is appended; and whether the model is (unlisted), which may be any.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_is_model(p_rule text, p_model_id text) RETURNS boolean
@@ -2361,6 +2665,11 @@ AS 'MODULE_PATHNAME', 'aggregator_is_model_wrapper';
 CREATE FUNCTION @extschema@.aggregator_model_problem(p_model text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'aggregator_model_problem_wrapper';
+
+-- Why a text is no tag of a call; NULL: it is one.
+CREATE FUNCTION @extschema@.aggregator_tag_problem(p_tag text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_tag_problem_wrapper';
 
 -- Of a sum, the part that the keys of a budget have paid; 0 at the least.
 CREATE FUNCTION @extschema@.aggregator_of_keys(p_keys text, p_all numeric, p_own numeric) RETURNS numeric
@@ -2396,7 +2705,9 @@ CREATE FUNCTION @extschema@.set_budget(
     p_provider       text    DEFAULT NULL,
     p_model          text    DEFAULT NULL,
     p_action         text    DEFAULT 'block',
-    p_keys           text    DEFAULT NULL
+    p_keys           text    DEFAULT NULL,
+    p_gateway_key    uuid    DEFAULT NULL,
+    p_tag            text    DEFAULT NULL
 )
 RETURNS uuid
 LANGUAGE plpgsql VOLATILE
@@ -2405,6 +2716,7 @@ AS $$
 DECLARE
     v_each_user boolean := coalesce(p_each_user, false);
     v_keys      text    := p_keys;
+    v_user      text;
     v_provider  uuid;
     v_model     text;
     v_problem   text;
@@ -2412,7 +2724,8 @@ DECLARE
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
     PERFORM @extschema@.aggregator_check_user_id(p_user_id);
-    v_problem := @extschema@.aggregator_model_problem(p_model);
+    v_problem := coalesce('p_model ' || @extschema@.aggregator_model_problem(p_model),
+        'p_tag ' || @extschema@.aggregator_tag_problem(p_tag));
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
@@ -2427,29 +2740,34 @@ BEGIN
         RAISE EXCEPTION 'p_keys must be platform, own or all' USING ERRCODE = 'PT400';
     ELSIF v_each_user AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_gateway_key IS NOT NULL AND p_tag IS NOT NULL THEN
+        RAISE EXCEPTION 'a budget is about a gateway key or a tag, not both' USING ERRCODE = 'PT400';
     ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
-        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+        RAISE EXCEPTION '%', coalesce(v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
+    v_user := @extschema@.aggregator_gateway_key_owner(p_gateway_key, p_user_id, v_each_user);
     SELECT meant.provider_id, meant.model_id
     INTO v_provider, v_model
     FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant;
     IF v_keys IS NULL THEN
         -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
-        v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
+        v_keys := CASE WHEN v_user IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
         -- One that is set anew protects what it did.
         v_keys := coalesce((
             SELECT b.keys
             FROM @extschema@.aggregator_budgets AS b
-            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, v_model)
+            WHERE (b.user_id, b.provider_id, b.model_id, b.gateway_key_id, b.tag)
+                IS NOT DISTINCT FROM (v_user, v_provider, v_model, p_gateway_key, p_tag)
               AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
             ORDER BY b.keys = v_keys DESC
             LIMIT 1), v_keys);
     END IF;
     INSERT INTO @extschema@.aggregator_budgets AS b
-        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
-    VALUES (p_user_id, v_each_user, v_provider, v_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
-        p_action, v_keys)
-    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys,
+        gateway_key_id, tag)
+    VALUES (v_user, v_each_user, v_provider, v_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+        p_action, v_keys, p_gateway_key, p_tag)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys, gateway_key_id, tag) DO UPDATE
     SET limit_usd = excluded.limit_usd,
         limit_tokens = excluded.limit_tokens,
         limit_requests = excluded.limit_requests,
@@ -2470,41 +2788,49 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION @extschema@.set_rate_limit(
+CREATE FUNCTION @extschema@.set_rate_limit(
     p_requests_per_minute bigint  DEFAULT NULL,
     p_tokens_per_minute   bigint  DEFAULT NULL,
     p_user_id             text    DEFAULT NULL,
     p_each_user           boolean DEFAULT false,
     p_provider            text    DEFAULT NULL,
-    p_model               text    DEFAULT NULL
+    p_model               text    DEFAULT NULL,
+    p_gateway_key         uuid    DEFAULT NULL,
+    p_tag                 text    DEFAULT NULL
 )
 RETURNS uuid
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_problem text;
-    v_id      uuid;
+    v_each_user boolean := coalesce(p_each_user, false);
+    v_user      text;
+    v_problem   text;
+    v_id        uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
     PERFORM @extschema@.aggregator_check_user_id(p_user_id);
-    v_problem := @extschema@.aggregator_model_problem(p_model);
+    v_problem := coalesce('p_model ' || @extschema@.aggregator_model_problem(p_model),
+        'p_tag ' || @extschema@.aggregator_tag_problem(p_tag));
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
     ELSIF p_requests_per_minute < 1 OR p_tokens_per_minute < 1 THEN
         RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
-    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+    ELSIF v_each_user AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_gateway_key IS NOT NULL AND p_tag IS NOT NULL THEN
+        RAISE EXCEPTION 'a rate limit is about a gateway key or a tag, not both' USING ERRCODE = 'PT400';
     ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
-        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+        RAISE EXCEPTION '%', coalesce(v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
+    v_user := @extschema@.aggregator_gateway_key_owner(p_gateway_key, p_user_id, v_each_user);
     INSERT INTO @extschema@.aggregator_rate_limits AS r
-        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
-    SELECT p_user_id, coalesce(p_each_user, false), meant.provider_id, meant.model_id,
-        p_requests_per_minute, p_tokens_per_minute
+        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute, gateway_key_id, tag)
+    SELECT v_user, v_each_user, meant.provider_id, meant.model_id,
+        p_requests_per_minute, p_tokens_per_minute, p_gateway_key, p_tag
     FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant
-    ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
+    ON CONFLICT (user_id, each_user, provider_id, model_id, gateway_key_id, tag) DO UPDATE
     SET requests_per_minute = excluded.requests_per_minute,
         tokens_per_minute = excluded.tokens_per_minute,
         updated_at = now()
@@ -2525,13 +2851,16 @@ END
 $$;
 
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
--- on their way; as far as the caller sees the usage log. Whatever the sums hold, it raises nothing.
+-- on their way; as far as the caller sees the usage log. p_kind and p_label: by this gateway key ('key') or
+-- with this tag ('tag') alone. Whatever the sums hold, it raises nothing.
 CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,
     p_model_id          text,
     p_since             timestamptz,
     p_keys              text,
+    p_kind              text,
+    p_label             text,
     OUT usd             numeric,
     OUT tokens          bigint,
     OUT requests        bigint,
@@ -2555,6 +2884,7 @@ BEGIN
         FROM @extschema@.aggregator_usage_hourly AS own
         WHERE own.user_id = p_user_id
           AND own.hour >= p_since
+          AND p_kind IS NULL
         UNION ALL
         SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
             everybody.budget_requests, everybody.own_cost, everybody.own_tokens, everybody.own_requests
@@ -2562,6 +2892,15 @@ BEGIN
         WHERE p_user_id IS NULL
           AND everybody.grain = 'hour'
           AND everybody.start >= p_since
+          AND p_kind IS NULL
+        UNION ALL
+        SELECT labelled.provider_id, labelled.model_id, labelled.budget_cost, labelled.budget_tokens,
+            labelled.budget_requests, labelled.own_cost, labelled.own_tokens, labelled.own_requests
+        FROM @extschema@.aggregator_usage_labels AS labelled
+        WHERE labelled.kind = p_kind
+          AND labelled.label = p_label
+          AND labelled.hour >= p_since
+          AND (p_user_id IS NULL OR labelled.user_id = p_user_id)
     ) AS part
     WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
       AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
@@ -2576,8 +2915,39 @@ BEGIN
       AND log.created_at >= greatest(p_since, now() - interval '25 hours')
       AND (p_user_id IS NULL OR log.user_id = p_user_id)
       AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
+      AND (p_kind IS NULL
+           OR p_kind = 'key' AND log.gateway_key_id::text = p_label
+           OR p_kind = 'tag' AND p_label = ANY (log.tags))
       AND (p_keys = 'all' OR counted.is_own_key = (p_keys = 'own'))
       AND @extschema@.aggregator_is_model(p_model_id, counted.model_id);
+END
+$$;
+
+-- Whose counts a budget has: one for all, one for its user, or one for each user who has spent
+-- something in the period, and the caller's own.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_counted_users(p_budget @extschema@.aggregator_budgets, p_since timestamptz) RETURNS SETOF text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT p_budget.each_user THEN
+        RETURN NEXT p_budget.user_id;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT DISTINCT own.user_id
+    FROM @extschema@.aggregator_usage_hourly AS own
+    WHERE own.hour >= p_since
+      AND p_budget.tag IS NULL
+    UNION
+    SELECT DISTINCT labelled.user_id
+    FROM @extschema@.aggregator_usage_labels AS labelled
+    WHERE labelled.kind = 'tag'
+      AND labelled.label = p_budget.tag
+      AND labelled.hour >= p_since
+    UNION
+    SELECT @extschema@.aggregator_user_id()
+    WHERE @extschema@.aggregator_user_id() IS NOT NULL;
 END
 $$;
 
@@ -2603,12 +2973,173 @@ SELECT b.id AS budget_id,
     spent.requests AS spent_requests,
     spent.reserved_requests,
     greatest(b.limit_requests::numeric - spent.requests - spent.reserved_requests, 0)::bigint AS left_requests,
-    b.keys
+    b.keys,
+    b.gateway_key_id,
+    b.tag
 FROM @extschema@.aggregator_budgets AS b
 CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) AS start) AS since
 CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
-CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys) AS spent
+CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys,
+    CASE WHEN b.gateway_key_id IS NOT NULL THEN 'key'::text WHEN b.tag IS NOT NULL THEN 'tag'::text END,
+    coalesce(b.gateway_key_id::text, b.tag)) AS spent
 LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
+
+CREATE TABLE @extschema@.aggregator_gateway_keys (
+    id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id         text        NOT NULL CHECK (user_id <> ''),
+    name            text        NOT NULL,
+    key_hash        bytea       NOT NULL CHECK (octet_length(key_hash) = 32),
+    key_hint        text        NOT NULL,
+    -- NULL is every model, an empty list is none.
+    models          text[],
+    tags            text[],
+    expires_at      timestamptz,
+    -- After a rotation, what it was before, and until when that passes as well.
+    old_key_hash    bytea,
+    old_valid_until timestamptz,
+    revoked_at      timestamptz,
+    last_used_at    timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    rotated_at      timestamptz,
+    CHECK (num_nulls(old_key_hash, old_valid_until) IN (0, 2))
+);
+
+CREATE UNIQUE INDEX ON @extschema@.aggregator_gateway_keys (key_hash);
+
+CREATE UNIQUE INDEX ON @extschema@.aggregator_gateway_keys (old_key_hash) WHERE old_key_hash IS NOT NULL;
+
+CREATE INDEX ON @extschema@.aggregator_gateway_keys (user_id);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_gateway_keys', '');
+
+-- Stores a key that was just made, and its limits. Its arguments are checked. NULL: the user has p_most keys that
+-- are not revoked. Of those that are, the oldest make room.
+CREATE FUNCTION @extschema@.aggregator_store_gateway_key(
+    p_user_id             text,
+    p_name                text,
+    p_key_hash            bytea,
+    p_key_hint            text,
+    p_models              text[],
+    p_tags                text[],
+    p_expires_at          timestamptz,
+    p_limit_usd           numeric,
+    p_period              text,
+    p_requests_per_minute bigint,
+    p_tokens_per_minute   bigint,
+    p_most                bigint
+) RETURNS uuid
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    DELETE FROM @extschema@.aggregator_gateway_keys AS k
+    USING (
+        SELECT old.id
+        FROM @extschema@.aggregator_gateway_keys AS old
+        WHERE old.user_id = p_user_id
+        ORDER BY old.revoked_at DESC NULLS FIRST, old.id
+        OFFSET p_most - 1
+    ) AS old
+    WHERE k.id = old.id AND k.revoked_at IS NOT NULL;
+    IF (SELECT count(*) FROM @extschema@.aggregator_gateway_keys AS k WHERE k.user_id = p_user_id) >= p_most THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO @extschema@.aggregator_gateway_keys (user_id, name, key_hash, key_hint, models, tags, expires_at)
+    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_expires_at)
+    RETURNING id INTO v_id;
+    IF p_limit_usd IS NOT NULL THEN
+        INSERT INTO @extschema@.aggregator_budgets (user_id, gateway_key_id, period, limit_usd, action, keys)
+        VALUES (p_user_id, v_id, p_period, p_limit_usd, 'block', 'all');
+    END IF;
+    IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) > 0 THEN
+        INSERT INTO @extschema@.aggregator_rate_limits (user_id, gateway_key_id, requests_per_minute, tokens_per_minute)
+        VALUES (p_user_id, v_id, p_requests_per_minute, p_tokens_per_minute);
+    END IF;
+    RETURN v_id;
+END
+$$;
+
+-- The limits of a key go with it, and when it is revoked.
+CREATE FUNCTION @extschema@.aggregator_after_gateway_key() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM @extschema@.aggregator_budgets WHERE gateway_key_id = OLD.id;
+    DELETE FROM @extschema@.aggregator_rate_limits WHERE gateway_key_id = OLD.id;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER after_gateway_key_goes AFTER DELETE ON @extschema@.aggregator_gateway_keys
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_after_gateway_key();
+
+CREATE TRIGGER after_gateway_key_is_revoked AFTER UPDATE OF revoked_at ON @extschema@.aggregator_gateway_keys
+FOR EACH ROW WHEN (NEW.revoked_at IS NOT NULL) EXECUTE FUNCTION @extschema@.aggregator_after_gateway_key();
+
+-- Whose limits a rule about a key is among: the owner's. NULL for a rule about no key.
+CREATE FUNCTION @extschema@.aggregator_gateway_key_owner(p_gateway_key uuid, p_user_id text, p_each_user boolean) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner text;
+BEGIN
+    IF p_gateway_key IS NULL THEN
+        RETURN p_user_id;
+    END IF;
+    SELECT k.user_id INTO v_owner
+    FROM @extschema@.aggregator_gateway_keys AS k
+    WHERE k.id = p_gateway_key AND k.revoked_at IS NULL;
+    IF v_owner IS NULL THEN
+        RAISE EXCEPTION 'no gateway key % is there that is not revoked', p_gateway_key
+            USING ERRCODE = 'PT404', HINT = 'SELECT id, name FROM aggregator_gateway_keys WHERE revoked_at IS NULL;';
+    ELSIF p_each_user OR p_user_id <> v_owner THEN
+        RAISE EXCEPTION 'a rule about a gateway key is about its owner alone'
+            USING ERRCODE = 'PT400', HINT = 'Leave out p_user_id and p_each_user.';
+    END IF;
+    RETURN v_owner;
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_gateway_keys IS 'Keys that programs show over HTTP and that spend as their owner. Made by create_gateway_key(). Users see their own, administrators all.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.id IS 'Stays the same when the key is rotated.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.user_id IS 'Its owner, as whom it spends.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.name IS 'What its owner calls it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hash IS 'SHA-256 of the key, which is stored nowhere.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hint IS 'Last four characters of the key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.models IS 'Models that it may call: ids, provider:id, or beginnings with a * at the end. NULL: all; empty: none.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.tags IS 'Tags of every call with it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.expires_at IS 'From then on it passes nothing; NULL: it does not expire.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.old_key_hash IS 'SHA-256 of what the key was before its last rotation, if that had a grace.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.old_valid_until IS 'Until then the old key passes too.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.revoked_at IS 'When it was revoked; it passes nothing any more. NULL: it is not.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.last_used_at IS 'When a call was made with it last, give or take some seconds.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.created_at IS 'When it was made.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.rotated_at IS 'When it was rotated last.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], timestamptz, numeric, text, bigint, bigint, bigint) IS
+    'Stores a gateway key and its limits; NULL: the user has as many as there may be. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_after_gateway_key() IS 'Takes the limits of a gateway key away that is no more, or is revoked.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_gateway_key_owner(uuid, text, boolean) IS 'The owner of a gateway key that a rule is about; without one, the user of the rule. PT400, PT404.';
 
 CREATE FUNCTION @extschema@.aggregator_routes_changed() RETURNS trigger
 LANGUAGE c
@@ -2637,8 +3168,36 @@ FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, expires_at,
+    old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
+FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
     'Has every process forget the routes that it keeps, once the transaction commits. Internal.';
+
+-- Each request.
+CREATE OR REPLACE VIEW @extschema@.aggregator_usage WITH (security_invoker = true) AS
+SELECT log.created_at,
+    log.call_id,
+    log.attempt,
+    log.user_id,
+    coalesce(p.name, log.provider_id::text) AS provider_name,
+    log.model_id,
+    log.served_model,
+    log.status,
+    log.error_code,
+    log.http_status,
+    log.prompt_tokens,
+    log.completion_tokens,
+    log.total_tokens,
+    log.cost_estimate AS cost,
+    log.cost_source,
+    log.latency_ms,
+    log.time_to_first_token_ms,
+    log.gateway_key_id,
+    log.tags
+FROM @extschema@.aggregator_usage_logs AS log
+LEFT JOIN @extschema@.api_providers AS p ON p.id = log.provider_id;
 
 -- Each hour of each user.
 CREATE OR REPLACE VIEW @extschema@.aggregator_usage_by_hour WITH (security_invoker = true) AS
@@ -2676,6 +3235,10 @@ SELECT used.start AS day,
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage.gateway_key_id IS 'The gateway key that it came with, if any.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage.tags IS 'Its tags, if it has any.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.day IS 'Beginning of the day, in UTC; as a date, whatever the time zone of the session, it is utc_date.';
 
@@ -2774,6 +3337,8 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_computed IS 'USD by the
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
 
+COMMENT ON COLUMN @extschema@.aggregator_jobs.gateway_key_id IS 'The gateway key that it was submitted with, if any; once that is revoked, it is not run.';
+
 COMMENT ON TABLE @extschema@.aggregator_hidden_tokens IS 'What providers were seen to count beyond the bound of a request. The bound of the next one grows by it. More than 16,384 tokens of a prompt or 65,536 of an answer are not believed. Kept by the worker.';
 
 COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.provider_id IS 'The provider.';
@@ -2792,15 +3357,27 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens t
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
 
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.gateway_key_id IS 'The gateway key that the call came with; NULL: it came with none.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.tags IS 'The tags of the call; NULL: none, or the user was forgotten.';
+
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the sums. NULL, in rows of versions before 0.3.0: taken as listed.';
 
 COMMENT ON COLUMN @extschema@.aggregator_budgets.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
 
 COMMENT ON COLUMN @extschema@.aggregator_budgets.keys IS 'Whose money it protects, and so what it counts: platform (what the platform''s keys pay), own (what users'' own keys pay) or all.';
 
+COMMENT ON COLUMN @extschema@.aggregator_budgets.gateway_key_id IS 'The one gateway key that it is about, which is user_id''s. Not a foreign key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budgets.tag IS 'Calls with this tag alone.';
+
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
 
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: when it is sent the prompt by an estimate, and the answer as long as it may be, put right by the usage. Where neither the request nor the model limits the answer, as long as the minute leaves, 4,096 at the most.';
+
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.gateway_key_id IS 'The one gateway key that it is about, which is user_id''s. Not a foreign key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tag IS 'Calls with this tag alone.';
 
 -- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
 -- extension itself. identity and privileges are ready for GRANT.
@@ -2835,6 +3412,8 @@ BEGIN
             'aggregator_key_checks',
             'aggregator_usage_hourly',
             'aggregator_usage_totals',
+            'aggregator_usage_labels',
+            'aggregator_gateway_keys',
             'aggregator_usage_sums',
             'aggregator_usage',
             'aggregator_usage_by_hour',
@@ -2878,6 +3457,8 @@ BEGIN
             'usage_over_time(text, text, text, text)',
             'usage_by_model(text, text, text)',
             'usage_by_status(text, text, text)',
+            'usage_by_key(text, text, text)',
+            'usage_by_tag(text, text, text)',
             'usage_dashboard(text, text, text)',
             -- What those and the views call under the caller's rights.
             'aggregator_acting_user(text)',
@@ -2885,7 +3466,7 @@ BEGIN
             'aggregator_period_start(text, timestamptz)',
             'aggregator_period_end(text, timestamptz)',
             'aggregator_is_model(text, text)',
-            'aggregator_spent(text, uuid, text, timestamptz, text)',
+            'aggregator_spent(text, uuid, text, timestamptz, text, text, text)',
             'aggregator_of_keys(text, numeric, numeric)',
             'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
             'aggregator_report(text, text, text)',
@@ -2916,6 +3497,9 @@ BEGIN
             'save_provider_key(text, text, text, boolean)',
             'validate_provider_key(text, text)',
             'remove_provider_key(text, text)',
+            'create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text)',
+            'rotate_gateway_key(uuid, interval)',
+            'revoke_gateway_key(uuid)',
             'chat_complete(text, jsonb, jsonb, text, text)',
             'chat(text, text, jsonb)',
             'chat_completions(jsonb)',
@@ -2963,9 +3547,11 @@ BEGIN
             'aggregator_rule_provider(text)',
             'aggregator_meant(text, uuid)',
             'aggregator_model_problem(text)',
-            'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text)',
+            'aggregator_tag_problem(text)',
+            'aggregator_gateway_key_owner(uuid, text, boolean)',
+            'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text)',
             'remove_budget(uuid)',
-            'set_rate_limit(bigint, bigint, text, boolean, text, text)',
+            'set_rate_limit(bigint, bigint, text, boolean, text, text, uuid, text)',
             'remove_rate_limit(uuid)',
             'save_platform_key(text, text)',
             'set_platform_models(text, text[])',
@@ -3572,6 +4158,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     DELETE FROM @extschema@.user_api_providers WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_gateway_keys WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
@@ -3579,7 +4166,8 @@ BEGIN
 END
 $$;
 
--- The second half: what calls leave behind. The usage rows stay, under an id that says nothing. Returns how many.
+-- The second half: what calls leave behind. The usage rows stay, under an id that says nothing, and without their
+-- tags, which are words of the user's own. Returns how many.
 CREATE FUNCTION @extschema@.aggregator_forget_usage(p_user_id text, p_anonymous_id text) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -3593,7 +4181,7 @@ BEGIN
     DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = p_user_id;
     -- Once more: a list may have come while calls were being ended.
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
-    UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id WHERE user_id = p_user_id;
+    UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id, tags = NULL WHERE user_id = p_user_id;
     GET DIAGNOSTICS v_kept = ROW_COUNT;
     INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
@@ -3627,6 +4215,12 @@ BEGIN
     ),
     keys AS (
         DELETE FROM @extschema@.user_api_providers AS k
+        USING ready
+        WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
+          AND k.created_at <= ready.forgotten_at
+    ),
+    gateway_keys AS (
+        DELETE FROM @extschema@.aggregator_gateway_keys AS k
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
@@ -3764,6 +4358,42 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
 
+-- src/session/gateway_keys.rs:46
+-- aggregator::session::gateway_keys::create_gateway_key
+CREATE  FUNCTION "create_gateway_key"(
+	"p_name" TEXT, /* Option < & '_ str > */
+	"p_models" TEXT[] DEFAULT NULL, /* :: std :: option :: Option < Array < '_, & '_ str > > */
+	"p_expires_at" timestamp with time zone DEFAULT NULL, /* Option < TimestampWithTimeZone > */
+	"p_limit_usd" NUMERIC DEFAULT NULL, /* Option < AnyNumeric > */
+	"p_period" TEXT DEFAULT 'month', /* Option < & '_ str > */
+	"p_requests_per_minute" bigint DEFAULT NULL, /* Option < i64 > */
+	"p_tokens_per_minute" bigint DEFAULT NULL, /* Option < i64 > */
+	"p_tags" TEXT[] DEFAULT NULL, /* :: std :: option :: Option < Array < '_, & '_ str > > */
+	"p_user_id" TEXT DEFAULT NULL /* Option < & '_ str > */
+) RETURNS TABLE (
+	"id" uuid,  /* pgrx :: Uuid */
+	"key" TEXT  /* String */
+)
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'create_gateway_key_wrapper';
+
+-- src/session/gateway_keys.rs:84
+-- aggregator::session::gateway_keys::revoke_gateway_key
+CREATE  FUNCTION "revoke_gateway_key"(
+	"p_id" uuid /* Option < pgrx :: Uuid > */
+) RETURNS bool /* bool */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'revoke_gateway_key_wrapper';
+
+-- src/session/gateway_keys.rs:74
+-- aggregator::session::gateway_keys::rotate_gateway_key
+CREATE  FUNCTION "rotate_gateway_key"(
+	"p_id" uuid, /* Option < pgrx :: Uuid > */
+	"p_grace" interval DEFAULT '0' /* Option < Interval > */
+) RETURNS TEXT /* String */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'rotate_gateway_key_wrapper';
+
 -- src/session/models.rs:35
 -- aggregator::session::models::set_platform_models
 CREATE  FUNCTION "set_platform_models"(
@@ -3801,6 +4431,10 @@ ALTER TABLE @extschema@.aggregator_quarantine ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE @extschema@.aggregator_hidden_tokens ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
+
 -- A model of one's own may have a name that is nobody else's business.
 CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
@@ -3814,6 +4448,12 @@ CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
 -- quote_cost asks it.
 CREATE POLICY seen ON @extschema@.aggregator_hidden_tokens FOR SELECT
     USING (true);
+
+CREATE POLICY seen ON @extschema@.aggregator_usage_labels FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+
+CREATE POLICY seen ON @extschema@.aggregator_gateway_keys FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 COMMENT ON FUNCTION @extschema@.aggregator_platform_models(text) IS
     'By the id of the provider, for those at which only the platform''s key pays for the user: the models that it serves, where it has a list.';
@@ -3835,8 +4475,22 @@ COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
 
-COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
-    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text) IS
+    'Makes a key for a program that holds no user''s token, to be shown over HTTP, and returns its id and the key, this one time. It spends as its owner (p_user_id: another user, for administrators), within the owner''s budgets and its own: p_limit_usd per p_period, requests and tokens per minute. p_models: ids, provider:id, or beginnings with a * at the end; NULL: all; empty: none. p_tags: of every call with it. PT400, PT403; PT409: there are as many as a user may have.';
+
+COMMENT ON FUNCTION @extschema@.rotate_gateway_key(uuid, interval) IS
+    'Gives a gateway key another secret, and returns it, this one time. Its id, limits and counts stay. The old secret passes for p_grace more, of at most 30 days. PT400, PT403; PT404: there is no such key of the caller, or it is revoked.';
+
+COMMENT ON FUNCTION @extschema@.revoke_gateway_key(uuid) IS
+    'Revokes a gateway key: once that is committed no request passes with it. False: it is revoked already, or there is no such key of the caller. PT403.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_tag_problem(text) IS 'Why a text is no tag of a call: empty, longer than 64 bytes, with spaces around it, or a character that cannot be seen; NULL: it is one.';
+
+COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text) IS
+    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model, of one gateway key (p_gateway_key) or with one tag (p_tag). p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text, uuid, text) IS
+    'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model, of one gateway key or with one tag. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others, and PT503 on a server in recovery.';
 
@@ -3846,7 +4500,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is
 
 COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
     'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
@@ -3858,7 +4512,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
     'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
 
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS
-    'Ends the calls of a user in flight, deletes the keys, settings, jobs and rules, and keeps the usage rows under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
+    'Ends the calls of a user in flight, deletes the keys, gateway keys, settings, jobs and rules, and keeps the usage rows, without their tags, under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_check_user_id(text) IS 'Raises PT400 unless this can be a user''s id; NULL passes.';
 
@@ -3893,6 +4547,11 @@ COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and r
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_gateway_keys
+    ALTER COLUMN name SET STATISTICS 0,
+    ALTER COLUMN key_hint SET STATISTICS 0,
+    ALTER COLUMN tags SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

@@ -18,10 +18,14 @@ CREATE TABLE @extschema@.aggregator_budgets (
     updated_at     timestamptz NOT NULL DEFAULT now(),
     -- Rows of a dump from before there was this column count what they did.
     keys           text        NOT NULL DEFAULT 'all' CHECK (keys IN ('platform', 'own', 'all')),
+    gateway_key_id uuid,
+    tag            text        CHECK (tag <> ''),
     CHECK (num_nonnulls(limit_usd, limit_tokens, limit_requests) > 0),
     CHECK (NOT (each_user AND user_id IS NOT NULL)),
+    -- The sums of keys and tags know the one or the other.
+    CONSTRAINT aggregator_budgets_one_label CHECK (num_nonnulls(gateway_key_id, tag) < 2),
     CONSTRAINT aggregator_budgets_scope_key
-        UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys)
+        UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys, gateway_key_id, tag)
 );
 
 CREATE TABLE @extschema@.aggregator_rate_limits (
@@ -34,9 +38,13 @@ CREATE TABLE @extschema@.aggregator_rate_limits (
     tokens_per_minute   bigint      CHECK (tokens_per_minute > 0),
     created_at          timestamptz NOT NULL DEFAULT now(),
     updated_at          timestamptz NOT NULL DEFAULT now(),
+    gateway_key_id      uuid,
+    tag                 text        CHECK (tag <> ''),
     CHECK (num_nonnulls(requests_per_minute, tokens_per_minute) > 0),
     CHECK (NOT (each_user AND user_id IS NOT NULL)),
-    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id)
+    CONSTRAINT aggregator_rate_limits_one_label CHECK (num_nonnulls(gateway_key_id, tag) < 2),
+    CONSTRAINT aggregator_rate_limits_scope_key
+        UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, gateway_key_id, tag)
 );
 
 CREATE TABLE @extschema@.aggregator_budget_warnings (
@@ -94,6 +102,11 @@ CREATE FUNCTION @extschema@.aggregator_model_problem(p_model text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'aggregator_model_problem_wrapper';
 
+-- Why a text is no tag of a call; NULL: it is one.
+CREATE FUNCTION @extschema@.aggregator_tag_problem(p_tag text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_tag_problem_wrapper';
+
 -- Of a sum, the part that the keys of a budget have paid; 0 at the least.
 CREATE FUNCTION @extschema@.aggregator_of_keys(p_keys text, p_all numeric, p_own numeric) RETURNS numeric
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -144,7 +157,9 @@ CREATE FUNCTION @extschema@.set_budget(
     p_provider       text    DEFAULT NULL,
     p_model          text    DEFAULT NULL,
     p_action         text    DEFAULT 'block',
-    p_keys           text    DEFAULT NULL
+    p_keys           text    DEFAULT NULL,
+    p_gateway_key    uuid    DEFAULT NULL,
+    p_tag            text    DEFAULT NULL
 )
 RETURNS uuid
 LANGUAGE plpgsql VOLATILE
@@ -153,6 +168,7 @@ AS $$
 DECLARE
     v_each_user boolean := coalesce(p_each_user, false);
     v_keys      text    := p_keys;
+    v_user      text;
     v_provider  uuid;
     v_model     text;
     v_problem   text;
@@ -160,7 +176,8 @@ DECLARE
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set budgets'::text);
     PERFORM @extschema@.aggregator_check_user_id(p_user_id);
-    v_problem := @extschema@.aggregator_model_problem(p_model);
+    v_problem := coalesce('p_model ' || @extschema@.aggregator_model_problem(p_model),
+        'p_tag ' || @extschema@.aggregator_tag_problem(p_tag));
     IF num_nonnulls(p_limit_usd, p_limit_tokens, p_limit_requests) = 0 THEN
         RAISE EXCEPTION 'a budget needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_limit_usd, p_limit_tokens or p_limit_requests.';
@@ -175,29 +192,34 @@ BEGIN
         RAISE EXCEPTION 'p_keys must be platform, own or all' USING ERRCODE = 'PT400';
     ELSIF v_each_user AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a budget is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_gateway_key IS NOT NULL AND p_tag IS NOT NULL THEN
+        RAISE EXCEPTION 'a budget is about a gateway key or a tag, not both' USING ERRCODE = 'PT400';
     ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
-        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+        RAISE EXCEPTION '%', coalesce(v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
+    v_user := @extschema@.aggregator_gateway_key_owner(p_gateway_key, p_user_id, v_each_user);
     SELECT meant.provider_id, meant.model_id
     INTO v_provider, v_model
     FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant;
     IF v_keys IS NULL THEN
         -- A budget of all users together is the platform's: nobody uses it up with a key of their own.
-        v_keys := CASE WHEN p_user_id IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
+        v_keys := CASE WHEN v_user IS NULL AND NOT v_each_user THEN 'platform' ELSE 'all' END;
         -- One that is set anew protects what it did.
         v_keys := coalesce((
             SELECT b.keys
             FROM @extschema@.aggregator_budgets AS b
-            WHERE (b.user_id, b.provider_id, b.model_id) IS NOT DISTINCT FROM (p_user_id, v_provider, v_model)
+            WHERE (b.user_id, b.provider_id, b.model_id, b.gateway_key_id, b.tag)
+                IS NOT DISTINCT FROM (v_user, v_provider, v_model, p_gateway_key, p_tag)
               AND (b.each_user, b.period, b.action) = (v_each_user, p_period, p_action)
             ORDER BY b.keys = v_keys DESC
             LIMIT 1), v_keys);
     END IF;
     INSERT INTO @extschema@.aggregator_budgets AS b
-        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys)
-    VALUES (p_user_id, v_each_user, v_provider, v_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
-        p_action, v_keys)
-    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys) DO UPDATE
+        (user_id, each_user, provider_id, model_id, period, limit_usd, limit_tokens, limit_requests, action, keys,
+        gateway_key_id, tag)
+    VALUES (v_user, v_each_user, v_provider, v_model, p_period, p_limit_usd, p_limit_tokens, p_limit_requests,
+        p_action, v_keys, p_gateway_key, p_tag)
+    ON CONFLICT (user_id, each_user, provider_id, model_id, period, action, keys, gateway_key_id, tag) DO UPDATE
     SET limit_usd = excluded.limit_usd,
         limit_tokens = excluded.limit_tokens,
         limit_requests = excluded.limit_requests,
@@ -224,35 +246,43 @@ CREATE FUNCTION @extschema@.set_rate_limit(
     p_user_id             text    DEFAULT NULL,
     p_each_user           boolean DEFAULT false,
     p_provider            text    DEFAULT NULL,
-    p_model               text    DEFAULT NULL
+    p_model               text    DEFAULT NULL,
+    p_gateway_key         uuid    DEFAULT NULL,
+    p_tag                 text    DEFAULT NULL
 )
 RETURNS uuid
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_problem text;
-    v_id      uuid;
+    v_each_user boolean := coalesce(p_each_user, false);
+    v_user      text;
+    v_problem   text;
+    v_id        uuid;
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('set rate limits'::text);
     PERFORM @extschema@.aggregator_check_user_id(p_user_id);
-    v_problem := @extschema@.aggregator_model_problem(p_model);
+    v_problem := coalesce('p_model ' || @extschema@.aggregator_model_problem(p_model),
+        'p_tag ' || @extschema@.aggregator_tag_problem(p_tag));
     IF num_nonnulls(p_requests_per_minute, p_tokens_per_minute) = 0 THEN
         RAISE EXCEPTION 'a rate limit needs a limit'
             USING ERRCODE = 'PT400', HINT = 'Give p_requests_per_minute or p_tokens_per_minute.';
     ELSIF p_requests_per_minute < 1 OR p_tokens_per_minute < 1 THEN
         RAISE EXCEPTION 'a limit per minute must be at least 1' USING ERRCODE = 'PT400';
-    ELSIF coalesce(p_each_user, false) AND p_user_id IS NOT NULL THEN
+    ELSIF v_each_user AND p_user_id IS NOT NULL THEN
         RAISE EXCEPTION 'a rate limit is for one user or for each, not both' USING ERRCODE = 'PT400';
+    ELSIF p_gateway_key IS NOT NULL AND p_tag IS NOT NULL THEN
+        RAISE EXCEPTION 'a rate limit is about a gateway key or a tag, not both' USING ERRCODE = 'PT400';
     ELSIF p_user_id = '' OR v_problem IS NOT NULL THEN
-        RAISE EXCEPTION '%', coalesce('p_model ' || v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
+        RAISE EXCEPTION '%', coalesce(v_problem, 'p_user_id must not be empty') USING ERRCODE = 'PT400';
     END IF;
+    v_user := @extschema@.aggregator_gateway_key_owner(p_gateway_key, p_user_id, v_each_user);
     INSERT INTO @extschema@.aggregator_rate_limits AS r
-        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute)
-    SELECT p_user_id, coalesce(p_each_user, false), meant.provider_id, meant.model_id,
-        p_requests_per_minute, p_tokens_per_minute
+        (user_id, each_user, provider_id, model_id, requests_per_minute, tokens_per_minute, gateway_key_id, tag)
+    SELECT v_user, v_each_user, meant.provider_id, meant.model_id,
+        p_requests_per_minute, p_tokens_per_minute, p_gateway_key, p_tag
     FROM @extschema@.aggregator_meant(p_model, @extschema@.aggregator_rule_provider(p_provider)) AS meant
-    ON CONFLICT (user_id, each_user, provider_id, model_id) DO UPDATE
+    ON CONFLICT (user_id, each_user, provider_id, model_id, gateway_key_id, tag) DO UPDATE
     SET requests_per_minute = excluded.requests_per_minute,
         tokens_per_minute = excluded.tokens_per_minute,
         updated_at = now()
@@ -271,14 +301,18 @@ BEGIN
     RETURN FOUND;
 END
 $$;
+
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
--- on their way; as far as the caller sees the usage log. Whatever the sums hold, it raises nothing.
+-- on their way; as far as the caller sees the usage log. p_kind and p_label: by this gateway key ('key') or
+-- with this tag ('tag') alone. Whatever the sums hold, it raises nothing.
 CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,
     p_model_id          text,
     p_since             timestamptz,
     p_keys              text,
+    p_kind              text,
+    p_label             text,
     OUT usd             numeric,
     OUT tokens          bigint,
     OUT requests        bigint,
@@ -302,6 +336,7 @@ BEGIN
         FROM @extschema@.aggregator_usage_hourly AS own
         WHERE own.user_id = p_user_id
           AND own.hour >= p_since
+          AND p_kind IS NULL
         UNION ALL
         SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
             everybody.budget_requests, everybody.own_cost, everybody.own_tokens, everybody.own_requests
@@ -309,6 +344,15 @@ BEGIN
         WHERE p_user_id IS NULL
           AND everybody.grain = 'hour'
           AND everybody.start >= p_since
+          AND p_kind IS NULL
+        UNION ALL
+        SELECT labelled.provider_id, labelled.model_id, labelled.budget_cost, labelled.budget_tokens,
+            labelled.budget_requests, labelled.own_cost, labelled.own_tokens, labelled.own_requests
+        FROM @extschema@.aggregator_usage_labels AS labelled
+        WHERE labelled.kind = p_kind
+          AND labelled.label = p_label
+          AND labelled.hour >= p_since
+          AND (p_user_id IS NULL OR labelled.user_id = p_user_id)
     ) AS part
     WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
       AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
@@ -323,6 +367,9 @@ BEGIN
       AND log.created_at >= greatest(p_since, now() - interval '25 hours')
       AND (p_user_id IS NULL OR log.user_id = p_user_id)
       AND (p_provider_id IS NULL OR log.provider_id = p_provider_id)
+      AND (p_kind IS NULL
+           OR p_kind = 'key' AND log.gateway_key_id::text = p_label
+           OR p_kind = 'tag' AND p_label = ANY (log.tags))
       AND (p_keys = 'all' OR counted.is_own_key = (p_keys = 'own'))
       AND @extschema@.aggregator_is_model(p_model_id, counted.model_id);
 END
@@ -343,6 +390,13 @@ BEGIN
     SELECT DISTINCT own.user_id
     FROM @extschema@.aggregator_usage_hourly AS own
     WHERE own.hour >= p_since
+      AND p_budget.tag IS NULL
+    UNION
+    SELECT DISTINCT labelled.user_id
+    FROM @extschema@.aggregator_usage_labels AS labelled
+    WHERE labelled.kind = 'tag'
+      AND labelled.label = p_budget.tag
+      AND labelled.hour >= p_since
     UNION
     SELECT @extschema@.aggregator_user_id()
     WHERE @extschema@.aggregator_user_id() IS NOT NULL;
@@ -371,11 +425,15 @@ SELECT b.id AS budget_id,
     spent.requests AS spent_requests,
     spent.reserved_requests,
     greatest(b.limit_requests::numeric - spent.requests - spent.reserved_requests, 0)::bigint AS left_requests,
-    b.keys
+    b.keys,
+    b.gateway_key_id,
+    b.tag
 FROM @extschema@.aggregator_budgets AS b
 CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) AS start) AS since
 CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
-CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys) AS spent
+CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys,
+    CASE WHEN b.gateway_key_id IS NOT NULL THEN 'key'::text WHEN b.tag IS NOT NULL THEN 'tag'::text END,
+    coalesce(b.gateway_key_id::text, b.tag)) AS spent
 LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 
 SET LOCAL search_path = @extschema@, pg_temp;

@@ -123,6 +123,7 @@ COMMENT ON COLUMN @extschema@.aggregator_jobs.response IS 'The provider''s answe
 COMMENT ON COLUMN @extschema@.aggregator_jobs.error IS 'Why it failed, or why it is queued again.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.cost IS 'USD of the attempt that answered; NULL is unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.cost_source IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_jobs.gateway_key_id IS 'The gateway key that it was submitted with, if any; once that is revoked, it is not run.';
 
 COMMENT ON TABLE @extschema@.aggregator_cooling IS 'What keeps failing, and until when other candidates are asked first. Kept by the worker.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.id IS 'Id of the row.';
@@ -158,6 +159,8 @@ COMMENT ON COLUMN @extschema@.aggregator_provider_health.last_error_at IS 'When 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; where more was reported, the bound of the request. NULL: no rule applied.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.gateway_key_id IS 'The gateway key that the call came with; NULL: it came with none.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.tags IS 'The tags of the call; NULL: none, or the user was forgotten.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the sums. NULL, in rows of versions before 0.3.0: taken as listed.';
 
 COMMENT ON TABLE @extschema@.aggregator_budgets IS 'What may be spent per period; see set_budget.';
@@ -172,6 +175,8 @@ COMMENT ON COLUMN @extschema@.aggregator_budgets.limit_tokens IS 'Tokens, in and
 COMMENT ON COLUMN @extschema@.aggregator_budgets.limit_requests IS 'Requests that left, retries included.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.action IS 'block: what does not fit is refused; warn: it is only told.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.keys IS 'Whose money it protects, and so what it counts: platform (what the platform''s keys pay), own (what users'' own keys pay) or all.';
+COMMENT ON COLUMN @extschema@.aggregator_budgets.gateway_key_id IS 'The one gateway key that it is about, which is user_id''s. Not a foreign key.';
+COMMENT ON COLUMN @extschema@.aggregator_budgets.tag IS 'Calls with this tag alone.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.created_at IS 'When it was set first.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.updated_at IS 'When it was set last.';
 
@@ -183,6 +188,8 @@ COMMENT ON COLUMN @extschema@.aggregator_rate_limits.provider_id IS 'The one pro
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.model_id IS 'The one model, by its id or the last part of it, in any case and variant (:floor); what no catalogue lists counts as it.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.requests_per_minute IS 'Requests per minute, retries included.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Tokens per minute: when it is sent the prompt by an estimate, and the answer as long as it may be, put right by the usage. Where neither the request nor the model limits the answer, as long as the minute leaves, 4,096 at the most.';
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.gateway_key_id IS 'The one gateway key that it is about, which is user_id''s. Not a foreign key.';
+COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tag IS 'Calls with this tag alone.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.created_at IS 'When it was set first.';
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.updated_at IS 'When it was set last.';
 

@@ -20,6 +20,8 @@ ALTER TABLE @extschema@.aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
@@ -78,6 +80,12 @@ CREATE POLICY seen ON @extschema@.aggregator_usage_hourly FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 CREATE POLICY seen ON @extschema@.aggregator_usage_totals FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_reader()));
+
+CREATE POLICY seen ON @extschema@.aggregator_usage_labels FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+
+CREATE POLICY seen ON @extschema@.aggregator_gateway_keys FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 -- What administrators write by plain statements.
 DO $$
@@ -145,11 +153,18 @@ COMMENT ON FUNCTION @extschema@.chat_wait(uuid, integer) IS
     'Waits until a job has ended, or p_timeout_ms milliseconds (30000), and returns it as chat_result does. PT400: it was submitted by this very transaction, or the transaction cannot see others'' commits; PT404.';
 COMMENT ON FUNCTION @extschema@.chat_cancel(uuid) IS
     'Cancels a job with the caller''s transaction; a request in flight is aborted. False: it has ended already, or there is no such job of the caller. PT403.';
-COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text) IS
-    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model. p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text) IS
+    'Makes a key for a program that holds no user''s token, to be shown over HTTP, and returns its id and the key, this one time. It spends as its owner (p_user_id: another user, for administrators), within the owner''s budgets and its own: p_limit_usd per p_period, requests and tokens per minute. p_models: ids, provider:id, or beginnings with a * at the end; NULL: all; empty: none. p_tags: of every call with it. PT400, PT403; PT409: there are as many as a user may have.';
+COMMENT ON FUNCTION @extschema@.rotate_gateway_key(uuid, interval) IS
+    'Gives a gateway key another secret, and returns it, this one time. Its id, limits and counts stay. The old secret passes for p_grace more, of at most 30 days. PT400, PT403; PT404: there is no such key of the caller, or it is revoked.';
+COMMENT ON FUNCTION @extschema@.revoke_gateway_key(uuid) IS
+    'Revokes a gateway key: once that is committed no request passes with it. False: it is revoked already, or there is no such key of the caller. PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_tag_problem(text) IS 'Why a text is no tag of a call: empty, longer than 64 bytes, with spaces around it, or a character that cannot be seen; NULL: it is one.';
+COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text) IS
+    'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model, of one gateway key (p_gateway_key) or with one tag (p_tag). p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.remove_budget(uuid) IS 'Removes a budget; false if there was none. Administrators. PT403.';
-COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text) IS
-    'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text, uuid, text) IS
+    'Sets requests and tokens per minute: of one user, of each, or of all together; optionally at one provider, of one model, of one gateway key or with one tag. A minute''s quota may be used at once. What comes too early is PT429 with the time to wait; jobs wait. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.remove_rate_limit(uuid) IS 'Removes a rate limit; false if there was none. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_require_admin(text) IS 'Raises PT403 unless the effective role may act for others, and PT503 on a server in recovery.';
 COMMENT ON FUNCTION @extschema@.aggregator_rule_provider(text) IS 'Id of the provider that a rule is about; NULL for every provider. PT404.';
@@ -158,7 +173,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'Whe
 COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
 COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is no name of a model: empty, longer than 255 bytes, or with a space, a control character or one that cannot be seen; NULL: it is one.';
 COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
 COMMENT ON FUNCTION @extschema@.aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
 COMMENT ON FUNCTION @extschema@.aggregator_await_job(uuid, integer) IS
     'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';
@@ -187,7 +202,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
 COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
     'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS
-    'Ends the calls of a user in flight, deletes the keys, settings, jobs and rules, and keeps the usage rows under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
+    'Ends the calls of a user in flight, deletes the keys, gateway keys, settings, jobs and rules, and keeps the usage rows, without their tags, under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
 COMMENT ON FUNCTION @extschema@.aggregator_check_user_id(text) IS 'Raises PT400 unless this can be a user''s id; NULL passes.';
 COMMENT ON FUNCTION @extschema@.aggregator_require_writable(text) IS 'Raises PT503 on a server in recovery.';
 COMMENT ON FUNCTION @extschema@.aggregator_bound_locks(boolean) IS 'Bounds, before a statement on providers, how long it waits for locks, and puts lock_timeout back after it. Internal.';

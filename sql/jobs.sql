@@ -25,6 +25,7 @@ CREATE TABLE @extschema@.aggregator_jobs (
     error           jsonb,
     cost            numeric,
     cost_source     text,
+    gateway_key_id  uuid,
     UNIQUE (user_id, idempotency_key)
 ) WITH (fillfactor = 80);
 -- The worker takes users in turn, and of each the job that is due first.

@@ -49,6 +49,7 @@ BEGIN
             CASE v_grantee.grantee WHEN 0 THEN 'PUBLIC' ELSE v_grantee.grantee::regrole::text END);
     END LOOP;
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ROW LEVEL SECURITY', v_name);
+    EXECUTE format('ALTER TABLE @extschema@.%I ALTER COLUMN tags SET STATISTICS 0', v_name);
     EXECUTE format('CREATE TRIGGER before_truncate BEFORE TRUNCATE ON @extschema@.%I
         FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.aggregator_before_truncate()', v_name);
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER before_truncate', v_name);
@@ -191,6 +192,7 @@ BEGIN
     EXECUTE format('DROP TABLE %s', p_partition);
     DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= p_since AND hour < p_until;
     DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= p_since AND start < p_until;
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= p_since AND hour < p_until;
     RETURN true;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN

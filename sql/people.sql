@@ -172,6 +172,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     DELETE FROM @extschema@.user_api_providers WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_gateway_keys WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
@@ -179,7 +180,8 @@ BEGIN
 END
 $$;
 
--- The second half: what calls leave behind. The usage rows stay, under an id that says nothing. Returns how many.
+-- The second half: what calls leave behind. The usage rows stay, under an id that says nothing, and without their
+-- tags, which are words of the user's own. Returns how many.
 CREATE FUNCTION @extschema@.aggregator_forget_usage(p_user_id text, p_anonymous_id text) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -193,7 +195,7 @@ BEGIN
     DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = p_user_id;
     -- Once more: a list may have come while calls were being ended.
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
-    UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id WHERE user_id = p_user_id;
+    UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id, tags = NULL WHERE user_id = p_user_id;
     GET DIAGNOSTICS v_kept = ROW_COUNT;
     INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
@@ -227,6 +229,12 @@ BEGIN
     ),
     keys AS (
         DELETE FROM @extschema@.user_api_providers AS k
+        USING ready
+        WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
+          AND k.created_at <= ready.forgotten_at
+    ),
+    gateway_keys AS (
+        DELETE FROM @extschema@.aggregator_gateway_keys AS k
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at

@@ -328,6 +328,11 @@ BEGIN
           AND kept.requests = 0
           AND kept.unreachable = 0;
     END IF;
+    IF EXISTS (SELECT FROM unnest(p_added) AS log WHERE log.gateway_key_id IS NOT NULL OR log.tags IS NOT NULL)
+        OR EXISTS (SELECT FROM unnest(p_removed) AS log WHERE log.gateway_key_id IS NOT NULL OR log.tags IS NOT NULL)
+    THEN
+        PERFORM @extschema@.aggregator_roll_up_labels(p_added, p_removed);
+    END IF;
 END
 $$;
 
@@ -385,7 +390,8 @@ BEGIN
                 PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
             END LOOP;
         WHEN 'TRUNCATE' THEN
-            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals;
+            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+                @extschema@.aggregator_usage_labels;
     END CASE;
     RETURN NULL;
 END
@@ -424,10 +430,11 @@ DECLARE
     v_rows @extschema@.aggregator_usage_logs[];
 BEGIN
     -- Whoever settles rows meanwhile waits, and then finds the new sums.
-    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals
-        IN SHARE ROW EXCLUSIVE MODE;
+    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+        @extschema@.aggregator_usage_labels IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
     DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= v_from AND hour < v_to;
     -- Hour by hour, so that each sum is written once or twice and not with every part.
     FOR v_hour IN
         SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')

@@ -103,7 +103,9 @@ CREATE TABLE @extschema@.aggregator_usage_logs (
     finish_reason          text,
     metadata               jsonb,
     is_platform_key        boolean,
-    is_listed              boolean
+    is_listed              boolean,
+    gateway_key_id         uuid,
+    tags                   text[]
 ) PARTITION BY RANGE (created_at);
 
 -- The keys and indexes are each partition's own: of those it would inherit pg_dump makes a second

@@ -21,7 +21,9 @@ SELECT log.created_at,
     log.cost_estimate AS cost,
     log.cost_source,
     log.latency_ms,
-    log.time_to_first_token_ms
+    log.time_to_first_token_ms,
+    log.gateway_key_id,
+    log.tags
 FROM @extschema@.aggregator_usage_logs AS log
 LEFT JOIN @extschema@.api_providers AS p ON p.id = log.provider_id;
 
@@ -83,6 +85,8 @@ COMMENT ON COLUMN @extschema@.aggregator_usage.cost IS 'USD; NULL: unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.cost_source IS 'upstream, computed, incomplete or unpriced.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.latency_ms IS 'Milliseconds until the whole answer was there.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.time_to_first_token_ms IS 'Milliseconds until the first token of a stream was there.';
+COMMENT ON COLUMN @extschema@.aggregator_usage.gateway_key_id IS 'The gateway key that it came with, if any.';
+COMMENT ON COLUMN @extschema@.aggregator_usage.tags IS 'Its tags, if it has any.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.hour IS 'Beginning of the hour, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.user_id IS 'Whose.';

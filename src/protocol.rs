@@ -18,6 +18,7 @@ use crate::core::retry::Sent;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::core::standard::anthropic::front::version::Version;
+use crate::core::tags::Labels;
 use crate::error::{Error, Target};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// After [`Request::Outbox`], at the end of the transaction.
 pub const COMMITTED: u8 = b'+';
@@ -105,6 +106,8 @@ pub struct ChatCall {
     pub resolved_at: i64,
     /// Attempts that the ledger has of this call already, from earlier runs of a job.
     pub earlier_attempts: u16,
+    /// The gateway key that it came with, and its tags; mostly there are none.
+    pub labels: Option<Arc<Labels>>,
     /// The same request in the form of the candidates that speak Anthropic. None has it that comes over the socket.
     #[serde(skip)]
     pub native: Option<Arc<Native>>,
@@ -164,6 +167,8 @@ pub struct Known {
     pub provider_id: Uuid,
     pub user_provider_id: Uuid,
     pub model_id: String,
+    /// The gateway key of the call, which has to pass still.
+    pub gateway_key: Option<Uuid>,
 }
 
 /// Many chat calls, at most so many at a time.

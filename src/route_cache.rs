@@ -18,6 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use uuid::Uuid;
 
 /// What is kept at the most, in entries and in bytes.
 const MOST_ENTRIES: usize = 256;
@@ -25,7 +26,7 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// The tables that a route is made of, and first the one that stands for them: nothing plans a statement
 /// that is in a hurry over it.
-const WATCHED: usize = 7;
+const WATCHED: usize = 8;
 const TABLES: [&CStr; WATCHED] = [
     c"aggregator_worker_epochs",
     c"api_providers",
@@ -34,6 +35,7 @@ const TABLES: [&CStr; WATCHED] = [
     c"aggregator_user_models",
     c"aggregator_budgets",
     c"aggregator_rate_limits",
+    c"aggregator_gateway_keys",
 ];
 
 static TABLES_WATCHED: [AtomicU32; WATCHED] = [const { AtomicU32::new(0) }; WATCHED];
@@ -52,6 +54,7 @@ pub struct Key {
     user: String,
     models: Vec<String>,
     provider: Option<String>,
+    gateway_key: Option<Uuid>,
 }
 
 impl Key {
@@ -85,12 +88,13 @@ pub fn get(
     user: &str,
     models: impl Iterator<Item = impl Into<String>>,
     provider: Option<&str>,
+    gateway_key: Option<Uuid>,
     find: impl FnOnce() -> Result<Route, Error>,
 ) -> Result<Route, Error> {
     let extension = u32::from(installed.oid);
     let models = models.map(Into::into).collect();
-    let key =
-        Key { extension, user: user.to_owned(), models, provider: provider.map(str::to_owned) };
+    let provider = provider.map(str::to_owned);
+    let key = Key { extension, user: user.to_owned(), models, provider, gateway_key };
     if !watch(installed) {
         return find();
     }

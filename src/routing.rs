@@ -36,14 +36,16 @@ const ROUTES: &str = "
 const RULES: &str = "
     SELECT b.id, b.user_id, b.each_user, b.provider_id, b.model_id, b.period, b.limit_usd::text,
         b.limit_tokens, b.limit_requests, b.action = 'block', NULL::bigint, NULL::bigint,
-        b.keys
+        b.keys, b.gateway_key_id, b.tag
     FROM @extschema@.aggregator_budgets AS b
-    WHERE b.user_id IS NULL OR b.user_id = $1
+    WHERE (b.user_id IS NULL OR b.user_id = $1)
+      AND (b.gateway_key_id IS NULL OR b.gateway_key_id = $2::uuid)
     UNION ALL
     SELECT r.id, r.user_id, r.each_user, r.provider_id, r.model_id, NULL, NULL, NULL, NULL, NULL,
-        r.requests_per_minute, r.tokens_per_minute, NULL
+        r.requests_per_minute, r.tokens_per_minute, NULL, r.gateway_key_id, r.tag
     FROM @extschema@.aggregator_rate_limits AS r
-    WHERE r.user_id IS NULL OR r.user_id = $1";
+    WHERE (r.user_id IS NULL OR r.user_id = $1)
+      AND (r.gateway_key_id IS NULL OR r.gateway_key_id = $2::uuid)";
 
 /// Plans of the statements above, for the installation that they were made for.
 type Plans = HashMap<(Oid, &'static str), Rc<Plan>>;
@@ -53,7 +55,7 @@ thread_local! {
 }
 
 /// The plan of a statement whose `arguments` are texts.
-fn plan(
+pub fn plan(
     client: &SpiClient,
     installed: &Installed,
     sql: &'static str,
@@ -114,27 +116,42 @@ pub fn again(
     }))
 }
 
-/// The budgets and rate limits that may concern a user, as of now.
-pub fn rules(client: &SpiClient, installed: &Installed, user: &str) -> Result<Rules, Error> {
+/// The budgets and rate limits that may concern a user's calls with a gateway key, or with none, as of now.
+pub fn rules(
+    client: &SpiClient,
+    installed: &Installed,
+    user: &str,
+    gateway_key: Option<Uuid>,
+) -> Result<Rules, Error> {
     const ACTION: &str = "read the budgets and rate limits";
-    read_rules(client, installed, user).map_err(failed(ACTION))?.ok_or_else(|| Error::Database {
-        action: ACTION.to_owned(),
-        reason: "one of them has a period or keys that this version does not know".to_owned(),
-        sqlstate: None,
+    read_rules(client, installed, user, gateway_key).map_err(failed(ACTION))?.ok_or_else(|| {
+        Error::Database {
+            action: ACTION.to_owned(),
+            reason: "one of them has a period or keys that this version does not know".to_owned(),
+            sqlstate: None,
+        }
     })
 }
 
 /// `None`: a rule cannot be understood.
-fn read_rules(client: &SpiClient, installed: &Installed, user: &str) -> spi::Result<Option<Rules>> {
+fn read_rules(
+    client: &SpiClient,
+    installed: &Installed,
+    user: &str,
+    gateway_key: Option<Uuid>,
+) -> spi::Result<Option<Rules>> {
     let mut rules = Rules::default();
-    let plan = plan(client, installed, RULES, 1)?;
-    for row in fresh::select(client, &plan, &[user.into()])? {
+    let plan = plan(client, installed, RULES, 2)?;
+    let gateway_key = gateway_key.map(|id| id.to_string());
+    for row in fresh::select(client, &plan, &[user.into(), gateway_key.into()])? {
         let id = fresh::uuid(&row, 1)?;
         let scope = Scope {
             user_id: row.get(2)?,
             is_each_user: required(&row, 3)?,
             provider_id: row.get::<pgrx::Uuid>(4)?.map(|id| uuid(Some(id))),
             model: row.get(5)?,
+            gateway_key: row.get::<pgrx::Uuid>(14)?.map(|id| uuid(Some(id))),
+            tag: row.get(15)?,
         };
         match row.get::<String>(6)? {
             Some(period) => {

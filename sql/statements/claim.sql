@@ -31,4 +31,5 @@ RETURNING job.id, job.provider, job.request::text,
     CASE
         WHEN job.started_at = now() THEN 0
         ELSE (SELECT coalesce(max(log.attempt), 0) FROM @extschema@.aggregator_usage_logs AS log WHERE log.call_id = job.id)
-    END::smallint
+    END::smallint,
+    job.gateway_key_id

@@ -30,8 +30,30 @@ BEGIN
         WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
 END
 $upgrade$;
+-- Rules about gateway keys and tags.
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN gateway_key_id uuid;
+ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN tag text CHECK (tag <> '');
+ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_one_label CHECK (pg_catalog.num_nonnulls(gateway_key_id, tag) < 2);
 ALTER TABLE @extschema@.aggregator_budgets ADD CONSTRAINT aggregator_budgets_scope_key
-    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys);
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, period, action, keys, gateway_key_id, tag);
+ALTER TABLE @extschema@.aggregator_rate_limits ADD COLUMN gateway_key_id uuid;
+ALTER TABLE @extschema@.aggregator_rate_limits ADD COLUMN tag text CHECK (tag <> '');
+DO $upgrade$
+BEGIN
+    EXECUTE (
+        SELECT pg_catalog.format('ALTER TABLE @extschema@.aggregator_rate_limits DROP CONSTRAINT %I', c.conname)
+        FROM pg_catalog.pg_constraint AS c
+        WHERE c.conrelid = '@extschema@.aggregator_rate_limits'::pg_catalog.regclass AND c.contype = 'u');
+END
+$upgrade$;
+ALTER TABLE @extschema@.aggregator_rate_limits ADD CONSTRAINT aggregator_rate_limits_one_label CHECK (pg_catalog.num_nonnulls(gateway_key_id, tag) < 2);
+ALTER TABLE @extschema@.aggregator_rate_limits ADD CONSTRAINT aggregator_rate_limits_scope_key
+    UNIQUE NULLS NOT DISTINCT (user_id, each_user, provider_id, model_id, gateway_key_id, tag);
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN gateway_key_id uuid;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN tags text[];
+ALTER TABLE @extschema@.aggregator_usage_logs ALTER COLUMN tags SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_jobs ADD COLUMN gateway_key_id uuid;
+DROP FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text);
 -- Their results or arguments have changed.
 DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
 DROP FUNCTION @extschema@.aggregator_routes(text, text, text);
@@ -82,6 +104,11 @@ END
 $upgrade$;
 
 -- After the functions.
+ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_gateway_keys
+    ALTER COLUMN name SET STATISTICS 0,
+    ALTER COLUMN key_hint SET STATISTICS 0,
+    ALTER COLUMN tags SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

@@ -3,10 +3,12 @@
 
 use crate::core::bound::{Dearest, NoBound, Size};
 use crate::core::model;
+use crate::core::tags::{Label, Labels};
 use crate::core::usage::decimal;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const HOUR: i64 = 3_600_000_000;
@@ -19,7 +21,7 @@ pub const MOST_TOKENS: i64 = 10_000_000;
 const LARGEST_COUNT: i64 = i32::MAX as i64;
 
 /// Whom and what a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     /// One user; `None`: all.
     pub user_id: Option<String>,
@@ -28,6 +30,8 @@ pub struct Scope {
     pub provider_id: Option<Uuid>,
     /// A model's id, or the last part of it.
     pub model: Option<String>,
+    pub gateway_key: Option<Uuid>,
+    pub tag: Option<String>,
 }
 
 /// What a call is, as far as rules ask.
@@ -38,6 +42,7 @@ pub struct Subject<'a> {
     /// The id of the model as the catalogue lists it, else [`model::UNLISTED`].
     pub model: &'a str,
     pub is_platform_key: bool,
+    pub labels: Option<&'a Labels>,
 }
 
 impl Scope {
@@ -45,6 +50,20 @@ impl Scope {
         self.user_id.as_deref().is_none_or(|own| own == call.user)
             && self.provider_id.is_none_or(|own| own == call.provider)
             && self.model.as_deref().is_none_or(|own| model::is_meant(own, call.model))
+            && self.means(call.labels)
+    }
+
+    /// Whether it is about calls with these labels.
+    fn means(&self, labels: Option<&Labels>) -> bool {
+        let has_key = |key| labels.is_some_and(|labels| labels.gateway_key == Some(key));
+        let has_tag = |tag| labels.is_some_and(|labels| labels.tags.contains(tag));
+        self.gateway_key.is_none_or(has_key) && self.tag.as_ref().is_none_or(has_tag)
+    }
+
+    /// The gateway key or the tag that it is about, as the sums name them.
+    pub fn label(&self) -> Option<Label<'_>> {
+        let tag = self.tag.as_deref().map(Label::Tag);
+        self.gateway_key.map(Label::Key).or(tag)
     }
 
     /// Whose count it is.
@@ -179,6 +198,21 @@ pub struct RateLimit {
 pub struct Rules {
     pub budgets: Vec<Budget>,
     pub rate_limits: Vec<RateLimit>,
+}
+
+impl Rules {
+    /// Those that may be about a call with these labels.
+    pub fn about(rules: &Arc<Self>, labels: Option<&Labels>) -> Arc<Self> {
+        let budgets = rules.budgets.iter().map(|budget| &budget.scope);
+        let mut scopes = budgets.chain(rules.rate_limits.iter().map(|limit| &limit.scope));
+        if scopes.all(|scope| scope.means(labels)) {
+            return rules.clone();
+        }
+        let mut about = Self::clone(rules);
+        about.budgets.retain(|budget| budget.scope.means(labels));
+        about.rate_limits.retain(|limit| limit.scope.means(labels));
+        Arc::new(about)
+    }
 }
 
 /// Something spent or set aside.

@@ -3,6 +3,7 @@
 use crate::core::budget::{MOST_TOKENS, MOST_USD, Period};
 use crate::core::histogram;
 use crate::core::model::UNLISTED;
+use crate::core::tags::{Label, Labels};
 use crate::core::usage::Parts;
 use bigdecimal::BigDecimal;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub fn most_usd() -> BigDecimal {
 /// A settled row of the ledger, as far as sums ask.
 #[derive(Debug, Clone)]
 pub struct Row<'a> {
+    pub labels: Option<&'a Labels>,
     pub user_id: &'a str,
     pub provider_id: Uuid,
     pub model_id: &'a str,
@@ -157,6 +159,9 @@ impl Sums {
 /// A row of the sums: by user and hour, or by grain and start, and then by provider, model and status.
 pub type Key<'a> = (&'a str, i64, Uuid, &'a str, &'static str);
 
+/// A row of the sums of gateway keys and tags: by label, hour and user, and then as the others.
+pub type LabelKey<'a> = (Label<'a>, i64, &'a str, Uuid, &'a str, &'static str);
+
 /// What a batch of settled rows adds to the sums.
 #[derive(Debug, Default)]
 pub struct Rollup<'a> {
@@ -164,6 +169,8 @@ pub struct Rollup<'a> {
     pub hourly: BTreeMap<Key<'a>, Sums>,
     /// Of all users, per `hour` and `day`.
     pub totals: BTreeMap<Key<'a>, Sums>,
+    /// Per gateway key and tag.
+    pub labels: BTreeMap<LabelKey<'a>, Sums>,
 }
 
 impl<'a> Rollup<'a> {
@@ -176,6 +183,10 @@ impl<'a> Rollup<'a> {
         self.hourly.entry((row.user_id, hour, provider, model, status)).or_default().add(&sums);
         for (grain, start) in [("hour", hour), ("day", day)] {
             self.totals.entry((grain, start, provider, model, status)).or_default().add(&sums);
+        }
+        for label in row.labels.into_iter().flat_map(Labels::each) {
+            let key = (label, hour, row.user_id, provider, model, status);
+            self.labels.entry(key).or_default().add(&sums);
         }
     }
 }

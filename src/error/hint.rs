@@ -85,6 +85,13 @@ impl Error {
             }
             Self::NoRoute { .. } => "Check the user's keys and the model's availability.",
             Self::UnknownJob { .. } => "Jobs are seen by their user, once they are committed.",
+            Self::UnknownGatewayKey { .. } => {
+                "SELECT id, name FROM aggregator_gateway_keys WHERE revoked_at IS NULL;"
+            }
+            Self::NoGatewayKey => {
+                "Nothing was sent. SELECT create_gateway_key('name') makes another."
+            }
+            Self::TooManyKeys { .. } => "SELECT revoke_gateway_key(id) for one that is not used.",
             Self::KeyReused { .. } => "Use a fresh key for each request.",
             Self::NoTime { .. } => "Raise statement_timeout for this statement.",
             Self::Unreachable { .. } => {

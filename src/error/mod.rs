@@ -86,6 +86,12 @@ pub enum Error {
     Stalled { target: Target, idle_ms: u64 },
     #[error("no job {id} of this user exists")]
     UnknownJob { id: String },
+    #[error("no gateway key {id} of this user is there that is neither revoked nor expired")]
+    UnknownGatewayKey { id: String },
+    #[error("the gateway key of this call is revoked or expired, or its owner is gone")]
+    NoGatewayKey,
+    #[error("this user has {limit} gateway keys, and may have no more")]
+    TooManyKeys { limit: u64 },
     #[error("the idempotency key '{key}' belongs to a job with another request")]
     KeyReused { key: String },
     #[error("{target} was not asked: a limit in flight left no turn within {waited_ms} ms")]
@@ -233,6 +239,9 @@ impl Error {
             Self::Deadline { .. } | Self::NoTime { .. } => ("PT504", "deadline"),
             Self::Stalled { .. } => ("PT504", "stalled"),
             Self::UnknownJob { .. } => ("PT404", "unknown_job"),
+            Self::UnknownGatewayKey { .. } => ("PT404", "unknown_gateway_key"),
+            Self::NoGatewayKey => ("PT401", "invalid_api_key"),
+            Self::TooManyKeys { .. } => ("PT409", "too_many_keys"),
             Self::KeyReused { .. } => ("PT409", "idempotency_key_reused"),
             Self::NoTurn { .. } => ("PT504", "no_turn"),
             Self::RequestTooLarge { .. } | Self::RequestBeyond { .. } => {

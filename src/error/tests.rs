@@ -18,7 +18,10 @@ fn next(error: &Error) -> Option<Error> {
         Error::Upstream { .. } => Error::Deadline { target: target(), waited_ms: 1 },
         Error::Deadline { .. } => Error::Stalled { target: target(), idle_ms: 1 },
         Error::Stalled { .. } => Error::UnknownJob { id: text() },
-        Error::UnknownJob { .. } => Error::KeyReused { key: text() },
+        Error::UnknownJob { .. } => Error::UnknownGatewayKey { id: text() },
+        Error::UnknownGatewayKey { .. } => Error::NoGatewayKey,
+        Error::NoGatewayKey => Error::TooManyKeys { limit: 1 },
+        Error::TooManyKeys { .. } => Error::KeyReused { key: text() },
         Error::KeyReused { .. } => Error::NoTurn { target: target(), waited_ms: 1 },
         Error::NoTurn { .. } => Error::RequestTooLarge { size: 2, limit: 1 },
         Error::RequestTooLarge { .. } => Error::RequestBeyond { limit: 1, unit: text() },
@@ -84,7 +87,7 @@ fn every_code_is_in_the_readme_with_its_sqlstate() {
         })
         .collect();
     let kinds: Vec<Error> = std::iter::successors(Some(Error::bad_request("")), next).collect();
-    assert_eq!(kinds.len(), 47);
+    assert_eq!(kinds.len(), 50);
     let mut known: Vec<(&str, &str)> =
         kinds.iter().map(|error| (error.code(), error.sqlstate())).collect();
     known.sort_unstable();

@@ -28,6 +28,8 @@ pub struct NewJob {
     /// The whole request, our own options included.
     pub request: String,
     pub idempotency_key: Option<String>,
+    /// The gateway key that it comes with: it has to pass still when the job is run.
+    pub gateway_key: Option<Uuid>,
 }
 
 #[derive(Debug)]

@@ -72,7 +72,7 @@ impl<'a> Attempts<'a> {
         // From here on what holds now, where the call has waited.
         let renewed = shared
             .renewals
-            .renew(&shared.ledger, &call.user_id, candidate, call.resolved_at)
+            .renew(&shared.ledger, call, candidate)
             .await
             .map_err(Failed::elsewhere)?;
         let (candidate, rules) = match &renewed {
@@ -218,7 +218,8 @@ impl<'a> Attempts<'a> {
     async fn hold(&self, candidate: &Candidate, rules: &Rules, size: &Size) -> Result<Hold, Error> {
         let call = self.call;
         let prompt = i64::from(self.outline(candidate).prompt_tokens);
-        let asking = Asking { user: &call.user_id, candidate, rules, size, prompt };
+        let asking =
+            Asking { user: &call.user_id, candidate, rules, size, prompt, labels: &call.labels };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
 

@@ -3,6 +3,7 @@
 use crate::core::bound::Hidden;
 use crate::core::budget::{Amount, Keys, Rules, Scope};
 use crate::core::health::{Change, Place};
+use crate::core::tags::Labels;
 use crate::core::usage::Usage;
 use crate::error::Error;
 use crate::gateway::asked::{JobAsked, JobTold};
@@ -46,6 +47,9 @@ pub struct Begin {
     pub is_platform_key: bool,
     /// `None`: nothing limits what the attempt may cost.
     pub reserved: Option<Reserved>,
+    /// Rows that were set aside by earlier versions have none.
+    #[serde(default)]
+    pub labels: Option<Arc<Labels>>,
 }
 
 /// The most that an attempt can cost and use, which counts against budgets while it is on its way.

@@ -5,7 +5,7 @@
 use crate::clock::unix_micros;
 use crate::error::Error;
 use crate::gateway::ledger::{Ledger, Renewed, Task};
-use crate::protocol::{Candidate, Known};
+use crate::protocol::{Candidate, ChatCall, Known};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -28,22 +28,22 @@ impl Renewals {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// What holds now, if what was known at `known_at` is too old. `None`: it holds still.
+    /// What holds now, if what the call was resolved with is too old. `None`: it holds still.
     pub async fn renew(
         &self,
         ledger: &Ledger,
-        user_id: &str,
+        call: &ChatCall,
         candidate: &Candidate,
-        known_at: i64,
     ) -> Result<Option<Renewed>, Error> {
-        if is_fresh(known_at) {
+        if is_fresh(call.resolved_at) {
             return Ok(None);
         }
         let known = Known {
-            user_id: user_id.to_owned(),
+            user_id: call.user_id.clone(),
             provider_id: candidate.provider.id,
             user_provider_id: candidate.user_provider_id,
             model_id: candidate.model_id.clone(),
+            gateway_key: call.labels.as_ref().and_then(|labels| labels.gateway_key),
         };
         let place = self.place(&known);
         let mut place = place.0.lock().await;

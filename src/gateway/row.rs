@@ -103,6 +103,7 @@ impl<'a> OpenRow<'a> {
             is_listed: candidate.is_listed,
             is_platform_key: candidate.is_platform_key(),
             reserved: hold.reserved(),
+            labels: call.labels.clone(),
         };
         let (done, written) = sync.then(oneshot::channel).unzip();
         ledger.send(Task::Begin(begin.clone(), done));

@@ -10,6 +10,7 @@ use crate::clock::unix_micros;
 use crate::core::bound::{Dearest, NoBound, Size};
 use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Spent, Subject};
 use crate::core::rate::{MINUTE, Taken};
+use crate::core::tags::{Label, Labels};
 use crate::error::{Error, Shortfall, Target};
 use crate::gateway::ledger::{
     BudgetWarning, Ledger, Limits, Reserved, Spending as Found, SpendingQuery, Task,
@@ -91,6 +92,7 @@ pub struct Hold {
     /// As rules know it.
     model: String,
     is_platform_key: bool,
+    labels: Option<Arc<Labels>>,
     /// When the attempt began: the period in which it counts.
     began: i64,
     /// Budgets in which it has set aside.
@@ -118,6 +120,7 @@ pub struct Asking<'a> {
     pub size: &'a Size,
     /// Tokens that its prompt probably has.
     pub prompt: i64,
+    pub labels: &'a Option<Arc<Labels>>,
 }
 
 impl Asking<'_> {
@@ -127,6 +130,7 @@ impl Asking<'_> {
             provider: self.candidate.provider.id,
             model: self.candidate.counted_model(),
             is_platform_key: self.candidate.is_platform_key(),
+            labels: self.labels.as_deref(),
         }
     }
 
@@ -176,6 +180,7 @@ impl Spending {
             provider: subject.provider,
             model: subject.model.to_owned(),
             is_platform_key: subject.is_platform_key,
+            labels: asking.labels.clone(),
             began,
             budgets: Vec::new(),
             plan: Plan::default(),
@@ -437,7 +442,13 @@ impl NotAllowed {
                 let is_ones_own = budget.scope.is_each_user || budget.scope.user_id.is_some();
                 let shortfall = Box::new(Shortfall {
                     period: format!("{:?}", budget.period).to_lowercase(),
-                    whose: if is_ones_own { " of this user" } else { " of all users" }.to_owned(),
+                    whose: match (budget.scope.label(), is_ones_own) {
+                        (Some(Label::Key(_)), _) => " of this gateway key".to_owned(),
+                        (Some(Label::Tag(tag)), true) => format!(" of this user with tag '{tag}'"),
+                        (Some(Label::Tag(tag)), false) => format!(" of all users with tag '{tag}'"),
+                        (None, true) => " of this user".to_owned(),
+                        (None, false) => " of all users".to_owned(),
+                    },
                     unit: unit.as_str().to_owned(),
                     needed: needed.normalize().to_string(),
                     // What others have spent is not told to each of them.
@@ -516,6 +527,7 @@ impl Hold {
             provider: self.provider,
             model: &self.model,
             is_platform_key: self.is_platform_key,
+            labels: self.labels.as_deref(),
         };
         for (id, known) in &mut state.budgets {
             let Counted { budget, counts } = known;

@@ -8,6 +8,7 @@ mod cost;
 mod deadline;
 mod flush;
 mod forget;
+mod gateway_keys;
 mod histogram;
 pub mod hush;
 mod identity;

@@ -3,6 +3,7 @@
 
 use crate::core::budget::Rules;
 use crate::core::options::Prepared;
+use crate::core::tags::Labels;
 use crate::error::{Error, Target};
 use crate::protocol::{Candidate, ChatCall};
 use crate::session::owner::installed;
@@ -39,7 +40,7 @@ impl Resolved {
         let at = time::now();
         let installed = installed()?;
         let (candidates, rules) =
-            route_cache::get(&installed, &user, prepared.models(), provider, || {
+            route_cache::get(&installed, &user, prepared.models(), provider, None, || {
                 let found = route::candidates(&installed, prepared, &user, provider)?;
                 Ok((found.0.into(), Arc::new(found.1)))
             })?;
@@ -52,6 +53,8 @@ impl Resolved {
     }
 
     pub fn call(&self, prepared: &Prepared, deadline_ms: u64) -> ChatCall {
+        // From SQL no gateway key comes: it has roles.
+        let labels = Labels::of(None, &prepared.tags);
         ChatCall {
             call_id: Uuid::now_v7(),
             user_id: self.user.clone(),
@@ -60,9 +63,10 @@ impl Resolved {
             max_retries: prepared.max_retries,
             deadline_ms,
             stream_upstream: prepared.stream_upstream,
-            rules: self.rules.clone(),
+            rules: Rules::about(&self.rules, labels.as_deref()),
             resolved_at: self.at,
             earlier_attempts: 0,
+            labels,
             native: None,
         }
     }

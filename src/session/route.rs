@@ -112,7 +112,7 @@ pub fn candidates(
             if found.is_empty() {
                 return Err(routing::no_route(client, installed, &prepared.model, provider));
             }
-            Ok((found, routing::rules(client, installed, user)?))
+            Ok((found, routing::rules(client, installed, user, None)?))
         })
     })
 }

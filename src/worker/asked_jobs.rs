@@ -29,8 +29,8 @@ const LOOK: &str = "
 
 const SUBMIT: &str = "
     INSERT INTO @extschema@.aggregator_jobs
-        (id, user_id, model, provider, request, request_bytes, idempotency_key)
-    VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7)
+        (id, user_id, model, provider, request, request_bytes, idempotency_key, gateway_key_id)
+    VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8)
     ON CONFLICT (user_id, idempotency_key) DO NOTHING
     RETURNING id";
 
@@ -70,7 +70,7 @@ fn submit(job: &NewJob) -> Result<Uuid, Error> {
             return Ok(Err(error));
         }
         let id = Uuid::now_v7();
-        let arguments: [DatumWithOid<'_>; 7] = [
+        let arguments: [DatumWithOid<'_>; 8] = [
             pg_uuid(id).into(),
             job.user.as_str().into(),
             job.model.as_str().into(),
@@ -78,6 +78,7 @@ fn submit(job: &NewJob) -> Result<Uuid, Error> {
             request.as_str().into(),
             i32::try_from(request.len()).unwrap_or(i32::MAX).into(),
             job.idempotency_key.as_deref().into(),
+            job.gateway_key.map(pg_uuid).into(),
         ];
         let rows = client.update(installed.sql(SUBMIT).as_str(), None, &arguments)?;
         let is_new = !rows.is_empty();

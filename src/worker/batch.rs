@@ -4,7 +4,7 @@
 
 use crate::core::budget::MOST_TOKENS;
 use crate::core::cost::{self, Counts, PriceList, SettledCost};
-use crate::core::rollup::{self, Key, Rollup, Row, Sums};
+use crate::core::rollup::{self, Key, LabelKey, Rollup, Row, Sums};
 use crate::core::usage::Parts;
 use crate::error::UNREACHABLE;
 use crate::gateway::ledger::{Begin, Settle};
@@ -26,6 +26,20 @@ where
     rows.iter().map(value).collect::<Vec<T>>().into()
 }
 
+/// The gateway keys of rows, of which mostly none has one.
+fn gateway_keys<'a, R>(rows: &'a [R], begin: impl Fn(&'a R) -> &'a Begin) -> DatumWithOid<'a> {
+    let key = |row| begin(row).labels.as_ref().and_then(|labels| labels.gateway_key).map(pg_uuid);
+    let is_any = rows.iter().any(|row| begin(row).labels.is_some());
+    is_any.then(|| rows.iter().map(key).collect::<Vec<_>>()).into()
+}
+
+/// Their tags, as arrays that are texts: an array of arrays has room only for arrays of one length.
+fn tags<'a, R>(rows: &'a [R], begin: impl Fn(&'a R) -> &'a Begin) -> DatumWithOid<'a> {
+    let tags = |row| begin(row).labels.as_ref().and_then(|labels| labels.array());
+    let is_any = rows.iter().any(|row| begin(row).labels.is_some());
+    is_any.then(|| rows.iter().map(tags).collect::<Vec<_>>()).into()
+}
+
 /// Writes pending rows. One that is there already stays as it is.
 pub fn begin(
     client: &mut SpiClient,
@@ -36,7 +50,9 @@ pub fn begin(
     if rows.is_empty() {
         return Ok(());
     }
-    let arguments: [DatumWithOid<'_>; 12] = [
+    let keys = gateway_keys(rows, |begin| begin);
+    let tags = tags(rows, |begin| begin);
+    let arguments: [DatumWithOid<'_>; 14] = [
         column(rows, |begin| pg_uuid(begin.key.call_id)),
         column(rows, |begin| begin.key.attempt),
         column(rows, |begin| timestamp(begin.key.created_at)),
@@ -49,6 +65,8 @@ pub fn begin(
         column(rows, |begin| begin.is_platform_key),
         column(rows, |begin| begin.is_listed),
         epoch.into(),
+        keys,
+        tags,
     ];
     client.update(ledger.begin.of(rows.len()), None, &arguments).map(|_| ())
 }
@@ -83,6 +101,7 @@ pub fn settle(
     }
     add(client, &statements.add_hourly, &rollup.hourly.into_iter().collect::<Vec<_>>())?;
     add(client, &statements.add_totals, &rollup.totals.into_iter().collect::<Vec<_>>())?;
+    add_labels(client, &statements.add_labels, &rollup.labels.into_iter().collect::<Vec<_>>())?;
     Ok(settlements
         .iter()
         .zip(is_settled)
@@ -147,6 +166,8 @@ impl<'a> Open<'a> {
             column(&rows, |row| row.settle.begin.is_platform_key),
             column(&rows, |row| row.settle.begin.is_listed),
             epoch.into(),
+            gateway_keys(&rows, |row| &row.settle.begin),
+            tags(&rows, |row| &row.settle.begin),
         ]);
         let at: HashMap<(Uuid, i16), usize> =
             which.iter().map(|i| (self.settlements[*i].key(), *i)).collect();
@@ -267,6 +288,7 @@ impl<'a> Settlement<'a> {
     fn for_sums(&self) -> Row<'_> {
         let settle = self.settle;
         Row {
+            labels: settle.begin.labels.as_deref(),
             user_id: &settle.begin.user_id,
             provider_id: settle.begin.provider_id,
             model_id: &settle.begin.model_id,
@@ -335,12 +357,43 @@ fn add(client: &mut SpiClient, writer: &Writer, sums: &[(Key<'_>, Sums)]) -> spi
         column(sums, |(key, _)| pg_uuid(key.2)),
         column(sums, |(key, _)| key.3),
         column(sums, |(key, _)| key.4),
-        sums.iter().flat_map(|(_, sums)| sums.counts).collect::<Vec<_>>().into(),
-        sums.iter()
-            .flat_map(|(_, sums)| sums.amounts.iter().map(cost::shown))
-            .collect::<Vec<_>>()
-            .into(),
+        counts(sums),
+        amounts(sums),
         sums.iter().flat_map(|(_, sums)| sums.latency).collect::<Vec<_>>().into(),
     ];
     client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
+}
+
+/// Adds to the sums of gateway keys and tags.
+fn add_labels(
+    client: &mut SpiClient,
+    writer: &Writer,
+    sums: &[(LabelKey<'_>, Sums)],
+) -> spi::Result<()> {
+    if sums.is_empty() {
+        return Ok(());
+    }
+    let arguments: [DatumWithOid<'_>; 9] = [
+        column(sums, |(key, _)| key.0.kind()),
+        column(sums, |(key, _)| key.0.name()),
+        column(sums, |(key, _)| timestamp(key.1)),
+        column(sums, |(key, _)| key.2),
+        column(sums, |(key, _)| pg_uuid(key.3)),
+        column(sums, |(key, _)| key.4),
+        column(sums, |(key, _)| key.5),
+        counts(sums),
+        amounts(sums),
+    ];
+    client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
+}
+
+/// All counts of the first, then those of the next.
+fn counts<'a, K>(sums: &[(K, Sums)]) -> DatumWithOid<'a> {
+    sums.iter().flat_map(|(_, sums)| sums.counts).collect::<Vec<_>>().into()
+}
+
+/// Likewise.
+fn amounts<'a, K>(sums: &[(K, Sums)]) -> DatumWithOid<'a> {
+    let amounts = sums.iter().flat_map(|(_, sums)| sums.amounts.iter().map(cost::shown));
+    amounts.collect::<Vec<_>>().into()
 }

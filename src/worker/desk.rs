@@ -4,6 +4,7 @@
 mod writing;
 
 use crate::core::health::{Health, Place};
+use crate::core::tags::Labels;
 use crate::gateway::Handle;
 use crate::gateway::asked::JobAsked;
 use crate::gateway::forgotten::Mark;
@@ -26,7 +27,7 @@ use crate::worker::renewal;
 use crate::worker::spending;
 use crate::worker::statements::Statements;
 use crate::worker::{catalogue, cooling};
-use pgrx::spi::Spi;
+use pgrx::spi::{OwnedPreparedStatement, Spi};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -71,6 +72,7 @@ pub struct Desk {
     is_asked: bool,
     asked_at: Instant,
     used: HashSet<Uuid>,
+    used_gateway_keys: HashSet<Uuid>,
     /// What has cooled down or is well again, not yet written.
     health: HashMap<Place, HealthNote>,
     health_at: Instant,
@@ -120,6 +122,7 @@ impl Desk {
             is_asked: true,
             asked_at: Instant::now(),
             used: HashSet::new(),
+            used_gateway_keys: HashSet::new(),
             health: HashMap::new(),
             health_at: Instant::now(),
             noted_at: Instant::now(),
@@ -406,6 +409,9 @@ impl Desk {
         for (settle, _) in &mut self.stuck {
             if settle.begin.user_id == user {
                 anonymous.clone_into(&mut settle.begin.user_id);
+                // Tags are words of the user's own.
+                let key = settle.begin.labels.take().and_then(|labels| labels.gateway_key);
+                settle.begin.labels = Labels::of(key, &[]);
             }
         }
         self.health.retain(|_, note| note.user_id.as_deref() != Some(user));
@@ -488,25 +494,8 @@ impl Desk {
     fn note(&mut self) {
         self.noted_at = Instant::now();
         let (statements, epoch) = (&self.statements, self.epoch);
-        if !self.used.is_empty() {
-            let used: Vec<Uuid> = self.used.drain().collect();
-            let note = |keys: &[Uuid]| {
-                process::transaction(|_| {
-                    let keys: Vec<pgrx::Uuid> = keys.iter().map(|id| pg_uuid(*id)).collect();
-                    Spi::connect_mut(|client| {
-                        client.update(&statements.used, None, &[keys.into()]).map(|_| ())
-                    })
-                })
-            };
-            // One key's row must not keep that of others from being noted.
-            match note(&used) {
-                Ok(()) => {}
-                Err(Failure::Data(_)) => used.iter().for_each(|key| {
-                    let _ = note(std::slice::from_ref(key));
-                }),
-                Err(_) => self.used.extend(used),
-            }
-        }
+        note_used(&statements.used, &mut self.used);
+        note_used(&statements.used_gateway_keys, &mut self.used_gateway_keys);
         if !self.open.is_empty() {
             let low = self.open.values().min().copied().unwrap_or(epoch);
             let _ = process::transaction(|_| {
@@ -516,5 +505,27 @@ impl Desk {
                 })
             });
         }
+    }
+}
+
+/// Notes that keys were used.
+fn note_used(statement: &OwnedPreparedStatement, keys: &mut HashSet<Uuid>) {
+    if keys.is_empty() {
+        return;
+    }
+    let used: Vec<Uuid> = keys.drain().collect();
+    let note = |keys: &[Uuid]| {
+        process::transaction(|_| {
+            let keys: Vec<pgrx::Uuid> = keys.iter().map(|id| pg_uuid(*id)).collect();
+            Spi::connect_mut(|client| client.update(statement, None, &[keys.into()]).map(|_| ()))
+        })
+    };
+    // One key's row must not keep that of others from being noted.
+    match note(&used) {
+        Ok(()) => {}
+        Err(Failure::Data(_)) => used.iter().for_each(|key| {
+            let _ = note(std::slice::from_ref(key));
+        }),
+        Err(_) => keys.extend(used),
     }
 }

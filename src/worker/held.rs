@@ -69,6 +69,7 @@ mod tests {
             is_listed: true,
             is_platform_key: false,
             reserved: None,
+            labels: None,
         }
     }
 

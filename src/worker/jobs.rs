@@ -9,12 +9,15 @@ mod parked;
 
 pub use ending::{Ended, Finished, finish};
 
+use crate::core::budget::Rules;
 use crate::core::fair;
 use crate::core::options::Prepared;
+use crate::core::tags::Labels;
 use crate::error::Error;
 use crate::fresh::{self, required};
 use crate::gateway::ledger::JobEnd;
 use crate::gateway::{Handle, Limits};
+use crate::gateway_keys;
 use crate::installed::Installed;
 use crate::protocol::ChatCall;
 use crate::route_cache;
@@ -83,6 +86,7 @@ struct Claimed {
     provider: Option<String>,
     request: String,
     earlier_attempts: u16,
+    gateway_key: Option<Uuid>,
 }
 
 /// What a look at the queue gave.
@@ -453,6 +457,7 @@ impl Jobs {
                 request: required(&row, 3)?,
                 // A number that no attempt ever had says nothing.
                 earlier_attempts: required::<i16>(&row, 4)?.try_into().unwrap_or(0),
+                gateway_key: row.get::<pgrx::Uuid>(5)?.map(|id| routing::uuid(Some(id))),
             });
         }
         Ok(())
@@ -540,17 +545,28 @@ fn prepare(
         if missing.contains(&wanted) {
             return Err(no_route());
         }
-        let found = route_cache::get(installed, &job.user, prepared.models(), provider, || {
-            let found = routing::candidates(client, installed, &prepared, &job.user, provider)?;
-            if found.is_empty() {
-                return Err(no_route());
-            }
-            Ok((found.into(), Arc::new(routing::rules(client, installed, &job.user)?)))
-        });
+        let key = gateway_keys::require(client, installed, job.gateway_key)?;
+        let models = prepared.models();
+        let found =
+            route_cache::get(installed, &job.user, models, provider, job.gateway_key, || {
+                let found = routing::candidates(client, installed, &prepared, &job.user, provider)?;
+                if found.is_empty() {
+                    return Err(no_route());
+                }
+                let rules = routing::rules(client, installed, &job.user, job.gateway_key)?;
+                Ok((found.into(), Arc::new(rules)))
+            });
         if matches!(found, Err(Error::NoRoute { .. })) {
             missing.insert(wanted);
         }
-        let (candidates, rules) = found?;
+        let (mut candidates, rules) = found?;
+        if let Some(key) = &key {
+            candidates = key.allowed(candidates);
+        }
+        if candidates.is_empty() {
+            return Err(no_route());
+        }
+        let labels = Labels::of(job.gateway_key, &prepared.tags);
         Ok(ChatCall {
             call_id: job.id,
             user_id: job.user.clone(),
@@ -559,9 +575,10 @@ fn prepare(
             max_retries: prepared.max_retries,
             deadline_ms: prepared.timeout_ms,
             stream_upstream: prepared.stream_upstream,
-            rules,
+            rules: Rules::about(&rules, labels.as_deref()),
             resolved_at,
             earlier_attempts: job.earlier_attempts,
+            labels,
             native: None,
         })
     };

@@ -22,9 +22,12 @@ pub struct Writer {
 }
 
 /// Where statements take their rows from, and in which order; and what stands there for one row.
-const OF_MANY: [&str; 2] =
-    ["FROM unnest($1) WITH ORDINALITY AS given (first, i)", "ORDER BY 1, 2, 3, 4, 5"];
-const OF_ONE: [&str; 2] = ["FROM (SELECT 1) AS given (i)", ""];
+const OF_MANY: [&str; 3] = [
+    "FROM unnest($1) WITH ORDINALITY AS given (first, i)",
+    "ORDER BY 1, 2, 3, 4, 5, 6, 7\n",
+    "ORDER BY 1, 2, 3, 4, 5\n",
+];
+const OF_ONE: [&str; 3] = ["FROM (SELECT 1) AS given (i)", "\n", "\n"];
 
 impl Writer {
     fn prepare(client: &SpiClient<'_>, sql: &str, types: &[Oid]) -> spi::Result<Self> {
@@ -67,6 +70,7 @@ pub struct LedgerStatements {
     pub price_lists: Plan,
     pub add_hourly: Writer,
     pub add_totals: Writer,
+    pub add_labels: Writer,
 }
 
 /// The arguments of begin.sql.
@@ -83,6 +87,8 @@ const BEGIN: &[Oid] = &[
     BOOLARRAYOID,
     BOOLARRAYOID,
     INT8OID,
+    UUIDARRAYOID,
+    TEXTARRAYOID,
 ];
 
 /// The arguments of settle.sql, and the first of record.sql.
@@ -118,8 +124,16 @@ const SETTLE: &[Oid] = &[
 ];
 
 /// The other arguments of record.sql.
-const RECORD: &[Oid] =
-    &[UUIDARRAYOID, UUIDARRAYOID, TEXTARRAYOID, BOOLARRAYOID, BOOLARRAYOID, INT8OID];
+const RECORD: &[Oid] = &[
+    UUIDARRAYOID,
+    UUIDARRAYOID,
+    TEXTARRAYOID,
+    BOOLARRAYOID,
+    BOOLARRAYOID,
+    INT8OID,
+    UUIDARRAYOID,
+    TEXTARRAYOID,
+];
 
 /// The arguments of add_hourly.sql and add_totals.sql.
 const SUMS: &[Oid] = &[
@@ -131,6 +145,19 @@ const SUMS: &[Oid] = &[
     INT8ARRAYOID,
     TEXTARRAYOID,
     INT4ARRAYOID,
+];
+
+/// The arguments of add_labels.sql.
+const LABELS: &[Oid] = &[
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TIMESTAMPTZARRAYOID,
+    TEXTARRAYOID,
+    UUIDARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    INT8ARRAYOID,
+    TEXTARRAYOID,
 ];
 
 impl Ledger {
@@ -153,6 +180,7 @@ impl Ledger {
 impl LedgerStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
         let sums = |sql: &str| Writer::prepare(client, &installed.sql(sql), SUMS);
+        let labels = installed.sql(include_str!("../../sql/statements/add_labels.sql"));
         Ok(Self {
             whole: Ledger::prepare(client, &installed.sql("@extschema@.aggregator_usage_logs"))?,
             present: None,
@@ -163,6 +191,7 @@ impl LedgerStatements {
             )?,
             add_hourly: sums(include_str!("../../sql/statements/add_hourly.sql"))?,
             add_totals: sums(include_str!("../../sql/statements/add_totals.sql"))?,
+            add_labels: Writer::prepare(client, &labels, LABELS)?,
         })
     }
 
@@ -232,15 +261,18 @@ mod tests {
 
     #[test]
     fn every_statement_takes_its_rows_from_where_one_can_stand() {
-        for (sql, is_ordered) in [
-            (include_str!("../../sql/statements/begin.sql"), false),
-            (include_str!("../../sql/statements/settle.sql"), false),
-            (include_str!("../../sql/statements/record.sql"), false),
-            (include_str!("../../sql/statements/add_hourly.sql"), true),
-            (include_str!("../../sql/statements/add_totals.sql"), true),
+        for (sql, order) in [
+            (include_str!("../../sql/statements/begin.sql"), None),
+            (include_str!("../../sql/statements/settle.sql"), None),
+            (include_str!("../../sql/statements/record.sql"), None),
+            (include_str!("../../sql/statements/add_hourly.sql"), Some(OF_MANY[2])),
+            (include_str!("../../sql/statements/add_totals.sql"), Some(OF_MANY[2])),
+            (include_str!("../../sql/statements/add_labels.sql"), Some(OF_MANY[1])),
         ] {
             assert!(sql.contains(OF_MANY[0]), "{sql}");
-            assert_eq!(sql.contains(OF_MANY[1]), is_ordered, "{sql}");
+            for known in &OF_MANY[1..] {
+                assert_eq!(sql.contains(known), order == Some(known), "{sql}");
+            }
         }
     }
 }

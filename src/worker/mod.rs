@@ -7,6 +7,7 @@ mod catalogue;
 mod cooling;
 mod desk;
 mod forgotten;
+mod gateway_key;
 mod held;
 mod hidden;
 mod jobs;

@@ -2,26 +2,18 @@
 
 use crate::error::Error;
 use crate::gateway::ledger::Renewed;
+use crate::gateway_keys;
+use crate::installed::Installed;
 use crate::protocol::Known;
 use crate::routing;
 use crate::worker::process::{self, Failure};
-use pgrx::spi::Spi;
+use pgrx::spi::{Spi, SpiClient};
 use std::sync::Arc;
 
 /// Answers the gateway. What cannot be read refuses the call.
 pub fn find(known: &Known) -> Result<Renewed, Error> {
     let found = process::transaction(|installed| {
-        Spi::connect(|client| {
-            let candidate = match routing::again(client, installed, known) {
-                Ok(candidate) => candidate,
-                Err(error) => return Ok(Err(error)),
-            };
-            let rules = routing::rules(client, installed, &known.user_id);
-            Ok(rules.map(|rules| Renewed {
-                rules: Arc::new(rules),
-                candidate: candidate.map(Arc::new),
-            }))
-        })
+        Spi::connect(|client| Ok(as_of_now(client, installed, known)))
     });
     match found {
         Ok(found) => found,
@@ -32,4 +24,19 @@ pub fn find(known: &Known) -> Result<Renewed, Error> {
             Err(Error::Ledger { reason: cause.to_string() })
         }
     }
+}
+
+fn as_of_now(
+    client: &SpiClient<'_>,
+    installed: &Installed,
+    known: &Known,
+) -> Result<Renewed, Error> {
+    let key = gateway_keys::require(client, installed, known.gateway_key)?;
+    let candidate = routing::again(client, installed, known)?.filter(|candidate| {
+        let is_allowed =
+            |name: &str| key.as_ref().is_none_or(|key| key.models.allow(name, &candidate.model_id));
+        is_allowed(&candidate.provider.name)
+    });
+    let rules = routing::rules(client, installed, &known.user_id, known.gateway_key)?;
+    Ok(Renewed { rules: Arc::new(rules), candidate: candidate.map(Arc::new) })
 }

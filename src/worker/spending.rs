@@ -1,6 +1,7 @@
 //! What the ledger says about budgets and rate limits.
 
 use crate::core::budget::{Amount, Scope};
+use crate::core::tags::Label;
 use crate::core::usage::decimal;
 use crate::gateway::ledger::{BudgetWarning, Spending, SpendingQuery};
 use crate::routing::pg_uuid;
@@ -16,11 +17,17 @@ pub fn find(statements: &Statements, query: &SpendingQuery) -> Result<Spending, 
         Spi::connect(|client| match query {
             SpendingQuery::Budget { scope, keys, user, since } => {
                 let [since, user, provider, model] = arguments(scope, user.as_deref(), *since);
-                let arguments = [since, user, provider, model, keys.as_str().into()];
+                let label = scope.label();
+                let kind = label.as_ref().map(Label::kind).into();
+                let label = label.as_ref().map(Label::name).into();
+                let arguments = [since, user, provider, model, keys.as_str().into(), kind, label];
                 budget(client, statements, &arguments)
             }
             SpendingQuery::LastMinute { scope, user, since } => {
-                last_minute(client, statements, &arguments(scope, user.as_deref(), *since))
+                let [since, user, provider, model] = arguments(scope, user.as_deref(), *since);
+                let key = scope.gateway_key.map(pg_uuid).into();
+                let arguments = [since, user, provider, model, key, scope.tag.as_deref().into()];
+                last_minute(client, statements, &arguments)
             }
         })
     });

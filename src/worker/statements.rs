@@ -19,6 +19,7 @@ pub struct Statements {
     pub fail_first: OwnedPreparedStatement,
     pub maintain: OwnedPreparedStatement,
     pub used: OwnedPreparedStatement,
+    pub used_gateway_keys: OwnedPreparedStatement,
     pub store: OwnedPreparedStatement,
     pub store_own: OwnedPreparedStatement,
     pub note_check: OwnedPreparedStatement,
@@ -204,6 +205,10 @@ impl Statements {
             fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
             maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
+            used_gateway_keys: prepare(
+                include_str!("../../sql/statements/used_gateway_keys.sql"),
+                &[UUIDARRAYOID],
+            )?,
             store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,
             store_own: prepare(STORE_OWN, &[TEXTOID, UUIDOID, TEXTOID])?,
             note_check: prepare(
@@ -256,11 +261,11 @@ impl Statements {
             )?,
             spent: prepare(
                 include_str!("../../sql/statements/spent.sql"),
-                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID],
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID],
             )?,
             last_minute: prepare(
                 include_str!("../../sql/statements/last_minute.sql"),
-                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID],
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, UUIDOID, TEXTOID],
             )?,
             budget_warning: prepare(
                 include_str!("../../sql/statements/budget_warning.sql"),

@@ -63,6 +63,7 @@ async fn everything_moves(old: Cluster, new: Cluster) {
          SELECT aggregator_grant('alice', 'user'), aggregator_grant('bob', 'admin');
          SELECT set_model_price('m', '{\"input\": 3, \"output\": 10}'), set_model_price('free', '{\"input\": 0}', 'standin');
          SELECT set_budget(50), set_budget(0.0000001, p_period => 'total', p_action => 'warn', p_keys => 'all'), set_rate_limit(1000, p_user_id => 'ann');
+         SELECT create_gateway_key('x', '{m}', now() + interval '1 day', 5, 'day', p_tags => '{t}'), set_budget(7, p_tag => 't');
          SELECT save_provider_key('standin', 'sk-good-dumped', p_validate => false), save_platform_key('openrouter', 'sk-good-platform');
          REVOKE SELECT ON api_providers FROM anon;
          GRANT SELECT (model_id, pricing) ON aggregator_models TO authenticator;
@@ -70,7 +71,7 @@ async fn everything_moves(old: Cluster, new: Cluster) {
     )
     .await
     .unwrap();
-    value(&root, &chat_sql("{}")).await.unwrap();
+    value(&root, &chat_sql(r#"{"tags": ["t", "a b"]}"#)).await.unwrap();
     let done = submit(&root, r#"{"temperature": 0.5}"#, ", p_idempotency_key => 'k'").await;
     assert_eq!(ended(&root, &done).await, "succeeded|hello|1");
     let later = submit(&root, "{}", ", p_run_after => now() + interval '1 h'").await;
@@ -81,7 +82,7 @@ async fn everything_moves(old: Cluster, new: Cluster) {
     )
     .await
     .unwrap();
-    const EVERYTHING: [&str; 13] = [
+    const EVERYTHING: [&str; 15] = [
         "SELECT id, name, display_name, base_url, is_active FROM api_providers ORDER BY name",
         "SELECT * FROM user_api_providers ORDER BY id",
         "SELECT id, model_id, pricing, pricing_source, catalogue_pricing FROM aggregator_models ORDER BY id",
@@ -89,6 +90,8 @@ async fn everything_moves(old: Cluster, new: Cluster) {
         "SELECT * FROM aggregator_usage_logs ORDER BY call_id",
         "SELECT * FROM aggregator_usage_hourly ORDER BY hour, user_id, status",
         "SELECT * FROM aggregator_usage_totals ORDER BY grain, start, status",
+        "SELECT * FROM aggregator_usage_labels ORDER BY kind, label, hour, status",
+        "SELECT * FROM aggregator_gateway_keys ORDER BY id",
         "SELECT id, user_id, status, model, request, idempotency_key, run_after, response, cost FROM aggregator_jobs ORDER BY id",
         "SELECT * FROM aggregator_budgets ORDER BY limit_usd",
         "SELECT * FROM aggregator_rate_limits",

@@ -26,8 +26,15 @@ const FILLED: &str = r#"
     SELECT 'u' || i, 'm1', '{}', now() + interval '1 day' FROM generate_series(1, 10) AS i;
     SELECT set_budget(50), set_budget(5, p_user_id => 'u1', p_provider => 'own'), set_rate_limit(10, p_user_id => 'u2'),
         aggregator_make_partition(now()), aggregator_make_partition(now() - interval '65 days');
-    INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, cost_estimate)
-    SELECT gen_random_uuid(), 1, now() - i * interval '1 day', 1, id, 'u1', 'm1', 'success', 0.25
+    INSERT INTO aggregator_gateway_keys (user_id, name, key_hash, key_hint, models, tags, old_key_hash, old_valid_until, revoked_at)
+    SELECT 'u' || i, 'k', sha256(i::text::bytea), 'hint', '{m*}', '{a}', sha256(('old' || i)::bytea), now(), CASE WHEN i = 1 THEN now() END
+    FROM generate_series(1, 20) AS i;
+    SELECT set_budget(1, p_tag => 'a b'), set_budget(1, p_gateway_key => id), set_rate_limit(10, p_gateway_key => id)
+    FROM aggregator_gateway_keys WHERE user_id = 'u2';
+    INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, cost_estimate,
+        gateway_key_id, tags)
+    SELECT gen_random_uuid(), 1, now() - i * interval '1 day', 1, id, 'u1', 'm1', 'success', 0.25,
+        CASE WHEN i % 2 = 0 THEN gen_random_uuid() END, CASE WHEN i % 3 = 0 THEN '{a,b c}'::text[] END
     FROM api_providers, generate_series(0, 120) AS i WHERE name IN ('own', 'openai');
     INSERT INTO aggregator_key_checks (created_at, kind, user_id, provider_id, outcome)
     SELECT now(), 'check', 'u1', id, 'success' FROM api_providers WHERE name = 'own'"#;

@@ -93,8 +93,8 @@ async fn every_statement_of_the_readme_runs() {
         value(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'")
             .await
             .unwrap(),
-        // chat, chat_complete, chat_stream, chat_many's, and a job.
-        (3 + 200 + 1).to_string()
+        // chat, chat_complete, chat_stream, chat_many's, a job, and one with tags.
+        (3 + 200 + 1 + 1).to_string()
     );
     assert_eq!(
         value(&root, "SELECT count(*) FROM articles WHERE summary = 'hello'").await.unwrap(),

@@ -69,10 +69,38 @@ async fn totals(root: &Client) -> (Vec<String>, Vec<String>) {
     (rows(root, &kept).await, rows(root, &summed).await)
 }
 
+/// The sums of gateway keys and tags, and what the ledger gives for them.
+async fn labels(root: &Client) -> (Vec<String>, Vec<String>) {
+    let kept = "SELECT kind, label, hour, user_id, provider_id, model_id, status, requests, unreachable, priced, unpriced,
+            prompt_tokens, completion_tokens, total_tokens, budget_requests, budget_tokens, trim_scale(cost),
+            trim_scale(budget_cost), own_requests, own_tokens, trim_scale(own_cost)
+        FROM aggregator_usage_labels ORDER BY 1, 2, 3, 4, 5, 6, 7";
+    let raw = "SELECT kind, label, date_bin('1 hour', created_at, '2000-01-01 00:00+00'), user_id, log.provider_id,
+            CASE WHEN is_listed OR is_listed IS NULL THEN log.model_id ELSE '(unlisted)' END, status,
+            count(*) FILTER (WHERE error_code IS DISTINCT FROM 'unreachable'),
+            count(*) FILTER (WHERE error_code = 'unreachable'),
+            count(cost_estimate) FILTER (WHERE error_code IS DISTINCT FROM 'unreachable'),
+            count(*) FILTER (WHERE cost_estimate IS NULL AND error_code IS DISTINCT FROM 'unreachable'),
+            coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), coalesce(sum(total_tokens), 0),
+            count(*) FILTER (WHERE error_code IS DISTINCT FROM 'unreachable'),
+            sum(counted.tokens), trim_scale(coalesce(sum(cost_estimate), 0)), trim_scale(sum(counted.cost)),
+            count(*) FILTER (WHERE NOT is_platform_key AND error_code IS DISTINCT FROM 'unreachable'),
+            coalesce(sum(counted.tokens) FILTER (WHERE NOT is_platform_key), 0),
+            trim_scale(coalesce(sum(counted.cost) FILTER (WHERE NOT is_platform_key), 0))
+        FROM aggregator_usage_logs AS log, aggregator_counted(log) AS counted,
+            (VALUES ('key'), ('tag')) AS kinds (kind),
+            LATERAL (SELECT DISTINCT unnest(CASE kind WHEN 'key' THEN ARRAY[gateway_key_id::text] ELSE tags END)) AS l (label)
+        WHERE status <> 'pending' AND label IS NOT NULL
+        GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7";
+    (rows(root, kept).await, rows(root, raw).await)
+}
+
 /// The sums equal the ledger. Returns how many there are.
 pub async fn assert_equal(root: &Client, when: &str) -> usize {
     let (kept, raw) = sums(root).await;
     assert_eq!(kept, raw, "{when}");
+    let (kept_labels, raw) = labels(root).await;
+    assert_eq!(kept_labels, raw, "{when}: keys and tags");
     let (kept_totals, summed) = totals(root).await;
     assert_eq!(kept_totals, summed, "{when}");
     kept.len()
@@ -125,25 +153,34 @@ async fn call(client: &Client, random: &mut fastrand::Rng) {
         ])
         .unwrap();
     let messages = format!(r#"[{{"role":"user","content":"{mood}"}}]"#);
+    let tags = random.choice(["[]", r#"["a"]"#, r#"["a", "b c", "a"]"#]).unwrap();
     let sql = match mood {
         // Cancelled by the server, and by the deadline.
         "slow" if random.bool() => format!(
-            "SET statement_timeout = 150; SELECT chat_complete('{model}', '{messages}', '{{\"timeout_ms\": 100000}}')"
+            "SET statement_timeout = 150; SELECT chat_complete('{model}', '{messages}', '{{\"timeout_ms\": 100000, \"tags\": {tags}}}')"
         ),
         "slow" => {
-            format!("SELECT chat_complete('{model}', '{messages}', '{{\"timeout_ms\": 50}}')")
+            format!(
+                "SELECT chat_complete('{model}', '{messages}', '{{\"timeout_ms\": 50, \"tags\": {tags}}}')"
+            )
         }
         "counted" | "uncounted" => {
-            format!("SELECT count(*) FROM chat_stream('{model}', '{messages}')")
+            format!(
+                "SELECT count(*) FROM chat_stream('{model}', '{messages}', '{{\"tags\": {tags}}}')"
+            )
         }
         // A stream that is left after its first piece.
         "stalled" => format!(
-            "SELECT (t).delta FROM (SELECT chat_stream('{model}', '{messages}') AS t) AS s LIMIT 1"
+            "SELECT (t).delta FROM (SELECT chat_stream('{model}', '{messages}', '{{\"tags\": {tags}}}') AS t) AS s LIMIT 1"
         ),
         "nowhere" => {
-            format!("SELECT chat_complete('nowhere:m', '{messages}', '{{\"max_retries\": 0}}')")
+            format!(
+                "SELECT chat_complete('nowhere:m', '{messages}', '{{\"max_retries\": 0, \"tags\": {tags}}}')"
+            )
         }
-        _ => format!("SELECT chat_complete('{model}', '{messages}')"),
+        _ => {
+            format!("SELECT chat_complete('{model}', '{messages}', '{{\"tags\": {tags}}}')")
+        }
     };
     let _ = client.simple_query(&sql).await;
     client.simple_query("RESET statement_timeout").await.expect("the session goes on");
@@ -226,6 +263,10 @@ async fn the_sums_equal_the_ledger_after_random_traffic() {
         "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, latency_ms, total_tokens)
          SELECT gen_random_uuid(), 1, now() - i * interval '7 minutes', 1, gen_random_uuid(), 'u' || i % 3, 'm', 'success', i, i FROM generate_series(1, 9000) AS i",
         "DELETE FROM aggregator_usage_logs WHERE user_id IN ('u1', 'dan')",
+        "UPDATE aggregator_usage_logs SET gateway_key_id = ('00000000-0000-4000-8000-00000000000' || latency_ms % 2)::uuid,
+            tags = tags || '{z,z,NULL}' WHERE latency_ms % 3 = 0",
+        "UPDATE aggregator_usage_logs SET tags = NULL WHERE latency_ms % 4 = 0",
+        "UPDATE aggregator_usage_logs SET gateway_key_id = NULL WHERE latency_ms % 5 = 0",
         "SELECT aggregator_recount_usage()",
         "SELECT aggregator_recount_usage(now() - interval '3 days', now() - interval '1 day')",
     ] {

@@ -28,7 +28,7 @@ fn what_is_not_known_counts_in_full() {
 fn budget(limit_usd: Option<&str>) -> Budget {
     Budget {
         id: Uuid::nil(),
-        scope: Scope { user_id: None, is_each_user: false, provider_id: None, model: None },
+        scope: Scope::default(),
         keys: Keys::All,
         period: Period::Month,
         limit_usd: limit_usd.map(str::to_owned),
@@ -70,17 +70,13 @@ fn periods_begin_where_utc_says() {
 
 #[test]
 fn a_scope_names_a_model_by_its_id_or_its_last_part() {
-    let scope = |model: &str| Scope {
-        user_id: None,
-        is_each_user: false,
-        provider_id: None,
-        model: Some(model.to_owned()),
-    };
+    let scope = |model: &str| Scope { model: Some(model.to_owned()), ..Scope::default() };
     let call = |user: &'static str, model: &'static str| Subject {
         user,
         provider: Uuid::nil(),
         model,
         is_platform_key: true,
+        labels: None,
     };
     assert!(scope("openai/gpt-4o").applies(&call("u", "openai/gpt-4o")));
     assert!(scope("gpt-4o").applies(&call("u", "openai/gpt-4o")));
@@ -97,7 +93,13 @@ fn a_budget_counts_the_keys_whose_money_it_protects() {
     {
         let budget = Budget { keys, ..budget(Some("1")) };
         for (is_platform_key, expected) in [(true, platform), (false, own)] {
-            let call = Subject { user: "u", provider: Uuid::nil(), model: "m", is_platform_key };
+            let call = Subject {
+                user: "u",
+                provider: Uuid::nil(),
+                model: "m",
+                is_platform_key,
+                labels: None,
+            };
             assert_eq!(budget.applies(&call), expected, "{keys:?}");
         }
         assert_eq!(Keys::parse(keys.as_str()), Some(keys));
@@ -207,4 +209,45 @@ fn percentages_are_those_of_the_nearest_limit() {
     let spent = Amount { usd: "0.5".parse().unwrap(), tokens: 0, requests: 8 };
     assert_eq!(both.percent(spent), 80);
     assert_eq!(budget(Some("0")).percent(Amount::default()), 100);
+}
+
+#[test]
+fn a_rule_about_a_key_or_a_tag_means_the_calls_that_have_it() {
+    let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let labels = |key: Option<Uuid>, tags: &[&str]| {
+        let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        Labels::of(key, &tags)
+    };
+    let calls = [
+        labels(None, &[]),
+        labels(Some(one), &[]),
+        labels(Some(other), &["a"]),
+        labels(None, &["b", "a"]),
+        labels(Some(one), &["A", "ab"]),
+    ];
+    let of_key = Scope { gateway_key: Some(one), ..Scope::default() };
+    let of_tag = Scope { tag: Some("a".into()), ..Scope::default() };
+    for (scope, expected) in [
+        (&Scope::default(), [true; 5]),
+        (&of_key, [false, true, false, false, true]),
+        (&of_tag, [false, false, true, true, false]),
+    ] {
+        let rules = Rules {
+            budgets: vec![Budget { scope: scope.clone(), ..budget(Some("1")) }],
+            ..Rules::default()
+        };
+        let rules = Arc::new(rules);
+        for (labels, expected) in calls.iter().zip(expected) {
+            let labels = labels.as_deref();
+            let call = Subject {
+                user: "u",
+                provider: Uuid::nil(),
+                model: "m",
+                is_platform_key: true,
+                labels,
+            };
+            assert_eq!(scope.applies(&call), expected, "{scope:?} {labels:?}");
+            assert_eq!(Rules::about(&rules, labels).budgets.len(), usize::from(expected));
+        }
+    }
 }

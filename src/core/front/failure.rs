@@ -193,12 +193,15 @@ fn line_of(error: &Error) -> Line {
         | Error::NoKeyForModel { .. }
         | Error::NoKey { .. }
         | Error::NoPlatformKey { .. }
+        | Error::UnknownGatewayKey { .. }
         | Error::UnknownJob { .. } => own(404, Kind::NotFound, Unsaid),
         Error::Deadline { .. }
         | Error::Stalled { .. }
         | Error::NoTime { .. }
         | Error::NoTurn { .. } => own(504, Kind::Timeout, IfUnsent),
-        Error::KeyReused { .. }
+        Error::NoGatewayKey => line(401, Kind::Unauthorized, "invalid_api_key", Unsaid),
+        Error::TooManyKeys { .. }
+        | Error::KeyReused { .. }
         | Error::BadProvider { .. }
         | Error::KeyUnreadable { .. }
         | Error::Locked { .. }

@@ -242,6 +242,8 @@ impl Desk {
                 let settled = settled.unwrap_or_default();
                 self.open.remove(&settle.begin.key);
                 self.tries.remove(&settle.begin.key);
+                let key = settle.begin.labels.as_ref().and_then(|labels| labels.gateway_key);
+                self.used_gateway_keys.extend(key);
                 if let (Some(answer), Some(finished)) = (settle.job, finished) {
                     let job = settle.begin.key.call_id;
                     let end = JobEnd { job, outcome: Ok((answer, settled.clone())) };

@@ -135,9 +135,14 @@ async fn exercise(cluster: &Cluster, database: &str, upstream: &Upstream) {
     all(&root, &[
         "SELECT save_provider_key('standin'::text, 'sk-good'::text, NULL::text, false)".to_owned(),
         "SELECT save_platform_key('standin'::text, 'sk-platform'::text)".to_owned(),
-        "SELECT set_budget(1000::numeric, 1000000000::bigint, NULL::bigint, 'month'::text, NULL::text, true, NULL::text, NULL::text, 'block'::text, NULL::text)".to_owned(),
-        "SELECT set_budget(1000::numeric, NULL::bigint, NULL::bigint, 'day'::text, NULL::text, false, 'standin'::text, 'm'::text, 'warn'::text, 'own'::text)".to_owned(),
-        "SELECT set_rate_limit(100000::bigint, 100000000::bigint, NULL::text, true, NULL::text, NULL::text)".to_owned(),
+        "SELECT set_budget(1000::numeric, 1000000000::bigint, NULL::bigint, 'month'::text, NULL::text, true, NULL::text, NULL::text, 'block'::text, NULL::text, NULL::uuid, NULL::text)".to_owned(),
+        "SELECT set_budget(1000::numeric, NULL::bigint, NULL::bigint, 'day'::text, NULL::text, false, 'standin'::text, 'm'::text, 'warn'::text, 'own'::text, NULL::uuid, 'a'::text)".to_owned(),
+        "SELECT set_rate_limit(100000::bigint, 100000000::bigint, NULL::text, true, NULL::text, NULL::text, NULL::uuid, NULL::text)".to_owned(),
+        "SELECT create_gateway_key('x'::text, '{m}'::text[], now() + '1 day'::interval, 5::numeric, 'day'::text, 100::bigint, 100000::bigint, '{a}'::text[], NULL::text)".to_owned(),
+        "SELECT create_gateway_key('y'::text, NULL::text[], NULL::timestamptz, NULL::numeric, 'month'::text, NULL::bigint, NULL::bigint, NULL::text[], NULL::text)".to_owned(),
+        "SELECT rotate_gateway_key(id, '1 hour'::interval) FROM aggregator_gateway_keys".to_owned(),
+        "SELECT set_budget(9::numeric, NULL::bigint, NULL::bigint, 'day'::text, NULL::text, false, NULL::text, NULL::text, 'warn'::text, 'own'::text, id, NULL::text) FROM aggregator_gateway_keys WHERE name = 'y'".to_owned(),
+        format!("SELECT chat_complete('m'::text, {hello}, '{{\"tags\": [\"a\", \"b\"]}}'::jsonb, NULL::text, NULL::text)"),
         format!("SELECT {chat}"),
         // A batch, so that the sums of many are made as well as those of one.
         format!("SELECT count(*) FROM generate_series(1, 3) AS i, LATERAL (SELECT {chat} AS reply OFFSET 0) AS c WHERE i > 0"),
@@ -178,6 +183,8 @@ async fn exercise(cluster: &Cluster, database: &str, upstream: &Upstream) {
         "UPDATE aggregator_usage_logs SET cost_estimate = 1 WHERE status = 'success'".to_owned(),
         "UPDATE api_providers SET display_name = 'x' WHERE name = 'standin'".to_owned(),
         "UPDATE user_api_providers SET priority = 3".to_owned(),
+        "UPDATE aggregator_usage_logs SET gateway_key_id = gen_random_uuid() WHERE tags IS NOT NULL".to_owned(),
+        "SELECT revoke_gateway_key(id) FROM aggregator_gateway_keys WHERE name = 'x'".to_owned(),
         "SELECT remove_budget(id) FROM aggregator_budgets WHERE action = 'warn'".to_owned(),
         "SELECT remove_rate_limit(id) FROM aggregator_rate_limits".to_owned(),
         "SELECT rotate_master_key()".to_owned(),
@@ -186,10 +193,13 @@ async fn exercise(cluster: &Cluster, database: &str, upstream: &Upstream) {
     let bob = cluster.connect("bob", database).await;
     let alice = cluster.connect("alice", database).await;
     for client in [&root, &bob, &alice] {
-        let mut looks: Vec<String> = ["usage_summary", "usage_by_model", "usage_by_status"]
-            .iter()
-            .map(|report| format!("SELECT * FROM {report}('week'::text, NULL::text, NULL::text)"))
-            .collect();
+        let mut looks: Vec<String> =
+            ["usage_summary", "usage_by_model", "usage_by_status", "usage_by_key", "usage_by_tag"]
+                .iter()
+                .map(|report| {
+                    format!("SELECT * FROM {report}('week'::text, NULL::text, NULL::text)")
+                })
+                .collect();
         looks.push(
             "SELECT * FROM usage_over_time('day'::text, NULL::text, NULL::text, NULL::text)"
                 .to_owned(),

@@ -1,0 +1,239 @@
+-- Calls of gateway keys and calls with tags, summed up in the transaction that settles them: only those, so that
+-- a call that has neither pays nothing. Equal to the rows of the ledger at every moment, as the other sums are.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+CREATE TABLE @extschema@.aggregator_usage_labels (
+    kind              text        NOT NULL CHECK (kind IN ('key', 'tag')),
+    label             text        NOT NULL,
+    hour              timestamptz NOT NULL,
+    user_id           text        NOT NULL,
+    provider_id       uuid        NOT NULL,
+    model_id          text        NOT NULL,
+    status            text        NOT NULL,
+    requests          bigint      NOT NULL,
+    unreachable       bigint      NOT NULL,
+    priced            bigint      NOT NULL,
+    unpriced          bigint      NOT NULL,
+    prompt_tokens     bigint      NOT NULL,
+    completion_tokens bigint      NOT NULL,
+    total_tokens      bigint      NOT NULL,
+    budget_requests   bigint      NOT NULL,
+    budget_tokens     bigint      NOT NULL,
+    own_requests      bigint      NOT NULL,
+    own_tokens        bigint      NOT NULL,
+    cost              numeric     NOT NULL,
+    budget_cost       numeric     NOT NULL,
+    own_cost          numeric     NOT NULL,
+    PRIMARY KEY (kind, label, hour, user_id, provider_id, model_id, status)
+) WITH (fillfactor = 80);
+CREATE INDEX ON @extschema@.aggregator_usage_labels (user_id, hour);
+CREATE INDEX ON @extschema@.aggregator_usage_labels USING brin (hour);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_labels', '');
+
+-- Tags are words of people: planners need not remember them.
+ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_usage_logs ALTER COLUMN tags SET STATISTICS 0;
+
+-- The part of aggregator_roll_up for keys and tags.
+CREATE FUNCTION @extschema@.aggregator_roll_up_labels(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO @extschema@.aggregator_usage_labels AS kept
+        (kind, label, hour, user_id, provider_id, model_id, status,
+        requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
+        budget_requests, budget_tokens, own_requests, own_tokens, cost, budget_cost, own_cost)
+    SELECT labelled.kind,
+        labelled.label,
+        date_trunc('hour', (changed.log).created_at, 'UTC'),
+        (changed.log).user_id,
+        (changed.log).provider_id,
+        counted.model_id,
+        (changed.log).status,
+        sum(sign * counted.requests),
+        sum(sign * (1 - counted.requests)),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_estimate IS NOT NULL), 0),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_estimate IS NULL), 0),
+        coalesce(sum(sign * (changed.log).prompt_tokens), 0),
+        coalesce(sum(sign * (changed.log).completion_tokens), 0),
+        coalesce(sum(sign * (changed.log).total_tokens), 0),
+        sum(sign * counted.requests),
+        sum(sign * counted.tokens),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE counted.is_own_key), 0),
+        coalesce(sum(sign * counted.tokens) FILTER (WHERE counted.is_own_key), 0),
+        coalesce(sum(sign * (changed.log).cost_estimate), 0),
+        sum(sign * counted.cost),
+        coalesce(sum(sign * counted.cost) FILTER (WHERE counted.is_own_key), 0)
+    FROM (
+        SELECT 1 AS sign, log FROM unnest(p_added) AS log
+        UNION ALL
+        SELECT -1, log FROM unnest(p_removed) AS log
+    ) AS changed
+    CROSS JOIN LATERAL @extschema@.aggregator_counted(changed.log) AS counted
+    CROSS JOIN LATERAL @extschema@.aggregator_labels(changed.log) AS labelled
+    WHERE (changed.log).status <> 'pending'
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
+    -- In the order of the keys, as everybody who adds.
+    ORDER BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status) DO UPDATE SET
+        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
+        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
+        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
+        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
+        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
+        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
+        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
+        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
+        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
+        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
+        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
+        cost = kept.cost + excluded.cost,
+        budget_cost = kept.budget_cost + excluded.budget_cost,
+        own_cost = kept.own_cost + excluded.own_cost;
+
+    IF cardinality(p_removed) > 0 THEN
+        DELETE FROM @extschema@.aggregator_usage_labels AS kept
+        USING (
+            SELECT DISTINCT labelled.kind, labelled.label, date_trunc('hour', log.created_at, 'UTC') AS hour, log.user_id,
+                log.provider_id, counted.model_id, log.status
+            FROM unnest(p_removed) AS log
+            CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+            CROSS JOIN LATERAL @extschema@.aggregator_labels(log) AS labelled
+        ) AS gone
+        WHERE (kept.kind, kept.label, kept.hour, kept.user_id, kept.provider_id, kept.model_id, kept.status)
+            = (gone.kind, gone.label, gone.hour, gone.user_id, gone.provider_id, gone.model_id, gone.status)
+          AND kept.requests = 0
+          AND kept.unreachable = 0;
+    END IF;
+END
+$$;
+
+-- Under which labels a row of the ledger is summed up: its gateway key, and each of its tags once.
+CREATE FUNCTION @extschema@.aggregator_labels(p_log @extschema@.aggregator_usage_logs, OUT kind text, OUT label text) RETURNS SETOF record
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_log.gateway_key_id IS NOT NULL THEN
+        kind := 'key';
+        label := p_log.gateway_key_id::text;
+        RETURN NEXT;
+    END IF;
+    IF p_log.tags IS NOT NULL THEN
+        RETURN QUERY
+        SELECT DISTINCT 'tag'::text, tag FROM unnest(p_log.tags) AS tag WHERE tag IS NOT NULL;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.usage_by_key(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    gateway_key_id    uuid,
+    name              text,
+    key_hint          text,
+    user_id           text,
+    requests          bigint,
+    errors            bigint,
+    total_tokens      bigint,
+    cost              numeric,
+    unpriced_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT used.label::uuid, k.name, k.key_hint, used.user_id, used.requests, used.errors, used.total_tokens, used.cost,
+        used.unpriced
+    FROM (
+        SELECT sums.label,
+            sums.user_id,
+            sum(sums.requests)::bigint AS requests,
+            coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint AS errors,
+            sum(sums.total_tokens)::bigint AS total_tokens,
+            @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)) AS cost,
+            sum(sums.unpriced)::bigint AS unpriced
+        FROM @extschema@.aggregator_usage_labels AS sums
+        WHERE sums.kind = 'key'
+          AND sums.hour >= v_report.since
+          AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+          AND (v_report.all_users OR sums.user_id = v_report.user_id)
+        GROUP BY sums.label, sums.user_id
+    ) AS used
+    LEFT JOIN @extschema@.aggregator_gateway_keys AS k ON k.id::text = used.label
+    WHERE used.requests > 0
+    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1, 4;
+END
+$$;
+
+-- A call with several tags is in the row of each.
+CREATE FUNCTION @extschema@.usage_by_tag(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    tag               text,
+    requests          bigint,
+    errors            bigint,
+    total_tokens      bigint,
+    cost              numeric,
+    unpriced_requests bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT sums.label,
+        sum(sums.requests)::bigint,
+        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
+        sum(sums.total_tokens)::bigint,
+        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
+        sum(sums.unpriced)::bigint
+    FROM @extschema@.aggregator_usage_labels AS sums
+    WHERE sums.kind = 'tag'
+      AND sums.hour >= v_report.since
+      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+      AND (v_report.all_users OR sums.user_id = v_report.user_id)
+    GROUP BY sums.label
+    HAVING sum(sums.requests) > 0
+    ORDER BY 5 DESC NULLS LAST, 4 DESC, 2 DESC, 1;
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, summed up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: sums of a gateway key; tag: of a tag.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.label IS 'Id of the gateway key, or the tag.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.user_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.provider_id IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.model_id IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.status IS 'As in aggregator_usage_logs.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.requests IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unreachable IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.priced IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unpriced IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.prompt_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.completion_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.total_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_requests IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_requests IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_tokens IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.cost IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_cost IS 'As in aggregator_usage_hourly.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_cost IS 'As in aggregator_usage_hourly.';
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is summed up.';
+COMMENT ON FUNCTION @extschema@.usage_by_key(text, text, text) IS
+    'Usage of each gateway key in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). Users see their own keys, readers all, or those of p_user_id; the name is for the owner and administrators. PT400, PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.usage_by_tag(text, text, text) IS
+    'Usage with each tag in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). A request with several tags is in the row of each. Users see their own, readers all together, or those of p_user_id. PT400, PT403, PT404.';
+
+SET LOCAL search_path = @extschema@, pg_temp;
