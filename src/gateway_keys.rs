@@ -1,7 +1,7 @@
 //! Gateway keys as the database has them: whose they are and what they may, as of now.
 
 use crate::core::front::gateway_key::{KeyHash, Models};
-use crate::core::tags;
+use crate::core::tags::{self, Labels};
 use crate::database::{self, failed};
 use crate::error::Error;
 use crate::fresh::{self, required};
@@ -30,6 +30,13 @@ pub struct GatewayKey {
 }
 
 impl GatewayKey {
+    /// What a call with it is found again by: the key, its tags, and the call's own.
+    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
+        let own = tags.iter().filter(|tag| !self.tags.contains(tag));
+        let tags: Vec<String> = self.tags.iter().chain(own).cloned().collect();
+        Labels::of(Some(self.id), &tags)
+    }
+
     /// Of those who could serve a call, those whom the key may ask.
     pub fn allowed(&self, candidates: Arc<[Candidate]>) -> Arc<[Candidate]> {
         let may_ask = |one: &&Candidate| self.models.allow(&one.provider.name, &one.model_id);

@@ -1,6 +1,6 @@
 -- begin
--- Writes pending rows, one of each array. @ledger@: all of it, or the partition that they belong to. $13, of
--- gateway keys, and $14, of arrays of tags, are NULL where no row has any.
+-- Writes pending rows, one of each array. @ledger@: all of it, or the partition that they belong to. What is
+-- about gateway keys ($13) and tags ($14, each an array) is left out where no row has any.
 INSERT INTO @ledger@
     (call_id, attempt, created_at, user_id, provider_id, user_provider_id, model_id, epoch,
      reserved_cost, reserved_tokens, is_platform_key, is_listed, gateway_key_id, tags)

@@ -26,18 +26,19 @@ where
     rows.iter().map(value).collect::<Vec<T>>().into()
 }
 
-/// The gateway keys of rows, of which mostly none has one.
-fn gateway_keys<'a, R>(rows: &'a [R], begin: impl Fn(&'a R) -> &'a Begin) -> DatumWithOid<'a> {
-    let key = |row| begin(row).labels.as_ref().and_then(|labels| labels.gateway_key).map(pg_uuid);
-    let is_any = rows.iter().any(|row| begin(row).labels.is_some());
-    is_any.then(|| rows.iter().map(key).collect::<Vec<_>>()).into()
-}
-
-/// Their tags, as arrays that are texts: an array of arrays has room only for arrays of one length.
-fn tags<'a, R>(rows: &'a [R], begin: impl Fn(&'a R) -> &'a Begin) -> DatumWithOid<'a> {
-    let tags = |row| begin(row).labels.as_ref().and_then(|labels| labels.array());
-    let is_any = rows.iter().any(|row| begin(row).labels.is_some());
-    is_any.then(|| rows.iter().map(tags).collect::<Vec<_>>()).into()
+/// The gateway keys of rows, and their tags, as arrays that are texts: an array of arrays has room only for
+/// arrays of one length. `None`: no row has any, as is mostly so.
+fn labels<'a, R>(
+    rows: &'a [R],
+    begin: impl Fn(&'a R) -> &'a Begin,
+) -> Option<[DatumWithOid<'a>; 2]> {
+    let labels = |row| begin(row).labels.as_ref();
+    if rows.iter().all(|row| labels(row).is_none()) {
+        return None;
+    }
+    let key = |row| labels(row).and_then(|labels| labels.gateway_key).map(pg_uuid);
+    let tags = |row| labels(row).and_then(|labels| labels.array());
+    Some([column(rows, key), column(rows, tags)])
 }
 
 /// Writes pending rows. One that is there already stays as it is.
@@ -50,9 +51,9 @@ pub fn begin(
     if rows.is_empty() {
         return Ok(());
     }
-    let keys = gateway_keys(rows, |begin| begin);
-    let tags = tags(rows, |begin| begin);
-    let arguments: [DatumWithOid<'_>; 14] = [
+    let labels = labels(rows, |begin| begin);
+    let writer = ledger.begin.of(rows.len(), labels.is_some());
+    let mut arguments: Vec<DatumWithOid<'_>> = vec![
         column(rows, |begin| pg_uuid(begin.key.call_id)),
         column(rows, |begin| begin.key.attempt),
         column(rows, |begin| timestamp(begin.key.created_at)),
@@ -65,10 +66,9 @@ pub fn begin(
         column(rows, |begin| begin.is_platform_key),
         column(rows, |begin| begin.is_listed),
         epoch.into(),
-        keys,
-        tags,
     ];
-    client.update(ledger.begin.of(rows.len()), None, &arguments).map(|_| ())
+    arguments.extend(labels.into_iter().flatten());
+    client.update(writer, None, &arguments).map(|_| ())
 }
 
 /// Settles rows, of which it is known whether they are pending in the ledger (`true`) or were never written,
@@ -166,12 +166,13 @@ impl<'a> Open<'a> {
             column(&rows, |row| row.settle.begin.is_platform_key),
             column(&rows, |row| row.settle.begin.is_listed),
             epoch.into(),
-            gateway_keys(&rows, |row| &row.settle.begin),
-            tags(&rows, |row| &row.settle.begin),
         ]);
+        let labels = labels(&rows, |row| &row.settle.begin);
+        let writer = ledger.record.of(rows.len(), labels.is_some());
+        arguments.extend(labels.into_iter().flatten());
         let at: HashMap<(Uuid, i16), usize> =
             which.iter().map(|i| (self.settlements[*i].key(), *i)).collect();
-        for row in client.update(ledger.record.of(rows.len()), None, &arguments)? {
+        for row in client.update(writer, None, &arguments)? {
             let (call, attempt) = (row.get::<pgrx::Uuid>(1)?, row.get::<i16>(2)?);
             let key = call.map(|call| Uuid::from_bytes(*call.as_bytes())).zip(attempt);
             let i = key.and_then(|key| at.get(&key)).ok_or(spi::Error::InvalidPosition)?;

@@ -560,13 +560,16 @@ fn prepare(
             missing.insert(wanted);
         }
         let (mut candidates, rules) = found?;
+        let labels = match &key {
+            Some(key) => key.labels(&prepared.tags),
+            None => Labels::of(None, &prepared.tags),
+        };
         if let Some(key) = &key {
             candidates = key.allowed(candidates);
         }
         if candidates.is_empty() {
             return Err(no_route());
         }
-        let labels = Labels::of(job.gateway_key, &prepared.tags);
         Ok(ChatCall {
             call_id: job.id,
             user_id: job.user.clone(),

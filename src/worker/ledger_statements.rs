@@ -45,11 +45,38 @@ impl Writer {
     }
 }
 
+/// Of begin.sql and record.sql, what is about gateway keys and tags, whose arrays are the last arguments.
+const LABELS_OF_ROWS: [&str; 3] =
+    [", gateway_key_id, tags", ",\n    $13[i], $14[i]::text[]", ", $34[i], $35[i]::text[]"];
+const ARRAYS_OF_LABELS: usize = 2;
+
+/// A statement that writes new rows, and the same without what is about gateway keys and tags: mostly no row has
+/// any.
+pub struct NewRows {
+    labelled: Writer,
+    plain: Writer,
+}
+
+impl NewRows {
+    fn prepare(client: &SpiClient<'_>, sql: &str, types: &[Oid]) -> spi::Result<Self> {
+        let plain = LABELS_OF_ROWS.iter().fold(sql.to_owned(), |sql, part| sql.replace(part, ""));
+        let types_of_plain = &types[..types.len() - ARRAYS_OF_LABELS];
+        Ok(Self {
+            labelled: Writer::prepare(client, sql, types)?,
+            plain: Writer::prepare(client, &plain, types_of_plain)?,
+        })
+    }
+
+    pub fn of(&self, rows: usize, are_labelled: bool) -> &OwnedPreparedStatement {
+        if are_labelled { self.labelled.of(rows) } else { self.plain.of(rows) }
+    }
+}
+
 /// What writes the ledger, all of it or one partition.
 pub struct Ledger {
-    pub begin: Writer,
+    pub begin: NewRows,
     pub settle: Writer,
-    pub record: Writer,
+    pub record: NewRows,
 }
 
 /// The partition that holds what happens now. Whoever writes it by its name need not look where each row
@@ -163,16 +190,14 @@ const LABELS: &[Oid] = &[
 impl Ledger {
     /// `table`: quoted.
     fn prepare(client: &SpiClient<'_>, table: &str) -> spi::Result<Self> {
-        let prepare = |sql: &str, types: &[Oid]| {
-            Writer::prepare(client, &sql.replace("@ledger@", table), types)
-        };
+        let sql = |sql: &str| sql.replace("@ledger@", table);
+        let begin = sql(include_str!("../../sql/statements/begin.sql"));
+        let settle = sql(include_str!("../../sql/statements/settle.sql"));
+        let record = sql(include_str!("../../sql/statements/record.sql"));
         Ok(Self {
-            begin: prepare(include_str!("../../sql/statements/begin.sql"), BEGIN)?,
-            settle: prepare(include_str!("../../sql/statements/settle.sql"), SETTLE)?,
-            record: prepare(
-                include_str!("../../sql/statements/record.sql"),
-                &[SETTLE, RECORD].concat(),
-            )?,
+            begin: NewRows::prepare(client, &begin, BEGIN)?,
+            settle: Writer::prepare(client, &settle, SETTLE)?,
+            record: NewRows::prepare(client, &record, &[SETTLE, RECORD].concat())?,
         })
     }
 }
@@ -274,5 +299,20 @@ mod tests {
                 assert_eq!(sql.contains(known), order == Some(known), "{sql}");
             }
         }
+    }
+
+    #[test]
+    fn rows_without_labels_are_written_without_a_word_of_them() {
+        for (sql, parts) in [
+            (include_str!("../../sql/statements/begin.sql"), [0, 1]),
+            (include_str!("../../sql/statements/record.sql"), [0, 2]),
+        ] {
+            for (i, part) in LABELS_OF_ROWS.iter().enumerate() {
+                let expected = usize::from(parts.contains(&i));
+                assert_eq!(sql.matches(part).count(), expected, "{part} in {sql}");
+            }
+        }
+        let last = [UUIDARRAYOID, TEXTARRAYOID];
+        assert!(BEGIN.ends_with(&last) && RECORD.ends_with(&last));
     }
 }

@@ -432,7 +432,7 @@ async fn a_key_spends_as_its_owner_within_its_own_limits() {
     let upstream = Upstream::start(|_| paid()).await;
     let (database, root) = ready(&upstream).await;
     let (id, _) = create(&root, "'x', p_limit_usd => 0.0015, p_period => 'total'").await;
-    let (free, _) = create(&root, "'y'").await;
+    let (free, _) = create(&root, "'y', p_tags => '{of the key, night run}'").await;
     let options = r#"{"max_tokens": 50, "tags": ["night run"]}"#;
     let jobs = submit_with(&root, &id, options, 1).await;
     assert_eq!(outcome(&root, &jobs).await, ["succeeded|∅|1"]);
@@ -459,6 +459,8 @@ async fn a_key_spends_as_its_owner_within_its_own_limits() {
     assert!(message.contains("of this gateway key"), "{message}");
     let jobs = submit_with(&root, &free, options, 1).await;
     assert_eq!(outcome(&root, &jobs).await, ["succeeded|∅|1"]);
+    let tags = format!("SELECT tags FROM aggregator_usage_logs WHERE gateway_key_id = '{free}'");
+    assert_eq!(value(&root, &tags).await.unwrap(), r#"{"of the key","night run"}"#);
     value(&root, &crate::chat::chat_sql(r#"{"max_tokens": 50}"#)).await.unwrap();
     // What the owner may spend binds the key.
     value(&root, "SELECT set_budget(p_limit_requests => 4, p_user_id => 'role:postgres', p_period => 'total')").await.unwrap();
@@ -594,4 +596,23 @@ async fn administrators_set_rules_about_a_key_for_its_owner_alone() {
     root.batch_execute("DELETE FROM aggregator_gateway_keys").await.unwrap();
     assert_eq!(rows(&root, "SELECT limit_usd::real FROM aggregator_budgets").await, ["6"]);
     assert_eq!(rows(&root, "SELECT 1 FROM aggregator_rate_limits").await.len(), 0);
+}
+
+#[tokio::test]
+async fn whatever_changes_what_a_key_may_is_told_to_all_processes() {
+    let database = crate::bed::database().await;
+    let root = database.root().await;
+    // By row, for every way in which a row may come, go and change; what is left out opens and closes nothing.
+    assert_eq!(
+        rows(
+            &root,
+            "SELECT a.attname FROM pg_attribute AS a, pg_trigger AS t
+             WHERE t.tgrelid = 'aggregator_gateway_keys'::regclass AND t.tgname = 'routes_changed'
+               AND a.attrelid = t.tgrelid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum <> ALL (t.tgattr)
+               AND t.tgenabled = 'A' AND t.tgtype & 1 = 1 AND t.tgtype & 28 = 28
+             ORDER BY 1"
+        )
+        .await,
+        ["created_at", "key_hint", "last_used_at", "name", "rotated_at"]
+    );
 }

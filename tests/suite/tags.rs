@@ -232,3 +232,66 @@ async fn what_is_no_tag_is_refused() {
     assert_eq!(upstream.chat_count(), 0);
     assert_eq!(bed::value(&root, "SELECT count(*) FROM aggregator_budgets").await.unwrap(), "0");
 }
+
+#[tokio::test]
+async fn calls_with_tags_and_without_are_told_apart_in_one_batch() {
+    let upstream = Upstream::start(|_| paid()).await;
+    for sync in ["on", "off"] {
+        let cluster = bed::Cluster::start(
+            &format!("tagsync{sync}"),
+            &format!("aggregator.ledger_sync = {sync}"),
+        );
+        let database = cluster.database().await;
+        let root = crate::chat::prepare(&database, &upstream).await;
+        let sql = format!(
+            "SELECT count(*) FILTER (WHERE ok)
+             FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'messages', {}::jsonb,
+                'tags', CASE i % 3 WHEN 0 THEN '[]' WHEN 1 THEN '[\"a\"]' ELSE '[\"a\", \"b\"]' END::jsonb))
+                FROM generate_series(0, 299) AS i), '{{}}', 100)",
+            quoted(HELLO)
+        );
+        assert_eq!(rows(&root, &sql).await, ["300"]);
+        bed::eventually(
+            &root,
+            "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'",
+            "300",
+        )
+        .await;
+        assert_eq!(
+            rows(&root, "SELECT tags, count(*) FROM aggregator_usage_logs GROUP BY 1 ORDER BY 1")
+                .await,
+            ["{a}|100", "{a,b}|100", "∅|100"],
+            "{sync}"
+        );
+        assert_eq!(rows(&root, BY_TAG).await, ["a|200|0|30000|0.14", "b|100|0|15000|0.07"]);
+        crate::reports::assert_equal(&root, sync).await;
+    }
+}
+
+#[tokio::test]
+async fn the_sums_of_a_partition_go_with_it() {
+    let database = bed::database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "SELECT aggregator_make_partition('2020-01-15'), aggregator_make_partition('2020-02-15');
+         INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
+            cost_estimate, tags, gateway_key_id)
+         SELECT gen_random_uuid(), 1, '2020-01-15'::timestamptz + i * interval '1 day', 1, gen_random_uuid(), 'u', 'm',
+            'success', 1, '{a,b}', gen_random_uuid() FROM generate_series(0, 29) AS i",
+    )
+    .await
+    .unwrap();
+    let sums = "SELECT kind, count(*), min(hour) >= '2020-02-01 UTC' FROM aggregator_usage_labels GROUP BY 1 ORDER BY 1";
+    assert_eq!(rows(&root, sums).await, ["key|30|f", "tag|60|f"]);
+    value(
+        &root,
+        "SELECT aggregator_drop_partition(partition, since, until) FROM aggregator_partitions() LIMIT 1",
+    )
+    .await
+    .unwrap();
+    let left = rows(&root, sums).await;
+    assert!(left.len() == 2 && left.iter().all(|row| row.ends_with("|t")), "{left:?}");
+    crate::reports::assert_equal(&root, "after a partition is gone").await;
+    root.batch_execute("DELETE FROM aggregator_usage_logs").await.unwrap();
+    assert_eq!(rows(&root, sums).await.len(), 0);
+}
