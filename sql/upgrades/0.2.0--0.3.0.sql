@@ -106,6 +106,7 @@ $upgrade$;
 -- After the functions.
 ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_gateway_keys
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN name SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN tags SET STATISTICS 0;
@@ -146,7 +147,11 @@ WHERE remembered.starelid = a.attrelid
   AND ((a.attrelid = '@extschema@.aggregator_jobs'::pg_catalog.regclass
         AND a.attname IN ('request', 'response', 'error', 'idempotency_key'))
        OR (a.attrelid = '@extschema@.user_api_providers'::pg_catalog.regclass
-           AND a.attname IN ('api_key_encrypted', 'key_hint', 'settings')));
+           AND a.attname IN ('api_key_encrypted', 'key_hint', 'settings'))
+       OR (a.attrelid IN ('@extschema@.aggregator_budgets'::pg_catalog.regclass,
+               '@extschema@.aggregator_rate_limits'::pg_catalog.regclass,
+               '@extschema@.aggregator_budget_warnings'::pg_catalog.regclass)
+           AND a.attname = 'user_id'));
 ALTER TABLE @extschema@.aggregator_jobs
     ALTER COLUMN request SET STATISTICS 0,
     ALTER COLUMN response SET STATISTICS 0,
@@ -156,6 +161,10 @@ ALTER TABLE @extschema@.user_api_providers
     ALTER COLUMN api_key_encrypted SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN settings SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_budgets ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_rate_limits ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_budget_warnings ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_user_models ALTER COLUMN user_id SET STATISTICS 0;
 
 -- People: headers of providers that may carry a secret, which everybody may read, go with a warning.
 UPDATE @extschema@.api_providers AS p

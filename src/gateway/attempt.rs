@@ -76,8 +76,10 @@ impl<'a> Attempts<'a> {
             .await
             .map_err(Failed::elsewhere)?;
         let (candidate, rules) = match &renewed {
-            None => (candidate, &*call.rules),
-            Some(Renewed { candidate: Some(candidate), rules }) => (&**candidate, &**rules),
+            None => (candidate, call.rules.clone()),
+            Some(Renewed { candidate: Some(candidate), rules }) => {
+                (&**candidate, Rules::about(rules, call.labels.as_deref()))
+            }
             Some(Renewed { candidate: None, .. }) => {
                 let model = candidate.model_id.clone();
                 return Err(Failed::elsewhere(Error::NoRoute { model }));
@@ -92,7 +94,7 @@ impl<'a> Attempts<'a> {
             .open(&settings.keyring_file, &candidate.provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
         let size = self.size(candidate);
-        let hold = self.hold(candidate, rules, &size).await.map_err(Failed::elsewhere)?;
+        let hold = self.hold(candidate, &rules, &size).await.map_err(Failed::elsewhere)?;
         // What was reserved is what may be asked for.
         let most_tokens = (*rules != Rules::default()).then_some(size.output_tokens).flatten();
         let limits = Limits { cap: hold.cap(), most_tokens };

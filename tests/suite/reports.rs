@@ -294,7 +294,7 @@ async fn the_sums_equal_the_ledger_after_a_crash() {
     stuck.batch_execute("SET aggregator.user_id = 'ann'").await.unwrap();
     let call = tokio::spawn(async move {
         let _ = stuck
-            .simple_query(r#"SELECT chat_complete('m', '[{"role":"user","content":"slow"}]')"#)
+            .simple_query(r#"SELECT chat_complete('m', '[{"role":"user","content":"slow"}]', '{"tags": ["x"]}')"#)
             .await;
     });
     eventually(&root, PENDING, "1").await;
@@ -314,6 +314,10 @@ async fn the_sums_equal_the_ledger_after_a_crash() {
     assert_eq!(
         rows(&root, "SELECT requests, unpriced, cost, budget_cost, budget_tokens, timed FROM aggregator_usage_hourly WHERE status = 'unknown'").await,
         ["1|1|0|0.75|900|0"]
+    );
+    assert_eq!(
+        rows(&root, "SELECT label, requests, budget_cost, budget_tokens FROM aggregator_usage_labels WHERE status = 'unknown'").await,
+        ["x|1|0.75|900"]
     );
 }
 

@@ -112,6 +112,56 @@ async fn nothing_of_a_forgotten_user_is_left_in_any_table_or_statistic() {
 }
 
 #[tokio::test]
+async fn the_words_of_a_forgotten_user_go_with_their_keys_and_tags() {
+    let upstream = Upstream::start(|seen| match &seen.body {
+        body if body.contains("hang") => Answer::Stall,
+        _ => Answer::hello(),
+    })
+    .await;
+    let (database, root, service, user) = prepared(&upstream).await;
+    let make = format!(
+        "SELECT create_gateway_key('{SECRET}', p_tags => '{{{SECRET}}}', p_limit_usd => 5)"
+    );
+    for _ in 0..30 {
+        value(&user, &make).await.unwrap();
+    }
+    let chat = |content: &str| {
+        let messages = HELLO.replace("hi", content);
+        format!(
+            "SELECT chat_complete('m', '{messages}', '{{\"tags\": [\"{SECRET}\", \"{GONE}\"]}}')"
+        )
+    };
+    for _ in 0..30 {
+        value(&user, &chat("hi")).await.unwrap();
+    }
+    root.batch_execute("UPDATE aggregator_usage_logs SET gateway_key_id = (SELECT id FROM aggregator_gateway_keys LIMIT 1); ANALYZE")
+        .await
+        .unwrap();
+    let words = traces(&root, SECRET).await;
+    for table in ["aggregator_usage_labels", "aggregator_usage_logs", "aggregator_gateway_keys"] {
+        assert!(words.iter().any(|trace| trace.starts_with(table)), "{table}");
+    }
+    assert!(!words.iter().any(|trace| trace.starts_with("statistics")), "{words:?}");
+    // One that is on its way.
+    let hanging = database.rest("authenticated", Some(GONE)).await;
+    let call = tokio::spawn(async move {
+        let _ = hanging.simple_query(&chat("hang")).await;
+    });
+    upstream.wait_for_chats(31).await;
+    assert_eq!(value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap(), "31");
+    call.await.unwrap();
+    root.batch_execute("ANALYZE").await.unwrap();
+    assert_eq!(traces(&root, SECRET).await, Vec::<String>::new());
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    // Of the sums those of the key are left, whose id says nothing.
+    assert_eq!(
+        rows(&root, "SELECT kind, bool_and(starts_with(user_id, 'forgotten:')), sum(requests) FROM aggregator_usage_labels GROUP BY 1").await,
+        ["key|t|30"]
+    );
+    crate::reports::assert_equal(&root, "after forgetting").await;
+}
+
+#[tokio::test]
 async fn calls_in_flight_end_and_bring_nothing_back() {
     let upstream = Upstream::start(|seen| match &seen.body {
         body if body.contains("again") => Answer::json(503, "{}"),
