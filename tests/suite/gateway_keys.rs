@@ -616,3 +616,51 @@ async fn whatever_changes_what_a_key_may_is_told_to_all_processes() {
         ["created_at", "key_hint", "last_used_at", "name", "rotated_at"]
     );
 }
+
+#[tokio::test]
+async fn a_row_that_is_no_key_opens_nothing_and_holds_up_no_other() {
+    let upstream = Upstream::start(|_| paid()).await;
+    let (_database, root) = ready(&upstream).await;
+    let (good, _) = create(&root, "'good', '{{m,a},{b,c}}', p_tags => '{{x},{y}}'").await;
+    let listed = "SELECT models, tags FROM aggregator_gateway_keys";
+    assert_eq!(rows(&root, listed).await, ["{m,a,b,c}|{x,y}"]);
+    // What a superuser, or a restore from somewhere, may have written.
+    for change in [
+        "models = '{NULL}'",
+        "models = '{m,a b}'",
+        "models = '{*m}'",
+        "models = array_fill('m'::text, '{101}')",
+        "models = ARRAY[repeat('m', 10000000)]",
+        "models = '{{m,NULL},{m,m}}'",
+        "tags = '{NULL}'",
+        "tags = '{1,2,3,4,5,6,7,8,9}'",
+        "tags = ARRAY[repeat('x', 10000000)]",
+    ] {
+        let (bad, _) = create(&root, "'bad'").await;
+        root.batch_execute(&format!(
+            "UPDATE aggregator_gateway_keys SET {change} WHERE id = '{bad}'"
+        ))
+        .await
+        .unwrap();
+        let jobs = submit_with(&root, &bad, "{}", 1).await;
+        assert_eq!(outcome(&root, &jobs).await, ["failed|database|1"], "{change}");
+        let message = format!(
+            "SELECT length(error::text) < 2000 FROM aggregator_jobs WHERE id = '{}'",
+            jobs[0]
+        );
+        assert_eq!(value(&root, &message).await.unwrap(), "t", "{change}");
+    }
+    assert_eq!(upstream.chat_count(), 0);
+    let jobs = submit_with(&root, &good, "{}", 2).await;
+    assert_eq!(outcome(&root, &jobs).await, ["succeeded|∅|2"]);
+    // A limit that no function would have set refuses those whom it is about.
+    let tagged = crate::chat::chat_sql(r#"{"tags": ["x"]}"#);
+    root.batch_execute(
+        "INSERT INTO aggregator_budgets (period, limit_usd, tag) VALUES ('day', 'NaN', 'x')",
+    )
+    .await
+    .unwrap();
+    let (code, message) = failure(&root, &tagged).await;
+    assert_eq!(code, "PT503", "{message}");
+    value(&root, &crate::chat::chat_sql("{}")).await.unwrap();
+}
