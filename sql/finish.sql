@@ -196,7 +196,9 @@ COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz
 COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
     'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
-    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two; http_address: where HTTP requests are taken; http_error: why they are not. Administrators. PT403, PT503.';
+COMMENT ON FUNCTION @extschema@.aggregator_start() IS
+    'Starts the worker of this database if it is not running, and with it the HTTP endpoint of aggregator.http_listen. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
     'Grants a role what a user of the extension needs, a reader (sees all usage, spends nothing) or an administrator. kind: user, reader or admin. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS

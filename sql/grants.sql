@@ -162,6 +162,7 @@ BEGIN
             'aggregator_require_writable(text)',
             'aggregator_is_pricing(jsonb)',
             'aggregator_status()',
+            'aggregator_start()',
             'aggregator_retry_quarantined()',
             'aggregator_check_provider_urls(text, text, text)',
             'aggregator_require_admin(text)',

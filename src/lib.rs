@@ -12,6 +12,7 @@ mod database;
 mod error;
 mod frames;
 mod fresh;
+mod front;
 mod gateway;
 mod gateway_keys;
 mod installed;

@@ -108,6 +108,10 @@ pub struct ChatCall {
     pub earlier_attempts: u16,
     /// The gateway key that it came with, and its tags; mostly there are none.
     pub labels: Option<Arc<Labels>>,
+    /// The generation by which it was routed, where it must still be that when it is sent. A session has asked in its
+    /// own transaction.
+    #[serde(skip)]
+    pub generation: Option<u64>,
     /// The same request in the form of the candidates that speak Anthropic. None has it that comes over the socket.
     #[serde(skip)]
     pub native: Option<Arc<Native>>,
@@ -311,7 +315,6 @@ pub struct ChatReply {
     pub latency_ms: u64,
     /// How far a call that failed got. No session asks.
     #[serde(skip)]
-    #[allow(dead_code)] // Until the listener is there.
     pub sent: Sent,
 }
 
@@ -343,6 +346,10 @@ pub struct Status {
     pub waiting: u64,
     /// The longest that the gateway's thread was held lately.
     pub stall_ms: u64,
+    /// Where HTTP requests are taken.
+    pub http_address: Option<String>,
+    /// Why they are not.
+    pub http_error: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -148,6 +148,51 @@ pub fn generation() -> u64 {
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// The generation as far as this process knows, for a thread of it that asks nothing of PostgreSQL.
+pub fn shared() -> &'static AtomicU64 {
+    &GENERATION
+}
+
+/// Forgets what is kept: a setting has changed that it depends on.
+pub fn forget() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What a claimed role may do depends on these as well, in the worker: roles and their members, the rights to a
+/// function and the mark of authenticators.
+static RIGHTS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+
+/// Begins to watch what the rights of callers depend on. Once per worker, in a transaction.
+pub fn watch_rights(function: pg_sys::Oid, mark: pg_sys::Oid) {
+    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID, PROCOID, TYPEOID};
+    for (place, (cache, oid)) in RIGHTS.iter().zip([(PROCOID, function), (TYPEOID, mark)]) {
+        let key = oid.into();
+        let none = 0.into();
+        // SAFETY: a hash of keys of the types that this cache has: one oid, and what is not looked at.
+        let hash = unsafe { pg_sys::GetSysCacheHashValue(cache as i32, key, none, none, none) };
+        place.store(hash, Ordering::Relaxed);
+    }
+    for cache in [AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID, PROCOID, TYPEOID] {
+        // SAFETY: five of the 64 that a process may have; the function lives as long as the library.
+        unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(rights_changed), 0.into())
+        };
+    }
+}
+
+/// As [`invalidated`], for rows of the catalog; 0: any of them.
+unsafe extern "C-unwind" fn rights_changed(_: pg_sys::Datum, cache: i32, hash: u32) {
+    use pg_sys::SysCacheIdentifier::{PROCOID, TYPEOID};
+    let watched = match cache {
+        cache if cache == PROCOID as i32 => &RIGHTS[0],
+        cache if cache == TYPEOID as i32 => &RIGHTS[1],
+        _ => return forget(),
+    };
+    if hash == 0 || watched.load(Ordering::Relaxed) == hash {
+        forget();
+    }
+}
+
 /// Likewise, whenever the ledger may have other partitions than before.
 pub fn ledger_generation() -> u64 {
     // SAFETY: as above.

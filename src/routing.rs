@@ -2,7 +2,6 @@
 //! extension's owner, with the user named; so does the worker for jobs.
 
 use crate::core::budget::{Budget, Keys, Period, RateLimit, Rules, Scope};
-use crate::core::options::Prepared;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::database::failed;
@@ -189,23 +188,23 @@ fn read_rules(
 pub fn candidates(
     client: &SpiClient,
     installed: &Installed,
-    prepared: &Prepared,
+    models: &[&str],
     user: &str,
     provider: Option<&str>,
 ) -> Result<Vec<Candidate>, Error> {
+    let falls_back = models.len() > 1;
     let mut found: Vec<Candidate> = Vec::new();
-    for model in prepared.models() {
+    for model in models {
         let routes = routes(client, installed, model, user, provider)?;
         for route in routes {
             // At one provider, one's own key does not fall back on the platform's.
             let is_new = found.iter().all(|other| {
                 other.provider.id != route.candidate.provider.id
-                    || (!prepared.fallbacks.is_empty()
-                        && other.model_id != route.candidate.model_id)
+                    || (falls_back && other.model_id != route.candidate.model_id)
             });
             if is_new {
                 found.push(route.candidate);
-                if !prepared.fallbacks.is_empty() {
+                if falls_back {
                     break;
                 }
             }

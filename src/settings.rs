@@ -1,8 +1,10 @@
 //! Every setting of the extension. Those that the worker obeys are read at reload only: a
 //! session's SET does not reach it.
 
+use crate::core::front::place;
+use crate::core::front::token;
 use crate::gateway;
-use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +31,28 @@ static JOB_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60 * 60)
 static MAX_QUEUED_JOBS_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(100_000);
 static MAX_QUEUED_SIZE_PER_USER: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 static USAGE_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+static HTTP_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static HTTP_ALLOW_REMOTE: GucSetting<bool> = GucSetting::<bool>::new(false);
+static HTTP_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static HTTP_CORS_ORIGINS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
+static HTTP_MAX_BODY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_AUDIENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static JWT_ISSUER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ANONYMOUS_USERS: GucSetting<AnonymousUsers> =
+    GucSetting::<AnonymousUsers>::new(AnonymousUsers::OwnKeys);
+
+/// `aggregator.anonymous_users`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum AnonymousUsers {
+    #[name = c"allow"]
+    Allow,
+    #[name = c"own_keys"]
+    OwnKeys,
+    #[name = c"refuse"]
+    Refuse,
+}
 
 /// Registers the settings. `is_preloading`: the library is being loaded by
 /// shared_preload_libraries.
@@ -114,6 +138,8 @@ pub fn register(is_preloading: bool) {
     );
     register_calls();
     register_usage();
+    register_http();
+    register_tokens();
 }
 
 /// Settings of streams, limits in flight and jobs.
@@ -230,6 +256,84 @@ fn register_usage() {
     );
 }
 
+/// Settings of the HTTP endpoint.
+fn register_http() {
+    GucRegistry::define_string_guc(
+        c"aggregator.http_listen",
+        c"Databases that are reached over HTTP, and where: 'app=127.0.0.1:8787, other=unix:/path'.",
+        c"The worker of a database that is named here stays. Empty: there is no HTTP endpoint.",
+        &HTTP_LISTEN,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"aggregator.http_allow_remote",
+        c"Whether the HTTP endpoint may have an address that other machines reach.",
+        c"There is no TLS: put a proxy with TLS in front of it.",
+        &HTTP_ALLOW_REMOTE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    for (name, description, more, setting) in [
+        (
+            c"aggregator.http_hosts",
+            c"Names under which the HTTP endpoint is reached, separated by commas.",
+            c"Beside localhost and the address itself. A request for another host is refused.",
+            &HTTP_HOSTS,
+        ),
+        (
+            c"aggregator.http_cors_origins",
+            c"Origins whose pages may call the HTTP endpoint, separated by commas.",
+            c"'*': all of them. Empty: none.",
+            &HTTP_CORS_ORIGINS,
+        ),
+    ] {
+        let (context, flags) = (GucContext::Sighup, GucFlags::default());
+        GucRegistry::define_string_guc(name, description, more, setting, context, flags);
+    }
+    GucRegistry::define_int_guc(
+        c"aggregator.http_max_body",
+        c"The largest body of an HTTP request.",
+        c"A larger one is refused with 413.",
+        &HTTP_MAX_BODY,
+        1,
+        256 * 1024,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+}
+
+/// Settings of access tokens.
+fn register_tokens() {
+    GucRegistry::define_string_guc(
+        c"aggregator.jwt_secret_file",
+        c"The file with the keys of access tokens: a secret, a JWK or a JWKS, as PostgREST's jwt-secret.",
+        c"Relative to the data directory, mode 0600, read on reload. Empty: no token is accepted over HTTP.",
+        &JWT_SECRET_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    for (name, description, setting) in [
+        (
+            c"aggregator.jwt_audience",
+            c"The audience that an access token must name.",
+            &JWT_AUDIENCE,
+        ),
+        (c"aggregator.jwt_issuer", c"The issuer that an access token must name.", &JWT_ISSUER),
+    ] {
+        let (context, flags) = (GucContext::Sighup, GucFlags::default());
+        GucRegistry::define_string_guc(name, description, c"Empty: any.", setting, context, flags);
+    }
+    GucRegistry::define_enum_guc(
+        c"aggregator.anonymous_users",
+        c"What users may spend whose access token says is_anonymous.",
+        c"allow: what anybody may; own_keys: with their own keys and none of the platform's; refuse: nothing.",
+        &ANONYMOUS_USERS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
 /// Seconds for which the usage log is kept; 0: for ever.
 pub fn usage_retention_s() -> i32 {
     USAGE_RETENTION.get()
@@ -283,14 +387,52 @@ pub fn keyring_file() -> PathBuf {
 
 /// Names of the databases whose worker starts with the server.
 pub fn databases() -> Vec<String> {
-    let list = text(&DATABASES).unwrap_or_default();
+    let mut names = list(&DATABASES);
+    let listen = text(&HTTP_LISTEN).unwrap_or_default();
+    names.extend(place::databases(&listen).map(str::to_owned));
+    names
+}
+
+/// Whether the worker of a database stays when nobody needs it. `is_kept`: it was started with the server.
+pub fn stays(database: &str, is_kept: bool) -> bool {
+    let listen = text(&HTTP_LISTEN).unwrap_or_default();
+    let is_named = place::databases(&listen).any(|name| name == database);
+    is_named || is_kept && list(&DATABASES).iter().any(|name| name == database)
+}
+
+/// The names of a list, separated by commas.
+fn list(setting: &GucSetting<Option<CString>>) -> Vec<String> {
+    let list = text(setting).unwrap_or_default();
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// What the gateway obeys until the next reload.
-pub fn for_gateway() -> gateway::Settings {
+/// What users may do who have signed in without saying who they are.
+pub fn anonymous_users() -> gateway::AnonymousUsers {
+    match ANONYMOUS_USERS.get() {
+        AnonymousUsers::Allow => gateway::AnonymousUsers::Allow,
+        AnonymousUsers::OwnKeys => gateway::AnonymousUsers::OwnKeys,
+        AnonymousUsers::Refuse => gateway::AnonymousUsers::Refuse,
+    }
+}
+
+fn http(database: &str) -> gateway::Http {
+    let given = |setting| text(setting).filter(|text| !text.is_empty());
+    gateway::Http {
+        place: place::of(&text(&HTTP_LISTEN).unwrap_or_default(), database),
+        allow_remote: HTTP_ALLOW_REMOTE.get(),
+        hosts: list(&HTTP_HOSTS),
+        origins: list(&HTTP_CORS_ORIGINS),
+        max_body: kilobytes(&HTTP_MAX_BODY),
+        token_keys: given(&JWT_SECRET_FILE).map(PathBuf::from),
+        token_rules: token::Rules { audience: given(&JWT_AUDIENCE), issuer: given(&JWT_ISSUER) },
+        anonymous_users: anonymous_users(),
+    }
+}
+
+/// What the gateway of a database obeys until the next reload.
+pub fn for_gateway(database: &str) -> gateway::Settings {
     gateway::Settings {
-        ledger_sync: LEDGER_SYNC.get(),
+        ledger_sync: ledger_sync(),
         max_request_size: max_request_size(),
         max_response_size: kilobytes(&MAX_RESPONSE_SIZE),
         max_memory: kilobytes(&MAX_MEMORY),
@@ -300,12 +442,18 @@ pub fn for_gateway() -> gateway::Settings {
             u64::try_from(STREAM_IDLE_TIMEOUT.get()).unwrap_or(1),
         ),
         stream_upstream: STREAM_UPSTREAM.get(),
-        limits: gateway::Limits {
-            all: number(&MAX_IN_FLIGHT),
-            per_user: number(&MAX_IN_FLIGHT_PER_USER),
-            per_key: number(&MAX_IN_FLIGHT_PER_KEY),
-        },
+        limits: limits(),
         key_checks_per_minute: i64::from(MAX_KEY_CHECKS_PER_MINUTE.get()),
+        http: http(database),
+    }
+}
+
+/// Limits in flight.
+pub fn limits() -> gateway::Limits {
+    gateway::Limits {
+        all: number(&MAX_IN_FLIGHT),
+        per_user: number(&MAX_IN_FLIGHT_PER_USER),
+        per_key: number(&MAX_IN_FLIGHT_PER_KEY),
     }
 }
 
@@ -326,6 +474,11 @@ static IS_PRELOADED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBo
 /// Notes, in the postmaster, that the library was preloaded; its children inherit it.
 pub fn note_preloaded() {
     IS_PRELOADED.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Whether the pending usage row is on disk before a request leaves.
+pub fn ledger_sync() -> bool {
+    LEDGER_SYNC.get()
 }
 
 /// Whether shared_preload_libraries loaded the library.

@@ -156,6 +156,7 @@ impl Error {
                  'transactionid') ORDER BY xact_start; then pg_terminate_backend(pid)."
             }
             Self::Database { .. } => "The server log may say more.",
+            Self::Stale => "Send it again: nothing was sent to a provider.",
             Self::Forgotten => "What was in flight has been cancelled. A new call is a new user's.",
             Self::ClientGone => return None,
         };

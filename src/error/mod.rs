@@ -159,6 +159,8 @@ pub enum Error {
     Locked { action: String },
     #[error("the user of this call was forgotten while it was on its way")]
     Forgotten,
+    #[error("who may serve the call kept changing while it waited to be sent")]
+    Stale,
     /// A statement of ours failed, and said so.
     #[error("cannot {action}: {reason}")]
     Database {
@@ -271,6 +273,7 @@ impl Error {
             Self::Recovery | Self::ReadOnly { .. } => ("PT503", "recovery"),
             Self::Locked { .. } => ("PT409", "locked"),
             Self::Forgotten => ("PT409", "forgotten"),
+            Self::Stale => ("PT503", "stale"),
             Self::Database { sqlstate, .. } => (sqlstate.as_deref().unwrap_or("PT500"), "database"),
         }
     }
@@ -369,7 +372,7 @@ impl Error {
             Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
                 Some(Duration::from_secs(2))
             }
-            Self::OutOfMemory { may_pass: true, .. } => Some(Duration::from_secs(1)),
+            Self::OutOfMemory { may_pass: true, .. } | Self::Stale => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

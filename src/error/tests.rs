@@ -69,7 +69,8 @@ fn next(error: &Error) -> Option<Error> {
         Error::Recovery => Error::ReadOnly { action: text() },
         Error::ReadOnly { .. } => Error::Locked { action: text() },
         Error::Locked { .. } => Error::Forgotten,
-        Error::Forgotten => Error::Database { action: text(), reason: reason(), sqlstate: None },
+        Error::Forgotten => Error::Stale,
+        Error::Stale => Error::Database { action: text(), reason: reason(), sqlstate: None },
         Error::Database { .. } => return None,
     })
 }

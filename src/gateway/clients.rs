@@ -237,7 +237,7 @@ fn key_header(provider: &Provider, key: &str) -> Result<(HeaderName, HeaderValue
 mod tests {
     use super::*;
     use crate::gateway::departure::Noted;
-    use crate::gateway::settings::Limits;
+    use crate::gateway::settings::{AnonymousUsers, Http, Limits};
 
     fn clients() -> Clients {
         Clients::new(&Settings {
@@ -251,6 +251,16 @@ mod tests {
             stream_upstream: false,
             limits: Limits { all: 1, per_user: 1, per_key: 1 },
             key_checks_per_minute: 1,
+            http: Http {
+                place: None,
+                allow_remote: false,
+                hosts: vec![],
+                origins: vec![],
+                max_body: 1 << 20,
+                token_keys: None,
+                token_rules: Default::default(),
+                anonymous_users: AnonymousUsers::Refuse,
+            },
         })
         .unwrap()
     }

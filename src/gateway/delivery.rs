@@ -13,7 +13,6 @@ pub enum Delivery<'a> {
     /// Text as it arrives, then the whole.
     Deltas(&'a Sink),
     /// All that arrives, then the whole.
-    #[allow(dead_code)] // Until the listener is there.
     Chunks(&'a Pieces),
 }
 
@@ -54,7 +53,6 @@ impl Said {
 }
 
 /// What arrives, and the memory that it holds until it is written.
-#[allow(dead_code)] // Until the listener is there.
 pub struct Piece {
     pub said: Said,
     pub lease: Lease,

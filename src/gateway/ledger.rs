@@ -50,6 +50,17 @@ pub struct Begin {
     /// Rows that were set aside by earlier versions have none.
     #[serde(default)]
     pub labels: Option<Arc<Labels>>,
+    /// The generation by which it was routed: begun under another, it is refused. `None`: under any.
+    #[serde(skip)]
+    pub generation: Option<u64>,
+}
+
+/// Why a row was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotBegun {
+    /// What the call was routed by has changed since.
+    Stale,
+    Failed(String),
 }
 
 /// The most that an attempt can cost and use, which counts against budgets while it is on its way.
@@ -131,7 +142,7 @@ pub struct JobEnd {
 #[derive(Debug)]
 pub enum Task {
     /// Without a reply, it may be written a few milliseconds later, or together with its settlement.
-    Begin(Begin, Option<oneshot::Sender<Result<(), String>>>),
+    Begin(Begin, Option<oneshot::Sender<Result<(), NotBegun>>>),
     Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
     /// A key answered: note when it was last used.
     KeyUsed(Uuid),
@@ -164,6 +175,14 @@ pub enum Task {
     /// What is asked about jobs over HTTP.
     #[allow(dead_code)] // Until the listener asks.
     Job(Box<JobAsked>, oneshot::Sender<Result<JobTold, Error>>),
+    /// Whether a role that an access token claims may spend.
+    MaySpend(String, oneshot::Sender<Result<Vouched, Error>>),
+    /// Who may serve a call over HTTP.
+    Route(Box<RouteAsked>, oneshot::Sender<Result<Routed, Error>>),
+    /// What a user can call.
+    Models(Whose, oneshot::Sender<Result<Vec<CallableModel>, Error>>),
+    /// Of which generation routes and callers are now. `None`: that cannot be said.
+    Generation(oneshot::Sender<Option<u64>>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.
@@ -179,6 +198,51 @@ pub enum Task {
     Outdated,
     /// A line for the server log.
     Log(String),
+}
+
+/// Who is served, with whose keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Whose {
+    pub user: String,
+    /// With keys of their own, and none of the platform's.
+    pub own_keys_only: bool,
+}
+
+/// Whether a role may spend, as of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vouched {
+    pub may_spend: bool,
+    pub generation: u64,
+}
+
+/// What a call asks for, the wanted model first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RouteAsked {
+    pub whose: Whose,
+    pub models: Vec<String>,
+}
+
+/// Who may serve a call and by which rules, as of a generation.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    pub candidates: Arc<[Candidate]>,
+    pub rules: Arc<Rules>,
+    pub generation: u64,
+    /// Microseconds since 1970, from before they were read.
+    pub at: i64,
+}
+
+/// A model that a user can call.
+#[derive(Debug, Clone)]
+pub struct CallableModel {
+    pub provider: String,
+    pub id: String,
+    pub name: Option<String>,
+    pub context_window: Option<i32>,
+    pub max_output_tokens: Option<i32>,
+    pub pricing: Option<String>,
+    /// Seconds since 1970. `None`: nobody knows.
+    pub first_seen: Option<i64>,
 }
 
 /// What holds for a call to a candidate.

@@ -9,7 +9,7 @@ use crate::error::{Error, UNREACHABLE};
 use crate::gateway::admission::Permit;
 use crate::gateway::departure::Departure;
 use crate::gateway::hidden::Watch;
-use crate::gateway::ledger::{Begin, JobAnswer, Ledger, Outcome, RowKey, Settle, Task};
+use crate::gateway::ledger::{Begin, JobAnswer, Ledger, NotBegun, Outcome, RowKey, Settle, Task};
 use crate::gateway::spending::Hold;
 use crate::protocol::{Candidate, ChatCall, Settled};
 use std::time::Duration;
@@ -104,6 +104,7 @@ impl<'a> OpenRow<'a> {
             is_platform_key: candidate.is_platform_key(),
             reserved: hold.reserved(),
             labels: call.labels.clone(),
+            generation: call.generation,
         };
         let (done, written) = sync.then(oneshot::channel).unzip();
         ledger.send(Task::Begin(begin.clone(), done));
@@ -122,13 +123,16 @@ impl<'a> OpenRow<'a> {
             stream: None,
         });
         if let Some(written) = written {
-            let written = written.await.unwrap_or_else(|_| Err("the worker is stopping".into()));
-            if let Err(reason) = written {
+            let stopping = |_| Err(NotBegun::Failed("the worker is stopping".to_owned()));
+            if let Err(why) = written.await.unwrap_or_else(stopping) {
                 row.begin = None;
                 if let Some(hold) = row.hold.take() {
                     hold.release();
                 }
-                return Err(Error::Ledger { reason });
+                return Err(match why {
+                    NotBegun::Stale => Error::Stale,
+                    NotBegun::Failed(reason) => Error::Ledger { reason },
+                });
             }
         }
         Ok(row)

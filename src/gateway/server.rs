@@ -13,6 +13,7 @@ use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::{HiddenTokens, Ledger, Task};
+use crate::gateway::listening::Listening;
 use crate::gateway::memory::{Lease, Memory};
 use crate::gateway::renewal::Renewals;
 use crate::gateway::running::{Jobs, Running};
@@ -23,19 +24,19 @@ use crate::gateway::syncing::FirstSyncs;
 use crate::gateway::{batch, call, catalogue, first_sync, jobs};
 use crate::protocol::{self, Addressed, ChatCall, HEADER_LEN, Reply, Request};
 use std::os::unix::net::UnixListener as StdListener;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 enum Command {
-    Reload(Settings),
+    Reload(Box<Settings>),
     Run(Vec<(ChatCall, Lease)>),
     Abort(Vec<Uuid>),
     Ended(Vec<Uuid>),
@@ -60,6 +61,8 @@ pub struct Gateway {
     pub hidden: Vec<HiddenTokens>,
     /// Users who were forgotten lately.
     pub forgotten: Vec<Mark>,
+    /// Of routes and callers. The main thread raises it.
+    pub generation: &'static AtomicU64,
 }
 
 /// The main thread's hold on the gateway.
@@ -71,9 +74,12 @@ pub struct Handle {
 }
 
 impl Gateway {
-    /// Starts the thread. The caller has blocked every signal, which the thread, and those that
-    /// resolve names for it, inherit.
-    pub fn spawn(self) -> std::io::Result<Handle> {
+    /// Starts the thread, and on it what serves others than sessions. The caller has blocked every signal,
+    /// which the thread, and those that resolve names for it, inherit.
+    pub fn spawn<F: Future<Output = ()> + Send + 'static>(
+        self,
+        front: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
+    ) -> std::io::Result<Handle> {
         let failed = |_| std::io::Error::other("the HTTP client cannot be built");
         let clients = Clients::new(&self.settings).map_err(failed)?;
         let stats = Arc::new(Stats::default());
@@ -96,6 +102,9 @@ impl Gateway {
             unhurried: self.ledger.unhurried(),
             ledger: self.ledger,
             stats: stats.clone(),
+            listening: Listening::default(),
+            generation: self.generation,
+            reloads: watch::Sender::new(()),
             extension: self.extension,
             epoch: self.epoch,
             pid: std::process::id(),
@@ -109,6 +118,7 @@ impl Gateway {
             std::thread::Builder::new().name("aggregator".to_owned()).spawn(move || {
                 runtime.block_on(async {
                     if let Ok(listener) = UnixListener::from_std(listener) {
+                        tokio::spawn(front(shared.clone()));
                         accept(&listener, orders, &shared).await;
                     }
                 });
@@ -121,7 +131,7 @@ impl Gateway {
 
 impl Handle {
     pub fn reload(&self, settings: Settings) {
-        let _ = self.commands.send(Command::Reload(settings));
+        let _ = self.commands.send(Command::Reload(Box::new(settings)));
     }
 
     /// Bytes of jobs that may be taken for this user: each needs its own once more to be sent, and room for
@@ -195,7 +205,7 @@ async fn accept(
             },
             Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
             order = orders.recv() => match order {
-                Some(Command::Reload(settings)) => shared.reload(settings),
+                Some(Command::Reload(settings)) => shared.reload(*settings),
                 Some(Command::Run(calls)) => jobs::start(shared, calls),
                 Some(Command::Abort(jobs)) => shared.jobs.abort(&jobs),
                 Some(Command::Ended(jobs)) => shared.jobs.ended(jobs),

@@ -1,5 +1,7 @@
 //! What an administrator sets, as of the last reload.
 
+use crate::core::front::place::Place;
+use crate::core::front::token::Rules as TokenRules;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +25,37 @@ pub struct Settings {
     pub limits: Limits,
     /// Of one user at one provider.
     pub key_checks_per_minute: i64,
+    pub http: Http,
+}
+
+/// What the HTTP endpoint obeys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Where this database is reached, or why it cannot be. `None`: nowhere.
+    pub place: Option<Result<Place, String>>,
+    /// Whether it may be reached from other machines.
+    pub allow_remote: bool,
+    /// Names under which it is reached, beside those of this machine.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may call it.
+    pub origins: Vec<String>,
+    /// Bytes of one body.
+    pub max_body: usize,
+    /// The keys of access tokens. `None`: no token is accepted.
+    pub token_keys: Option<PathBuf>,
+    pub token_rules: TokenRules,
+    pub anonymous_users: AnonymousUsers,
+}
+
+/// What users may do who have signed in without saying who they are, as Supabase's tokens tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnonymousUsers {
+    /// Spend what anybody may.
+    Allow,
+    /// Spend with their own keys, and with none of the platform's.
+    OwnKeys,
+    /// Nothing.
+    Refuse,
 }
 
 /// Chat requests at providers at one time; past a limit they wait.

@@ -11,6 +11,7 @@ use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::Ledger;
+use crate::gateway::listening::Listening;
 use crate::gateway::memory::Memory;
 use crate::gateway::renewal::Renewals;
 use crate::gateway::running::Jobs;
@@ -19,8 +20,9 @@ use crate::gateway::spending::Spending;
 use crate::gateway::stats::Stats;
 use crate::gateway::syncing::FirstSyncs;
 use crate::protocol::Status;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::watch;
 
 /// What every call needs.
 pub struct Shared {
@@ -42,6 +44,11 @@ pub struct Shared {
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
     pub stats: Arc<Stats>,
+    pub listening: Listening,
+    /// Of routes and callers, as the main thread knows it.
+    pub(super) generation: &'static AtomicU64,
+    /// Tells of each reload.
+    pub reloads: watch::Sender<()>,
     pub(super) extension: u32,
     pub(super) epoch: i64,
     pub(super) pid: u32,
@@ -52,6 +59,11 @@ impl Shared {
     /// The settings as of the last reload.
     pub fn settings(&self) -> Arc<Settings> {
         locked(&self.settings).clone()
+    }
+
+    /// Of which generation routes and callers are, as far as the main thread has looked.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// The HTTP clients for these settings.
@@ -75,9 +87,11 @@ impl Shared {
         self.memory.set_limit(settings.max_memory);
         self.admission.set_limits(settings.limits);
         *locked(&self.settings) = Arc::new(settings);
+        self.reloads.send_replace(());
     }
 
     pub(super) fn status(&self) -> Status {
+        let (http_address, http_error) = self.listening.tell();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: self.pid,
@@ -88,6 +102,8 @@ impl Shared {
             ledger_queue: self.ledger.queued(),
             waiting: self.admission.waiting() as u64,
             stall_ms: self.stats.worst_stall_ms(),
+            http_address,
+            http_error,
         }
     }
 }

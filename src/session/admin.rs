@@ -91,6 +91,8 @@ fn aggregator_status() -> TableIterator<
         name!(preloaded, bool),
         name!(gateway_stall_ms, i64),
         name!(quarantined, i64),
+        name!(http_address, Option<String>),
+        name!(http_error, Option<String>),
     ),
 > {
     let status = identity::require_admin("see the gateway's status").and_then(|()| {
@@ -111,7 +113,22 @@ fn aggregator_status() -> TableIterator<
         settings::is_preloaded(),
         status.stall_ms as i64,
         quarantined,
+        status.http_address,
+        status.http_error,
     ))
+}
+
+/// Starts the worker of this database, if it is not running: without preloading, an HTTP endpoint begins with it.
+#[pg_extern]
+fn aggregator_start() {
+    let started =
+        identity::require_admin("start the gateway").and_then(|()| {
+            match link::exchange(&Request::Status)? {
+                Reply::Status(_) => Ok(()),
+                _ => Err(link::unexpected()),
+            }
+        });
+    or_raise(started)
 }
 
 /// The headers of a provider, if none of them may carry a secret. With `p_is_restored` without those

@@ -67,6 +67,7 @@ impl Resolved {
             resolved_at: self.at,
             earlier_attempts: 0,
             labels,
+            generation: None,
             native: None,
         }
     }

@@ -106,9 +106,10 @@ pub fn candidates(
     user: &str,
     provider: Option<&str>,
 ) -> Result<(Vec<Candidate>, Rules), Error> {
+    let models: Vec<&str> = prepared.models().collect();
     as_owner(installed, || {
         Spi::connect(|client| {
-            let found = routing::candidates(client, installed, prepared, user, provider)?;
+            let found = routing::candidates(client, installed, &models, user, provider)?;
             if found.is_empty() {
                 return Err(routing::no_route(client, installed, &prepared.model, provider));
             }

@@ -11,10 +11,12 @@ use crate::gateway::forgotten::Mark;
 use crate::gateway::ledger::{Begin, HealthNote, HiddenTokens, Inbox, RowKey, Settle, Task};
 use crate::installed::{Installed, LIBRARY};
 use crate::protocol::Settled;
+use crate::route_cache;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
 use crate::worker::asked_jobs;
+use crate::worker::callers;
 use crate::worker::forgotten;
 use crate::worker::held::Held;
 use crate::worker::hidden;
@@ -91,6 +93,7 @@ impl Desk {
         let epoch = time::now();
         let (statements, ledger_statements) = process::transaction(|installed| {
             Spi::connect_mut(|client| {
+                callers::watch(client, installed)?;
                 let begun = installed.sql(
                     "INSERT INTO @extschema@.aggregator_worker_epochs (epoch) VALUES ($1)
                      ON CONFLICT (epoch) DO NOTHING",
@@ -315,6 +318,23 @@ impl Desk {
                     if is_new {
                         self.jobs.written();
                     }
+                    inbox.wake.done();
+                }
+                Task::MaySpend(role, reply) => {
+                    let _ = reply.send(callers::may_spend(&role));
+                    inbox.wake.done();
+                }
+                Task::Route(asked, reply) => {
+                    let _ = reply.send(callers::route(&asked));
+                    inbox.wake.done();
+                }
+                Task::Models(whose, reply) => {
+                    let _ = reply.send(callers::models(&whose));
+                    inbox.wake.done();
+                }
+                Task::Generation(reply) => {
+                    let _ =
+                        reply.send(process::transaction(|_| Ok(route_cache::generation())).ok());
                     inbox.wake.done();
                 }
                 Task::Spending(query, reply) => {

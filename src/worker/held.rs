@@ -70,6 +70,7 @@ mod tests {
             is_platform_key: false,
             reserved: None,
             labels: None,
+            generation: None,
         }
     }
 

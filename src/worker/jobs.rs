@@ -128,7 +128,7 @@ impl Jobs {
     pub fn new(epoch: i64) -> Self {
         Self {
             epoch,
-            limits: settings::for_gateway().limits,
+            limits: settings::limits(),
             claimed: HashMap::new(),
             busy: HashMap::new(),
             adopted: HashSet::new(),
@@ -147,7 +147,7 @@ impl Jobs {
 
     /// After a reload.
     pub fn reload(&mut self) {
-        self.limits = settings::for_gateway().limits;
+        self.limits = settings::limits();
         self.is_hungry = true;
     }
 
@@ -547,9 +547,11 @@ fn prepare(
         }
         let key = gateway_keys::require(client, installed, job.gateway_key)?;
         let models = prepared.models();
+        let wanted_models: Vec<&str> = prepared.models().collect();
         let found =
             route_cache::get(installed, &job.user, models, provider, job.gateway_key, || {
-                let found = routing::candidates(client, installed, &prepared, &job.user, provider)?;
+                let found =
+                    routing::candidates(client, installed, &wanted_models, &job.user, provider)?;
                 if found.is_empty() {
                     return Err(no_route());
                 }
@@ -582,6 +584,7 @@ fn prepare(
             resolved_at,
             earlier_attempts: job.earlier_attempts,
             labels,
+            generation: None,
             native: None,
         })
     };

@@ -3,6 +3,7 @@
 
 mod asked_jobs;
 mod batch;
+mod callers;
 mod catalogue;
 mod cooling;
 mod desk;
@@ -25,7 +26,7 @@ mod triggers;
 use crate::gateway::ledger::{self, Inbox};
 use crate::gateway::{Gateway, Handle};
 use crate::installed::{self, Installed, LIBRARY};
-use crate::{protocol, settings};
+use crate::{front, protocol, route_cache, settings};
 use desk::Desk;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::prelude::*;
@@ -61,17 +62,19 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
     // As no role in particular: the owner may be NOLOGIN.
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database.into()), None);
     process::prepare();
-    let stays = BackgroundWorker::get_extra() == STAY;
+    let is_kept = BackgroundWorker::get_extra() == STAY;
     let Some(_lock) = lock(database) else { return };
     let found = process::transaction(|installed| {
-        Ok((installed.clone(), Spi::connect(|client| installed.version(client))?))
+        let version = Spi::connect(|client| installed.version(client))?;
+        Ok((installed.clone(), version, process::database_name(database)))
     });
     match found {
-        Ok((_, version)) if version != LIBRARY => {
+        Ok((_, version, _)) if version != LIBRARY => {
             pgrx::warning!("aggregator worker: {}", installed::wrong_version(&version));
         }
-        Ok((installed, _)) => {
-            if let Err(reason) = run(database, installed, stays) {
+        Ok((installed, _, name)) => {
+            let database = Database { oid: database, name, is_kept };
+            if let Err(reason) = run(&database, installed) {
                 pgrx::warning!("aggregator worker: {reason}");
             }
         }
@@ -79,6 +82,21 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
         Err(process::Failure::Database(reason) | process::Failure::Data(reason)) => {
             pgrx::warning!("aggregator worker: {reason}");
         }
+    }
+}
+
+/// The database that is served.
+struct Database {
+    oid: u32,
+    /// It cannot change while somebody is connected.
+    name: String,
+    /// Its worker was started with the server.
+    is_kept: bool,
+}
+
+impl Database {
+    fn stays(&self) -> bool {
+        settings::stays(&self.name, self.is_kept)
     }
 }
 
@@ -104,8 +122,8 @@ fn lock(database: u32) -> Option<File> {
     Some(file)
 }
 
-fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
-    let path = protocol::socket_path(database);
+fn run(database: &Database, installed: Installed) -> Result<(), String> {
+    let path = protocol::socket_path(database.oid);
     let _ = std::fs::remove_file(&path);
     let said = |error: std::io::Error| error.to_string();
     let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
@@ -117,16 +135,17 @@ fn run(database: u32, installed: Installed, stays: bool) -> Result<(), String> {
         listener,
         extension: desk.extension(),
         epoch: desk.epoch(),
-        settings: settings::for_gateway(),
+        settings: settings::for_gateway(&database.name),
         ledger,
         health: desk.health(),
         hidden: desk.hidden(),
         forgotten: desk.forgotten(),
+        generation: route_cache::shared(),
     };
-    let gateway = process::with_signals_blocked(|| gateway.spawn()).map_err(said)?;
+    let gateway = process::with_signals_blocked(|| gateway.spawn(front::run)).map_err(said)?;
     let events = Events::new(Some(&wake));
     let work = Work { inbox, wake };
-    let served = serve(&mut desk, &gateway, &work, &events, stays);
+    let served = serve(&mut desk, &gateway, &work, &events, database);
     // First no new session finds the socket, then those that are there are let go.
     let _ = std::fs::remove_file(&path);
     gateway.stop();
@@ -161,8 +180,9 @@ fn serve(
     gateway: &Handle,
     work: &Work,
     events: &Events,
-    stays: bool,
+    database: &Database,
 ) -> Result<(), String> {
+    let mut stays = database.stays();
     let mut busy_at = Instant::now();
     let mut looked_at = Instant::now();
     let mut served = 0;
@@ -177,7 +197,10 @@ fn serve(
         }
         if BackgroundWorker::sighup_received() {
             process::reload();
-            gateway.reload(settings::for_gateway());
+            // Whose claims are believed may be another.
+            route_cache::forget();
+            stays = database.stays();
+            gateway.reload(settings::for_gateway(&database.name));
             desk.jobs.reload();
         }
         if gateway.has_ended() {

@@ -289,6 +289,18 @@ impl Events {
     }
 }
 
+/// The name of a database, in a transaction. Empty: there is none.
+pub fn database_name(database: u32) -> String {
+    // SAFETY: a look-up of the catalog inside a transaction; gives a palloc'd C string, or NULL.
+    unsafe {
+        let name = pg_sys::get_database_name(database.into());
+        if name.is_null() {
+            return String::new();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}
+
 /// Reads the configuration again.
 pub fn reload() {
     // SAFETY: called between transactions, as every process does after SIGHUP.
@@ -298,7 +310,7 @@ pub fn reload() {
 
 /// Settings of the worker's own session.
 pub fn prepare() {
-    let durability = if settings::for_gateway().ledger_sync { None } else { Some(c"off") };
+    let durability = if settings::ledger_sync() { None } else { Some(c"off") };
     set(c"synchronous_commit", durability);
     for (name, value) in [
         (c"search_path", c"pg_catalog, pg_temp"),

@@ -17,6 +17,7 @@ mod documents;
 mod dump;
 mod errors;
 mod fallback;
+mod front;
 mod gateway_keys;
 mod guard;
 mod health;

@@ -219,7 +219,9 @@ fn line_of(error: &Error) -> Line {
         Error::GatewayLost | Error::ErrandLost | Error::Internal { .. } => {
             own(502, Kind::Upstream, Never)
         }
-        Error::OutOfMemory { may_pass: true, .. } => own(503, Kind::Overloaded, Later),
+        Error::OutOfMemory { may_pass: true, .. } | Error::Stale => {
+            own(503, Kind::Overloaded, Later)
+        }
         Error::OutOfMemory { .. } | Error::AnswerOutOfMemory { .. } => {
             own(503, Kind::Overloaded, Never)
         }
@@ -347,6 +349,7 @@ impl Failure {
     }
 
     /// OpenAI's `type`.
+    #[cfg(test)]
     pub fn kind(&self) -> &'static str {
         self.kind.of_openai()
     }
@@ -355,11 +358,13 @@ impl Failure {
         self.code.as_deref()
     }
 
+    #[cfg(test)]
     pub fn param(&self) -> Option<&str> {
         self.more.param.as_deref()
     }
 
     /// Anthropic's `type`.
+    #[cfg(test)]
     pub fn anthropic_kind(&self) -> &'static str {
         self.kind.of_anthropic()
     }

@@ -1,8 +1,9 @@
 //! Writing rows: a batch in one commit, and what becomes of those that cannot be written.
 
 use super::Desk;
-use crate::gateway::ledger::{Begin, JobEnd, Settle};
+use crate::gateway::ledger::{Begin, JobEnd, NotBegun, Settle};
 use crate::protocol::Settled;
+use crate::route_cache;
 use crate::worker::jobs::{self, Ended, Finished};
 use crate::worker::ledger_statements::LedgerStatements;
 use crate::worker::process::{self, Failure};
@@ -10,6 +11,7 @@ use crate::worker::settling::settling;
 use crate::worker::statements::Statements;
 use crate::worker::{batch, quarantine};
 use pgrx::spi::{self, Spi, SpiClient, SpiError, SpiErrorCodes};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -22,7 +24,7 @@ const UNFLUSHED: Duration = Duration::from_millis(1);
 
 /// A row to write, and whom to tell.
 pub enum Row {
-    Begin(Begin, Option<oneshot::Sender<Result<(), String>>>),
+    Begin(Begin, Option<oneshot::Sender<Result<(), NotBegun>>>),
     Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
     JobEnd(Box<JobEnd>),
 }
@@ -34,6 +36,14 @@ impl Row {
             Self::Begin(..) => false,
             Self::Settle(settle, _) => settle.job.is_some(),
             Self::JobEnd(_) => true,
+        }
+    }
+
+    /// Whether it begins what was routed under another generation.
+    fn is_stale(&self, generation: u64) -> bool {
+        match self {
+            Self::Begin(begin, Some(_)) => begin.generation.is_some_and(|of| of != generation),
+            _ => false,
         }
     }
 
@@ -73,7 +83,21 @@ impl Desk {
     pub fn write(&mut self, rows: Vec<Row>) {
         let is_durable = rows.iter().any(Row::ends_job);
         match self.commit(&rows, is_durable) {
-            Ok(written) => {
+            // Who may serve these calls, or call at all, has changed since they were routed: before they leave.
+            Ok(None) => {
+                let now = route_cache::shared().load(Ordering::Relaxed);
+                let (stale, rest): (Vec<_>, Vec<_>) =
+                    rows.into_iter().partition(|row| row.is_stale(now));
+                for row in stale {
+                    if let Row::Begin(_, Some(done)) = row {
+                        let _ = done.send(Err(NotBegun::Stale));
+                    }
+                }
+                if !rest.is_empty() {
+                    self.write(rest);
+                }
+            }
+            Ok(Some(written)) => {
                 self.has_written = true;
                 let has_outgrown = self.growth.add(rows.len());
                 // First: it may settle in the same batch, when its caller is gone already.
@@ -120,7 +144,8 @@ impl Desk {
         }
     }
 
-    fn commit(&mut self, rows: &[Row], is_durable: bool) -> Result<Vec<Written>, Failure> {
+    /// `None`: some of them are stale, and nothing was written.
+    fn commit(&mut self, rows: &[Row], is_durable: bool) -> Result<Option<Vec<Written>>, Failure> {
         if self.ledger_statements.are_present(rows.iter().filter_map(Row::moment)) {
             match self.commit_into(Target::Present, rows, is_durable) {
                 Err(failure) if self.is_elsewhere(&failure) => {}
@@ -148,16 +173,21 @@ impl Desk {
         target: Target,
         rows: &[Row],
         is_durable: bool,
-    ) -> Result<Vec<Written>, Failure> {
+    ) -> Result<Option<Vec<Written>>, Failure> {
         settling(|| {
             process::ledger_transaction(is_durable, |_| {
+                // Whoever has committed a change has said so by now.
+                let generation = route_cache::generation();
+                if rows.iter().any(|row| row.is_stale(generation)) {
+                    return Ok(None);
+                }
                 let written = Spi::connect_mut(|client| self.write_batch(client, target, rows))?;
                 // Asked now, with the partition locked: nobody can detach it before the commit.
                 match target {
                     Target::Present if self.ledger_statements.is_stale() => {
                         Err(SpiError::SpiError(SpiErrorCodes::RelNotFound))
                     }
-                    _ => Ok(written),
+                    _ => Ok(Some(written)),
                 }
             })
         })
@@ -268,7 +298,7 @@ impl Desk {
         match row {
             Row::Begin(_, done) => {
                 if let Some(done) = done {
-                    let _ = done.send(Err(reason));
+                    let _ = done.send(Err(NotBegun::Failed(reason)));
                 }
             }
             Row::JobEnd(end) => self.jobs.over(*end, Finished::NotYet),

@@ -306,6 +306,7 @@ fn whatever_may_have_been_paid_for_is_not_bought_again() {
         upstream(503, None, ""),
         upstream(429, None, ""),
         Error::OutOfMemory { limit: 1, may_pass: true },
+        Error::Stale,
         Error::Deadline { target: target(), waited_ms: 1 },
         Error::Unreachable { target: target(), reason: String::new() },
     ] {

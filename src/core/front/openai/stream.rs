@@ -23,11 +23,6 @@ impl Stream {
         Self { stamp, repair, with_usage, has_begun: false }
     }
 
-    /// Whether anything of the answer has been written.
-    pub fn has_begun(&self) -> bool {
-        self.has_begun
-    }
-
     /// About how many bytes are held.
     pub fn size(&self) -> usize {
         self.repair.size()

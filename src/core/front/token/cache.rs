@@ -41,10 +41,12 @@ impl Verifier {
     }
 
     /// How many tokens are kept.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.kept.slots.len()
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.kept.slots.is_empty()
     }

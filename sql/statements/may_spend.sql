@@ -1,0 +1,21 @@
+-- Whether a role that an access token claims ($1) may do over HTTP what it may do in SQL: a login whose claims are
+-- believed may become it, and it was granted 'user', so that it may execute the function of the oid $5 in the schema
+-- $4. $2: logins that are named; NULL: those that have the mark, USAGE on the type of the oid $3. {SET}: what the
+-- login's right to become it is called. No row: there is no such role.
+SELECT has_schema_privilege(r.oid, $4, 'USAGE')
+    AND has_function_privilege(r.oid, $5, 'EXECUTE')
+    AND EXISTS (
+        SELECT
+        FROM pg_roles AS login
+        WHERE login.rolcanlogin
+          AND pg_has_role(login.oid, r.oid, '{SET}')
+          AND CASE WHEN $2 IS NOT NULL THEN login.rolname = ANY ($2)
+              ELSE EXISTS (
+                  SELECT
+                  FROM pg_type AS mark
+                  CROSS JOIN LATERAL aclexplode(mark.typacl) AS granted
+                  WHERE mark.oid = $3 AND granted.grantee = login.oid)
+              END
+    )
+FROM pg_roles AS r
+WHERE r.rolname = $1

@@ -1,0 +1,166 @@
+//! Calls of those who are known: who may serve them, as it is kept or as the main thread says, and their life.
+
+use crate::core::budget::Rules;
+use crate::core::front::failure::Sent;
+use crate::core::options::Prepared;
+use crate::core::tags::Labels;
+use crate::error::Error;
+use crate::front::Front;
+use crate::front::caller::{Caller, stopping};
+use crate::gateway::call;
+use crate::gateway::delivery::Delivery;
+use crate::gateway::ledger::{RouteAsked, Routed, Task};
+use crate::gateway::memory::Lease;
+use crate::protocol::{ChatCall, ChatReply};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// How often a call is routed anew, because something has changed before it was sent.
+const MOST_ROUTES: usize = 10;
+/// What is kept at the most, in entries and in candidates.
+const MOST_ENTRIES: usize = 1024;
+const MOST_CANDIDATES: usize = 8192;
+
+/// Routes of the last calls, all of one generation.
+#[derive(Default)]
+pub struct Routes(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    generation: u64,
+    entries: HashMap<Arc<RouteAsked>, Routed>,
+    order: VecDeque<Arc<RouteAsked>>,
+    candidates: usize,
+}
+
+impl Routes {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Who may serve, as of this generation or a later one.
+    async fn find(
+        &self,
+        front: &Front,
+        asked: RouteAsked,
+        generation: u64,
+    ) -> Result<Routed, Error> {
+        if let Some(routed) = self.lock().get(&asked, generation) {
+            return Ok(routed);
+        }
+        let (reply, answered) = oneshot::channel();
+        front.shared.ledger.send(Task::Route(Box::new(asked.clone()), reply));
+        let routed = answered.await.map_err(|_| stopping())??;
+        self.lock().keep(Arc::new(asked), routed.clone());
+        Ok(routed)
+    }
+}
+
+impl Kept {
+    fn get(&mut self, asked: &RouteAsked, generation: u64) -> Option<Routed> {
+        self.entries.get(asked).filter(|_| self.generation == generation).cloned()
+    }
+
+    fn keep(&mut self, asked: Arc<RouteAsked>, routed: Routed) {
+        if routed.generation < self.generation {
+            return;
+        }
+        if routed.generation > self.generation {
+            *self = Self { generation: routed.generation, ..Self::default() };
+        }
+        self.candidates += routed.candidates.len();
+        if let Some(earlier) = self.entries.insert(asked.clone(), routed) {
+            self.candidates -= earlier.candidates.len();
+        } else {
+            self.order.push_back(asked);
+        }
+        while self.entries.len() > MOST_ENTRIES || self.candidates > MOST_CANDIDATES {
+            let Some(oldest) = self.order.pop_front() else { break };
+            if let Some(routed) = self.entries.remove(&oldest) {
+                self.candidates -= routed.candidates.len();
+            }
+        }
+    }
+}
+
+/// Runs a call to its end. Where what it was routed by has changed before it is sent, the ledger refuses it, and it
+/// is routed anew: what was taken away by a commit before it came serves nobody.
+pub async fn run(
+    front: &Front,
+    mut caller: Caller,
+    prepared: &Prepared,
+    call_id: Uuid,
+    delivery: Delivery<'_>,
+    lease: &mut Lease,
+) -> ChatReply {
+    let began = Instant::now();
+    let time = Duration::from_millis(prepared.timeout_ms);
+    let whose = caller.whose.clone();
+    let models = prepared.models().map(str::to_owned).collect();
+    let asked = RouteAsked { whose, models };
+    let body = Arc::new(prepared.body());
+    // No gateway key comes here yet.
+    let labels = Labels::of(None, &prepared.tags);
+    let (mut attempts, mut sent) = (0, Sent::Nothing);
+    let failed = |error, attempts, sent| ChatReply {
+        outcome: Err(error),
+        attempts,
+        latency_ms: began.elapsed().as_millis() as u64,
+        sent,
+    };
+    for _ in 0..MOST_ROUTES {
+        let routed = match front.routes.find(front, asked.clone(), caller.generation).await {
+            Ok(routed) => routed,
+            Err(error) => return failed(error, attempts, sent),
+        };
+        // Of two generations the earlier one: what either rests on must still hold.
+        let generation = routed.generation.min(caller.generation);
+        let left = time.saturating_sub(began.elapsed()).as_millis() as u64;
+        let call = ChatCall {
+            call_id,
+            user_id: asked.whose.user.clone(),
+            candidates: routed.candidates,
+            body: body.clone(),
+            max_retries: prepared.max_retries,
+            deadline_ms: left.max(1),
+            stream_upstream: prepared.stream_upstream,
+            rules: Rules::about(&routed.rules, labels.as_deref()),
+            resolved_at: routed.at,
+            earlier_attempts: attempts,
+            labels: labels.clone(),
+            generation: Some(generation),
+            native: None,
+        };
+        let reply = call::run(&front.shared, &call, delivery, lease).await;
+        attempts = attempts.saturating_add(reply.attempts);
+        sent = worse(sent, reply.sent);
+        let is_stale = match &reply.outcome {
+            Err(_) if began.elapsed() >= time => false,
+            Err(Error::Stale) => true,
+            // What refuses it may be gone by now: nothing was written, so nobody has looked.
+            Err(_) if reply.attempts == 0 => front.has_changed(generation).await,
+            _ => false,
+        };
+        if !is_stale {
+            return ChatReply { attempts, sent, ..reply };
+        }
+        caller = match front.callers.again(front, &caller).await {
+            Ok(caller) => caller,
+            Err(error) => return failed(error, attempts, sent),
+        };
+    }
+    failed(Error::Stale, attempts, sent)
+}
+
+/// What is to be feared of two runs.
+fn worse(one: Sent, other: Sent) -> Sent {
+    match (one, other) {
+        (Sent::PerhapsPaid, _) | (_, Sent::PerhapsPaid) => Sent::PerhapsPaid,
+        (Sent::Unpaid, _) | (_, Sent::Unpaid) => Sent::Unpaid,
+        (Sent::Nothing, Sent::Nothing) => Sent::Nothing,
+    }
+}

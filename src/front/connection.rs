@@ -1,0 +1,65 @@
+//! One connection: HTTP/1.1 within limits.
+
+use crate::front::Front;
+use crate::front::patient::Patient;
+use crate::front::routes;
+use http::HeaderValue;
+use http::header::CONNECTION;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+
+/// For the head of a request, from the moment that the connection is idle: so long one may be kept open.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes after which a head is too large, and of what is read at one time: that much more may have come by then.
+const BUFFER: usize = 32 * 1024;
+const MOST_HEADERS: usize = 100;
+/// Requests of one connection.
+const MOST_REQUESTS: usize = 1000;
+
+/// Where a connection comes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Our side of it. `None`: a Unix socket.
+    pub reached: Option<SocketAddr>,
+}
+
+/// Serves a connection to its end. When it is `closing`, it ends after the request that it is at.
+pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer, mut closing: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let served = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(move |request| {
+        let (front, served) = (front.clone(), served.clone());
+        async move {
+            let mut response = routes::answer(&front, peer, request).await;
+            if served.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_REQUESTS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    // Without a timer there would be no limit of time at all.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(BUFFER)
+        .max_headers(MOST_HEADERS)
+        .serve_connection(Patient::new(TokioIo::new(stream)), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|is_closing| *is_closing) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}

@@ -1,0 +1,49 @@
+//! The HTTP endpoint: it reads requests and writes answers. What is in between is the gateway's, as it is for
+//! sessions. It runs on the gateway's thread and never touches PostgreSQL.
+
+mod body;
+mod caller;
+mod calls;
+mod chat;
+mod connection;
+mod cors;
+mod listen;
+mod models;
+mod patient;
+mod reply;
+mod routes;
+
+use crate::error::Error;
+use crate::gateway::shared::Shared;
+use caller::Callers;
+use calls::Routes;
+use std::sync::Arc;
+
+/// What all connections share.
+pub struct Front {
+    pub shared: Arc<Shared>,
+    callers: Callers,
+    routes: Routes,
+}
+
+impl Front {
+    /// The generation of rights and routes. The ledger refuses a call that was routed by another one than that of
+    /// when it is sent; where it is not waited for, the main thread is asked before.
+    async fn generation(&self) -> Result<u64, Error> {
+        match self.shared.settings().ledger_sync {
+            true => Ok(self.shared.generation()),
+            false => caller::ask_generation(&self.shared.ledger).await,
+        }
+    }
+
+    /// Whether rights and routes are of another generation by now.
+    async fn has_changed(&self, generation: u64) -> bool {
+        caller::ask_generation(&self.shared.ledger).await.is_ok_and(|now| now != generation)
+    }
+}
+
+/// Serves for as long as the gateway runs: where the settings say, or nowhere.
+pub async fn run(shared: Arc<Shared>) {
+    let front = Front { shared, callers: Callers::default(), routes: Routes::default() };
+    listen::run(Arc::new(front)).await;
+}

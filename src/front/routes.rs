@@ -1,0 +1,136 @@
+//! From a request to who answers it.
+
+use crate::core::front::failure::{Failure, Refused, Sent};
+use crate::core::front::path::{self, Route, Unrouted};
+use crate::core::front::place;
+use crate::error::Error;
+use crate::front::connection::Peer;
+use crate::front::cors::{self, Asked};
+use crate::front::reply::{self, Body, Dialect};
+use crate::front::{Front, chat, models};
+use crate::gateway::Http;
+use crate::gateway::ledger::Task;
+use http::header::{HOST, HeaderMap};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Most bytes of what stands between the method and the version.
+const LONGEST_TARGET: usize = 8 * 1024;
+
+/// For the main thread to answer whether it is there.
+const READY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Answers a request, whatever it is.
+pub async fn answer(front: &Arc<Front>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+    let id = Uuid::now_v7();
+    let http = front.shared.settings().http.clone();
+    let asked = Asked::of(request.headers());
+    let (parts, body) = request.into_parts();
+    let found = find(&parts, peer, &http);
+    let dialect = dialect(found.as_ref().ok(), &parts.headers);
+    let answered = match found {
+        Ok(route) => serve(front, route, &parts, body, id, dialect).await,
+        Err(failure) => Err(failure),
+    };
+    let mut response = answered.unwrap_or_else(|failure| reply::failure(&failure, dialect, id));
+    let id = id.to_string();
+    for name in ["x-request-id", "request-id"] {
+        if !response.headers().contains_key(name) {
+            reply::add(&mut response, name, &id);
+        }
+    }
+    reply::add(&mut response, "x-content-type-options", "nosniff");
+    cors::finish(&mut response, &asked, &http.origins);
+    response
+}
+
+/// The endpoint of a request that is meant for us.
+fn find(parts: &Parts, peer: Peer, http: &Http) -> Result<Route, Failure> {
+    check_host(parts, peer, http)?;
+    let (method, uri) = (parts.method.as_str(), &parts.uri);
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    if target.len() > LONGEST_TARGET {
+        return Err(Failure::refused(&Refused::NotFound { method, path: uri.path() }));
+    }
+    path::route(method, uri.path()).map_err(|unrouted| {
+        let path = uri.path();
+        Failure::refused(&match unrouted {
+            Unrouted::NotFound => Refused::NotFound { method, path },
+            Unrouted::Method(allow) => Refused::Method { method, path, allow },
+        })
+    })
+}
+
+/// Refuses what is for another host, or for a proxy, which this is not.
+fn check_host(parts: &Parts, peer: Peer, http: &Http) -> Result<(), Failure> {
+    let bad = |message: &str| Failure::of(&Error::bad_request(message), Sent::Nothing);
+    if parts.method == Method::CONNECT || parts.uri.authority().is_some() {
+        return Err(bad("the target of the request must be a path"));
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host,
+        (Some(_), Some(_)) => return Err(bad("the request has two headers Host")),
+        // No browser sends such a request; checks of load balancers are.
+        (None, _) if parts.version < Version::HTTP_11 => return Ok(()),
+        (None, _) => return Err(bad("the request has no header Host")),
+    };
+    let is_own =
+        host.to_str().is_ok_and(|host| place::is_own_host(host, peer.reached, &http.hosts));
+    if is_own { Ok(()) } else { Err(Failure::refused(&Refused::Host)) }
+}
+
+/// In whose form errors are told. Both have a list of models at the same path.
+fn dialect(route: Option<&Route>, headers: &HeaderMap) -> Dialect {
+    match route {
+        Some(Route::Messages | Route::CountTokens) => Dialect::Anthropic,
+        Some(Route::Models | Route::Model(_)) | None
+            if headers.contains_key("anthropic-version") =>
+        {
+            Dialect::Anthropic
+        }
+        _ => Dialect::OpenAi,
+    }
+}
+
+async fn serve(
+    front: &Arc<Front>,
+    route: Route,
+    parts: &Parts,
+    body: Incoming,
+    id: Uuid,
+    dialect: Dialect,
+) -> Result<Response<Body>, Failure> {
+    match route {
+        Route::Preflight => Ok(cors::preflight(&parts.headers)),
+        Route::Health => Ok(reply::json(StatusCode::OK, r#"{"status":"ok"}"#)),
+        Route::Ready => ready(front).await,
+        Route::ChatCompletions => chat::completions(front, parts, body, id).await,
+        Route::Models => models::models(front, parts, None, dialect).await,
+        Route::Model(name) => models::models(front, parts, Some(&name), dialect).await,
+        Route::Embeddings => {
+            front.callers.identify(front, &parts.headers).await?;
+            Err(Failure::refused(&Refused::NotYet { what: "Embeddings" }))
+        }
+        _ => {
+            let (method, path) = (parts.method.as_str(), parts.uri.path());
+            Err(Failure::refused(&Refused::NotFound { method, path }))
+        }
+    }
+}
+
+/// Whether calls can be made: the main thread, which has the ledger, answers.
+async fn ready(front: &Front) -> Result<Response<Body>, Failure> {
+    let (reply, answered) = oneshot::channel();
+    front.shared.ledger.send(Task::Generation(reply));
+    match timeout(READY_PATIENCE, answered).await {
+        Ok(Ok(Some(_))) => Ok(reply::json(StatusCode::OK, r#"{"status":"ready"}"#)),
+        _ => Err(Failure::refused(&Refused::Busy)),
+    }
+}

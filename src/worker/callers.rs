@@ -1,0 +1,148 @@
+//! What the main thread knows of those who call over HTTP: what a claimed role may do, who may serve them, and
+//! what they can call.
+//!
+//! No role is ever taken on: what it may do is asked about it, by the rules that hold in SQL.
+
+use crate::database::failed;
+use crate::error::Error;
+use crate::fresh::{self, Plan, required};
+use crate::gateway::ledger::{CallableModel, RouteAsked, Routed, Vouched, Whose};
+use crate::installed::Installed;
+use crate::routing;
+use crate::worker::process::{self, Failure};
+use crate::{route_cache, settings, time};
+use pgrx::pg_sys::{self, BOOLOID, OIDOID, Oid, TEXTARRAYOID, TEXTOID};
+use pgrx::spi::{self, Spi, SpiClient};
+use std::sync::Arc;
+
+const MAY_SPEND: &str = include_str!("../../sql/statements/may_spend.sql");
+const CALLABLE_MODELS: &str = include_str!("../../sql/statements/callable_models.sql");
+
+/// What the right to become a role is called: before version 16, every member has it.
+const SET: &str = if cfg!(feature = "pg15") { "MEMBER" } else { "SET" };
+
+/// The function whose execution is the right to spend, in this very schema: one of the same name that somebody has
+/// put there takes other arguments.
+fn function(client: &SpiClient, installed: &Installed) -> spi::Result<Oid> {
+    const SQL: &str = "
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = $1 AND p.proname = 'chat_completions'
+          AND p.pronargs = 1 AND p.proargtypes[0] = 'pg_catalog.jsonb'::pg_catalog.regtype";
+    let found = client.select(SQL, Some(1), &[installed.namespace.into()])?;
+    // Nobody may execute what is not there.
+    Ok(found
+        .map(|row| row.get::<Oid>(1))
+        .next()
+        .transpose()?
+        .flatten()
+        .unwrap_or(pg_sys::InvalidOid))
+}
+
+/// Begins to watch what the rights of callers depend on, in a transaction.
+pub fn watch(client: &SpiClient, installed: &Installed) -> spi::Result<()> {
+    route_cache::watch_rights(function(client, installed)?, installed.authenticator_type);
+    Ok(())
+}
+
+/// Whether a role may spend that an access token claims.
+pub fn may_spend(role: &str) -> Result<Vouched, Error> {
+    let named = settings::trusted_authenticators();
+    let named: Vec<String> = named
+        .split(',')
+        .map(|name| name.trim().trim_matches('"').to_owned())
+        .filter(|name| !name.is_empty())
+        .collect();
+    let sql = MAY_SPEND.replace("{SET}", SET);
+    answer("see what a role may do", |installed| {
+        let generation = route_cache::generation();
+        let may_spend = Spi::connect(|client| -> spi::Result<_> {
+            let arguments = [
+                role.into(),
+                (!named.is_empty()).then_some(named).into(),
+                installed.authenticator_type.into(),
+                installed.namespace.into(),
+                function(client, installed)?.into(),
+            ];
+            let types = [TEXTOID, TEXTARRAYOID, OIDOID, OIDOID, OIDOID];
+            let plan = Plan::prepare(client, &sql, &types)?;
+            // By a snapshot of now, and not of before the generation was read.
+            let rows = fresh::select(client, &plan, &arguments)?;
+            Ok(rows.first().map(|row| row.get::<bool>(1)).transpose()?.flatten())
+        });
+        let may_spend = may_spend.map_err(failed("see what a role may do"))?;
+        Ok(Vouched { may_spend: may_spend == Some(true), generation })
+    })
+}
+
+/// Who may serve a call.
+pub fn route(asked: &RouteAsked) -> Result<Routed, Error> {
+    let RouteAsked { whose: Whose { user, own_keys_only }, models } = asked;
+    let at = time::now();
+    answer("find who may serve the model", |installed| {
+        let generation = route_cache::generation();
+        let models: Vec<&str> = models.iter().map(String::as_str).collect();
+        let wanted = models.first().copied().unwrap_or_default();
+        let (candidates, rules) =
+            route_cache::get(installed, user, models.iter().copied(), None, None, || {
+                Spi::connect(|client| {
+                    let found = routing::candidates(client, installed, &models, user, None)?;
+                    if found.is_empty() {
+                        return Err(routing::no_route(client, installed, wanted, None));
+                    }
+                    let rules = routing::rules(client, installed, user, None)?;
+                    Ok((found.into(), Arc::new(rules)))
+                })
+            })?;
+        let candidates = match own_keys_only {
+            false => candidates,
+            true => candidates.iter().filter(|one| !one.is_platform_key()).cloned().collect(),
+        };
+        if candidates.is_empty() {
+            let action = format!("spend the platform's keys for '{wanted}'");
+            return Err(Error::Anonymous { action });
+        }
+        Ok(Routed { candidates, rules, generation, at })
+    })
+}
+
+/// What somebody can call, in the order of the ids.
+pub fn models(whose: &Whose) -> Result<Vec<CallableModel>, Error> {
+    const ACTION: &str = "read the models";
+    answer(ACTION, |installed| {
+        let sql = installed.sql(CALLABLE_MODELS);
+        Spi::connect(|client| {
+            let arguments = [whose.user.as_str().into(), whose.own_keys_only.into()];
+            let plan = Plan::prepare(client, &sql, &[TEXTOID, BOOLOID])?;
+            let rows = fresh::select(client, &plan, &arguments)?;
+            rows.iter()
+                .map(|row| {
+                    Ok(CallableModel {
+                        provider: required(row, 1)?,
+                        id: required(row, 2)?,
+                        name: row.get(3)?,
+                        context_window: row.get(4)?,
+                        max_output_tokens: row.get(5)?,
+                        pricing: row.get(6)?,
+                        first_seen: row.get(7)?,
+                    })
+                })
+                .collect::<spi::Result<Vec<_>>>()
+        })
+        .map_err(failed(ACTION))
+    })
+}
+
+/// Answers the gateway. What cannot be read refuses.
+fn answer<T>(action: &str, find: impl FnOnce(&Installed) -> Result<T, Error>) -> Result<T, Error> {
+    match process::transaction(|installed| Ok(find(installed))) {
+        Ok(found) => found,
+        Err(Failure::NotInstalled) => {
+            Err(Error::Ledger { reason: "the extension was dropped".to_owned() })
+        }
+        Err(Failure::Database(cause) | Failure::Data(cause)) => Err(Error::Database {
+            action: action.to_owned(),
+            reason: cause.words,
+            sqlstate: cause.sqlstate,
+        }),
+    }
+}
