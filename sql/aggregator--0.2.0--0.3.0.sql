@@ -3541,6 +3541,7 @@ BEGIN
             'aggregator_require_writable(text)',
             'aggregator_is_pricing(jsonb)',
             'aggregator_status()',
+            'aggregator_start()',
             'aggregator_retry_quarantined()',
             'aggregator_check_provider_urls(text, text, text)',
             'aggregator_require_admin(text)',
@@ -4276,7 +4277,7 @@ IMMUTABLE PARALLEL SAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_check_user_id_wrapper';
 
--- src/session/admin.rs:119
+-- src/session/admin.rs:136
 -- aggregator::session::admin::aggregator_checked_headers
 CREATE  FUNCTION "aggregator_checked_headers"(
 	"p_name" TEXT, /* & str */
@@ -4340,6 +4341,13 @@ STABLE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_route_wrapper';
 
+-- src/session/admin.rs:122
+-- aggregator::session::admin::aggregator_start
+CREATE  FUNCTION "aggregator_start"() RETURNS void
+STRICT
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_start_wrapper';
+
 -- src/session/admin.rs:79
 -- aggregator::session::admin::aggregator_status
 CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
@@ -4352,7 +4360,9 @@ CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
 	"waiting" bigint,  /* i64 */
 	"preloaded" bool,  /* bool */
 	"gateway_stall_ms" bigint,  /* i64 */
-	"quarantined" bigint  /* i64 */
+	"quarantined" bigint,  /* i64 */
+	"http_address" TEXT,  /* Option < String > */
+	"http_error" TEXT  /* Option < String > */
 )
 STRICT
 LANGUAGE c /* Rust */
@@ -4506,7 +4516,10 @@ COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
     'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
-    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two; http_address: where HTTP requests are taken; http_error: why they are not. Administrators. PT403, PT503.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_start() IS
+    'Starts the worker of this database if it is not running, and with it the HTTP endpoint of aggregator.http_listen. Administrators. PT403, PT503.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
     'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
