@@ -17,6 +17,10 @@ pub struct Answer {
     /// USD, as `numeric` prints it.
     pub cost: Option<String>,
     pub latency_ms: Option<u64>,
+    /// Who has answered.
+    pub provider: Option<String>,
+    /// The answer in the provider's own form with our object, where that was asked for.
+    pub native: Option<String>,
 }
 
 impl Answer {
@@ -26,23 +30,27 @@ impl Answer {
             "attempts": reply.attempts,
             "latency_ms": reply.latency_ms,
         });
-        let mut cost = None;
+        let (mut cost, mut provider, mut native) = (None, None, None);
         let outcome = reply.outcome.map(|answer| {
-            about["provider"] = answer.provider.into();
+            about["provider"] = answer.provider.as_str().into();
+            provider = Some(answer.provider);
             about["served_model"] = answer.served_model.into();
             about["cost_source"] = answer.settled.cost_source.into();
             cost = answer.settled.cost;
+            native = answer.native.map(|native| with_member(&native, &about, cost.as_deref()));
             with_member(&answer.response, &about, cost.as_deref())
         });
         if let Err(error) = &outcome {
             about["provider"] = error.target().map(|target| target.provider.as_str()).into();
         }
-        Self { outcome, about, cost, latency_ms: Some(reply.latency_ms) }
+        Self { outcome, about, cost, latency_ms: Some(reply.latency_ms), provider, native }
     }
 
     /// A call that never was.
     pub fn refused(error: Error) -> Self {
-        Self { outcome: Err(error), about: json!({}), cost: None, latency_ms: None }
+        let outcome = Err(error);
+        let about = json!({});
+        Self { outcome, about, cost: None, latency_ms: None, provider: None, native: None }
     }
 
     /// The answer; with `throws` errors stay errors, else they become JSON values.

@@ -329,7 +329,6 @@ pub struct ChatAnswer {
     pub settled: Settled,
     /// The provider's own, where a request went as it came and its answer came whole.
     #[serde(skip)]
-    #[allow(dead_code)] // Until the listener is there.
     pub native: Option<String>,
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Real clients: Node with packages from npm, and a REST server for the database. Sourced after
+# Real clients: Node with packages from npm, Python with some from PyPI, and a REST server for the database. Sourced after
 # setup.sh; what they are is fetched and built once, and kept outside the tree.
 # AGGREGATOR_CLIENTS=skip goes without them.
 #
-# Exports: AGGREGATOR_NODE and AGGREGATOR_POSTRUST, both empty where they are gone without.
+# Exports: AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are gone without.
 
 CACHE=${AGGREGATOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aggregator}
 NODE_VERSION=24.19.0
@@ -23,18 +23,30 @@ bring_node() {
 
 # One folder per list of packages, linked to where the scripts look for it.
 bring_packages() {
-    local dir npm=${AGGREGATOR_NODE%/bin/node}/lib/node_modules/npm/bin/npm-cli.js
-    dir=$CACHE/npm-$(cksum < "$CLIENTS/package.json" | cut -d' ' -f1)
+    local from=$1 what=$2 dir npm=${AGGREGATOR_NODE%/bin/node}/lib/node_modules/npm/bin/npm-cli.js
+    dir=$CACHE/npm-$(cksum < "$from/package.json" | cut -d' ' -f1)
     if [ ! -d "$dir" ]; then
-        say "fetching supabase-js, openai and Supabase's linter (190 MB)"
+        say "fetching $what"
         rm -rf "$dir.new"
-        mkdir "$dir.new" && cp "$CLIENTS/package.json" "$dir.new" || return
+        mkdir "$dir.new" && cp "$from/package.json" "$dir.new" || return
         # The system's authorities are believed too, as everywhere else: a proxy may have one of its own.
         NODE_USE_SYSTEM_CA=1 PATH=$(dirname "$AGGREGATOR_NODE"):$PATH "$AGGREGATOR_NODE" "$npm" --prefix "$dir.new" install \
             --no-audit --no-fund --no-update-notifier --no-package-lock --ignore-scripts --loglevel error > /dev/null || return
         mv "$dir.new" "$dir"
     fi
-    ln -sfn "$dir/node_modules" "$CLIENTS/node_modules"
+    ln -sfn "$dir/node_modules" "$from/node_modules"
+}
+
+# OpenAI's and Anthropic's libraries for Python.
+bring_python() {
+    local list=$CLIENTS/http/requirements.txt
+    AGGREGATOR_PYTHON=$CACHE/python-$(cksum < "$list" | cut -d' ' -f1)
+    [ -d "$AGGREGATOR_PYTHON" ] && return
+    say "fetching openai and anthropic for Python (80 MB)"
+    rm -rf "$AGGREGATOR_PYTHON.new"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-warn-conflicts \
+        --target "$AGGREGATOR_PYTHON.new" --requirement "$list" || return
+    mv "$AGGREGATOR_PYTHON.new" "$AGGREGATOR_PYTHON"
 }
 
 # A server that speaks PostgREST's dialect. Without --locked: not every registry has each version in
@@ -53,16 +65,19 @@ bring_clients() {
     # Two checkouts do not fetch the same thing at once.
     exec {lock}> "$CACHE/lock" || return
     flock "$lock"
-    bring_node && bring_packages && bring_postrust
+    bring_node \
+        && bring_packages "$CLIENTS" "supabase-js, openai and Supabase's linter (190 MB)" \
+        && bring_packages "$CLIENTS/http" "OpenAI's, Anthropic's and Vercel's libraries (90 MB)" \
+        && bring_python && bring_postrust
     local status=$?
     exec {lock}>&-
     return $status
 }
 
-AGGREGATOR_NODE='' AGGREGATOR_POSTRUST=''
+AGGREGATOR_NODE='' AGGREGATOR_PYTHON='' AGGREGATOR_POSTRUST=''
 if [ "${AGGREGATOR_CLIENTS:-}" = skip ] || ! bring_clients; then
-    AGGREGATOR_NODE='' AGGREGATOR_POSTRUST=''
+    AGGREGATOR_NODE='' AGGREGATOR_PYTHON='' AGGREGATOR_POSTRUST=''
     [ "${CI:-}" = true ] && fail "the real clients are missing, and with CI=true nothing may be skipped"
-    say "NO REAL CLIENTS HERE: supabase-js, openai, the REST server and Supabase's linter are NOT tried"
+    say "NO REAL CLIENTS HERE: supabase-js, openai, anthropic, the AI SDK, the REST server and Supabase's linter are NOT tried"
 fi
-export AGGREGATOR_NODE AGGREGATOR_POSTRUST
+export AGGREGATOR_NODE AGGREGATOR_PYTHON AGGREGATOR_POSTRUST

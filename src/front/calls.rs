@@ -7,6 +7,7 @@ use crate::core::tags::Labels;
 use crate::error::Error;
 use crate::front::Front;
 use crate::front::caller::{Caller, stopping};
+use crate::front::form::Form;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::ledger::{RouteAsked, Routed, Task};
@@ -87,12 +88,20 @@ impl Kept {
     }
 }
 
+/// Refuses a call that nobody can serve.
+pub async fn check(front: &Front, caller: &Caller, prepared: &Prepared) -> Result<(), Error> {
+    let models = prepared.models().map(str::to_owned).collect();
+    let asked = RouteAsked { whose: caller.whose.clone(), models };
+    front.routes.find(front, asked, caller.generation).await.map(drop)
+}
+
 /// Runs a call to its end. Where what it was routed by has changed before it is sent, the ledger refuses it, and it
 /// is routed anew: what was taken away by a commit before it came serves nobody.
 pub async fn run(
     front: &Front,
     mut caller: Caller,
     prepared: &Prepared,
+    form: &Form,
     call_id: Uuid,
     delivery: Delivery<'_>,
     lease: &mut Lease,
@@ -102,7 +111,6 @@ pub async fn run(
     let whose = caller.whose.clone();
     let models = prepared.models().map(str::to_owned).collect();
     let asked = RouteAsked { whose, models };
-    let body = Arc::new(prepared.body());
     // No gateway key comes here yet.
     let labels = Labels::of(None, &prepared.tags);
     let (mut attempts, mut sent) = (0, Sent::Nothing);
@@ -120,11 +128,15 @@ pub async fn run(
         // Of two generations the earlier one: what either rests on must still hold.
         let generation = routed.generation.min(caller.generation);
         let left = time.saturating_sub(began.elapsed()).as_millis() as u64;
+        let (body, native) = match form.bodies(&front.shared, &routed.candidates, lease).await {
+            Ok(bodies) => bodies,
+            Err(error) => return failed(error, attempts, sent),
+        };
         let call = ChatCall {
             call_id,
             user_id: asked.whose.user.clone(),
             candidates: routed.candidates,
-            body: body.clone(),
+            body,
             max_retries: prepared.max_retries,
             deadline_ms: left.max(1),
             stream_upstream: prepared.stream_upstream,
@@ -133,11 +145,11 @@ pub async fn run(
             earlier_attempts: attempts,
             labels: labels.clone(),
             generation: Some(generation),
-            native: None,
+            native,
         };
         let reply = call::run(&front.shared, &call, delivery, lease).await;
         attempts = attempts.saturating_add(reply.attempts);
-        sent = worse(sent, reply.sent);
+        sent = sent.max(reply.sent);
         let is_stale = match &reply.outcome {
             Err(_) if began.elapsed() >= time => false,
             Err(Error::Stale) => true,
@@ -154,13 +166,4 @@ pub async fn run(
         };
     }
     failed(Error::Stale, attempts, sent)
-}
-
-/// What is to be feared of two runs.
-fn worse(one: Sent, other: Sent) -> Sent {
-    match (one, other) {
-        (Sent::PerhapsPaid, _) | (_, Sent::PerhapsPaid) => Sent::PerhapsPaid,
-        (Sent::Unpaid, _) | (_, Sent::Unpaid) => Sent::Unpaid,
-        (Sent::Nothing, Sent::Nothing) => Sent::Nothing,
-    }
 }

@@ -7,16 +7,25 @@ mod calls;
 mod chat;
 mod connection;
 mod cors;
+mod endpoints;
+mod form;
+mod jobs;
 mod listen;
+mod messages;
+mod metrics;
 mod models;
 mod patient;
+mod pump;
 mod reply;
+mod responses;
 mod routes;
+mod writer;
 
 use crate::error::Error;
 use crate::gateway::shared::Shared;
 use caller::Callers;
 use calls::Routes;
+use metrics::Metrics;
 use std::sync::Arc;
 
 /// What all connections share.
@@ -24,6 +33,7 @@ pub struct Front {
     pub shared: Arc<Shared>,
     callers: Callers,
     routes: Routes,
+    metrics: Metrics,
 }
 
 impl Front {
@@ -44,6 +54,7 @@ impl Front {
 
 /// Serves for as long as the gateway runs: where the settings say, or nowhere.
 pub async fn run(shared: Arc<Shared>) {
-    let front = Front { shared, callers: Callers::default(), routes: Routes::default() };
+    let (callers, routes, metrics) = (Callers::default(), Routes::default(), Metrics::default());
+    let front = Front { shared, callers, routes, metrics };
     listen::run(Arc::new(front)).await;
 }

@@ -77,6 +77,13 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
+/// Text of another type.
+pub fn text(content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = json(StatusCode::OK, body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
 /// A stream of events. Proxies are asked to hold nothing of it back, nginx by a header of its own.
 pub fn events(events: mpsc::Receiver<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::Events(events));

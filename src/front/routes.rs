@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::front::connection::Peer;
 use crate::front::cors::{self, Asked};
 use crate::front::reply::{self, Body, Dialect};
-use crate::front::{Front, chat, models};
+use crate::front::{Front, endpoints, metrics, models};
 use crate::gateway::Http;
 use crate::gateway::ledger::Task;
 use http::header::{HOST, HeaderMap};
@@ -15,7 +15,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -34,11 +34,13 @@ pub async fn answer(front: &Arc<Front>, peer: Peer, request: Request<Incoming>) 
     let (parts, body) = request.into_parts();
     let found = find(&parts, peer, &http);
     let dialect = dialect(found.as_ref().ok(), &parts.headers);
+    let (began, route) = (Instant::now(), found.as_ref().ok().cloned());
     let answered = match found {
-        Ok(route) => serve(front, route, &parts, body, id, dialect).await,
+        Ok(route) => serve(front, route, &parts, peer, body, id, dialect).await,
         Err(failure) => Err(failure),
     };
     let mut response = answered.unwrap_or_else(|failure| reply::failure(&failure, dialect, id));
+    front.metrics.answered(route.as_ref(), response.status().as_u16(), began.elapsed());
     let id = id.to_string();
     for name in ["x-request-id", "request-id"] {
         if !response.headers().contains_key(name) {
@@ -103,6 +105,7 @@ async fn serve(
     front: &Arc<Front>,
     route: Route,
     parts: &Parts,
+    peer: Peer,
     body: Incoming,
     id: Uuid,
     dialect: Dialect,
@@ -111,17 +114,10 @@ async fn serve(
         Route::Preflight => Ok(cors::preflight(&parts.headers)),
         Route::Health => Ok(reply::json(StatusCode::OK, r#"{"status":"ok"}"#)),
         Route::Ready => ready(front).await,
-        Route::ChatCompletions => chat::completions(front, parts, body, id).await,
+        Route::Metrics => metrics::tell(front, parts, peer),
         Route::Models => models::models(front, parts, None, dialect).await,
         Route::Model(name) => models::models(front, parts, Some(&name), dialect).await,
-        Route::Embeddings => {
-            front.callers.identify(front, &parts.headers).await?;
-            Err(Failure::refused(&Refused::NotYet { what: "Embeddings" }))
-        }
-        _ => {
-            let (method, path) = (parts.method.as_str(), parts.uri.path());
-            Err(Failure::refused(&Refused::NotFound { method, path }))
-        }
+        route => endpoints::serve(front, &route, parts, body, id).await,
     }
 }
 

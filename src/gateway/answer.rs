@@ -6,6 +6,7 @@ use crate::core::usage::Usage;
 use crate::core::{calls, json, mend, refusal};
 use crate::error::Refusal;
 use http::StatusCode;
+use std::borrow::Cow;
 
 /// What an answer without a choice says.
 const NO_CHOICE: &str = r#"{"code":502,"message":"the answer has no choice"}"#;
@@ -49,6 +50,7 @@ pub fn read_answer(
     }
     let own = mend::json(body);
     let body = standard.wire().answer(&own);
+    let is_translated = matches!(body, Cow::Owned(_));
     match reply::read(&body, Some(key)) {
         Reading::Completion(completion) if completion.has_choice => {
             let response = json::answer_for_jsonb(&body);
@@ -56,7 +58,9 @@ pub fn read_answer(
             let other = match form {
                 Form::Response => String::new(),
                 Form::Text => reply::content(&response).unwrap_or_default(),
-                Form::Native => json::answer_for_jsonb(&own).into_owned(),
+                Form::Native if is_translated => json::answer_for_jsonb(&own).into_owned(),
+                // It is of another form than its provider's.
+                Form::Native => String::new(),
             };
             Read::Completion { completion, response, other }
         }
@@ -66,5 +70,37 @@ pub fn read_answer(
         }
         Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
         Reading::Broken(what) => Read::Broken(refusal::instead(what, &body, Some(key))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The completion's tokens of the prompt, and the answer in the provider's own form.
+    fn native(body: &str) -> Option<(i32, String)> {
+        match read_answer(Standard::Anthropic, StatusCode::OK, body, "sk-k", Form::Native) {
+            Read::Completion { completion, other, .. } => {
+                Some((completion.usage.parts.map_or(0, |parts| parts.prompt()), other))
+            }
+            Read::Refused(..) | Read::Broken(_) => None,
+        }
+    }
+
+    #[test]
+    fn an_answer_goes_as_it_came_and_to_the_ledger() {
+        let body = r#"{"id":"msg_1","type":"message","role":"assistant","model":"c","content":[
+            {"type":"server_tool_use","id":"s","name":"web_search","input":{}},{"type":"text","text":"x",
+            "citations":[{"n":1.50}]}],"stop_reason":"pause_turn","container":{"id":"c"},
+            "usage":{"input_tokens":10,"cache_read_input_tokens":5,"output_tokens":7}}"#;
+        assert_eq!(native(body), Some((15, body.to_owned())));
+        // OpenAI's form from a provider that should speak another is not passed on as that.
+        let other = r#"{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+        assert_eq!(native(other), Some((3, String::new())));
+        for bad in
+            ["", "<html>", r#"{"choices":[]}"#, r#"{"type":"error","error":{"type":"api_error"}}"#]
+        {
+            assert_eq!(native(bad), None, "{bad}");
+        }
     }
 }

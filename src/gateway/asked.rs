@@ -1,5 +1,4 @@
 //! What HTTP asks the main thread about jobs.
-#![allow(dead_code)] // Until the listener asks.
 
 use uuid::Uuid;
 

@@ -166,7 +166,7 @@ impl Exchange<'_, '_> {
                         let _ = self.outlet.text(other).await;
                         None
                     }
-                    Form::Native => Some(other),
+                    Form::Native => Some(other).filter(|own| !own.is_empty()),
                     Form::Response => None,
                 };
                 let request_id = answer.request_id;

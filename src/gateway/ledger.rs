@@ -173,7 +173,6 @@ pub enum Task {
     /// What holds now for a call that has waited since it was resolved.
     Renew(Known, oneshot::Sender<Result<Renewed, Error>>),
     /// What is asked about jobs over HTTP.
-    #[allow(dead_code)] // Until the listener asks.
     Job(Box<JobAsked>, oneshot::Sender<Result<JobTold, Error>>),
     /// Whether a role that an access token claims may spend.
     MaySpend(String, oneshot::Sender<Result<Vouched, Error>>),

@@ -90,7 +90,7 @@ impl Shared {
         self.reloads.send_replace(());
     }
 
-    pub(super) fn status(&self) -> Status {
+    pub fn status(&self) -> Status {
         let (http_address, http_error) = self.listening.tell();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

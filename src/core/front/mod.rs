@@ -10,7 +10,6 @@ pub mod gateway_key;
 pub mod openai;
 pub mod path;
 pub mod place;
-#[allow(dead_code)] // Until it has its endpoint.
 pub mod responses;
 pub mod token;
 mod write;

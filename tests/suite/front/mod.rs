@@ -2,8 +2,12 @@
 
 mod callers;
 mod calls;
+mod clients;
+mod dialects;
 mod floods;
+mod jobs;
 mod listening;
+mod metrics;
 mod strangers;
 pub mod token;
 

@@ -70,11 +70,6 @@ impl Stream {
         }
     }
 
-    /// Whether anything of the response has been written.
-    pub fn has_begun(&self) -> bool {
-        self.has_begun
-    }
-
     /// About how many bytes are held: the response that ends a stream has all of it once more.
     pub fn size(&self) -> usize {
         self.held + self.items.len() * size_of::<Item>() + self.repair.size()

@@ -15,7 +15,6 @@
 //!
 //! The first two are left out for other providers, for they only tune; the tools and documents are
 //! refused, because without them the answer would be another one.
-#![allow(dead_code)] // Until the listener is there.
 
 pub mod answer;
 mod conversation;

@@ -4,7 +4,7 @@
 //! It is priced as every other call is: a native body is read by the same outline
 //! ([`crate::core::request::outline`]), and its answer also as a completion, for the ledger.
 
-use super::super::answer::{self, text};
+use super::super::answer::text;
 use super::super::request::DEFAULT_MAX_TOKENS;
 use super::super::stream::AnthropicChunks;
 use super::request::{Fields, Incoming, STEERING};
@@ -181,22 +181,6 @@ pub fn betas<'a>(values: impl Iterator<Item = &'a str>) -> Result<Option<String>
         betas.push(beta);
     }
     Ok(if betas.is_empty() { None } else { Some(betas.join(",")) })
-}
-
-/// A whole answer, for the client and for the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// As it came.
-    pub message: String,
-    /// In OpenAI's form.
-    pub completion: String,
-}
-
-/// Reads a whole answer. `None`: it is no message, and what else it is is read as every answer is.
-pub fn answer(body: &str) -> Option<Answer> {
-    let message = mend::json(body);
-    let completion = answer::translate(&message)?;
-    Some(Answer { message: message.into_owned(), completion })
 }
 
 /// What an event is for the client and for the ledger.

@@ -68,9 +68,8 @@ pub struct Incoming<'a> {
     pub(super) messages: Vec<&'a RawValue>,
     /// The model that is asked for.
     pub model: String,
-    /// The answer is to be a stream.
-    pub streams: bool,
-    pub version: Version,
+    /// How many values it has.
+    pub values: usize,
 }
 
 impl<'a> Incoming<'a> {
@@ -84,13 +83,12 @@ impl<'a> Incoming<'a> {
         let messages = given.get("messages").map_or("null", |messages| messages.get());
         let messages: Vec<&RawValue> = serde_json::from_str(messages)
             .map_err(|_| Error::bad_request("messages: must be an array of objects"))?;
-        let streams = match given.get("stream").map(|stream| stream.get()) {
-            Some("true") => true,
-            None | Some("false" | "null") => false,
-            Some(_) => return Err(Error::bad_request("stream: must be true or false")),
-        };
+        let stream = given.get("stream").map_or("null", |stream| stream.get());
+        if !matches!(stream, "true" | "false" | "null") {
+            return Err(Error::bad_request("stream: must be true or false"));
+        }
         version.check(&given)?;
-        Ok(Self { given, messages, model, streams, version })
+        Ok(Self { given, messages, model, values: scanner.values() })
     }
 
     /// What steers the call and for which model it is, as a chat body without a conversation: it is known before it is

@@ -129,22 +129,6 @@ fn headers_name_the_version_and_the_betas() {
     assert!(native::betas([many[..64].join(",").as_str()].into_iter()).unwrap().is_some());
 }
 
-#[test]
-fn an_answer_goes_as_it_came_and_to_the_ledger() {
-    let body = r#"{"id":"msg_1","type":"message","role":"assistant","model":"c","content":[
-        {"type":"server_tool_use","id":"s","name":"web_search","input":{}},{"type":"text","text":"x",
-        "citations":[{"n":1.50}]}],"stop_reason":"pause_turn","container":{"id":"c"},
-        "usage":{"input_tokens":10,"cache_read_input_tokens":5,"output_tokens":7}}"#;
-    let answer = native::answer(body).unwrap();
-    assert_eq!(answer.message, body);
-    let completion = parse(&answer.completion);
-    assert_eq!(completion["choices"][0]["message"]["content"], "x");
-    assert_eq!(completion["usage"]["prompt_tokens"], 15);
-    for other in ["", "<html>", r#"{"choices":[]}"#, r#"{"type":"error","error":{}}"#] {
-        assert_eq!(native::answer(other), None, "{other}");
-    }
-}
-
 fn event(data: &str) -> Event {
     Event { name: None, data: data.to_owned() }
 }
