@@ -260,7 +260,7 @@ async fn a_killed_session_and_a_lost_client_abort_the_call() {
     lost.kill().await.unwrap();
     eventually(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'cancelled'", "2")
         .await;
-    assert!(upstream.chats()[1].aborted.is_some());
+    upstream.wait_for_abort(1).await;
 }
 
 #[tokio::test]
