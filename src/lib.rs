@@ -6,6 +6,7 @@
 use pgrx::prelude::*;
 
 mod clock;
+mod columns;
 mod core;
 mod database;
 mod error;

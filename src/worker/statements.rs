@@ -1,5 +1,6 @@
 //! The worker's prepared statements.
 
+use crate::columns;
 use crate::installed::Installed;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
@@ -88,8 +89,10 @@ const FAIL_FIRST: &str = "
     ) AS due
     WHERE job.id = due.id
     RETURNING job.id";
-const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
-const STORE_OWN: &str = "SELECT @extschema@.aggregator_store_user_models($1, $2, $3::jsonb)";
+const STORE: &str =
+    "SELECT @extschema@.aggregator_store_catalogue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const STORE_OWN: &str =
+    "SELECT @extschema@.aggregator_store_user_models($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 const NOTE_CHECK: &str = "
     INSERT INTO @extschema@.aggregator_key_checks
         (created_at, kind, user_id, provider_id, outcome, error_code, http_status, latency_ms)
@@ -204,8 +207,8 @@ impl Statements {
             fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
             maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
             used: prepare(include_str!("../../sql/statements/used.sql"), &[UUIDARRAYOID])?,
-            store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,
-            store_own: prepare(STORE_OWN, &[TEXTOID, UUIDOID, TEXTOID])?,
+            store: prepare(STORE, &[&[UUIDOID, BOOLOID], &columns::TYPES[..]].concat())?,
+            store_own: prepare(STORE_OWN, &[&[TEXTOID, UUIDOID], &columns::TYPES[..]].concat())?,
             note_check: prepare(
                 NOTE_CHECK,
                 &[TIMESTAMPTZOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, INT2OID, INT4OID],
