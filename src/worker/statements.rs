@@ -1,11 +1,11 @@
 //! The worker's prepared statements.
 
 use crate::columns;
-use crate::installed::Installed;
+use crate::installed::{Installed, VERSION};
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLARRAYOID, BOOLOID, INT2OID, INT4OID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID,
-    TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLARRAYOID, BOOLOID, INT2OID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, Oid, TEXTARRAYOID,
+    TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -16,6 +16,7 @@ pub struct Statements {
     pub set_aside: OwnedPreparedStatement,
     pub wanted_settlements: OwnedPreparedStatement,
     pub forget_quarantined: OwnedPreparedStatement,
+    pub version: OwnedPreparedStatement,
     pub any_quarantined: OwnedPreparedStatement,
     pub fail_first: OwnedPreparedStatement,
     pub maintain: OwnedPreparedStatement,
@@ -203,6 +204,7 @@ impl Statements {
             )?,
             wanted_settlements: prepare(WANTED_SETTLEMENTS, &[])?,
             forget_quarantined: prepare(FORGET_QUARANTINED, &[UUIDOID, INT2OID, TIMESTAMPTZOID])?,
+            version: prepare(VERSION, &[OIDOID])?,
             any_quarantined: prepare(ANY_QUARANTINED, &[])?,
             fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
             maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
