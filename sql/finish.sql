@@ -237,7 +237,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_recost(timestamptz, timestamptz) IS '
 COMMENT ON FUNCTION @extschema@.aggregator_apply_cost(uuid, smallint, timestamptz, numeric, numeric, text) IS 'Gives a settled usage row another cost; false if it has no cost to be replaced. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_before_model() IS 'Marks a price that is not the catalogue''s as set by hand.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_models() IS 'Has changed prices noted in the history.';
-COMMENT ON FUNCTION @extschema@.aggregator_store_catalogue(uuid, jsonb, boolean) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_store_catalogue(uuid, boolean, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_apply_grants(regrole, text) IS 'The grants of a kind of role. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_privileges(text) IS 'What a kind of role is granted: user, reader, admin, anon, public. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_granted_roles() IS 'The roles that have the grants of a user, a reader or an administrator.';

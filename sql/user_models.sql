@@ -25,21 +25,38 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_user_models',
 
 -- Stores the list that a user's key gave: all of it, and nothing of the one before. At most 5,000 models.
 -- Runs as the owner, granted to nobody.
-CREATE FUNCTION @extschema@.aggregator_store_user_models(p_user_id text, p_provider_id uuid, p_models jsonb) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_store_user_models(
+    p_user_id           text,
+    p_provider_id       uuid,
+    p_model_ids         text[],
+    p_model_names       text[],
+    p_display_names     text[],
+    p_model_types       text[],
+    p_capabilities      text[],
+    p_context_windows   integer[],
+    p_max_output_tokens integer[],
+    p_pricing           text[]
+) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 -- As in aggregator_store_catalogue.
 SET enable_nestloop = off
 SET enable_hashjoin = on
+SET work_mem = '64MB'
+SET jit = off
 AS $$
 DECLARE
     c_most CONSTANT bigint := 5000;
 BEGIN
     WITH fresh AS MATERIALIZED (
-        SELECT *
-        FROM jsonb_to_recordset(p_models) AS f (
-            model_id text, model_name text, display_name text, model_type text, capabilities jsonb,
-            context_window integer, max_output_tokens integer, pricing jsonb)
+        SELECT f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities::jsonb AS capabilities,
+            f.context_window, f.max_output_tokens, f.pricing::jsonb AS pricing
+        FROM unnest(
+            p_model_ids, p_model_names, p_display_names, p_model_types, p_capabilities,
+            p_context_windows, p_max_output_tokens, p_pricing
+        ) AS f (
+            model_id, model_name, display_name, model_type, capabilities,
+            context_window, max_output_tokens, pricing)
         ORDER BY f.model_id
         LIMIT c_most
     ),
@@ -89,6 +106,6 @@ COMMENT ON COLUMN @extschema@.aggregator_user_models.context_window IS 'Tokens; 
 COMMENT ON COLUMN @extschema@.aggregator_user_models.max_output_tokens IS 'Tokens; NULL: unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_user_models.pricing IS 'As in aggregator_models, as far as the list says; an absent price is unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_user_models.first_seen_at IS 'When the list first had it.';
-COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, jsonb) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

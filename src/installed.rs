@@ -119,13 +119,14 @@ impl Installed {
 
     /// The version that the database has. Not kept: ALTER EXTENSION changes it under the same oid.
     pub fn version(&self, client: &SpiClient<'_>) -> spi::Result<String> {
-        const SQL: &str =
-            "SELECT extversion FROM pg_catalog.pg_extension WHERE oid OPERATOR(pg_catalog.=) $1";
-        let version = client.select(SQL, Some(1), &[self.oid.into()])?.first().get_one()?;
+        let version = client.select(VERSION, Some(1), &[self.oid.into()])?.first().get_one()?;
         Ok(version.unwrap_or_default())
     }
 }
 
+/// The version of the extension $1.
+pub const VERSION: &str =
+    "SELECT extversion FROM pg_catalog.pg_extension WHERE oid OPERATOR(pg_catalog.=) $1";
 /// The version of this library.
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 

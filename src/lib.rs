@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 mod answer;
 mod clock;
+mod columns;
 mod core;
 mod database;
 mod error;

@@ -10,7 +10,7 @@
 //! transaction ends, because nothing more can be done in a commit callback.
 
 use crate::core::budget::Rules;
-use crate::core::catalogue::Dialect;
+use crate::core::catalogue::{Columns, Dialect};
 use crate::core::model::UNLISTED;
 use crate::core::price::Unit;
 use crate::core::refusal::Verdict;
@@ -208,8 +208,7 @@ pub struct FirstSync {
 /// A catalogue as it arrived, ready for the SQL that stores it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fetched {
-    /// A JSON array of models.
-    pub models: String,
+    pub models: Columns,
     pub is_inferred: bool,
     pub warnings: Vec<String>,
 }

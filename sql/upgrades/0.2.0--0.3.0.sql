@@ -65,6 +65,7 @@ ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAUL
 
 -- Catalogues: sync_models has another column in its result.
 DROP FUNCTION @extschema@.sync_models(text);
+DROP FUNCTION @extschema@.aggregator_store_catalogue(uuid, jsonb, boolean);
 
 -- Size: what the ledger's partitions no longer need; those that are there, restored ones too. No row is written
 -- anew: pages that are full stay as they are. An index of the same columns that somebody made, under another

@@ -1,16 +1,21 @@
 //! Reading model lists: OpenRouter's (prices as strings per token), AiHubMix's (numbers per 1M)
 //! and the bare list of OpenAI's `GET /models`. Which one it is shows in the data.
 
+mod columns;
+mod item;
 mod unit;
 
 use crate::core::price::{self, PER_UNIT, Prices, Unit};
 use crate::core::reply::clean_word;
 use crate::core::{mend, model};
+use item::{Item, Word};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use unit::Units;
+
+pub use columns::Columns;
 
 /// A model as `aggregator_models` holds it. `None`: the list does not say.
 #[derive(Debug, Clone, Serialize)]
@@ -58,31 +63,23 @@ impl Dialect {
     }
 }
 
-type Item<'a> = BTreeMap<String, &'a RawValue>;
-
 /// Reads a model list. `unit`: that of its prices of tokens, where somebody has fixed it. The error says
 /// what the body is instead.
 pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogue, &'static str> {
-    let (body, marks) = mend::marked_json(body);
-    let body: &str = &body;
-    #[derive(Deserialize)]
-    struct List<'a> {
-        #[serde(borrow)]
-        data: Option<Vec<&'a RawValue>>,
-    }
-    let items: Vec<&RawValue> = match serde_json::from_str::<List>(body) {
-        Ok(List { data: Some(data) }) => data,
-        // together.ai answers the bare array.
-        _ => serde_json::from_str(body).map_err(|_| "something that is not a model list")?,
+    let mended;
+    let (entries, body, marks) = match entries(body) {
+        Some(entries) => (entries, body, Vec::new()),
+        None => {
+            mended = mend::marked_json(body);
+            let entries = entries(&mended.0).ok_or("something that is not a model list")?;
+            (entries, &*mended.0, mended.1)
+        }
     };
-    if items.is_empty() {
+    if entries.is_empty() {
         return Err("an empty model list");
     }
-    let entries = items;
-    let items: Vec<Item> = entries
-        .iter()
-        .map(|entry| serde_json::from_str(entry.get()).unwrap_or_else(|_| Item::new()))
-        .collect();
+    let items: Vec<Item> =
+        entries.iter().map(|entry| Item::read(entry).unwrap_or_default()).collect();
     let dialect = match dialect {
         Dialect::Auto => recognise(&items),
         fixed => fixed,
@@ -92,7 +89,7 @@ pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogu
         Dialect::AiHubMix => (AIHUBMIX.to_vec(), Unit::PerMillion),
         _ => (PER_TOKEN.iter().map(|(theirs, _)| *theirs).collect(), Unit::PerToken),
     };
-    let pricings = items.iter().filter_map(|item| item.get("pricing").copied());
+    let pricings = items.iter().filter_map(|item| item.get("pricing"));
     let units = Units::of(pricings, &keys, usual, unit, &mut warnings);
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
     for (place, (entry, item)) in entries.iter().zip(&items).enumerate() {
@@ -121,6 +118,20 @@ pub fn read(body: &str, dialect: Dialect, unit: Option<Unit>) -> Result<Catalogu
         is_inferred: dialect == Dialect::OpenAi,
         warnings,
     })
+}
+
+/// The entries of a list. `None`: it is none.
+fn entries(body: &str) -> Option<Vec<&RawValue>> {
+    #[derive(Deserialize)]
+    struct List<'a> {
+        #[serde(borrow)]
+        data: Option<Vec<&'a RawValue>>,
+    }
+    match serde_json::from_str::<List>(body) {
+        Ok(List { data: Some(data) }) => Some(data),
+        // together.ai answers the bare array.
+        _ => serde_json::from_str(body).ok(),
+    }
 }
 
 /// Whether one of these places of `body` is in `entry`, which is a part of it.
@@ -163,10 +174,10 @@ fn name_bad_entry(
 
 fn recognise(items: &[Item]) -> Dialect {
     let any = |test: &dyn Fn(&Item) -> bool| items.iter().any(test);
-    if any(&|item| item.contains_key("model_id") && !item.contains_key("id")) {
+    if any(&|item| item.contains("model_id") && !item.contains("id")) {
         Dialect::AiHubMix
     } else if any(&|item| {
-        item.contains_key("architecture")
+        item.contains("architecture")
             || item.get("pricing").is_some_and(|p| p.get().contains("\"prompt\""))
     }) {
         Dialect::OpenRouter
@@ -177,10 +188,10 @@ fn recognise(items: &[Item]) -> Dialect {
 
 fn openrouter(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<Model> {
     let model_id = id(item, "id")?;
-    let architecture = value(item, "architecture");
-    let inputs = words(&architecture["input_modalities"]);
-    let outputs = words(&architecture["output_modalities"]);
-    let parameters = words(&value(item, "supported_parameters"));
+    let architecture = item.part("architecture");
+    let inputs = words(architecture.get("input_modalities"));
+    let outputs = words(architecture.get("output_modalities"));
+    let parameters = words(item.get("supported_parameters"));
     let has = |list: &[String], word: &str| list.iter().any(|w| w == word);
     let model_type = if has(&outputs, "embeddings") {
         "embedding"
@@ -193,7 +204,7 @@ fn openrouter(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<M
     } else {
         "chat"
     };
-    let top = value(item, "top_provider");
+    let top = item.part("top_provider");
     Some(Model {
         model_name: name_of(&model_id),
         display_name: text(item, "name").unwrap_or_else(|| model_id.clone()),
@@ -206,8 +217,8 @@ fn openrouter(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<M
             ("reasoning", has(&parameters, "reasoning")),
             ("structured_outputs", has(&parameters, "structured_outputs")),
         ]),
-        context_window: whole(&value(item, "context_length")),
-        max_output_tokens: whole(&top["max_completion_tokens"]),
+        context_window: whole(item.get("context_length")),
+        max_output_tokens: whole(top.get("max_completion_tokens")),
         pricing: Some(openrouter_prices(item, &model_id, units, warnings)),
         model_id,
     })
@@ -239,10 +250,7 @@ fn openrouter_prices(
     units: Units,
     warnings: &mut Vec<String>,
 ) -> Prices {
-    let Some(raw) = item.get("pricing").and_then(|p| serde_json::from_str::<Item>(p.get()).ok())
-    else {
-        return Prices::new();
-    };
+    let Some(raw) = item.get("pricing").and_then(Item::read) else { return Prices::new() };
     let mut prices = per_token_prices(&raw, model_id, units, warnings);
     let overrides: Vec<Item> = raw
         .get("overrides")
@@ -277,13 +285,12 @@ fn openrouter_tier(
     let mut tier = per_token_prices(entry, model_id, units, warnings);
     // A key that is absent inherits; one that cannot be read is unknown for as long as this holds.
     for (theirs, ours) in PER_TOKEN.iter().copied().chain(PER_UNIT.iter().map(|key| (*key, *key))) {
-        if entry.contains_key(theirs) && !tier.contains_key(ours) && ours != "reasoning" {
+        if entry.contains(theirs) && !tier.contains_key(ours) && ours != "reasoning" {
             tier.insert(ours.to_owned(), RawValue::NULL.to_owned());
         }
     }
     let is_price = |key: &str| PER_TOKEN.iter().any(|(theirs, _)| *theirs == key);
-    for (key, raw) in entry {
-        let key = key.as_str();
+    for (key, raw) in entry.iter() {
         if is_price(key) || PER_UNIT.contains(&key) || UNPRICED.contains(&key) {
             continue;
         }
@@ -300,14 +307,14 @@ fn per_token_prices(
 ) -> Prices {
     let mut prices = Prices::new();
     for (theirs, ours) in PER_TOKEN {
-        if let Some(raw) = raw.get(*theirs) {
+        if let Some(raw) = raw.get(theirs) {
             let price = units.read(raw.get());
             warn_unless_priced(price.is_some(), raw.get(), theirs, model_id, warnings);
             price::put(&mut prices, ours, price);
         }
     }
     for key in PER_UNIT {
-        if let Some(raw) = raw.get(*key) {
+        if let Some(raw) = raw.get(key) {
             let price = price::per_unit(raw.get());
             warn_unless_priced(price.is_some(), raw.get(), key, model_id, warnings);
             price::put(&mut prices, key, price);
@@ -323,9 +330,9 @@ fn per_token_prices(
 
 fn aihubmix(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<Model> {
     let model_id = id(item, "model_id")?;
-    let types = words(&value(item, "types"));
-    let features = words(&value(item, "features"));
-    let inputs = words(&value(item, "input_modalities"));
+    let types = words(item.get("types"));
+    let features = words(item.get("features"));
+    let inputs = words(item.get("input_modalities"));
     let has = |list: &[String], word: &str| list.iter().any(|w| w == word);
     let model_type = match types.first().map(String::as_str) {
         Some("image_generation") => "image",
@@ -336,10 +343,9 @@ fn aihubmix(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<Mod
         _ => "chat",
     };
     let mut prices = Prices::new();
-    let raw: Item =
-        item.get("pricing").and_then(|p| serde_json::from_str(p.get()).ok()).unwrap_or_default();
+    let raw = item.part("pricing");
     for key in AIHUBMIX {
-        if let Some(raw) = raw.get(*key) {
+        if let Some(raw) = raw.get(key) {
             let price = units.read(raw.get());
             warn_unless_priced(price.is_some(), raw.get(), key, &model_id, warnings);
             price::put(&mut prices, key, price);
@@ -357,8 +363,8 @@ fn aihubmix(item: &Item, units: Units, warnings: &mut Vec<String>) -> Option<Mod
             ("reasoning", has(&features, "thinking")),
             ("structured_outputs", has(&features, "structured_outputs")),
         ]),
-        context_window: whole(&value(item, "context_length")),
-        max_output_tokens: whole(&value(item, "max_output")),
+        context_window: whole(item.get("context_length")),
+        max_output_tokens: whole(item.get("max_output")),
         pricing: Some(prices),
         model_id,
     })
@@ -377,7 +383,7 @@ fn bare(item: &Item) -> Option<Model> {
     } else {
         "chat"
     };
-    let limit = |keys: &[&str]| keys.iter().find_map(|key| whole(&value(item, key)));
+    let limit = |keys: &[&str]| keys.iter().find_map(|key| whole(item.get(key)));
     Some(Model {
         model_name: name_of(&model_id),
         display_name: text(item, "display_name").unwrap_or_else(|| model_id.clone()),
@@ -422,23 +428,23 @@ fn text(item: &Item, key: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn value(item: &Item, key: &str) -> Value {
-    item.get(key).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or(Value::Null)
-}
-
 /// A list of words, given as an array or as one comma-separated text.
-fn words(value: &Value) -> Vec<String> {
+fn words(raw: Option<&RawValue>) -> Vec<String> {
     let clean = |word: &str| word.trim().to_lowercase();
-    match value {
-        Value::Array(items) => items.iter().filter_map(Value::as_str).map(clean).collect(),
-        Value::String(list) => list.split(',').map(clean).filter(|w| !w.is_empty()).collect(),
+    let Some(raw) = raw else { return Vec::new() };
+    if let Ok(words) = serde_json::from_str::<Vec<Word>>(raw.get()) {
+        return words.iter().map(|Word(word)| clean(word)).collect();
+    }
+    match serde_json::from_str(raw.get()) {
+        Ok(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(clean).collect(),
+        Ok(Value::String(list)) => list.split(',').map(clean).filter(|w| !w.is_empty()).collect(),
         _ => Vec::new(),
     }
 }
 
 /// A positive limit, given as a number or as text.
-fn whole(value: &Value) -> Option<i32> {
-    let n = match value {
+fn whole(raw: Option<&RawValue>) -> Option<i32> {
+    let n = match serde_json::from_str(raw?.get()).ok()? {
         Value::String(text) => text.trim().parse::<i64>().ok(),
         other => other.as_i64().or_else(|| other.as_f64().map(|n| n as i64)),
     };

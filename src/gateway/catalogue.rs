@@ -57,7 +57,7 @@ pub async fn list(
         received.refused()?;
         let catalogue = catalogue::read(&received.answer.body, dialect, unit)
             .map_err(|what| received.broken(what))?;
-        let models = serde_json::to_string(&catalogue.models)
+        let models = catalogue::Columns::of(catalogue.models)
             .map_err(|_| received.broken("a list that cannot be kept"))?;
         let (is_inferred, warnings) = (catalogue.is_inferred, catalogue.warnings);
         Ok(Fetched { models, is_inferred, warnings })

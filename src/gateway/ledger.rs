@@ -2,6 +2,7 @@
 
 use crate::core::bound::Hidden;
 use crate::core::budget::{Amount, Keys, Rules, Scope};
+use crate::core::catalogue::Columns;
 use crate::core::health::{Change, Place};
 use crate::core::tags::Labels;
 use crate::core::usage::Usage;
@@ -257,8 +258,7 @@ pub struct Renewed {
 pub struct UserModels {
     pub user_id: String,
     pub provider_id: Uuid,
-    /// A JSON array.
-    pub models: String,
+    pub models: Columns,
 }
 
 /// What a provider was seen to count beyond the bound of a request for a model.

@@ -1,5 +1,6 @@
 //! Syncing model catalogues: fetch all of them first, then store; no lock is held meanwhile.
 
+use crate::columns;
 use crate::core::catalogue::Dialect;
 use crate::database::failed;
 use crate::error::Error;
@@ -114,15 +115,13 @@ fn store(
     }
     let sql = installed.sql(
         "SELECT s.total, s.added, s.updated, s.removed, s.unchanged
-         FROM @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3) AS s",
+         FROM @extschema@.aggregator_store_catalogue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS s",
     );
     as_owner(installed, || {
         Spi::connect_mut(|client| {
-            let arguments = [
-                pg_uuid(row.provider.id).into(),
-                fetched.models.as_str().into(),
-                fetched.is_inferred.into(),
-            ];
+            let provider = [pg_uuid(row.provider.id).into(), fetched.is_inferred.into()];
+            let arguments: Vec<_> =
+                provider.into_iter().chain(columns::arguments(&fetched.models)).collect();
             let counts = client.update(sql.as_str(), Some(1), &arguments)?.first();
             let mut out = [None; 5];
             for (i, slot) in out.iter_mut().enumerate() {

@@ -145,14 +145,14 @@ fn check(locks: bool) {
 }
 
 fn check_user(user: &str, locks: bool) -> Result<(), Error> {
-    // Dropped in this very transaction, say.
-    let Ok(installed) = installed() else { return Ok(()) };
+    // Looked for anew if its tables have changed since the transaction last asked. Dropped in this very
+    // transaction, say.
+    let Ok(installed) = with_snapshot(installed) else { return Ok(()) };
     let limits = settings::queue_limits();
-    // SAFETY: the transaction is in progress still. The lock is let go with it, after others see what
-    // it has committed; no SQL command takes one of this kind. The snapshot is popped after its use,
-    // or by the abort.
-    let waiting = unsafe {
-        if locks {
+    if locks {
+        // SAFETY: the transaction is in progress still. The lock is let go with it, after others see what
+        // it has committed; no SQL command takes one of this kind.
+        unsafe {
             pg_sys::LockDatabaseObject(
                 pg_sys::ExtensionRelationId,
                 installed.oid,
@@ -160,12 +160,19 @@ fn check_user(user: &str, locks: bool) -> Result<(), Error> {
                 pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
             );
         }
+    }
+    with_snapshot(|| waiting(&installed, user, limits))?.check(limits)
+}
+
+/// At the end of a transaction SQL has no snapshot but this: of now, and so later than any lock that is held.
+fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the transaction is in progress still. The snapshot is popped after its use, or by the abort.
+    unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let waiting = waiting(&installed, user, limits);
+        let result = work();
         pg_sys::PopActiveSnapshot();
-        waiting?
-    };
-    waiting.check(limits)
+        result
+    }
 }
 
 /// A number for a user, never that of the extension itself; two users may share one, and then wait for

@@ -1,5 +1,6 @@
 //! Writing what providers list, and the rows of requests that cost nothing.
 
+use crate::columns;
 use crate::gateway::ledger::{KeyChecked, UserModels};
 use crate::protocol::{CatalogueFetch, Fetched};
 use crate::route_cache;
@@ -14,11 +15,9 @@ use uuid::Uuid;
 pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched) {
     let stored = process::transaction(|installed| {
         Spi::connect_mut(|client| {
-            let arguments = [
-                pg_uuid(fetch.provider.id).into(),
-                fetched.models.as_str().into(),
-                fetched.is_inferred.into(),
-            ];
+            let provider = [pg_uuid(fetch.provider.id).into(), fetched.is_inferred.into()];
+            let arguments: Vec<_> =
+                provider.into_iter().chain(columns::arguments(&fetched.models)).collect();
             client.update(&statements.store, None, &arguments)?;
             route_cache::changed(installed);
             Ok(())
@@ -33,11 +32,9 @@ pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched)
 pub fn store_own(statements: &Statements, own: &UserModels) {
     let stored = process::transaction(|installed| {
         Spi::connect_mut(|client| {
-            let arguments = [
-                own.user_id.as_str().into(),
-                pg_uuid(own.provider_id).into(),
-                own.models.as_str().into(),
-            ];
+            let whose = [own.user_id.as_str().into(), pg_uuid(own.provider_id).into()];
+            let arguments: Vec<_> =
+                whose.into_iter().chain(columns::arguments(&own.models)).collect();
             client.update(&statements.store_own, None, &arguments)?;
             route_cache::changed(installed);
             Ok(())

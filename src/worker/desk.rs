@@ -256,10 +256,14 @@ impl Desk {
     /// Whether the extension is still the one, of the version, that this worker was started for.
     pub fn is_current(&mut self) -> bool {
         let version = process::transaction(|installed| {
-            Ok((installed.oid, Spi::connect(|client| installed.version(client))?))
+            Spi::connect(|client| {
+                let oid = installed.oid;
+                let rows = client.select(&self.statements.version, Some(1), &[oid.into()])?;
+                Ok((oid, rows.first().get_one::<String>()?))
+            })
         });
         match version {
-            Ok((oid, version)) => oid == self.installed.oid && version == LIBRARY,
+            Ok((oid, version)) => oid == self.installed.oid && version.as_deref() == Some(LIBRARY),
             Err(Failure::NotInstalled) => {
                 self.has_left = true;
                 false

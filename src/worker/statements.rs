@@ -1,10 +1,11 @@
 //! The worker's prepared statements.
 
-use crate::installed::Installed;
+use crate::columns;
+use crate::installed::{Installed, VERSION};
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLARRAYOID, BOOLOID, INT2OID, INT4OID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID,
-    TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLARRAYOID, BOOLOID, INT2OID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, Oid, TEXTARRAYOID,
+    TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -15,6 +16,7 @@ pub struct Statements {
     pub set_aside: OwnedPreparedStatement,
     pub wanted_settlements: OwnedPreparedStatement,
     pub forget_quarantined: OwnedPreparedStatement,
+    pub version: OwnedPreparedStatement,
     pub any_quarantined: OwnedPreparedStatement,
     pub fail_first: OwnedPreparedStatement,
     pub maintain: OwnedPreparedStatement,
@@ -89,8 +91,10 @@ const FAIL_FIRST: &str = "
     ) AS due
     WHERE job.id = due.id
     RETURNING job.id";
-const STORE: &str = "SELECT @extschema@.aggregator_store_catalogue($1, $2::jsonb, $3)";
-const STORE_OWN: &str = "SELECT @extschema@.aggregator_store_user_models($1, $2, $3::jsonb)";
+const STORE: &str =
+    "SELECT @extschema@.aggregator_store_catalogue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const STORE_OWN: &str =
+    "SELECT @extschema@.aggregator_store_user_models($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 const NOTE_CHECK: &str = "
     INSERT INTO @extschema@.aggregator_key_checks
         (created_at, kind, user_id, provider_id, outcome, error_code, http_status, latency_ms)
@@ -201,6 +205,7 @@ impl Statements {
             )?,
             wanted_settlements: prepare(WANTED_SETTLEMENTS, &[])?,
             forget_quarantined: prepare(FORGET_QUARANTINED, &[UUIDOID, INT2OID, TIMESTAMPTZOID])?,
+            version: prepare(VERSION, &[OIDOID])?,
             any_quarantined: prepare(ANY_QUARANTINED, &[])?,
             fail_first: prepare(FAIL_FIRST, &[TEXTOID, TEXTOID])?,
             maintain: prepare(MAINTAIN, &[BOOLOID, INT4OID])?,
@@ -209,8 +214,8 @@ impl Statements {
                 include_str!("../../sql/statements/used_gateway_keys.sql"),
                 &[UUIDARRAYOID],
             )?,
-            store: prepare(STORE, &[UUIDOID, TEXTOID, BOOLOID])?,
-            store_own: prepare(STORE_OWN, &[TEXTOID, UUIDOID, TEXTOID])?,
+            store: prepare(STORE, &[&[UUIDOID, BOOLOID], &columns::TYPES[..]].concat())?,
+            store_own: prepare(STORE_OWN, &[&[TEXTOID, UUIDOID], &columns::TYPES[..]].concat())?,
             note_check: prepare(
                 NOTE_CHECK,
                 &[TIMESTAMPTZOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, INT2OID, INT4OID],

@@ -153,10 +153,10 @@ async fn an_open_transaction_of_one_holds_up_no_other() {
     while began.elapsed() < Duration::from_secs(5) {
         let call = Instant::now();
         value(&b, &chat_sql("{}")).await.unwrap();
-        assert!(call.elapsed() < Duration::from_secs(1), "{:?}", call.elapsed());
+        assert!(call.elapsed() < Duration::from_secs(2), "{:?}", call.elapsed());
         let id = submit(&b, "{}", "").await;
         assert_eq!(ended(&b, &id).await, "succeeded|hello|1");
-        assert!(call.elapsed() < Duration::from_secs(2), "{:?}", call.elapsed());
+        assert!(call.elapsed() < Duration::from_secs(4), "{:?}", call.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     a.batch_execute("COMMIT").await.unwrap();

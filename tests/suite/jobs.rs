@@ -42,7 +42,7 @@ async fn a_job_runs_at_commit_and_not_before() {
     let committed = Instant::now();
     root.batch_execute("COMMIT").await.unwrap();
     upstream.wait_for_chats(1).await;
-    assert!(committed.elapsed() < Duration::from_secs(1), "{:?}", committed.elapsed());
+    assert!(committed.elapsed() < Duration::from_secs(5), "{:?}", committed.elapsed());
     assert_eq!(ended(&root, &id).await, "succeeded|hello|1");
     let response = bed::json(&root, &format!("SELECT response FROM chat_result('{id}')")).await;
     assert_eq!(response["choices"][0]["message"]["content"], "hello");
@@ -221,7 +221,7 @@ async fn a_wait_ends_when_its_time_is_over() {
     // What is over is not waited for.
     let began = Instant::now();
     assert_eq!(ended(&root, &id).await, "succeeded|hello|1");
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(5));
     let unknown = "SELECT * FROM chat_wait('00000000-0000-4000-8000-000000000000')";
     assert_eq!(failure(&root, unknown).await.0, "PT404");
     // Whoever waits can be cancelled, and the job goes on.

@@ -107,7 +107,7 @@ async fn nobody_waits_behind_anothers_queue() {
     let began = Instant::now();
     value(&bob, &chat_sql("{}")).await.unwrap();
     let (took, at) = (began.elapsed(), Instant::now());
-    assert!(took < Duration::from_millis(800), "{took:?}");
+    assert!(took < Duration::from_millis(1800), "{took:?}");
     let after = alice.join_all().await.into_iter().filter(|done| *done > at).count();
     assert!(after >= 10, "only {after} of the first user's calls ended after the second's");
     assert_eq!(upstream.most_at_once(), 2);

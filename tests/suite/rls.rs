@@ -114,7 +114,7 @@ async fn functions_for_administrators_check_the_role_beyond_the_acl() {
     // Internal ones give nothing away and change nothing either.
     assert_eq!(rows(&a, "SELECT count(*) FROM aggregator_routes('m', 'u-b')").await, ["0"]);
     assert_eq!(failure(&a, "SELECT aggregator_apply_grants('anon', 'admin')").await.0, "42501");
-    let stored = "SELECT aggregator_store_catalogue(id, '[{\"model_id\":\"x\",\"model_name\":\"x\",\"display_name\":\"x\",\"model_type\":\"chat\",\"capabilities\":{}}]', false) FROM api_providers WHERE name = 'standin'";
+    let stored = "SELECT aggregator_store_catalogue(id, false, ARRAY['x'], ARRAY['x'], ARRAY['x'], ARRAY['chat'], ARRAY['{}'], ARRAY[NULL]::integer[], ARRAY[NULL]::integer[], ARRAY[NULL]) FROM api_providers WHERE name = 'standin'";
     assert_eq!(failure(&a, stored).await.0, "42501");
     // Row-level security stands where the grants have fallen.
     assert_eq!(rows(&a, "SELECT DISTINCT user_id FROM user_api_providers").await, ["u-a"]);

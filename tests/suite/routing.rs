@@ -453,9 +453,9 @@ async fn what_a_users_own_key_is_shown_decides_for_that_user_alone() {
     }
     bed.root
         .batch_execute(
-            "SELECT aggregator_store_user_models('eve', p.id,
-                 '[{\"model_id\": \"mistral:7b\", \"model_name\": \"mistral:7b\", \"display_name\": \"x\",
-                    \"model_type\": \"chat\", \"capabilities\": {}, \"pricing\": {\"input\": 1, \"output\": 1}}]')
+            "SELECT aggregator_store_user_models('eve', p.id, ARRAY['mistral:7b'], ARRAY['mistral:7b'], ARRAY['x'],
+                 ARRAY['chat'], ARRAY['{}'], ARRAY[NULL]::integer[], ARRAY[NULL]::integer[],
+                 ARRAY['{\"input\": 1, \"output\": 1}'])
              FROM api_providers AS p WHERE p.name = 'ollama'",
         )
         .await

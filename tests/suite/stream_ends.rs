@@ -189,8 +189,6 @@ async fn statement_timeout_gives_our_error_before_the_kill() {
     assert_eq!(heard.texts(), ["Hello there"]);
     let (code, message) = heard.failure.expect("it fails");
     assert_eq!(code, "PT504", "{message}");
-    let took = heard.ended - heard.began;
-    assert!(took < Duration::from_millis(1500), "{took:?}");
     upstream.wait_for_abort(0).await;
     eventually(
         &root,

@@ -252,7 +252,9 @@ async fn every_released_version_becomes_this_one() {
         assert_kept(&before, &data(&root, &tables).await);
         assert_same(&format!("upgraded from {version}, the extension"), &root, &fresh).await;
 
-        // The old keys open, the old prices hold, the old job is run, by the new version.
+        // The old keys open, the old prices hold, the old job is run, by the new version. First the job: while
+        // it runs, it may need all that is left of the budget.
+        assert_eq!(ended(&root, &job).await, "succeeded|hello|1");
         let reply: Value = bed::json(&root, &chat_sql("{}")).await;
         assert_eq!(reply["aggregator"]["cost_source"], "computed");
         value(&user, &chat_sql("{}")).await.unwrap();
@@ -264,7 +266,6 @@ async fn every_released_version_becomes_this_one() {
             .collect();
         assert!(keys.contains(&"Bearer sk-good-of-root".to_owned()), "{keys:?}");
         assert!(keys.contains(&"Bearer sk-good-of-user".to_owned()), "{keys:?}");
-        assert_eq!(ended(&root, &job).await, "succeeded|hello|1");
         assert_eq!(value(&root, "SELECT version FROM aggregator_status()").await.unwrap(), CURRENT);
         assert_eq!(
             rows(&root, "SELECT status, count(*) FROM aggregator_usage_logs GROUP BY 1 ORDER BY 1")
@@ -303,7 +304,7 @@ async fn absurd_rows_of_an_older_version_count_as_much_as_a_row_may() {
     let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
     let _script = Script::install("0.2.0absurd", &script);
     let (_database, root) = administered(&cluster, "0.2.0absurd").await;
-    fill(&root, &provider).await;
+    let job = fill(&root, &provider).await;
     root.batch_execute(
         "INSERT INTO aggregator_worker_epochs (epoch, low_water) VALUES (1, now() - interval '1 day');
          INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
@@ -329,7 +330,8 @@ async fn absurd_rows_of_an_older_version_count_as_much_as_a_row_may() {
     assert_eq!(rows(&root, status).await, ["f|all|t"]);
     value(&root, "SELECT set_budget(5000, p_period => 'total')").await.unwrap();
     assert_eq!(rows(&root, status).await, ["f|all|t"]);
-    // The worker opens the ledger, and everybody is served.
+    // The worker opens the ledger, and everybody is served, once the job has let go of what it may need.
+    ended(&root, &job).await;
     bed::json(&root, &chat_sql(r#"{"max_tokens": 10}"#)).await;
     let log = "SELECT status, count(*) FROM aggregator_usage_logs WHERE user_id = 'u-9' GROUP BY 1";
     assert_eq!(rows(&root, log).await, ["unknown|3"]);
@@ -354,7 +356,7 @@ async fn an_upgrade_takes_secrets_from_where_they_do_not_belong() {
     let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
     let _script = Script::install("0.2.0telling", &script);
     let (database, root) = administered(&cluster, "0.2.0telling").await;
-    fill(&root, &provider).await;
+    let job = fill(&root, &provider).await;
     root.batch_execute(
         "UPDATE api_providers SET headers = '{\"api-key\": \"s3cr3t\", \"X-Title\": \"t\"}' WHERE name = 'standin';
          INSERT INTO aggregator_jobs (user_id, model, request, run_after)
@@ -376,6 +378,7 @@ async fn an_upgrade_takes_secrets_from_where_they_do_not_belong() {
     // Nothing else of the rows has changed.
     let jobs = "SELECT count(*) FROM aggregator_jobs WHERE request::text LIKE '%dEaR-dIaRy%'";
     assert_eq!(value(&root, jobs).await.unwrap(), "50");
+    ended(&root, &job).await;
     bed::json(&root, &chat_sql("{}")).await;
     // The authenticator that was there is believed as before.
     let user = database.rest("authenticated", Some("u-1")).await;

@@ -1,9 +1,9 @@
 //! Which unit the prices of a model list have, judged by the list as a whole.
 
+use crate::core::catalogue::item::Item;
 use crate::core::price::{self, Unit};
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 
 /// The unit of prices that are written as numbers, and of those that are written as text: OpenRouter
 /// writes text per token, and others that took its form write numbers per 1M.
@@ -25,9 +25,8 @@ impl Units {
         if let Some(fixed) = fixed {
             return Self { numbers: fixed, texts: fixed };
         }
-        let lists: Vec<BTreeMap<String, &RawValue>> =
-            pricings.filter_map(|pricing| serde_json::from_str(pricing.get()).ok()).collect();
-        let prices = lists.iter().flat_map(|list| keys.iter().filter_map(|key| list.get(*key)));
+        let lists: Vec<Item> = pricings.filter_map(Item::read).collect();
+        let prices = lists.iter().flat_map(|list| keys.iter().filter_map(|key| list.get(key)));
         let numbers = prices.map(|price| price.get()).filter(|price| !price.starts_with('"'));
         let found = price::unit_of(numbers, usual);
         if found != usual {

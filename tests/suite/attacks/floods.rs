@@ -138,7 +138,7 @@ async fn a_provider_that_floods_takes_nobody_elses_time() {
         let ((code, message, took), slowest) = tokio::join!(attack, others);
         assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
         assert!(took < Duration::from_secs(8), "{name}: {took:?}");
-        assert!(slowest < Duration::from_millis(700), "{name}: another tenant waited {slowest:?}");
+        assert!(slowest < Duration::from_millis(1400), "{name}: another tenant waited {slowest:?}");
         let taken = flooder.taken.load(Ordering::SeqCst);
         // Of which the sockets hold some megabytes.
         assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
@@ -242,7 +242,7 @@ async fn a_provider_of_http2_that_floods_takes_nobody_elses_time() {
         };
         let ((code, message), slowest) = tokio::join!(failure(&alice, &sql), others);
         assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
-        assert!(slowest < Duration::from_millis(700), "{name}: another tenant waited {slowest:?}");
+        assert!(slowest < Duration::from_millis(1400), "{name}: another tenant waited {slowest:?}");
         let taken = flooder.taken.load(Ordering::SeqCst);
         assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
     }

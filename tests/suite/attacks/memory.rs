@@ -3,7 +3,7 @@
 use crate::bed::{Cluster, Database, eventually, eventually_within, failure, quoted, rows, value};
 use crate::chat::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_postgres::Client;
 
 async fn tenant(database: &Database<'_>, name: &str) -> Client {
@@ -40,14 +40,12 @@ async fn hog(database: &Database<'_>, name: &str, sessions: usize, upstream: &Up
     for _ in 0..sessions {
         let client = tenant(database, name).await;
         let sql = format!("SELECT chat_complete('hang', {}, '{WAITS}')", prompt(2_000_000));
-        tokio::spawn(async move {
-            let _ = client.simple_query(&sql).await;
-        });
-        let began = Instant::now();
-        while upstream.chat_count() == begun && began.elapsed() < Duration::from_millis(700) {
+        let call = tokio::spawn(async move { client.simple_query(&sql).await.is_err() });
+        while upstream.chat_count() == begun && !call.is_finished() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if upstream.chat_count() == begun {
+            assert!(call.await.unwrap(), "it is refused once there is no room");
             return;
         }
         begun = upstream.chat_count();

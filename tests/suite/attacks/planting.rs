@@ -444,14 +444,14 @@ async fn sums_follow_the_ledger_after_a_restore_that_turned_triggers_off() {
 async fn a_provider_that_is_gone_gets_no_models_where_no_foreign_key_is_checked() {
     let database = crate::bed::database().await;
     let root = database.root().await;
-    let list = r#"[{"model_id": "x", "model_name": "x", "display_name": "X", "model_type": "chat", "capabilities": {}}]"#;
+    let list = "ARRAY['x'], ARRAY['x'], ARRAY['X'], ARRAY['chat'], ARRAY['{}'], ARRAY[NULL]::integer[], ARRAY[NULL]::integer[], ARRAY[NULL]";
     // As the worker runs.
     root.batch_execute("SET session_replication_role = replica").await.unwrap();
     for call in [
-        "aggregator_store_catalogue(gen_random_uuid(), list, false)",
-        "aggregator_store_user_models('u', gen_random_uuid(), list)",
+        "aggregator_store_catalogue(gen_random_uuid(), false",
+        "aggregator_store_user_models('u', gen_random_uuid()",
     ] {
-        let sql = format!("SELECT {call} FROM (SELECT '{list}'::jsonb AS list) AS l");
+        let sql = format!("SELECT {call}, {list})");
         assert_eq!(failure(&root, &sql).await.0, "23503", "{call}");
     }
     assert_eq!(

@@ -151,6 +151,27 @@ async fn one_user_cannot_queue_more_bytes_than_the_limit() {
 }
 
 #[tokio::test]
+async fn a_commit_that_counts_again_holds_while_others_change_the_catalogue() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let cluster = cluster("queuechanged");
+    let (database, root) = prepare(&cluster, &upstream).await;
+    let one = user(&database, "u-1").await;
+    for end in ["COMMIT", "PREPARE TRANSACTION 'p'; COMMIT PREPARED 'p'"] {
+        // Enough to be counted again,
+        one.batch_execute(&format!("BEGIN; {}", submit(40))).await.unwrap();
+        root.batch_execute("UPDATE api_providers SET is_active = true").await.unwrap();
+        // in a session that has heard of the change by then: a lock asks for news.
+        one.batch_execute("SELECT count(*) FROM pg_catalog.pg_am").await.unwrap();
+        for statement in end.split("; ") {
+            one.batch_execute(statement).await.unwrap();
+        }
+    }
+    let waiting = "SELECT count(*) FROM aggregator_jobs WHERE status = 'queued'";
+    assert_eq!(value(&root, waiting).await.unwrap(), "80");
+    assert_eq!(failure(&one, &submit(21)).await.0, "PT429");
+}
+
+#[tokio::test]
 async fn a_job_cannot_wait_for_ever() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let cluster = cluster("queuetime");
