@@ -71,6 +71,7 @@ ALTER TABLE @extschema@.api_providers ADD COLUMN price_unit text NOT NULL DEFAUL
 
 -- Catalogues: sync_models has another column in its result.
 DROP FUNCTION @extschema@.sync_models(text);
+DROP FUNCTION @extschema@.aggregator_store_catalogue(uuid, jsonb, boolean);
 
 -- Size: what the ledger's partitions no longer need; those that are there, restored ones too. No row is written
 -- anew: pages that are full stay as they are. An index of the same columns that somebody made, under another
@@ -1008,18 +1009,26 @@ BEGIN
 END
 $$;
 
--- Stores a catalogue that was fetched. Rows that did not change are not touched, not even locked,
+-- Stores a catalogue that was fetched, given column by column: one large document would be parsed, copied and taken
+-- apart as a whole, which took longer than all else. Rows that did not change are not touched, not even locked,
 -- so a sync that changes nothing writes no tuple. A model that vanished stays, unavailable: logs
 -- point at it. Runs as the owner, granted to nobody.
-CREATE OR REPLACE FUNCTION @extschema@.aggregator_store_catalogue(
-    p_provider_id uuid,
-    p_models      jsonb,
-    p_is_inferred boolean,
-    OUT total     integer,
-    OUT added     integer,
-    OUT updated   integer,
-    OUT removed   integer,
-    OUT unchanged integer
+CREATE FUNCTION @extschema@.aggregator_store_catalogue(
+    p_provider_id       uuid,
+    p_is_inferred       boolean,
+    p_model_ids         text[],
+    p_model_names       text[],
+    p_display_names     text[],
+    p_model_types       text[],
+    p_capabilities      text[],
+    p_context_windows   integer[],
+    p_max_output_tokens integer[],
+    p_pricing           text[],
+    OUT total           integer,
+    OUT added           integer,
+    OUT updated         integer,
+    OUT removed         integer,
+    OUT unchanged       integer
 )
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -1027,17 +1036,24 @@ SET search_path = pg_catalog, pg_temp
 -- not grow with the square, whatever the plan was made from.
 SET enable_nestloop = off
 SET enable_hashjoin = on
+-- A list of 10,000 models is kept in memory, and is no reason to compile anything.
+SET work_mem = '64MB'
+SET jit = off
 AS $$
 BEGIN
     WITH fresh AS MATERIALIZED (
-        SELECT *
-        FROM jsonb_to_recordset(p_models) AS f (
-            model_id text, model_name text, display_name text, model_type text, capabilities jsonb,
-            context_window integer, max_output_tokens integer, pricing jsonb)
+        SELECT f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities::jsonb AS capabilities,
+            f.context_window, f.max_output_tokens, f.pricing::jsonb AS pricing
+        FROM unnest(
+            p_model_ids, p_model_names, p_display_names, p_model_types, p_capabilities,
+            p_context_windows, p_max_output_tokens, p_pricing
+        ) AS f (
+            model_id, model_name, display_name, model_type, capabilities,
+            context_window, max_output_tokens, pricing)
     ),
     -- What the row shall be. What a list does not say stays as it is, and what was only inferred
     -- from a name does not overwrite what somebody has put right.
-    wanted AS MATERIALIZED (
+    compared AS (
         SELECT m.id, f.model_id, f.model_name, f.display_name,
             CASE WHEN p_is_inferred THEN coalesce(m.model_type, f.model_type) ELSE f.model_type END AS model_type,
             CASE WHEN p_is_inferred THEN coalesce(m.capabilities, f.capabilities) ELSE f.capabilities END AS capabilities,
@@ -1056,6 +1072,17 @@ BEGIN
         FROM fresh AS f
         LEFT JOIN @extschema@.aggregator_models AS m
             ON m.provider_id = p_provider_id AND m.model_id = f.model_id
+    ),
+    wanted AS MATERIALIZED (
+        SELECT w.*
+        FROM compared AS w
+        WHERE w.id IS NULL
+           OR NOT w.is_named_the_same
+           OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens,
+               w.catalogue_pricing, w.pricing)
+               IS DISTINCT FROM
+              (w.old_type, w.old_capabilities, w.old_window, w.old_output,
+               w.old_catalogue, w.old_pricing)
     ),
     inserted AS (
         INSERT INTO @extschema@.aggregator_models
@@ -1084,12 +1111,6 @@ BEGIN
         FROM wanted AS w
         WHERE m.provider_id = p_provider_id
           AND m.id = w.id
-          AND (NOT w.is_named_the_same
-               OR (w.model_type, w.capabilities, w.context_window, w.max_output_tokens,
-                   w.catalogue_pricing, w.pricing)
-                   IS DISTINCT FROM
-                  (w.old_type, w.old_capabilities, w.old_window, w.old_output,
-                   w.old_catalogue, w.old_pricing))
         RETURNING 1
     ),
     vanished AS (
@@ -1102,7 +1123,7 @@ BEGIN
           AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.model_id = m.model_id)
         RETURNING 1
     )
-    SELECT (SELECT count(*) FROM fresh), (SELECT count(*) FROM inserted),
+    SELECT cardinality(p_model_ids), (SELECT count(*) FROM inserted),
         (SELECT count(*) FROM changed), (SELECT count(*) FROM vanished)
     INTO total, added, updated, removed;
     unchanged := total - added - updated;
@@ -1149,21 +1170,38 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_user_models',
 
 -- Stores the list that a user's key gave: all of it, and nothing of the one before. At most 5,000 models.
 -- Runs as the owner, granted to nobody.
-CREATE FUNCTION @extschema@.aggregator_store_user_models(p_user_id text, p_provider_id uuid, p_models jsonb) RETURNS void
+CREATE FUNCTION @extschema@.aggregator_store_user_models(
+    p_user_id           text,
+    p_provider_id       uuid,
+    p_model_ids         text[],
+    p_model_names       text[],
+    p_display_names     text[],
+    p_model_types       text[],
+    p_capabilities      text[],
+    p_context_windows   integer[],
+    p_max_output_tokens integer[],
+    p_pricing           text[]
+) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 -- As in aggregator_store_catalogue.
 SET enable_nestloop = off
 SET enable_hashjoin = on
+SET work_mem = '64MB'
+SET jit = off
 AS $$
 DECLARE
     c_most CONSTANT bigint := 5000;
 BEGIN
     WITH fresh AS MATERIALIZED (
-        SELECT *
-        FROM jsonb_to_recordset(p_models) AS f (
-            model_id text, model_name text, display_name text, model_type text, capabilities jsonb,
-            context_window integer, max_output_tokens integer, pricing jsonb)
+        SELECT f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities::jsonb AS capabilities,
+            f.context_window, f.max_output_tokens, f.pricing::jsonb AS pricing
+        FROM unnest(
+            p_model_ids, p_model_names, p_display_names, p_model_types, p_capabilities,
+            p_context_windows, p_max_output_tokens, p_pricing
+        ) AS f (
+            model_id, model_name, display_name, model_type, capabilities,
+            context_window, max_output_tokens, pricing)
         ORDER BY f.model_id
         LIMIT c_most
     ),
@@ -1225,7 +1263,7 @@ COMMENT ON COLUMN @extschema@.aggregator_user_models.pricing IS 'As in aggregato
 
 COMMENT ON COLUMN @extschema@.aggregator_user_models.first_seen_at IS 'When the list first had it.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, jsonb) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
 
 CREATE FUNCTION @extschema@.aggregator_provider_is_there() RETURNS trigger
 LANGUAGE c
@@ -4413,7 +4451,7 @@ CREATE  FUNCTION "set_platform_models"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'set_platform_models_wrapper';
 
--- src/session/catalogue.rs:31
+-- src/session/catalogue.rs:32
 -- aggregator::session::catalogue::sync_models
 CREATE OR REPLACE FUNCTION "sync_models"(
 	"p_provider" TEXT DEFAULT NULL /* Option < & str > */
@@ -4547,6 +4585,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_price_tiers(jsonb, bigint, integer) I
 COMMENT ON FUNCTION @extschema@.aggregator_price_parts(jsonb, jsonb, integer) IS 'What disjoint parts cost at this time of day (HHMM, UTC): cost, is_complete. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean) IS 'What an attempt costs at this time of day (HHMM, UTC): cost, computed, source. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_store_catalogue(uuid, boolean, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_relations() IS 'The tables, views and sequences of the extension, partitions made since included. Internal.';
 
