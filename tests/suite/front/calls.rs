@@ -260,7 +260,17 @@ async fn models_are_those_that_the_caller_can_call() {
 async fn what_a_commit_took_away_serves_no_later_request() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let bed = Arc::new(ready(&upstream).await);
-    assert_eq!(bed.send(&chat("u-1", json!({}))).await.status, 200);
+    // A role of its own: others of the cluster take the usual ones meanwhile.
+    bed.root
+        .batch_execute(
+            "CREATE ROLE visitor NOLOGIN; GRANT visitor TO authenticator;
+             SELECT aggregator_grant('visitor', 'user')",
+        )
+        .await
+        .unwrap();
+    let bearer = token::with(token::claims("u-1"), json!({"role": "visitor"}));
+    let chat = Request::new("POST", "/v1/chat/completions").bearer(&bearer).json(body(json!({})));
+    assert_eq!(bed.send(&chat).await.status, 200);
     let is_over = Arc::new(AtomicBool::new(false));
     let calling = tokio::spawn({
         let (bed, is_over) = (bed.clone(), is_over.clone());
@@ -268,7 +278,7 @@ async fn what_a_commit_took_away_serves_no_later_request() {
             let mut calls = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                let status = bed.send(&chat("u-1", json!({}))).await.status;
+                let status = bed.send(&chat).await.status;
                 calls.push((began, Instant::now(), status));
             }
             calls
@@ -287,11 +297,11 @@ async fn what_a_commit_took_away_serves_no_later_request() {
             402,
         ),
         (
-            "SELECT aggregator_revoke('authenticated', 'user')",
-            "SELECT aggregator_grant('authenticated', 'user')",
+            "SELECT aggregator_revoke('visitor', 'user')",
+            "SELECT aggregator_grant('visitor', 'user')",
             403,
         ),
-        ("REVOKE authenticated FROM authenticator", "GRANT authenticated TO authenticator", 403),
+        ("REVOKE visitor FROM authenticator", "GRANT visitor TO authenticator", 403),
     ]
     .into_iter()
     .cycle()
