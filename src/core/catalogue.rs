@@ -18,7 +18,7 @@ use unit::Units;
 pub use columns::Columns;
 
 /// A model as `aggregator_models` holds it. `None`: the list does not say.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Model {
     pub model_id: String,
     pub model_name: String,
