@@ -2,6 +2,7 @@
 //! session's SET does not reach it.
 
 use crate::core::front::place;
+use crate::core::front::proxies::Proxies;
 use crate::core::front::token;
 use crate::gateway;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -35,6 +36,8 @@ static HTTP_LISTEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 static HTTP_ALLOW_REMOTE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static HTTP_HOSTS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_CORS_ORIGINS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
+static HTTP_TRUSTED_PROXIES: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_MAX_BODY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -287,6 +290,12 @@ fn register_http() {
             c"'*': all of them. Empty: none.",
             &HTTP_CORS_ORIGINS,
         ),
+        (
+            c"aggregator.http_trusted_proxies",
+            c"Addresses and networks of proxies that are believed for whom they ask, separated by commas.",
+            c"By X-Forwarded-For. A Unix socket's are always; of others the header is passed over.",
+            &HTTP_TRUSTED_PROXIES,
+        ),
     ] {
         let (context, flags) = (GucContext::Sighup, GucFlags::default());
         GucRegistry::define_string_guc(name, description, more, setting, context, flags);
@@ -422,6 +431,7 @@ fn http(database: &str) -> gateway::Http {
         allow_remote: HTTP_ALLOW_REMOTE.get(),
         hosts: list(&HTTP_HOSTS),
         origins: list(&HTTP_CORS_ORIGINS),
+        proxies: Proxies::read(&text(&HTTP_TRUSTED_PROXIES).unwrap_or_default()),
         max_body: kilobytes(&HTTP_MAX_BODY),
         token_keys: given(&JWT_SECRET_FILE).map(PathBuf::from),
         token_rules: token::Rules { audience: given(&JWT_AUDIENCE), issuer: given(&JWT_ISSUER) },

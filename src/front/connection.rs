@@ -9,7 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,11 +25,15 @@ const MOST_HEADERS: usize = 100;
 /// Requests of one connection.
 const MOST_REQUESTS: usize = 1000;
 
-/// Where a connection comes in.
+/// From where a request comes.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
     /// Our side of it. `None`: a Unix socket.
     pub reached: Option<SocketAddr>,
+    /// The other side, which can be a proxy. `None`: a Unix socket.
+    pub from: Option<IpAddr>,
+    /// Who asks: the other side, or whom it asks for if it is a proxy that is trusted. `None`: nobody knows.
+    pub address: Option<IpAddr>,
 }
 
 /// Serves a connection to its end. When it is `closing`, it ends after the request that it is at.

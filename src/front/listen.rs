@@ -4,13 +4,12 @@ use crate::core::front::place::Place;
 use crate::front::Front;
 use crate::front::connection::{self, Peer};
 use crate::gateway::ledger::Task;
-use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -22,9 +21,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After accepting has failed: out of descriptors, say.
 const BREATH: Duration = Duration::from_millis(50);
-/// Connections at one time, and of one other machine.
+/// Connections at one time.
 const MOST_CONNECTIONS: usize = 4096;
-const MOST_OF_ADDRESS: usize = 64;
 /// Connections that the system keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 /// Of a Unix socket: its owner's and its group's, who is the proxy's.
@@ -97,12 +95,13 @@ async fn serve_at(front: &Arc<Front>, place: &Place, connections: &mut JoinSet<(
     log(front, format!("HTTP requests are taken at {place}"));
     // Connections end when they have answered what they are at.
     let (closing, _) = watch::channel(false);
-    let addresses = Addresses::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(stream) => {
-                    let counted = addresses.count(stream.address());
+                    // Proxies ask for many, whose requests are counted.
+                    let stranger = stream.address().filter(|_| !front.trusts(stream.address()));
+                    let counted = front.addresses.count(stranger);
                     match counted {
                         Some(counted) if connections.len() < MOST_CONNECTIONS => {
                             let (front, closing) = (front.clone(), closing.subscribe());
@@ -132,6 +131,9 @@ async fn serve_at(front: &Arc<Front>, place: &Place, connections: &mut JoinSet<(
 fn read_keys(front: &Front) {
     for problem in front.callers.reload(&front.shared.settings().http) {
         log(front, problem);
+    }
+    if let Err(problem) = &front.shared.settings().http.proxies {
+        log(front, format!("no proxy is trusted: aggregator.http_trusted_proxies: {problem}"));
     }
 }
 
@@ -219,22 +221,24 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 }
 
 impl Stream {
-    /// Of another machine.
+    /// The other side. `None`: a Unix socket.
     fn address(&self) -> Option<IpAddr> {
         match self {
-            Self::Tcp(_, address) if !address.is_loopback() => Some(*address),
-            _ => None,
+            Self::Tcp(_, address) => Some(*address),
+            Self::Unix(_) => None,
         }
     }
 
     async fn serve(self, front: Arc<Front>, closing: watch::Receiver<bool>) {
         match self {
-            Self::Tcp(stream, _) => {
+            Self::Tcp(stream, address) => {
                 let Ok(reached) = stream.local_addr() else { return };
-                connection::serve(front, stream, Peer { reached: Some(reached) }, closing).await;
+                let peer = Peer { reached: Some(reached), from: Some(address), address: None };
+                connection::serve(front, stream, peer, closing).await;
             }
             Self::Unix(stream) => {
-                connection::serve(front, stream, Peer { reached: None }, closing).await;
+                let peer = Peer { reached: None, from: None, address: None };
+                connection::serve(front, stream, peer, closing).await;
             }
         }
     }
@@ -248,47 +252,6 @@ impl Stream {
     }
 }
 
-/// How many connections each other machine has.
-#[derive(Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-impl Addresses {
-    /// Counts a connection until the guard is dropped. `None`: it is one too many.
-    fn count(&self, address: Option<IpAddr>) -> Option<Counted> {
-        if let Some(address) = address {
-            let mut counts = lock(&self.0);
-            let count = counts.entry(address).or_default();
-            if *count >= MOST_OF_ADDRESS {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Counted { counts: self.0.clone(), address })
-    }
-}
-
-struct Counted {
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: Option<IpAddr>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let Some(address) = self.address else { return };
-        let mut counts = lock(&self.counts);
-        if let Some(count) = counts.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&address);
-            }
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,21 +262,6 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
         assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
-    }
-
-    #[test]
-    fn one_machine_does_not_take_every_place() {
-        let addresses = Addresses::default();
-        let of = |text: &str| Some(text.parse().unwrap());
-        let mut held: Vec<_> =
-            (0..MOST_OF_ADDRESS).map(|_| addresses.count(of("192.0.2.1")).unwrap()).collect();
-        assert!(addresses.count(of("192.0.2.1")).is_none());
-        assert!(addresses.count(of("192.0.2.2")).is_some());
-        assert!(addresses.count(None).is_some());
-        held.pop();
-        assert!(addresses.count(of("192.0.2.1")).is_some());
-        held.clear();
-        assert!(lock(&addresses.0).is_empty());
     }
 
     #[tokio::test]

@@ -74,7 +74,7 @@ const PROXIED: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 
 /// Answers whoever asks on this machine, and no proxy on it that asks for somebody else.
 pub fn tell(front: &Front, parts: &Parts, peer: Peer) -> Result<Response<Body>, Failure> {
-    let is_here = peer.reached.is_none_or(|reached| reached.ip().is_loopback());
+    let is_here = peer.from.is_none_or(|from| from.is_loopback());
     if !is_here || PROXIED.iter().any(|name| parts.headers.contains_key(*name)) {
         return Err(Failure::refused(&Refused::NoCredential));
     }

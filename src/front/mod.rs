@@ -1,6 +1,7 @@
 //! The HTTP endpoint: it reads requests and writes answers. What is in between is the gateway's, as it is for
 //! sessions. It runs on the gateway's thread and never touches PostgreSQL.
 
+mod addresses;
 mod body;
 mod caller;
 mod calls;
@@ -23,9 +24,11 @@ mod writer;
 
 use crate::error::Error;
 use crate::gateway::shared::Shared;
+use addresses::Addresses;
 use caller::Callers;
 use calls::Routes;
 use metrics::Metrics;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What all connections share.
@@ -34,9 +37,16 @@ pub struct Front {
     callers: Callers,
     routes: Routes,
     metrics: Metrics,
+    addresses: Addresses,
 }
 
 impl Front {
+    /// Whether the other side of a connection is a proxy that is believed for whom it asks.
+    fn trusts(&self, from: Option<IpAddr>) -> bool {
+        let settings = self.shared.settings();
+        settings.http.proxies.as_ref().is_ok_and(|proxies| proxies.trust(from))
+    }
+
     /// The generation of rights and routes. The ledger refuses a call that was routed by another one than that of
     /// when it is sent; where it is not waited for, the main thread is asked before.
     async fn generation(&self) -> Result<u64, Error> {
@@ -55,6 +65,7 @@ impl Front {
 /// Serves for as long as the gateway runs: where the settings say, or nowhere.
 pub async fn run(shared: Arc<Shared>) {
     let (callers, routes, metrics) = (Callers::default(), Routes::default(), Metrics::default());
-    let front = Front { shared, callers, routes, metrics };
+    let addresses = Addresses::default();
+    let front = Front { shared, callers, routes, metrics, addresses };
     listen::run(Arc::new(front)).await;
 }

@@ -3,7 +3,9 @@
 use crate::core::front::failure::{Failure, Refused, Sent};
 use crate::core::front::path::{self, Route, Unrouted};
 use crate::core::front::place;
+use crate::core::front::proxies::{self, Proxies};
 use crate::error::Error;
+use crate::front::addresses::Counting;
 use crate::front::connection::Peer;
 use crate::front::cors::{self, Asked};
 use crate::front::reply::{self, Body, Dialect};
@@ -14,6 +16,7 @@ use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -27,12 +30,23 @@ const LONGEST_TARGET: usize = 8 * 1024;
 const READY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Answers a request, whatever it is.
-pub async fn answer(front: &Arc<Front>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(
+    front: &Arc<Front>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Counting<Body>> {
     let id = Uuid::now_v7();
     let http = front.shared.settings().http.clone();
+    let peer = Peer { address: client(peer, request.headers(), &http), ..peer };
+    // Of others, the connections are counted.
+    let asked_for = peer.address.filter(|_| front.trusts(peer.from) && peer.address != peer.from);
+    let counted = front.addresses.count(asked_for);
     let asked = Asked::of(request.headers());
     let (parts, body) = request.into_parts();
-    let found = find(&parts, peer, &http);
+    let found = match counted {
+        Some(_) => find(&parts, peer, &http),
+        None => Err(Failure::refused(&Refused::Busy)),
+    };
     let dialect = dialect(found.as_ref().ok(), &parts.headers);
     let (began, route) = (Instant::now(), found.as_ref().ok().cloned());
     let answered = match found {
@@ -49,7 +63,15 @@ pub async fn answer(front: &Arc<Front>, peer: Peer, request: Request<Incoming>) 
     }
     reply::add(&mut response, "x-content-type-options", "nosniff");
     cors::finish(&mut response, &asked, &http.origins);
-    response
+    response.map(|body| Counting::new(body, counted))
+}
+
+/// Who asks.
+fn client(peer: Peer, headers: &HeaderMap, http: &Http) -> Option<IpAddr> {
+    let forwarded: Vec<&[u8]> =
+        headers.get_all(proxies::HEADER).iter().map(|value| value.as_bytes()).collect();
+    let nobody = Proxies::default();
+    http.proxies.as_ref().unwrap_or(&nobody).client(peer.from, forwarded.into_iter())
 }
 
 /// The endpoint of a request that is meant for us.

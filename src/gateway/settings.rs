@@ -1,6 +1,7 @@
 //! What an administrator sets, as of the last reload.
 
 use crate::core::front::place::Place;
+use crate::core::front::proxies::Proxies;
 use crate::core::front::token::Rules as TokenRules;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Http {
     pub hosts: Vec<String>,
     /// Origins whose pages may call it.
     pub origins: Vec<String>,
+    /// Who is believed for whom they ask, or why nobody is.
+    pub proxies: Result<Proxies, String>,
     /// Bytes of one body.
     pub max_body: usize,
     /// The keys of access tokens. `None`: no token is accepted.

@@ -10,6 +10,7 @@ pub mod gateway_key;
 pub mod openai;
 pub mod path;
 pub mod place;
+pub mod proxies;
 pub mod responses;
 pub mod token;
 mod write;
