@@ -253,6 +253,7 @@ mod tests {
             key_checks_per_minute: 1,
             http: Http {
                 place: None,
+                proxies: Ok(Default::default()),
                 allow_remote: false,
                 hosts: vec![],
                 origins: vec![],
