@@ -162,7 +162,8 @@ impl Metrics {
         if !is_known {
             known.insert(name.to_owned());
         }
-        name.to_owned()
+        // The library writes a label as it is.
+        name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
     }
 
     /// All of it.
