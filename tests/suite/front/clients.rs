@@ -139,6 +139,22 @@ async fn openais_library_for_node_works_unchanged_and_buys_nothing_twice() {
 }
 
 #[tokio::test]
+async fn anthropics_library_for_node_works_unchanged_in_both_versions() {
+    if !are_there() {
+        return;
+    }
+    let both = run_script("anthropic.mjs", 15).await;
+    assert_eq!(times(&both, "break off"), 2);
+}
+
+#[tokio::test]
+async fn vercels_ai_sdk_works_unchanged() {
+    if are_there() {
+        run_script("aisdk.mjs", 10).await;
+    }
+}
+
+#[tokio::test]
 async fn the_libraries_for_python_work_unchanged_and_buy_nothing_twice() {
     if !are_there() {
         return;
