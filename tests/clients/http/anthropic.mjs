@@ -47,10 +47,28 @@ for (const version of ['2023-06-01', '2026-10-21']) {
   test(`errors by ${version}`, async () => {
     await assert.rejects(anthropic.messages.create(say('nobody-has-it', 'hi')), Anthropic.NotFoundError)
     await assert.rejects(anthropic.messages.create(say('m', 'fail with 400')), Anthropic.BadRequestError)
-    const stream = anthropic.messages.stream(say('m', 'break off', { max_retries: 0 }))
-    await assert.rejects(stream.finalMessage(), Anthropic.APIError)
+    const broken = say('m', 'break off', { max_retries: 0 })
+    await assert.rejects(anthropic.messages.create(broken), Anthropic.InternalServerError)
+    await assert.rejects(anthropic.messages.stream(broken).finalMessage(), Anthropic.APIError)
   })
 }
+
+test('what was not is sent again', async () => {
+  const anthropic = new Anthropic({ baseURL, apiKey })
+  const { content: [block] } = await anthropic.messages.create(say('m', 'be busy once', { max_retries: 0 }))
+  assert.equal(block.text, 're: be busy once')
+})
+
+test('a stranger is told so', async () => {
+  const anthropic = new Anthropic({ baseURL, apiKey: 'not-a-token' })
+  await assert.rejects(anthropic.messages.create(say('m', 'hi')), Anthropic.AuthenticationError)
+})
+
+test('models', async () => {
+  const ids = []
+  for await (const model of new Anthropic({ baseURL, apiKey }).models.list()) ids.push(model.id)
+  assert.ok(ids.includes('m') && ids.includes('claude-x'), `${ids}`)
+})
 
 test('a key as older libraries send it', async () => {
   const older = new Anthropic({ baseURL, apiKey: null, authToken: null, defaultHeaders: { 'x-api-key': apiKey } })

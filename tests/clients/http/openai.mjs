@@ -74,6 +74,11 @@ test('what may have been paid for is not sent again', async () => {
   await assert.rejects(openai.chat.completions.create(say('fail with 500', { max_retries: 0 })), OpenAI.InternalServerError)
 })
 
+test('what was not is sent again', async () => {
+  const { choices: [choice] } = await openai.chat.completions.create(say('be busy once', { max_retries: 0 }))
+  assert.equal(choice.message.content, 're: be busy once')
+})
+
 test('a stream that breaks off throws', async () => {
   const stream = await openai.chat.completions.create(say('break off', { stream: true, max_retries: 0 }))
   await assert.rejects(async () => {

@@ -1,11 +1,13 @@
 //! Unchanged clients of OpenAI's and Anthropic's APIs, on Node and in Python, and curl.
 
 use super::dialects::Both;
-use super::token;
-use crate::bed::var;
+use super::{Bed, token};
+use crate::bed::{rows, var};
+use crate::chat::{add_named, save_key};
 use crate::supabase::{are_there, clients};
 use crate::upstream::{Answer, Piece, Seen, USAGE};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -21,7 +23,7 @@ fn asked(seen: &Seen) -> String {
 }
 
 /// OpenAI's form, with as little in it as upstreams send.
-fn openai(seen: &Seen) -> Answer {
+pub fn openai(seen: &Seen) -> Answer {
     let (text, streams) = (asked(seen), seen.json()["stream"] == true);
     let call = |index: bool| {
         let mut call = json!({"id": "call_1", "function": {"name": "weather", "arguments": r#"{"city":"Paris"}"#}});
@@ -62,7 +64,7 @@ fn openai(seen: &Seen) -> Answer {
     }
 }
 
-fn anthropic(seen: &Seen) -> Answer {
+pub fn anthropic(seen: &Seen) -> Answer {
     let text = format!("re: {}", asked(seen));
     let message = json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-served",
         "content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "stop_sequence": null,
@@ -96,11 +98,23 @@ fn anthropic(seen: &Seen) -> Answer {
     ])
 }
 
+/// Providers of both forms. What is to `be busy once` is refused the first time.
+async fn both() -> Both {
+    let refusals = AtomicUsize::new(0);
+    let openai = move |seen: &Seen| match asked(seen).as_str() {
+        "be busy once" if refusals.fetch_add(1, Ordering::Relaxed) == 0 => {
+            Answer::json(429, r#"{"error":{"message":"too many requests"}}"#)
+        }
+        _ => openai(seen),
+    };
+    Both::new(openai, anthropic).await
+}
+
 /// Runs a program; gives back what it says.
-async fn run(both: &Both, mut command: Command) -> String {
+async fn run(bed: &Bed, mut command: Command) -> String {
     let command = command
         .current_dir(clients().join("http"))
-        .env("HTTP_URL", format!("http://127.0.0.1:{}/v1", both.bed.port))
+        .env("HTTP_URL", format!("http://127.0.0.1:{}/v1", bed.port))
         .env("HTTP_TOKEN", token::of("u-1"))
         .kill_on_drop(true)
         .output();
@@ -111,16 +125,21 @@ async fn run(both: &Both, mut command: Command) -> String {
     text
 }
 
-/// Runs a script on Node, each check of which has to pass.
-async fn run_script(script: &str, expected: usize) -> Both {
-    let both = Both::new(openai, anthropic).await;
-    let mut command = Command::new(var("AGGREGATOR_NODE"));
-    command.args(["--test-reporter=tap", script]);
-    let text = run(&both, command).await;
+/// Runs a script on Node or in Python, each check of which has to pass.
+async fn run_script(bed: &Bed, script: &str, expected: usize) {
+    let mut command = match script.ends_with(".py") {
+        true => Command::new("python3"),
+        false => Command::new(var("AGGREGATOR_NODE")),
+    };
+    match script.ends_with(".py") {
+        true => command.env("PYTHONPATH", var("AGGREGATOR_PYTHON")),
+        false => command.arg("--test-reporter=tap"),
+    };
+    command.arg(script);
+    let text = run(bed, command).await;
     assert!(!text.contains("\nnot ok "), "{text}");
     let passed = text.lines().filter(|line| line.starts_with("ok ")).count();
     assert_eq!(passed, expected, "{text}");
-    both
 }
 
 /// How often the upstream was asked this.
@@ -133,9 +152,11 @@ async fn openais_library_for_node_works_unchanged_and_buys_nothing_twice() {
     if !are_there() {
         return;
     }
-    let both = run_script("openai.mjs", 11).await;
+    let both = both().await;
+    run_script(&both.bed, "openai.mjs", 12).await;
     // One whole and one stream.
     assert_eq!((times(&both, "break off"), times(&both, "fail with 500")), (2, 1));
+    assert_eq!(times(&both, "be busy once"), 2);
 }
 
 #[tokio::test]
@@ -143,14 +164,17 @@ async fn anthropics_library_for_node_works_unchanged_in_both_versions() {
     if !are_there() {
         return;
     }
-    let both = run_script("anthropic.mjs", 15).await;
-    assert_eq!(times(&both, "break off"), 2);
+    let both = both().await;
+    run_script(&both.bed, "anthropic.mjs", 18).await;
+    // In each version one whole and one stream.
+    assert_eq!(times(&both, "break off"), 4);
+    assert_eq!(times(&both, "be busy once"), 2);
 }
 
 #[tokio::test]
 async fn vercels_ai_sdk_works_unchanged() {
     if are_there() {
-        run_script("aisdk.mjs", 10).await;
+        run_script(&both().await.bed, "aisdk.mjs", 10).await;
     }
 }
 
@@ -159,25 +183,49 @@ async fn the_libraries_for_python_work_unchanged_and_buy_nothing_twice() {
     if !are_there() {
         return;
     }
-    let both = Both::new(openai, anthropic).await;
-    let mut command = Command::new("python3");
-    command.arg("clients.py").env("PYTHONPATH", var("AGGREGATOR_PYTHON"));
-    let text = run(&both, command).await;
-    assert_eq!(text.lines().filter(|line| line.starts_with("ok ")).count(), 15, "{text}");
-    assert_eq!(times(&both, "break off"), 1);
+    let both = both().await;
+    run_script(&both.bed, "clients.py", 37).await;
+    // One whole and one stream.
+    assert_eq!(times(&both, "break off"), 2);
+    assert_eq!(times(&both, "be busy once"), 2);
 }
 
-#[tokio::test]
-async fn curl_reads_a_stream_as_it_comes() {
-    let both = Both::new(openai, anthropic).await;
-    let body =
-        json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "hi"}]});
+/// What curl gets of a stream.
+async fn curl(bed: &Bed, body: Value) -> String {
     let mut command = Command::new("curl");
     command
         .args(["-sS", "-N", "--fail-with-body", "-H", "Content-Type: application/json", "-d"])
         .arg(body.to_string())
         .args(["-H", &format!("Authorization: Bearer {}", token::of("u-1"))])
-        .arg(format!("http://127.0.0.1:{}/v1/chat/completions", both.bed.port));
-    let text = run(&both, command).await;
+        .arg(format!("http://127.0.0.1:{}/v1/chat/completions", bed.port));
+    run(bed, command).await
+}
+
+#[tokio::test]
+async fn curl_reads_a_stream() {
+    let both = both().await;
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let text = curl(&both.bed, json!({"model": "m", "stream": true, "messages": messages})).await;
     assert!(text.ends_with("data: [DONE]\n\n") && text.contains(r#""content":"hi""#), "{text}");
+}
+
+#[tokio::test]
+async fn a_real_model_answers_every_client() {
+    if !are_there() {
+        return;
+    }
+    let bed = Bed::new().await;
+    let (name, url) = ("smollm2-135m", var("AGGREGATOR_MODEL_URL"));
+    add_named(&bed.root, "local", "openai", &url, &[name]).await;
+    let user = bed.database.rest("authenticated", Some("u-1")).await;
+    save_key(&user, "local", &var("AGGREGATOR_MODEL_KEY")).await;
+    run_script(&bed, "model.mjs", 4).await;
+    run_script(&bed, "model.py", 2).await;
+    let messages = json!([{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]);
+    let body = json!({"model": name, "stream": true, "temperature": 0, "max_tokens": 24, "messages": messages});
+    let text = curl(&bed, body).await;
+    assert!(text.contains("Paris") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    // Of Node openai asks twice.
+    let calls = "SELECT status, count(*), bool_and(cost_estimate > 0) FROM aggregator_usage_logs GROUP BY status";
+    assert_eq!(rows(&bed.root, calls).await, ["success|8|t"]);
 }
