@@ -1,5 +1,6 @@
 //! Listening: at the address that is set, or trying to, for as long as it is set.
 
+use crate::core::front::failure::{Failure, Refused};
 use crate::core::front::place::Place;
 use crate::front::Front;
 use crate::front::connection::{self, Peer};
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 /// Between tries to have the address: the first pause, doubled each time, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -27,10 +29,6 @@ const MOST_CONNECTIONS: usize = 4096;
 const BACKLOG: u32 = 1024;
 /// Of a Unix socket: its owner's and its group's, who is the proxy's.
 const SOCKET_MODE: u32 = 0o660;
-/// What is said to a connection that is one too many.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nx-should-retry: true\r\n\
-    content-type: application/json\r\ncontent-length: 107\r\nconnection: close\r\n\r\n\
-    {\"error\":{\"message\":\"The server takes no more connections\",\"type\":\"overloaded\",\"param\":null,\"code\":\"busy\"}}";
 
 /// Serves where the settings say, also after they have changed.
 pub async fn run(front: Arc<Front>) {
@@ -245,11 +243,28 @@ impl Stream {
 
     /// Says that there are too many, if that goes at once.
     fn refuse(self) {
+        let full = full();
         let _ = match self {
-            Self::Tcp(stream, _) => stream.try_write(FULL),
-            Self::Unix(stream) => stream.try_write(FULL),
+            Self::Tcp(stream, _) => stream.try_write(full.as_bytes()),
+            Self::Unix(stream) => stream.try_write(full.as_bytes()),
         };
     }
+}
+
+/// What is said to a connection that is one too many.
+fn full() -> String {
+    let failure = Failure::refused(&Refused::Busy);
+    let (id, body) = (Uuid::now_v7(), failure.openai());
+    let mut text = format!(
+        "HTTP/1.1 {} Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\nx-request-id: {id}\r\nrequest-id: {id}\r\n",
+        failure.status,
+        body.len()
+    );
+    for (name, value) in failure.headers() {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text + "\r\n" + &body
 }
 
 #[cfg(test)]
@@ -258,8 +273,13 @@ mod tests {
 
     #[test]
     fn what_is_said_when_it_is_full_is_whole() {
-        let text = std::str::from_utf8(FULL).unwrap();
+        let text = full();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 503 ") && head.contains("\r\nretry-after: 1\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("\r\nx-request-id: "), "{head}");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
         assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
     }

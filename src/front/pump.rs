@@ -84,9 +84,7 @@ impl Done {
     pub fn respond(self, body: String) -> Response<Body> {
         let held = Held { bytes: body.into_bytes(), _leases: vec![self.lease] };
         let mut response = reply::json(StatusCode::OK, Bytes::from_owner(held));
-        if let Some(provider) = &self.answer.provider {
-            reply::add(&mut response, "x-aggregator-provider", provider);
-        }
+        reply::add_provider(&mut response, self.answer.provider.as_deref());
         if let Some(cost) = &self.answer.cost {
             reply::add(&mut response, "x-aggregator-cost", cost);
         }
@@ -135,6 +133,7 @@ pub async fn stream(
         writer: Some(writer),
         out: String::new(),
         leases: Vec::new(),
+        provider: None,
         has_ended: false,
     };
     match timeout(HOLD, streaming.pieces.recv()).await {
@@ -143,9 +142,13 @@ pub async fn stream(
         Err(_) => streaming.keepalive(),
     }
     let (frames, events) = mpsc::channel(FRAMES);
+    let mut response = reply::events(events);
+    // Of one that took longer than the status is held back nobody knows it yet.
+    reply::add_provider(&mut response, streaming.provider.as_deref());
     tokio::spawn(streaming.run(frames));
-    Ok(reply::events(events))
+    Ok(response)
 }
+
 /// A stream on its way. Dropping it aborts the call.
 struct Streaming {
     shared: Arc<Shared>,
@@ -159,6 +162,8 @@ struct Streaming {
     leases: Vec<Lease>,
     /// For what the writer holds.
     lease: Lease,
+    /// Who answers, as soon as anybody does.
+    provider: Option<String>,
     has_ended: bool,
 }
 
@@ -201,7 +206,8 @@ impl Streaming {
 
     /// Writes what has arrived.
     async fn take(&mut self, piece: Piece) {
-        let Piece { said, lease } = piece;
+        let Piece { said, lease, provider } = piece;
+        self.provider = provider.or(self.provider.take());
         self.write(said.len(), move |writer, out| writer.piece(&said, out)).await;
         self.leases.push(lease);
         let held = self.writer.as_ref().map_or(0, |writer| writer.size());
@@ -222,6 +228,7 @@ impl Streaming {
         }
         let told = self.shared.heavy.run(bytes, move || Answer::of(id, reply)).await;
         let answer = told.map_err(|error| Failure::of(&error, Sent::PerhapsPaid))?;
+        self.provider = answer.provider.or(self.provider.take());
         let response = answer.outcome.map_err(|error| Failure::of(&error, sent))?;
         self.write(bytes + held, move |writer, out| writer.finish(&response, out)).await;
         self.has_ended = true;

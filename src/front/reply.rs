@@ -110,6 +110,13 @@ pub fn failure(failure: &Failure, dialect: Dialect, id: Uuid) -> Response<Body> 
     response
 }
 
+/// Says who has answered.
+pub fn add_provider(response: &mut Response<Body>, provider: Option<&str>) {
+    if let Some(provider) = provider {
+        add(response, "x-aggregator-provider", provider);
+    }
+}
+
 /// Adds a header. What cannot be a header's value is left out.
 pub fn add(response: &mut Response<Body>, name: &'static str, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {

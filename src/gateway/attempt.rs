@@ -123,7 +123,12 @@ impl<'a> Attempts<'a> {
             settings: &settings,
             row,
             lease,
-            outlet: Outlet::new(self.delivery, self.deadline, &mut self.has_delivered),
+            outlet: Outlet::new(
+                &candidate.provider.name,
+                self.delivery,
+                self.deadline,
+                &mut self.has_delivered,
+            ),
             is_native: native.is_some(),
             deadline: self.deadline,
             waited_ms: call.deadline_ms,

@@ -56,6 +56,8 @@ impl Said {
 pub struct Piece {
     pub said: Said,
     pub lease: Lease,
+    /// Whose it is; the first one says so.
+    pub provider: Option<String>,
 }
 
 /// Where pieces of an answer go: a channel of few places, which hold what is read of the upstream ahead of the caller.

@@ -7,7 +7,7 @@ use crate::core::stream::Added;
 use crate::gateway::delivery::{Delivery, Piece, Said};
 use crate::gateway::memory::{Lease, Shortage};
 use crate::protocol::Reply;
-use std::mem::take;
+use std::mem::{replace, take};
 use tokio::time::{Instant, timeout_at};
 
 /// Pieces of fewer bytes have room in what every answer holds from its start, for as many as wait to be taken.
@@ -68,6 +68,7 @@ pub enum Blocked {
 /// Hands on what an answer gains.
 pub struct Outlet<'a, 'l> {
     pub delivery: Delivery<'a>,
+    provider: &'a str,
     pub deadline: Instant,
     /// Something of the answer has reached the caller.
     pub has_delivered: &'l mut bool,
@@ -76,8 +77,15 @@ pub struct Outlet<'a, 'l> {
 }
 
 impl<'a, 'l> Outlet<'a, 'l> {
-    pub fn new(delivery: Delivery<'a>, deadline: Instant, has_delivered: &'l mut bool) -> Self {
-        Self { delivery, deadline, has_delivered, held: Vec::new(), held_bytes: 0 }
+    /// Of an answer by this provider.
+    pub fn new(
+        provider: &'a str,
+        delivery: Delivery<'a>,
+        deadline: Instant,
+        has_delivered: &'l mut bool,
+    ) -> Self {
+        let held = Vec::new();
+        Self { delivery, provider, deadline, has_delivered, held, held_bytes: 0 }
     }
 
     /// Hands on what a chunk has added. Waits while the caller does not take it, and with that the upstream, but not
@@ -122,12 +130,13 @@ impl<'a, 'l> Outlet<'a, 'l> {
             return Ok(());
         }
         for said in take(&mut self.held) {
-            *self.has_delivered = true;
+            let is_first = !replace(self.has_delivered, true);
+            let provider = is_first.then(|| self.provider.to_owned());
             let mut own = lease.another();
             if said.len() > SMALL {
                 own.grow(said.len()).map_err(Blocked::Shortage)?;
             }
-            let piece = Piece { said, lease: own };
+            let piece = Piece { said, lease: own, provider };
             let sent = timeout_at(self.deadline, sink.send(piece)).await;
             sent.map(drop).map_err(|_| Blocked::Late)?;
         }
@@ -144,6 +153,7 @@ impl<'a, 'l> Outlet<'a, 'l> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::delivery::Pieces;
     use crate::gateway::memory::Memory;
     use std::time::Duration;
     use tokio::sync::mpsc;
@@ -158,12 +168,16 @@ mod tests {
         Instant::now() + Duration::from_millis(50)
     }
 
+    fn outlet<'a, 'l>(sink: &'a Pieces, has_delivered: &'l mut bool) -> Outlet<'a, 'l> {
+        Outlet::new("p", Delivery::Chunks(sink), soon(), has_delivered)
+    }
+
     #[tokio::test]
     async fn nothing_goes_out_before_the_model_has_said_something() {
         let memory = Memory::new(LIMIT);
         let (lease, (sink, mut pieces)) = (memory.lease("u"), mpsc::channel(8));
         let mut has_delivered = false;
-        let mut outlet = Outlet::new(Delivery::Chunks(&sink), soon(), &mut has_delivered);
+        let mut outlet = outlet(&sink, &mut has_delivered);
         for text in ["role", "", "ping"] {
             assert!(outlet.piece(chunk(text), false, &lease).await.is_ok());
         }
@@ -175,8 +189,11 @@ mod tests {
         assert!(outlet.piece(chunk("more"), false, &lease).await.is_ok());
         assert_eq!(outlet.size(), 0);
         assert!(*outlet.has_delivered);
-        for text in ["role", "ping", "said", "more"] {
-            assert_eq!(pieces.try_recv().unwrap().said, chunk(text));
+        for (text, provider) in
+            [("role", Some("p")), ("ping", None), ("said", None), ("more", None)]
+        {
+            let piece = pieces.try_recv().unwrap();
+            assert_eq!((piece.said, piece.provider.as_deref()), (chunk(text), provider));
         }
     }
 
@@ -187,7 +204,7 @@ mod tests {
         for (count, bytes) in [(MOST_HELD + 1, 1), (2, MOST_HELD_BYTES)] {
             let (sink, mut pieces) = mpsc::channel(MOST_HELD + 1);
             let mut has_delivered = false;
-            let mut outlet = Outlet::new(Delivery::Chunks(&sink), soon(), &mut has_delivered);
+            let mut outlet = outlet(&sink, &mut has_delivered);
             for _ in 0..count {
                 assert!(pieces.try_recv().is_err());
                 let said = chunk(&"x".repeat(bytes));
@@ -203,7 +220,7 @@ mod tests {
         let lease = memory.lease("u");
         let (sink, mut pieces) = mpsc::channel(8);
         let mut has_delivered = false;
-        let mut outlet = Outlet::new(Delivery::Chunks(&sink), soon(), &mut has_delivered);
+        let mut outlet = outlet(&sink, &mut has_delivered);
         let before = memory.room("u");
         let large = || Said::Events("x".repeat(LIMIT / 4));
         assert!(outlet.piece(large(), true, &lease).await.is_ok());
@@ -222,7 +239,7 @@ mod tests {
         let lease = memory.lease("u");
         let (sink, _pieces) = mpsc::channel(1);
         let mut has_delivered = false;
-        let mut outlet = Outlet::new(Delivery::Chunks(&sink), soon(), &mut has_delivered);
+        let mut outlet = outlet(&sink, &mut has_delivered);
         assert!(outlet.piece(chunk("a"), true, &lease).await.is_ok());
         assert!(matches!(outlet.piece(chunk("b"), true, &lease).await, Err(Blocked::Late)));
     }

@@ -5,6 +5,7 @@ mod calls;
 mod clients;
 mod dialects;
 mod floods;
+mod headers;
 mod jobs;
 mod listening;
 mod metrics;
