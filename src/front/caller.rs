@@ -27,8 +27,9 @@ const MOST_ROLES: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub whose: Whose,
-    /// By which generation of rights.
+    /// By which generation of rights, and when that was looked at: microseconds since 1970.
     pub generation: u64,
+    pub at: i64,
     claims: Arc<Claims>,
 }
 
@@ -99,12 +100,13 @@ impl Callers {
                 });
             }
         };
+        let at = unix_micros();
         let vouched = self.may_spend(front, &claims.role).await?;
         if !vouched.may_spend {
             return Err(forbidden());
         }
         let whose = Whose { user: claims.user_id.clone(), own_keys_only };
-        Ok(Caller { whose, generation: vouched.generation, claims })
+        Ok(Caller { whose, generation: vouched.generation, at, claims })
     }
 
     /// Whether a role may spend, as it is kept for this generation, or as the main thread says.

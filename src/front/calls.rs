@@ -141,7 +141,8 @@ pub async fn run(
             deadline_ms: left.max(1),
             stream_upstream: prepared.stream_upstream,
             rules: Rules::about(&routed.rules, labels.as_deref()),
-            resolved_at: routed.at,
+            // What is kept of a generation holds for as long as that does.
+            resolved_at: caller.at,
             earlier_attempts: attempts,
             labels: labels.clone(),
             generation: Some(generation),

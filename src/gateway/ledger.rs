@@ -228,8 +228,6 @@ pub struct Routed {
     pub candidates: Arc<[Candidate]>,
     pub rules: Arc<Rules>,
     pub generation: u64,
-    /// Microseconds since 1970, from before they were read.
-    pub at: i64,
 }
 
 /// A model that a user can call.

@@ -10,7 +10,7 @@ use crate::gateway::ledger::{CallableModel, RouteAsked, Routed, Vouched, Whose};
 use crate::installed::Installed;
 use crate::routing;
 use crate::worker::process::{self, Failure};
-use crate::{route_cache, settings, time};
+use crate::{route_cache, settings};
 use pgrx::pg_sys::{self, BOOLOID, OIDOID, Oid, TEXTARRAYOID, TEXTOID};
 use pgrx::spi::{self, Spi, SpiClient};
 use std::sync::Arc;
@@ -77,7 +77,6 @@ pub fn may_spend(role: &str) -> Result<Vouched, Error> {
 /// Who may serve a call.
 pub fn route(asked: &RouteAsked) -> Result<Routed, Error> {
     let RouteAsked { whose: Whose { user, own_keys_only }, models } = asked;
-    let at = time::now();
     answer("find who may serve the model", |installed| {
         let generation = route_cache::generation();
         let models: Vec<&str> = models.iter().map(String::as_str).collect();
@@ -101,7 +100,7 @@ pub fn route(asked: &RouteAsked) -> Result<Routed, Error> {
             let action = format!("spend the platform's keys for '{wanted}'");
             return Err(Error::Anonymous { action });
         }
-        Ok(Routed { candidates, rules, generation, at })
+        Ok(Routed { candidates, rules, generation })
     })
 }
 

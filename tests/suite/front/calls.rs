@@ -329,3 +329,29 @@ async fn what_a_commit_took_away_serves_no_later_request() {
     assert!(seen > 50, "{seen} of {} calls were made while something was gone", calls.len());
     assert!(calls.iter().any(|(.., status)| *status == 200));
 }
+
+#[tokio::test]
+async fn a_call_like_the_last_one_asks_the_database_for_nothing_but_the_ledger() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let bed = ready(&upstream).await;
+    for more in [json!({}), json!({"stream": true})] {
+        assert_eq!(bed.send(&chat("u-1", more)).await.status, 200);
+    }
+    // What it was routed by is no longer new.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let keeper = bed.database.root().await;
+    keeper
+        .batch_execute(
+            "BEGIN; LOCK TABLE api_providers, user_api_providers, aggregator_models, aggregator_budgets,
+                 aggregator_rate_limits IN ACCESS EXCLUSIVE MODE",
+        )
+        .await
+        .unwrap();
+    for more in [json!({}), json!({"stream": true})] {
+        let response = bed.send(&chat("u-1", more)).await;
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+    keeper.batch_execute("ROLLBACK").await.unwrap();
+    let settled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'";
+    eventually(&bed.root, settled, "4").await;
+}
