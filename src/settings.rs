@@ -39,6 +39,9 @@ static HTTP_CORS_ORIGINS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_TRUSTED_PROXIES: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
+static HTTP_TLS_CERTIFICATE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
+static HTTP_TLS_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_MAX_BODY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static JWT_AUDIENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -272,7 +275,7 @@ fn register_http() {
     GucRegistry::define_bool_guc(
         c"aggregator.http_allow_remote",
         c"Whether the HTTP endpoint may have an address that other machines reach.",
-        c"There is no TLS: put a proxy with TLS in front of it.",
+        c"Without aggregator.http_tls_certificate, put a proxy with TLS in front of it.",
         &HTTP_ALLOW_REMOTE,
         GucContext::Sighup,
         GucFlags::default(),
@@ -298,6 +301,23 @@ fn register_http() {
         ),
     ] {
         let (context, flags) = (GucContext::Sighup, GucFlags::default());
+        GucRegistry::define_string_guc(name, description, more, setting, context, flags);
+    }
+    for (name, description, more, setting) in [
+        (
+            c"aggregator.http_tls_certificate",
+            c"The file with the certificate of the HTTP endpoint, and those of its authorities, in PEM.",
+            c"Relative to the data directory, read on reload. Empty: no TLS. Unix sockets have none.",
+            &HTTP_TLS_CERTIFICATE,
+        ),
+        (
+            c"aggregator.http_tls_key",
+            c"The file with the private key of that certificate, in PEM.",
+            c"Relative to the data directory, mode 0600, read on reload.",
+            &HTTP_TLS_KEY,
+        ),
+    ] {
+        let (context, flags) = (GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
         GucRegistry::define_string_guc(name, description, more, setting, context, flags);
     }
     GucRegistry::define_int_guc(
@@ -432,6 +452,8 @@ fn http(database: &str) -> gateway::Http {
         hosts: list(&HTTP_HOSTS),
         origins: list(&HTTP_CORS_ORIGINS),
         proxies: Proxies::read(&text(&HTTP_TRUSTED_PROXIES).unwrap_or_default()),
+        tls_certificate: given(&HTTP_TLS_CERTIFICATE).map(PathBuf::from),
+        tls_key: given(&HTTP_TLS_KEY).map(PathBuf::from),
         max_body: kilobytes(&HTTP_MAX_BODY),
         token_keys: given(&JWT_SECRET_FILE).map(PathBuf::from),
         token_rules: token::Rules { audience: given(&JWT_AUDIENCE), issuer: given(&JWT_ISSUER) },

@@ -5,20 +5,16 @@ use crate::core::front::credential::{self, Credential, Refusal};
 use crate::core::front::failure::{Failure, Sent};
 use crate::core::front::token::Claims;
 use crate::core::front::token::cache::Verifier;
-use crate::core::front::token::keys::Keys;
+use crate::core::front::token::keys::{Keys, LONGEST_SECRET};
 use crate::error::Error;
-use crate::front::Front;
+use crate::front::{Front, files};
 use crate::gateway::ledger::{Ledger, Task, Vouched, Whose};
 use crate::gateway::{AnonymousUsers, Http};
 use http::HeaderMap;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
-use zeroize::Zeroizing;
 
 /// Roles of which it is kept what they may do.
 const MOST_ROLES: usize = 256;
@@ -73,6 +69,26 @@ impl Callers {
         };
         let caller = self.vouch(front, claims).await;
         caller.map_err(|error| Failure::of(&error, Sent::Nothing))
+    }
+
+    /// Refuses whoever is not a reader or an administrator, by the role of an access token: a gateway key has none.
+    pub async fn check_reader(&self, front: &Front, headers: &HeaderMap) -> Result<(), Failure> {
+        let shown = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let claims = match credential::find(shown)? {
+            Credential::Token(token) => self.verify(token)?,
+            Credential::Key(_) => return Err(Refusal::Unknown.into()),
+        };
+        let (reply, answered) = oneshot::channel();
+        front.shared.ledger.send(Task::MayRead(claims.role.clone(), reply));
+        let may_read = answered.await.map_err(|_| stopping()).flatten();
+        match may_read.map_err(|error| Failure::of(&error, Sent::Nothing))? {
+            true => Ok(()),
+            false => {
+                let action = "read the metrics, which takes the right of a reader".to_owned();
+                let error = Error::Forbidden { role: claims.role.clone(), action };
+                Err(Failure::of(&error, Sent::Nothing))
+            }
+        }
     }
 
     fn verify(&self, token: &str) -> Result<Arc<Claims>, Refusal> {
@@ -160,20 +176,7 @@ fn problems(keys: &Keys) -> Vec<String> {
 /// Reads the keys of tokens from a file that nobody else can read or write.
 fn read_keys(path: &Path) -> Result<Keys, String> {
     let said = |problem: String| format!("aggregator.jwt_secret_file: {problem}");
-    // What is no file, a pipe say, is not waited for.
-    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = opened.map_err(|error| said(error.kind().to_string()))?;
-    let about = file.metadata().map_err(|error| said(error.kind().to_string()))?;
-    if !about.is_file() {
-        return Err(said("it is not a file".to_owned()));
-    }
-    if about.mode() & 0o077 != 0 {
-        let problem = "others than its owner may read or write it (want mode 0600)";
-        return Err(said(problem.to_owned()));
-    }
-    let mut secret = Zeroizing::new(Vec::new());
-    let most = crate::core::front::token::keys::LONGEST_SECRET as u64 + 1;
-    file.take(most).read_to_end(&mut secret).map_err(|error| said(error.kind().to_string()))?;
+    let secret = files::read_secret(path, LONGEST_SECRET).map_err(said)?;
     Keys::parse(&secret).map_err(|error| said(error.to_string()))
 }
 

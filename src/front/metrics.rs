@@ -1,6 +1,6 @@
 //! What is counted of the endpoint, for Prometheus. No label holds a user, a key, or a name that a client chose.
 
-use crate::core::front::failure::{Failure, Refused};
+use crate::core::front::failure::Failure;
 use crate::core::front::path::Route;
 use crate::front::Front;
 use crate::front::connection::Peer;
@@ -72,11 +72,11 @@ impl EncodeLabelValue for Class {
 /// What proxies say of those for whom they ask.
 const PROXIED: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 
-/// Answers whoever asks on this machine, and no proxy on it that asks for somebody else.
-pub fn tell(front: &Front, parts: &Parts, peer: Peer) -> Result<Response<Body>, Failure> {
+/// Answers whoever asks on this machine, and no proxy on it that asks for somebody else; and readers from anywhere.
+pub async fn tell(front: &Front, parts: &Parts, peer: Peer) -> Result<Response<Body>, Failure> {
     let is_here = peer.from.is_none_or(|from| from.is_loopback());
     if !is_here || PROXIED.iter().any(|name| parts.headers.contains_key(*name)) {
-        return Err(Failure::refused(&Refused::NoCredential));
+        front.callers.check_reader(front, &parts.headers).await?;
     }
     Ok(reply::text(CONTENT_TYPE, front.metrics.tell(&front.shared)))
 }

@@ -1,12 +1,13 @@
 //! A connection whose other side must take what it is sent: one that does not is broken off, and with it what it
-//! holds (an upstream's connection, a place in flight, a reservation).
+//! holds (an upstream's connection, a place in flight, a reservation). It stands below TLS, which takes more than it
+//! can pass on.
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// For so long a reader may take nothing.
@@ -41,17 +42,17 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: Read + Unpin> Read for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        target: ReadBufCursor<'_>,
+        target: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, target)
     }
 }
 
-impl<S: Write + Unpin> Write for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -86,18 +87,17 @@ impl<S: Write + Unpin> Write for Patient<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper_util::rt::TokioIo;
     use std::future::poll_fn;
     use tokio::io::AsyncReadExt;
 
-    async fn write<S: Write + Unpin>(stream: &mut S) -> io::Result<usize> {
+    async fn write<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<usize> {
         poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, &[0; 64])).await
     }
 
     #[tokio::test]
     async fn who_takes_nothing_is_given_up_and_who_takes_little_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut patient = Patient::new(TokioIo::new(ours));
+        let mut patient = Patient::new(ours);
         patient.patience = Duration::from_millis(60);
         assert_eq!(write(&mut patient).await.unwrap(), 64);
         for _ in 0..4 {

@@ -4,21 +4,21 @@ use crate::answer::Answer;
 use crate::core::front::failure::{Failure, Sent};
 use crate::core::options::Prepared;
 use crate::error::Error;
-use crate::front::caller::Caller;
+use crate::front::caller::{Caller, stopping};
 use crate::front::form::Form;
 use crate::front::reply::{self, Body};
 use crate::front::writer::Writer;
 use crate::front::{Front, calls};
 use crate::gateway::delivery::{Delivery, Piece};
 use crate::gateway::memory::Lease;
-use crate::gateway::shared::Shared;
+use crate::gateway::shared::{Shared, until_true};
 use crate::protocol::ChatReply;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use std::mem::{replace, take};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -45,11 +45,16 @@ pub struct Order {
 }
 
 /// A call that runs in a task of its own: a panic in it fails it alone. Dropping it aborts it.
-struct Running(JoinSet<(ChatReply, Lease)>);
+struct Running {
+    task: JoinSet<(ChatReply, Lease)>,
+    /// Whether the gateway ends, and the call with it.
+    stopping: watch::Receiver<bool>,
+}
 
 impl Running {
     fn start(front: &Arc<Front>, order: Order, pieces: Option<mpsc::Sender<Piece>>) -> Self {
         let (front, in_flight) = (front.clone(), front.shared.stats.enter());
+        let stopping = front.shared.stopping.subscribe();
         let mut task = JoinSet::new();
         task.spawn(async move {
             let Order { caller, prepared, form, id, mut lease } = order;
@@ -60,12 +65,22 @@ impl Running {
             drop(in_flight);
             (reply, lease)
         });
-        Self(task)
+        Self { task, stopping }
     }
 
     async fn end(&mut self) -> Result<(ChatReply, Lease), Failure> {
-        let ended = self.0.join_next().await.and_then(Result::ok);
-        ended.ok_or_else(|| Failure::of(&Error::panicked(), Sent::PerhapsPaid))
+        tokio::select! {
+            ended = self.task.join_next() => ended
+                .and_then(Result::ok)
+                .ok_or_else(|| Failure::of(&Error::panicked(), Sent::PerhapsPaid)),
+            () = until_true(&mut self.stopping) => Err(self.abort()),
+        }
+    }
+
+    /// Ends it because the gateway ends: what has arrived is written down.
+    fn abort(&mut self) -> Failure {
+        self.task.abort_all();
+        Failure::of(&stopping(), Sent::PerhapsPaid)
     }
 }
 
@@ -136,7 +151,12 @@ pub async fn stream(
         provider: None,
         has_ended: false,
     };
-    match timeout(HOLD, streaming.pieces.recv()).await {
+    let Streaming { pieces, running, .. } = &mut streaming;
+    let first = tokio::select! {
+        first = timeout(HOLD, pieces.recv()) => first,
+        () = until_true(&mut running.stopping) => return Err(running.abort()),
+    };
+    match first {
         Ok(Some(piece)) => streaming.take(piece).await,
         Ok(None) => streaming.end().await?,
         Err(_) => streaming.keepalive(),
@@ -200,6 +220,10 @@ impl Streaming {
                 () = sleep(KEEPALIVE) => self.keepalive(),
                 // Nobody reads any more.
                 () = frames.closed() => return,
+                () = until_true(&mut self.running.stopping) => {
+                    let failure = self.running.abort();
+                    self.fail(&failure);
+                }
             }
         }
     }
@@ -238,7 +262,7 @@ impl Streaming {
     /// Takes memory for what is held; where there is none, the answer ends here.
     fn hold(&mut self, bytes: usize) {
         if let Err(shortage) = self.lease.grow_to(bytes) {
-            self.running.0.abort_all();
+            self.running.task.abort_all();
             self.fail(&Failure::of(&Error::from(shortage), Sent::PerhapsPaid));
         }
     }

@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+/// Most bytes of the head of a request.
+const LONGEST_HEAD: usize = 32 * 1024;
 /// Most bytes of what stands between the method and the version.
 const LONGEST_TARGET: usize = 8 * 1024;
 
@@ -76,11 +78,12 @@ fn client(peer: Peer, headers: &HeaderMap, http: &Http) -> Option<IpAddr> {
 
 /// The endpoint of a request that is meant for us.
 fn find(parts: &Parts, peer: Peer, http: &Http) -> Result<Route, Failure> {
+    check_head(parts)?;
     check_host(parts, peer, http)?;
     let (method, uri) = (parts.method.as_str(), &parts.uri);
     let target = uri.path_and_query().map_or("", |target| target.as_str());
     if target.len() > LONGEST_TARGET {
-        return Err(Failure::refused(&Refused::NotFound { method, path: uri.path() }));
+        return Err(Failure::refused(&Refused::LongTarget { limit: LONGEST_TARGET }));
     }
     path::route(method, uri.path()).map_err(|unrouted| {
         let path = uri.path();
@@ -89,6 +92,18 @@ fn find(parts: &Parts, peer: Peer, http: &Http) -> Result<Route, Failure> {
             Unrouted::Method(allow) => Refused::Method { method, path, allow },
         })
     })
+}
+
+/// Refuses a head that is too large, of which more is read at once than it may have.
+fn check_head(parts: &Parts) -> Result<(), Failure> {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    // "GET / HTTP/1.1", its fields like "name: value", and the empty line, each with its end.
+    let line = parts.method.as_str().len() + target + " ".len() + " HTTP/1.1\r\n".len();
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    match line + fields.sum::<usize>() + 2 <= LONGEST_HEAD {
+        true => Ok(()),
+        false => Err(Failure::refused(&Refused::LargeHead { limit: LONGEST_HEAD })),
+    }
 }
 
 /// Refuses what is for another host, or for a proxy, which this is not.
@@ -105,8 +120,9 @@ fn check_host(parts: &Parts, peer: Peer, http: &Http) -> Result<(), Failure> {
         (None, _) if parts.version < Version::HTTP_11 => return Ok(()),
         (None, _) => return Err(bad("the request has no header Host")),
     };
-    let is_own =
-        host.to_str().is_ok_and(|host| place::is_own_host(host, peer.reached, &http.hosts));
+    let is_own = host
+        .to_str()
+        .is_ok_and(|host| place::is_own_host(host, peer.reached, peer.is_encrypted, &http.hosts));
     if is_own { Ok(()) } else { Err(Failure::refused(&Refused::Host)) }
 }
 
@@ -136,7 +152,7 @@ async fn serve(
         Route::Preflight => Ok(cors::preflight(&parts.headers)),
         Route::Health => Ok(reply::json(StatusCode::OK, r#"{"status":"ok"}"#)),
         Route::Ready => ready(front).await,
-        Route::Metrics => metrics::tell(front, parts, peer),
+        Route::Metrics => metrics::tell(front, parts, peer).await,
         Route::Models => models::models(front, parts, None, dialect).await,
         Route::Model(name) => models::models(front, parts, Some(&name), dialect).await,
         route => endpoints::serve(front, &route, parts, body, id).await,

@@ -254,6 +254,8 @@ mod tests {
             http: Http {
                 place: None,
                 proxies: Ok(Default::default()),
+                tls_certificate: None,
+                tls_key: None,
                 allow_remote: false,
                 hosts: vec![],
                 origins: vec![],

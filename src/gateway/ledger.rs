@@ -177,6 +177,8 @@ pub enum Task {
     Job(Box<JobAsked>, oneshot::Sender<Result<JobTold, Error>>),
     /// Whether a role that an access token claims may spend.
     MaySpend(String, oneshot::Sender<Result<Vouched, Error>>),
+    /// Whether it may see what all users together do.
+    MayRead(String, oneshot::Sender<Result<bool, Error>>),
     /// Who may serve a call over HTTP.
     Route(Box<RouteAsked>, oneshot::Sender<Result<Routed, Error>>),
     /// What a user can call.

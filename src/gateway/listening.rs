@@ -1,6 +1,5 @@
 //! Where the gateway is reached over HTTP, for those who ask after it, and for those who serve there.
 
-use crate::core::front::place::Place;
 use std::sync::{Mutex, MutexGuard};
 
 /// What has become of the address that is wanted.
@@ -18,9 +17,13 @@ impl Listening {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Requests are taken at this place now; `None`: at none.
-    pub fn is_at(&self, place: Option<&Place>) {
-        *self.lock() = State { place: place.map(Place::to_string), problem: None };
+    /// Requests are taken at this place now, or at none, and something may be wrong with it. Says whether the place is
+    /// another than before.
+    pub fn is_at(&self, place: Option<&str>, problem: Option<&str>) -> bool {
+        let mut state = self.lock();
+        let is_new = state.place.as_deref() != place;
+        *state = State { place: place.map(str::to_owned), problem: problem.map(str::to_owned) };
+        is_new
     }
 
     /// There is no listening where it is wanted. Says whether that was not known yet.

@@ -32,8 +32,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
+
+/// For those who serve others than sessions to say that the gateway ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 enum Command {
     Reload(Box<Settings>),
@@ -105,6 +108,7 @@ impl Gateway {
             listening: Listening::default(),
             generation: self.generation,
             reloads: watch::Sender::new(()),
+            stopping: watch::Sender::new(false),
             extension: self.extension,
             epoch: self.epoch,
             pid: std::process::id(),
@@ -118,8 +122,11 @@ impl Gateway {
             std::thread::Builder::new().name("aggregator".to_owned()).spawn(move || {
                 runtime.block_on(async {
                     if let Ok(listener) = UnixListener::from_std(listener) {
-                        tokio::spawn(front(shared.clone()));
+                        let front = tokio::spawn(front(shared.clone()));
                         accept(&listener, orders, &shared).await;
+                        // Its clients are told, and the calls of those who are not end with the runtime.
+                        shared.stopping.send_replace(true);
+                        let _ = timeout(FAREWELL, front).await;
                     }
                 });
                 // Dropping the runtime drops every call, and each settles its row as it goes.

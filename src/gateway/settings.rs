@@ -42,6 +42,9 @@ pub struct Http {
     pub origins: Vec<String>,
     /// Who is believed for whom they ask, or why nobody is.
     pub proxies: Result<Proxies, String>,
+    /// The files with which connections are encrypted. `None`: they are not.
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     /// Bytes of one body.
     pub max_body: usize,
     /// The keys of access tokens. `None`: no token is accepted.

@@ -49,6 +49,8 @@ pub struct Shared {
     pub(super) generation: &'static AtomicU64,
     /// Tells of each reload.
     pub reloads: watch::Sender<()>,
+    /// Whether the gateway ends.
+    pub stopping: watch::Sender<bool>,
     pub(super) extension: u32,
     pub(super) epoch: i64,
     pub(super) pid: u32,
@@ -106,6 +108,11 @@ impl Shared {
             http_error,
         }
     }
+}
+
+/// Waits until it is so.
+pub async fn until_true(state: &mut watch::Receiver<bool>) {
+    let _ = state.wait_for(|is_so| *is_so).await;
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,7 +15,12 @@ use pgrx::pg_sys::{self, BOOLOID, OIDOID, Oid, TEXTARRAYOID, TEXTOID};
 use pgrx::spi::{self, Spi, SpiClient};
 use std::sync::Arc;
 
-const MAY_SPEND: &str = include_str!("../../sql/statements/may_spend.sql");
+const CLAIMED_ROLE: &str = include_str!("../../sql/statements/claimed_role.sql");
+/// That of a user: to execute the function that chats.
+const TO_SPEND: &str = "has_function_privilege(r.oid, $5, 'EXECUTE')";
+/// That of an administrator, by the type that marks them, or of a reader.
+const TO_READ: &str = "(has_type_privilege(r.oid, $5, 'USAGE') OR has_type_privilege(r.oid, (
+        SELECT t.oid FROM pg_type AS t WHERE t.typnamespace = $4 AND t.typname = 'aggregator_reader'), 'USAGE'))";
 const CALLABLE_MODELS: &str = include_str!("../../sql/statements/callable_models.sql");
 
 /// What the right to become a role is called: before version 16, every member has it.
@@ -46,22 +51,36 @@ pub fn watch(client: &SpiClient, installed: &Installed) -> spi::Result<()> {
 
 /// Whether a role may spend that an access token claims.
 pub fn may_spend(role: &str) -> Result<Vouched, Error> {
+    has_right(role, TO_SPEND, function)
+}
+
+/// Whether it may see what all users together do.
+pub fn may_read(role: &str) -> Result<bool, Error> {
+    let admin_type = |_: &SpiClient, installed: &Installed| Ok(installed.admin_type);
+    has_right(role, TO_READ, admin_type).map(|vouched| vouched.may_spend)
+}
+
+fn has_right(
+    role: &str,
+    right: &str,
+    about: impl FnOnce(&SpiClient, &Installed) -> spi::Result<Oid>,
+) -> Result<Vouched, Error> {
     let named = settings::trusted_authenticators();
     let named: Vec<String> = named
         .split(',')
         .map(|name| name.trim().trim_matches('"').to_owned())
         .filter(|name| !name.is_empty())
         .collect();
-    let sql = MAY_SPEND.replace("{SET}", SET);
+    let sql = CLAIMED_ROLE.replace("{SET}", SET).replace("{RIGHT}", right);
     answer("see what a role may do", |installed| {
         let generation = route_cache::generation();
-        let may_spend = Spi::connect(|client| -> spi::Result<_> {
+        let has_it = Spi::connect(|client| -> spi::Result<_> {
             let arguments = [
                 role.into(),
                 (!named.is_empty()).then_some(named).into(),
                 installed.authenticator_type.into(),
                 installed.namespace.into(),
-                function(client, installed)?.into(),
+                about(client, installed)?.into(),
             ];
             let types = [TEXTOID, TEXTARRAYOID, OIDOID, OIDOID, OIDOID];
             let plan = Plan::prepare(client, &sql, &types)?;
@@ -69,8 +88,8 @@ pub fn may_spend(role: &str) -> Result<Vouched, Error> {
             let rows = fresh::select(client, &plan, &arguments)?;
             Ok(rows.first().map(|row| row.get::<bool>(1)).transpose()?.flatten())
         });
-        let may_spend = may_spend.map_err(failed("see what a role may do"))?;
-        Ok(Vouched { may_spend: may_spend == Some(true), generation })
+        let has_it = has_it.map_err(failed("see what a role may do"))?;
+        Ok(Vouched { may_spend: has_it == Some(true), generation })
     })
 }
 

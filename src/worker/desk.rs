@@ -328,6 +328,10 @@ impl Desk {
                     let _ = reply.send(callers::may_spend(&role));
                     inbox.wake.done();
                 }
+                Task::MayRead(role, reply) => {
+                    let _ = reply.send(callers::may_read(&role));
+                    inbox.wake.done();
+                }
                 Task::Route(asked, reply) => {
                     let _ = reply.send(callers::route(&asked));
                     inbox.wake.done();

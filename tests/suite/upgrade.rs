@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 use tokio_postgres::Client;
 
-const CURRENT: &str = env!("CARGO_PKG_VERSION");
+pub const CURRENT: &str = env!("CARGO_PKG_VERSION");
 const OBJECTS: &str = include_str!("../upgrades/objects.sql");
 
 /// Databases hand everything to everybody, and another superuser than the extension's owner updates.
@@ -33,16 +33,16 @@ const ADMINISTERED: &str = "
     UPDATE api_providers SET display_name = 'Edited' WHERE name = 'xai';
     SELECT aggregator_maintain_usage(true, 0)";
 
-fn scripts() -> PathBuf {
+pub fn scripts() -> PathBuf {
     let output = bed::run(Command::new(bed::pg_bin("pg_config")).arg("--sharedir"));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()).join("extension")
 }
 
 /// A script among those of the server, gone when dropped.
-struct Script(PathBuf);
+pub struct Script(PathBuf);
 
 impl Script {
-    fn install(versions: &str, sql: &str) -> Self {
+    pub fn install(versions: &str, sql: &str) -> Self {
         let path = scripts().join(format!("aggregator--{versions}.sql"));
         std::fs::write(&path, sql).expect("the script is installed");
         Self(path)
@@ -56,7 +56,7 @@ impl Drop for Script {
 }
 
 /// Versions that were released, and their install scripts.
-fn released() -> Vec<(String, String)> {
+pub fn released() -> Vec<(String, String)> {
     let mut found = vec![];
     for file in
         std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/upgrades")).unwrap().flatten()

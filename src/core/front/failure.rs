@@ -48,6 +48,13 @@ pub enum Refused<'a> {
     TooLarge {
         limit: usize,
     },
+    /// So has the head of the request, or what stands between its method and its version.
+    LargeHead {
+        limit: usize,
+    },
+    LongTarget {
+        limit: usize,
+    },
     /// The body is of another type than JSON.
     ContentType {
         given: &'a str,
@@ -298,7 +305,9 @@ impl Failure {
             Refused::NoCredential | Refused::BadCredential { .. } => {
                 line(401, Kind::Unauthorized, "invalid_api_key", Unsaid)
             }
-            Refused::Host => line(403, Kind::Permission, "unknown_host", Unsaid),
+            Refused::Host => line(421, Kind::Invalid, "unknown_host", Unsaid),
+            Refused::LongTarget { .. } => line(414, Kind::TooLarge, "target_too_long", Unsaid),
+            Refused::LargeHead { .. } => line(431, Kind::TooLarge, "head_too_large", Unsaid),
             Refused::NotFound { .. } => line(404, Kind::NotFound, "unknown_path", Unsaid),
             Refused::Method { .. } => line(405, Kind::Invalid, "method_not_allowed", Unsaid),
             Refused::Slow => line(408, Kind::Timeout, "request_timeout", Later),
@@ -506,6 +515,10 @@ fn words_of(refused: &Refused<'_>) -> String {
             format!("The body must not be compressed ('{}')", repeated(given))
         }
         Refused::NotUtf8 => "The body is not UTF-8".to_owned(),
+        Refused::LargeHead { limit } => {
+            format!("The head of the request has more than {limit} bytes")
+        }
+        Refused::LongTarget { limit } => format!("The path has more than {limit} bytes"),
         Refused::Host => "This server has another name than the header Host says".to_owned(),
         Refused::Slow => "The body did not come in time".to_owned(),
         Refused::Busy => "The server takes no more requests at this time".to_owned(),

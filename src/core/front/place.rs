@@ -23,6 +23,15 @@ impl Place {
         }
     }
 
+    /// As clients know it.
+    pub fn url(&self, is_encrypted: bool) -> String {
+        match self {
+            Self::Tcp(address) if is_encrypted => format!("https://{address}"),
+            Self::Tcp(address) => format!("http://{address}"),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
     fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') || path.ends_with('/') {
@@ -48,10 +57,7 @@ impl Place {
 
 impl Display for Place {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "http://{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
+        f.write_str(&self.url(false))
     }
 }
 
@@ -94,7 +100,12 @@ fn entries(list: &str) -> impl Iterator<Item = (&str, &str)> {
 /// machine (DNS rebinding) has the browser send that name; an address cannot be turned that way, so the address at
 /// which the connection arrived is always right. `reached`: `None` for a Unix socket, where whoever connects has the
 /// rights of a program of this machine, and a proxy has checked the name or has not.
-pub fn is_own_host(host: &str, reached: Option<SocketAddr>, names: &[String]) -> bool {
+pub fn is_own_host(
+    host: &str,
+    reached: Option<SocketAddr>,
+    is_encrypted: bool,
+    names: &[String],
+) -> bool {
     let bare = without_port(host);
     let is_named = names.iter().any(|name| {
         name.eq_ignore_ascii_case(host) || bare.is_some_and(|bare| name.eq_ignore_ascii_case(bare))
@@ -106,9 +117,10 @@ pub fn is_own_host(host: &str, reached: Option<SocketAddr>, names: &[String]) ->
     let (Some(bare), port) = (bare, host.rsplit_once(':').map(|(_, port)| port)) else {
         return false;
     };
-    // Without one it is that of http.
+    // Without one it is that of http or https.
     let port = match port {
         Some(port) if host.len() > bare.len() => port.parse().ok(),
+        _ if is_encrypted => Some(443),
         _ => Some(80),
     };
     if port != Some(reached.port()) {
@@ -208,7 +220,7 @@ mod tests {
             ("with.port:444", remote),
             ("llm.example", None),
         ] {
-            assert!(is_own_host(host, reached, &names), "{host} {reached:?}");
+            assert!(is_own_host(host, reached, false, &names), "{host} {reached:?}");
         }
         for (host, reached) in [
             ("evil.example:8787", v4),
@@ -230,16 +242,20 @@ mod tests {
             ("user@localhost:8787", v4),
             ("evil.example", None),
         ] {
-            assert!(!is_own_host(host, reached, &names), "{host} {reached:?}");
+            assert!(!is_own_host(host, reached, false, &names), "{host} {reached:?}");
         }
-        assert!(is_own_host("anything", None, &[]));
+        assert!(is_own_host("anything", None, false, &[]));
+        for (host, port, is_own) in [("192.0.2.7", 443, true), ("192.0.2.7", 80, false)] {
+            let reached = Some(SocketAddr::from(([192, 0, 2, 7], port)));
+            assert_eq!(is_own_host(host, reached, true, &names), is_own, "{host} {port}");
+        }
     }
 
     proptest::proptest! {
         #[test]
         fn nothing_from_outside_panics(host in "\\PC{0,20}|[\\[\\]:0-9a-f.]{0,12}", list in "[a-z=,:/\\[\\]0-9. é]{0,40}") {
             let reached = Some("[::1]:8787".parse().unwrap());
-            let _ = (is_own_host(&host, reached, &[]), of(&list, "a"), databases(&list).count());
+            let _ = (is_own_host(&host, reached, true, &[]), of(&list, "a"), databases(&list).count());
         }
     }
 }

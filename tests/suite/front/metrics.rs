@@ -1,7 +1,7 @@
 //! What Prometheus reads.
 
-use super::Request;
 use super::dialects::Both;
+use super::{Request, token};
 use crate::upstream::Answer;
 use serde_json::json;
 
@@ -34,4 +34,53 @@ async fn what_is_counted_is_told_on_this_machine_and_to_no_proxy() {
         assert_eq!(response.status, 401, "{name}");
         assert!(!response.body.contains("aggregator_http"));
     }
+}
+
+#[tokio::test]
+async fn readers_are_told_from_anywhere_and_users_are_not() {
+    let bed = super::Bed::new().await;
+    bed.root
+        .batch_execute(
+            "CREATE ROLE charts NOLOGIN; CREATE ROLE keeper NOLOGIN; CREATE ROLE stranger NOLOGIN;
+             GRANT charts, keeper TO authenticator;
+             SELECT aggregator_grant('charts', 'reader'), aggregator_grant('keeper', 'admin'),
+                 aggregator_grant('stranger', 'reader')",
+        )
+        .await
+        .unwrap();
+    let through_a_proxy = || Request::new("GET", "/metrics").header("x-forwarded-for", "1.2.3.4");
+    let of = |role: &str| token::with(token::claims("u-1"), json!({"role": role}));
+    for (role, expected) in [
+        ("charts", 200),
+        ("keeper", 200),
+        ("authenticated", 403),
+        ("anon", 403),
+        // Nobody whose claims are believed may become it.
+        ("stranger", 403),
+        ("postgres", 403),
+        ("nobody", 403),
+    ] {
+        let response = bed.send(&through_a_proxy().bearer(&of(role))).await;
+        assert_eq!(response.status, expected, "{role}: {}", response.body);
+        assert_eq!(response.body.contains("aggregator_in_flight"), expected == 200, "{role}");
+    }
+    for bad in [
+        "agk_0123456789",
+        "x",
+        &token::signed(&token::claims("u-1"), "another-secret-of-thirty-two-bytes!"),
+    ] {
+        assert_eq!(bed.send(&through_a_proxy().bearer(bad)).await.status, 401, "{bad}");
+    }
+    // What is taken away holds at once.
+    let charts = through_a_proxy().bearer(&of("charts"));
+    bed.root.batch_execute("SELECT aggregator_revoke('charts', 'reader')").await.unwrap();
+    assert_eq!(bed.send(&charts).await.status, 403);
+    bed.root.batch_execute("SELECT aggregator_grant('charts', 'reader')").await.unwrap();
+    assert_eq!(bed.send(&charts).await.status, 200);
+    bed.root.batch_execute("REVOKE charts FROM authenticator").await.unwrap();
+    assert_eq!(bed.send(&charts).await.status, 403);
+    // Readers read, and spend nothing.
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    let chat = Request::new("POST", "/v1/chat/completions").bearer(&of("charts"));
+    assert_eq!(bed.send(&chat.json(body.to_string())).await.status, 403);
 }

@@ -17,7 +17,7 @@ async fn the_host_of_a_stranger_is_refused() {
         String::new(),
     ] {
         let response = bed.send(&Request::new("GET", "/health").header("host", &host)).await;
-        assert_eq!((response.status, response.code().as_str()), (403, "unknown_host"), "{host}");
+        assert_eq!((response.status, response.code().as_str()), (421, "unknown_host"), "{host}");
     }
     for host in [format!("localhost:{port}"), format!("127.0.0.1:{port}")] {
         let response = bed.send(&Request::new("GET", "/health").header("host", &host)).await;
@@ -47,7 +47,7 @@ async fn heads_that_are_too_large_or_no_heads_are_refused() {
         .fold(Request::new("GET", "/health"), |request, n| request.header(&format!("x-{n}"), "1"));
     assert_eq!(bed.send(&many).await.status, 431);
     let long = Request::new("GET", &format!("/v1/models/{}", "x".repeat(9000)));
-    assert_eq!(bed.send(&long).await.status, 404);
+    assert_eq!(bed.send(&long).await.status, 414);
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

@@ -231,7 +231,7 @@ fn a_host_is_ours_only_by_a_name_or_an_address_of_ours() {
         }
         let reached = any(rng, &["127.0.0.1:8787", "[::1]:8787", "192.0.2.7:80"]);
         let reached: SocketAddr = reached.parse().expect("an address");
-        let is_own = place::is_own_host(host, Some(reached), &names);
+        let is_own = place::is_own_host(host, Some(reached), false, &names);
         let lower = host.to_ascii_lowercase();
         let (bare, port) = match lower.rsplit_once(':') {
             Some((bare, port)) if !port.contains(']') => (bare, port),

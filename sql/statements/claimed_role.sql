@@ -1,9 +1,9 @@
 -- Whether a role that an access token claims ($1) may do over HTTP what it may do in SQL: a login whose claims are
--- believed may become it, and it was granted 'user', so that it may execute the function of the oid $5 in the schema
--- $4. $2: logins that are named; NULL: those that have the mark, USAGE on the type of the oid $3. {SET}: what the
--- login's right to become it is called. No row: there is no such role.
+-- believed may become it, it may use the schema $4, and has the right that is asked about, to what has the oid $5.
+-- $2: logins that are named; NULL: those that have the mark, USAGE on the type of the oid $3. {SET}: what the login's
+-- right to become it is called. No row: there is no such role.
 SELECT has_schema_privilege(r.oid, $4, 'USAGE')
-    AND has_function_privilege(r.oid, $5, 'EXECUTE')
+    AND {RIGHT}
     AND EXISTS (
         SELECT
         FROM pg_roles AS login
