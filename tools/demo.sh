@@ -40,6 +40,24 @@ unset RUST_BACKTRACE
 psql=("$PG_BIN/psql" -h "$DIR" -U postgres -d postgres)
 "${psql[@]}" -X -q -v ON_ERROR_STOP=1 -f tools/demo.sql
 
+say "the same over HTTP, as it is streamed to any client of OpenAI's API"
+PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+ask() { "${psql[@]}" -X -q -A -t -v ON_ERROR_STOP=1 -c "$1"; }
+ask "ALTER SYSTEM SET aggregator.http_listen = 'postgres=127.0.0.1:$PORT'"
+ask "SELECT pg_reload_conf()" >/dev/null
+ask "SELECT aggregator_start()" >/dev/null
+GATEWAY_KEY=$(ask "SELECT key FROM create_gateway_key('demo')")
+for _ in $(seq 50); do
+    curl -s -o /dev/null "http://127.0.0.1:$PORT/health" && break
+    sleep 0.2
+done
+ask "SELECT http_address, http_error FROM aggregator_status()"
+echo "curl -N http://127.0.0.1:$PORT/v1/chat/completions -H 'Authorization: Bearer agk_...' -d '{... \"stream\": true}'"
+curl -sS -N --fail-with-body "http://127.0.0.1:$PORT/v1/chat/completions" -H "Authorization: Bearer $GATEWAY_KEY" \
+    -H 'Content-Type: application/json' \
+    -d "{\"model\": \"$DEMO_MODEL\", \"stream\": true, \"temperature\": 0, \"max_tokens\": 12,
+         \"messages\": [{\"role\": \"user\", \"content\": \"Count from one to three.\"}]}"
+
 if [ -t 0 ] && [ -t 1 ]; then
     say "your turn: psql, until \\q (try: SELECT chat('Hello!', '$DEMO_MODEL');)"
     "${psql[@]}" || true
