@@ -1,7 +1,7 @@
 //! Where a database is to be reached over HTTP, and under which names.
 
 use std::fmt::{Display, Formatter};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// Most bytes of a Unix socket's path: what fits into its address.
@@ -126,23 +126,26 @@ pub fn is_own_host(
     if port != Some(reached.port()) {
         return false;
     }
-    let address = bare.trim_start_matches('[').trim_end_matches(']').parse();
-    match address {
-        Ok(address) => {
-            reached.ip() == address || (reached.ip().is_loopback() && is_loopback(address))
-        }
-        Err(_) => reached.ip().is_loopback() && bare.eq_ignore_ascii_case("localhost"),
+    let is_here = reached.ip().is_loopback();
+    match address(bare) {
+        Some(address) => reached.ip() == address || (is_here && address.is_loopback()),
+        None => is_here && bare.eq_ignore_ascii_case("localhost"),
     }
 }
 
-fn is_loopback(address: std::net::IpAddr) -> bool {
-    address.is_loopback()
+/// An address as it stands in a `Host`: that of IPv6, and no other, in brackets.
+fn address(bare: &str) -> Option<IpAddr> {
+    match bare.strip_prefix('[').and_then(|bare| bare.strip_suffix(']')) {
+        Some(bare) => bare.parse().map(IpAddr::V6).ok(),
+        None => bare.parse().map(IpAddr::V4).ok(),
+    }
 }
 
 /// A `Host` without its port. `None`: it cannot be one.
 fn without_port(host: &str) -> Option<&str> {
     if host.starts_with('[') {
-        return host.find(']').map(|end| &host[..=end]);
+        let (bare, rest) = host.split_at_checked(host.find(']')? + 1)?;
+        return (rest.is_empty() || rest.starts_with(':')).then_some(bare);
     }
     match host.split_once(':') {
         Some((_, port)) if port.contains(':') => None,
@@ -239,6 +242,10 @@ mod tests {
             (":8787", v4),
             ("a:b:8787", v4),
             ("[::1", v6),
+            ("[::1]:8787]", v6),
+            ("[::1].evil.example:8787", v6),
+            ("[127.0.0.1]:8787", v4),
+            ("192.0.2.7]", remote),
             ("user@localhost:8787", v4),
             ("evil.example", None),
         ] {

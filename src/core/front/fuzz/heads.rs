@@ -97,9 +97,11 @@ fn no_gateway_key_passes_that_was_not_made() {
         assert_eq!(read.is_some(), is_made, "a checksum of 32 bits, and 10 million tries");
         let header = [b"Bearer ".as_slice(), &bytes].concat();
         let found = credential::find([("authorization", header.as_slice())]);
+        // Spaces around it are none of it.
+        let is_shown = bytes.trim_ascii() == made.text.as_bytes();
         assert_eq!(
             found.is_ok_and(|found| matches!(found, credential::Credential::Key(_))),
-            is_made
+            is_shown
         );
         is_made
     });
@@ -149,7 +151,8 @@ fn tags_of_a_header_are_those_that_it_names_or_it_is_refused() {
         let Some(read) = read else { return false };
         assert_eq!(read, expected);
         // With those of the body they are no more, and each once.
-        let body = r#"{"model":"m","messages":[],"tags":["a","team a"]}"#;
+        let body =
+            r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"tags":["a","team a"]}"#;
         let mut prepared = Prepared::from_http(body).expect("a body");
         let joined = openai::add_tags(&mut prepared, header);
         let all = prepared.tags.iter().enumerate();
@@ -225,7 +228,7 @@ fn a_host_is_ours_only_by_a_name_or_an_address_of_ours() {
         "2130706433",
     ];
     let names = ["llm.example".to_owned()];
-    try_all("hosts", 20, |rng, host| {
+    try_all("hosts", 50, |rng, host| {
         for _ in 0..rng.usize(0..4) {
             host.push_str(any(rng, PARTS));
         }
@@ -238,7 +241,7 @@ fn a_host_is_ours_only_by_a_name_or_an_address_of_ours() {
             _ => (lower.as_str(), "80"),
         };
         let is_named = bare == "llm.example" || lower == "llm.example";
-        let loopback = ["localhost", "127.0.0.1", "127.0.0.2", "[::1]", "::1"];
+        let loopback = ["localhost", "127.0.0.1", "127.0.0.2", "[::1]"];
         let is_here = match reached.ip().is_loopback() {
             true => loopback.contains(&bare),
             false => bare == "192.0.2.7",
@@ -269,7 +272,7 @@ fn headers_of_the_callers_choice_say_nothing_that_is_not_in_them() {
         "é",
         "x",
     ];
-    try_all("credentials", 10, |rng, input| {
+    try_all("credentials", 50, |rng, input| {
         let mut headers: Vec<(&str, String)> = Vec::new();
         for _ in 0..rng.usize(0..4) {
             let name = any(rng, NAMES);
@@ -311,12 +314,16 @@ fn what_a_client_says_of_its_patience_only_lowers_it() {
         "0", "1", "9", "60", "600", ".", "-", "+", "e", "E9", "e400", "inf", "NaN", " ", "_", "x",
         "\u{0}", "٣", "0x1",
     ];
-    try_all("patience", 10, |rng, seconds| {
+    try_all("patience", 50, |rng, seconds| {
+        if rng.bool() {
+            seconds.push_str(any(rng, &["1", "2", "4.5", ".25"]));
+        }
         for _ in 0..rng.usize(0..4) {
             seconds.push_str(any(rng, PARTS));
         }
         let stream = rng.bool();
-        let body = format!(r#"{{"model":"m","messages":[],"stream":{stream},"timeout_ms":5000}}"#);
+        let said = r#""messages":[{"role":"user","content":"hi"}]"#;
+        let body = format!(r#"{{"model":"m",{said},"stream":{stream},"timeout_ms":5000}}"#);
         let mut prepared = Prepared::from_http(&body).expect("a body");
         openai::lower_timeout(&mut prepared, seconds);
         assert!(
