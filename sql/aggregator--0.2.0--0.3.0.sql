@@ -4306,7 +4306,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_bound_locks_wrapper';
 
--- src/session/identity.rs:176
+-- src/session/identity.rs:198
 -- aggregator::session::identity::aggregator_check_user_id
 CREATE  FUNCTION "aggregator_check_user_id"(
 	"p_user_id" TEXT /* Option < & str > */
@@ -4335,7 +4335,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_lock_keys_wrapper';
 
--- src/session/identity.rs:60
+-- src/session/identity.rs:63
 -- aggregator::session::identity::aggregator_platform_models
 CREATE  FUNCTION "aggregator_platform_models"(
 	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
@@ -4406,7 +4406,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
 
--- src/session/gateway_keys.rs:46
+-- src/session/gateway_keys.rs:50
 -- aggregator::session::gateway_keys::create_gateway_key
 CREATE  FUNCTION "create_gateway_key"(
 	"p_name" TEXT, /* Option < & '_ str > */
@@ -4425,7 +4425,7 @@ CREATE  FUNCTION "create_gateway_key"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'create_gateway_key_wrapper';
 
--- src/session/gateway_keys.rs:84
+-- src/session/gateway_keys.rs:88
 -- aggregator::session::gateway_keys::revoke_gateway_key
 CREATE  FUNCTION "revoke_gateway_key"(
 	"p_id" uuid /* Option < pgrx :: Uuid > */
@@ -4433,7 +4433,7 @@ CREATE  FUNCTION "revoke_gateway_key"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'revoke_gateway_key_wrapper';
 
--- src/session/gateway_keys.rs:74
+-- src/session/gateway_keys.rs:78
 -- aggregator::session::gateway_keys::rotate_gateway_key
 CREATE  FUNCTION "rotate_gateway_key"(
 	"p_id" uuid, /* Option < pgrx :: Uuid > */
@@ -4641,25 +4641,31 @@ USING pg_catalog.pg_attribute AS a
 WHERE remembered.starelid = a.attrelid
   AND remembered.staattnum = a.attnum
   AND ((a.attrelid = '@extschema@.aggregator_jobs'::pg_catalog.regclass
-        AND a.attname IN ('request', 'response', 'error', 'idempotency_key'))
+        AND a.attname IN ('user_id', 'request', 'response', 'error', 'idempotency_key'))
        OR (a.attrelid = '@extschema@.user_api_providers'::pg_catalog.regclass
-           AND a.attname IN ('api_key_encrypted', 'key_hint', 'settings'))
+           AND a.attname IN ('user_id', 'api_key_encrypted', 'key_hint', 'settings'))
        OR (a.attrelid IN ('@extschema@.aggregator_budgets'::pg_catalog.regclass,
                '@extschema@.aggregator_rate_limits'::pg_catalog.regclass,
-               '@extschema@.aggregator_budget_warnings'::pg_catalog.regclass)
+               '@extschema@.aggregator_budget_warnings'::pg_catalog.regclass,
+               '@extschema@.aggregator_cooling'::pg_catalog.regclass)
            AND a.attname = 'user_id'));
 ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN request SET STATISTICS 0,
     ALTER COLUMN response SET STATISTICS 0,
     ALTER COLUMN error SET STATISTICS 0,
     ALTER COLUMN idempotency_key SET STATISTICS 0;
 ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN api_key_encrypted SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN settings SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_budgets ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_rate_limits ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_budget_warnings ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_cooling ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_key_checks ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_quarantine ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_user_models ALTER COLUMN user_id SET STATISTICS 0;
 
 -- People: headers of providers that may carry a secret, which everybody may read, go with a warning.

@@ -126,20 +126,25 @@ COMMENT ON COLUMN @extschema@.aggregator_forgotten.older IS 'Virtual ids of the 
 COMMENT ON COLUMN @extschema@.aggregator_forgotten.is_swept IS 'Whether every transaction that began before has ended, and what it wrote is gone.';
 
 -- What planners keep of a column holds some of its values. Nobody looks for rows by these, which hold prompts,
--- answers and settings. In small tables, which may be empty once a user is forgotten, not the user either: ANALYZE
--- leaves what is known of a table that is empty.
+-- answers and settings. In tables that may be empty once a user is forgotten, not the user either: ANALYZE leaves
+-- what is known of a table that is empty.
 ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN request SET STATISTICS 0,
     ALTER COLUMN response SET STATISTICS 0,
     ALTER COLUMN error SET STATISTICS 0,
     ALTER COLUMN idempotency_key SET STATISTICS 0;
 ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN api_key_encrypted SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN settings SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_budgets ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_rate_limits ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_budget_warnings ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_cooling ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_key_checks ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_quarantine ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_user_models ALTER COLUMN user_id SET STATISTICS 0;
 
 -- Has planners learn anew those columns of which they remember such a user.

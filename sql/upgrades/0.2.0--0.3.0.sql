@@ -146,25 +146,31 @@ USING pg_catalog.pg_attribute AS a
 WHERE remembered.starelid = a.attrelid
   AND remembered.staattnum = a.attnum
   AND ((a.attrelid = '@extschema@.aggregator_jobs'::pg_catalog.regclass
-        AND a.attname IN ('request', 'response', 'error', 'idempotency_key'))
+        AND a.attname IN ('user_id', 'request', 'response', 'error', 'idempotency_key'))
        OR (a.attrelid = '@extschema@.user_api_providers'::pg_catalog.regclass
-           AND a.attname IN ('api_key_encrypted', 'key_hint', 'settings'))
+           AND a.attname IN ('user_id', 'api_key_encrypted', 'key_hint', 'settings'))
        OR (a.attrelid IN ('@extschema@.aggregator_budgets'::pg_catalog.regclass,
                '@extschema@.aggregator_rate_limits'::pg_catalog.regclass,
-               '@extschema@.aggregator_budget_warnings'::pg_catalog.regclass)
+               '@extschema@.aggregator_budget_warnings'::pg_catalog.regclass,
+               '@extschema@.aggregator_cooling'::pg_catalog.regclass)
            AND a.attname = 'user_id'));
 ALTER TABLE @extschema@.aggregator_jobs
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN request SET STATISTICS 0,
     ALTER COLUMN response SET STATISTICS 0,
     ALTER COLUMN error SET STATISTICS 0,
     ALTER COLUMN idempotency_key SET STATISTICS 0;
 ALTER TABLE @extschema@.user_api_providers
+    ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN api_key_encrypted SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN settings SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_budgets ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_rate_limits ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_budget_warnings ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_cooling ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_key_checks ALTER COLUMN user_id SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_quarantine ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_user_models ALTER COLUMN user_id SET STATISTICS 0;
 
 -- People: headers of providers that may carry a secret, which everybody may read, go with a warning.

@@ -269,6 +269,39 @@ async fn what_an_open_transaction_of_theirs_writes_goes_too() {
 }
 
 #[tokio::test]
+async fn the_only_user_there_ever_was_is_forgotten_by_the_planner_as_well() {
+    // Its key cools down, and its key was checked.
+    let upstream = Upstream::start(|seen| match seen.body.contains("refuse") {
+        true => Answer::json(401, "{}"),
+        false => Answer::hello(),
+    })
+    .await;
+    let (database, root, service, user) = prepared(&upstream).await;
+    value(&user, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
+    let submit = format!("SELECT chat_submit('m', '{HELLO}') FROM generate_series(1, 5)");
+    for job in rows(&user, &submit).await {
+        value(&user, &format!("SELECT status FROM chat_wait('{job}')")).await.unwrap();
+    }
+    let refused = HELLO.replace("hi", "refuse");
+    assert_eq!(failure(&user, &format!("SELECT chat_complete('m', '{refused}')")).await.0, "PT401");
+    value(&user, "SELECT create_gateway_key('x', p_limit_usd => 5, p_requests_per_minute => 9)")
+        .await;
+    value(&user, "SELECT validate_provider_key('standin', 'sk-good-0123456789')").await;
+    root.batch_execute("SELECT set_budget(5, p_user_id => 'u-gone-9f3c', p_tag => 'x')")
+        .await
+        .unwrap();
+    // By an administrator, who analyses all of it, and looks at every column.
+    root.batch_execute("SET default_statistics_target = 100; ANALYZE").await.unwrap();
+    let keys = "SELECT count(*) FROM user_api_providers";
+    assert_eq!(value(&root, keys).await.unwrap(), "1", "there is nobody else");
+    value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap();
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    root.batch_execute("ANALYZE").await.unwrap();
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    drop(database);
+}
+
+#[tokio::test]
 async fn who_comes_back_is_a_new_user() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (_database, root, service, user) = prepared(&upstream).await;
