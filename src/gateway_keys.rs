@@ -1,51 +1,17 @@
 //! Gateway keys as the database has them: whose they are and what they may, as of now.
 
-use crate::core::front::gateway_key::{KeyHash, Models};
-use crate::core::tags::{self, Labels};
+use crate::core::front::gateway_key::{GatewayKey, KeyHash, Models};
+use crate::core::tags;
 use crate::database::{self, failed};
 use crate::error::Error;
 use crate::fresh::{self, required};
 use crate::installed::Installed;
-use crate::protocol::Candidate;
 use crate::routing;
 use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
-use std::sync::Arc;
 use uuid::Uuid;
 
 const ACTION: &str = "read the gateway key";
 const FIND: &str = include_str!("../sql/statements/gateway_key.sql");
-
-/// A key that passes at this moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatewayKey {
-    pub id: Uuid,
-    /// Its owner, as whom it spends.
-    pub user_id: String,
-    pub models: Models,
-    /// Of every call with it.
-    pub tags: Vec<String>,
-    /// Microseconds since 1970, from when on it does not pass any more: it expires, or is the one that was
-    /// rotated. `None`: without an end.
-    pub until: Option<i64>,
-}
-
-impl GatewayKey {
-    /// What a call with it is found again by: the key, its tags, and the call's own.
-    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
-        let own = tags.iter().filter(|tag| !self.tags.contains(tag));
-        let tags: Vec<String> = self.tags.iter().chain(own).cloned().collect();
-        Labels::of(Some(self.id), &tags)
-    }
-
-    /// Of those who could serve a call, those whom the key may ask.
-    pub fn allowed(&self, candidates: Arc<[Candidate]>) -> Arc<[Candidate]> {
-        let may_ask = |one: &&Candidate| self.models.allow(&one.provider.name, &one.model_id);
-        match candidates.iter().all(|one| may_ask(&one)) {
-            true => candidates,
-            false => candidates.iter().filter(may_ask).cloned().collect(),
-        }
-    }
-}
 
 /// By what a key is looked for.
 #[derive(Debug, Clone, Copy)]

@@ -11,8 +11,10 @@
 
 use crate::core::budget::Rules;
 use crate::core::catalogue::{Columns, Dialect};
+use crate::core::front::gateway_key::GatewayKey;
 use crate::core::model::UNLISTED;
 use crate::core::price::Unit;
+use crate::core::rate::Standings;
 use crate::core::refusal::Verdict;
 use crate::core::retry::Sent;
 use crate::core::secret::Binding;
@@ -22,7 +24,7 @@ use crate::core::tags::Labels;
 use crate::error::{Error, Target};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
@@ -115,6 +117,9 @@ pub struct ChatCall {
     /// The same request in the form of the candidates that speak Anthropic. None has it that comes over the socket.
     #[serde(skip)]
     pub native: Option<Arc<Native>>,
+    /// Where it is told how the caller's limits stand when it is sent. No session asks.
+    #[serde(skip)]
+    pub standings: Option<Arc<Mutex<Standings>>>,
 }
 
 /// A request that goes as it came.
@@ -161,6 +166,30 @@ impl Candidate {
     /// The model as rules and sums know it.
     pub fn counted_model(&self) -> &str {
         if self.is_listed { &self.model_id } else { UNLISTED }
+    }
+}
+
+/// Who is served, with whose keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Whose {
+    pub user: String,
+    /// With keys of their own, and none of the platform's.
+    pub own_keys_only: bool,
+    /// The gateway key that the call comes with, which has to pass, and which its models must be for.
+    pub gateway_key: Option<Uuid>,
+}
+
+impl Whose {
+    /// A user's, with whatever keys there are for them.
+    pub fn of(user: impl Into<String>, gateway_key: Option<Uuid>) -> Self {
+        Self { user: user.into(), own_keys_only: false, gateway_key }
+    }
+
+    /// Whether a candidate may serve them. `key`: the gateway key, as it is now.
+    pub fn may_ask(&self, key: Option<&GatewayKey>, candidate: &Candidate) -> bool {
+        let (provider, model) = (candidate.provider.name.as_str(), candidate.model_id.as_str());
+        !(self.own_keys_only && candidate.is_platform_key())
+            && key.is_none_or(|key| key.models.allow(provider, model))
     }
 }
 

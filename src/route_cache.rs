@@ -11,14 +11,13 @@
 use crate::core::budget::Rules;
 use crate::error::Error;
 use crate::installed::Installed;
-use crate::protocol::Candidate;
+use crate::protocol::{Candidate, Whose};
 use pgrx::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use uuid::Uuid;
 
 /// What is kept at the most, in entries and in bytes.
 const MOST_ENTRIES: usize = 256;
@@ -51,16 +50,15 @@ static LEDGER_GENERATION: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     extension: u32,
-    user: String,
+    whose: Whose,
     models: Vec<String>,
     provider: Option<String>,
-    gateway_key: Option<Uuid>,
 }
 
 impl Key {
     /// About how many bytes it takes; it is kept twice.
     fn size(&self) -> usize {
-        let texts = self.models.iter().chain([&self.user]).chain(&self.provider);
+        let texts = self.models.iter().chain([&self.whose.user]).chain(&self.provider);
         texts.map(|text| size_of::<String>() + text.len()).sum()
     }
 }
@@ -85,16 +83,15 @@ thread_local! {
 /// The route for a call, kept or found by `find`, which reads what is committed now.
 pub fn get(
     installed: &Installed,
-    user: &str,
+    whose: &Whose,
     models: impl Iterator<Item = impl Into<String>>,
     provider: Option<&str>,
-    gateway_key: Option<Uuid>,
     find: impl FnOnce() -> Result<Route, Error>,
 ) -> Result<Route, Error> {
     let extension = u32::from(installed.oid);
     let models = models.map(Into::into).collect();
     let provider = provider.map(str::to_owned);
-    let key = Key { extension, user: user.to_owned(), models, provider, gateway_key };
+    let key = Key { extension, whose: whose.clone(), models, provider };
     if !watch(installed) {
         return find();
     }
@@ -159,13 +156,14 @@ pub fn forget() {
 }
 
 /// What a claimed role may do depends on these as well, in the worker: roles and their members, the rights to a
-/// function and the mark of authenticators.
-static RIGHTS: [AtomicU32; 2] = [const { AtomicU32::new(0) }; 2];
+/// function and the marks of authenticators and of administrators.
+static RIGHTS: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
 
 /// Begins to watch what the rights of callers depend on. Once per worker, in a transaction.
-pub fn watch_rights(function: pg_sys::Oid, mark: pg_sys::Oid) {
+pub fn watch_rights(function: pg_sys::Oid, authenticator: pg_sys::Oid, admin: pg_sys::Oid) {
     use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID, NAMESPACEOID, PROCOID, TYPEOID};
-    for (place, (cache, oid)) in RIGHTS.iter().zip([(PROCOID, function), (TYPEOID, mark)]) {
+    let watched = [(PROCOID, function), (TYPEOID, authenticator), (TYPEOID, admin)];
+    for (place, (cache, oid)) in RIGHTS.iter().zip(watched) {
         let key = oid.into();
         let none = 0.into();
         // SAFETY: a hash of keys of the types that this cache has: one oid, and what is not looked at.
@@ -184,11 +182,11 @@ pub fn watch_rights(function: pg_sys::Oid, mark: pg_sys::Oid) {
 unsafe extern "C-unwind" fn rights_changed(_: pg_sys::Datum, cache: i32, hash: u32) {
     use pg_sys::SysCacheIdentifier::{PROCOID, TYPEOID};
     let watched = match cache {
-        cache if cache == PROCOID as i32 => &RIGHTS[0],
-        cache if cache == TYPEOID as i32 => &RIGHTS[1],
+        cache if cache == PROCOID as i32 => &RIGHTS[..1],
+        cache if cache == TYPEOID as i32 => &RIGHTS[1..],
         _ => return forget(),
     };
-    if hash == 0 || watched.load(Ordering::Relaxed) == hash {
+    if hash == 0 || watched.iter().any(|watched| watched.load(Ordering::Relaxed) == hash) {
         forget();
     }
 }

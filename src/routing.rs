@@ -8,7 +8,7 @@ use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::installed::Installed;
-use crate::protocol::{Candidate, Known, Provider, SealedKey};
+use crate::protocol::{Candidate, Known, Provider, SealedKey, Whose};
 use pgrx::pg_sys::{Oid, TEXTOID};
 use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
 use std::cell::RefCell;
@@ -184,19 +184,21 @@ fn read_rules(
 }
 
 /// Who may serve a request, best first: the wanted model at every provider of the user, or, where
-/// the request names models to fall back on, the best route of each. Empty: nobody may.
+/// the request names models to fall back on, the best route of each. Of those alone that `may_ask` lets pass.
+/// Empty: nobody may.
 pub fn candidates(
     client: &SpiClient,
     installed: &Installed,
     models: &[&str],
     user: &str,
     provider: Option<&str>,
+    may_ask: impl Fn(&Candidate) -> bool,
 ) -> Result<Vec<Candidate>, Error> {
     let falls_back = models.len() > 1;
     let mut found: Vec<Candidate> = Vec::new();
     for model in models {
         let routes = routes(client, installed, model, user, provider)?;
-        for route in routes {
+        for route in routes.into_iter().filter(|route| may_ask(&route.candidate)) {
             // At one provider, one's own key does not fall back on the platform's.
             let is_new = found.iter().all(|other| {
                 other.provider.id != route.candidate.provider.id
@@ -211,6 +213,23 @@ pub fn candidates(
         }
     }
     Ok(found)
+}
+
+/// Why nobody may serve a request of theirs, of the models of which the first is the wanted one.
+pub fn nobody(
+    client: &SpiClient,
+    installed: &Installed,
+    models: &[&str],
+    whose: &Whose,
+    provider: Option<&str>,
+) -> Error {
+    let model = models.first().copied().unwrap_or_default().to_owned();
+    match candidates(client, installed, models, &whose.user, provider, |_| true) {
+        Err(error) => error,
+        Ok(all) if all.is_empty() => no_route(client, installed, &model, provider),
+        Ok(_) if whose.gateway_key.is_some() => Error::NotForKey { model },
+        Ok(_) => Error::NotSignedIn { action: format!("spend the platform's keys for '{model}'") },
+    }
 }
 
 struct Columns {

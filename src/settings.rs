@@ -43,6 +43,7 @@ static HTTP_TLS_CERTIFICATE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_TLS_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_MAX_BODY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+static TAGS_FROM_METADATA: GucSetting<bool> = GucSetting::<bool>::new(false);
 static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static JWT_AUDIENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static JWT_ISSUER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -145,6 +146,7 @@ pub fn register(is_preloading: bool) {
     register_calls();
     register_usage();
     register_http();
+    register_tags();
     register_tokens();
 }
 
@@ -332,6 +334,18 @@ fn register_http() {
     );
 }
 
+/// Settings of what comes over HTTP.
+fn register_tags() {
+    GucRegistry::define_bool_guc(
+        c"aggregator.tags_from_metadata",
+        c"Whether the values of OpenAI's metadata are tags of a call over HTTP.",
+        c"In the order of their names, after the tags that are given as such, up to eight in all. A value that can be no tag (no text, empty, longer than 64 bytes, with characters that do not show) is passed over. metadata goes to the provider all the same.",
+        &TAGS_FROM_METADATA,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+}
+
 /// Settings of access tokens.
 fn register_tokens() {
     GucRegistry::define_string_guc(
@@ -458,6 +472,7 @@ fn http(database: &str) -> gateway::Http {
         token_keys: given(&JWT_SECRET_FILE).map(PathBuf::from),
         token_rules: token::Rules { audience: given(&JWT_AUDIENCE), issuer: given(&JWT_ISSUER) },
         anonymous_users: anonymous_users(),
+        tags_from_metadata: TAGS_FROM_METADATA.get(),
     }
 }
 

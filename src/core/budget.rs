@@ -2,6 +2,7 @@
 //! request still fits.
 
 use crate::core::bound::{Dearest, NoBound, Size};
+use crate::core::calendar::{DAY, HOUR, civil, days_of};
 use crate::core::model;
 use crate::core::tags::{Label, Labels};
 use crate::core::usage::decimal;
@@ -11,8 +12,6 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use uuid::Uuid;
 
-const HOUR: i64 = 3_600_000_000;
-const DAY: i64 = 24 * HOUR;
 /// What one attempt counts at the most where its request has no bound, whatever the provider says
 /// that it came to: `aggregator_counted` in SQL has the same numbers.
 pub const MOST_USD: Decimal = Decimal::from_parts(1_000, 0, 0, false, 0);
@@ -64,6 +63,11 @@ impl Scope {
     pub fn label(&self) -> Option<Label<'_>> {
         let tag = self.tag.as_deref().map(Label::Tag);
         self.gateway_key.map(Label::Key).or(tag)
+    }
+
+    /// Whether it counts what one user has used, and no other.
+    pub fn is_ones_own(&self) -> bool {
+        self.is_each_user || self.user_id.is_some()
     }
 
     /// Whose count it is.
@@ -145,28 +149,6 @@ impl Period {
             Self::Total => 0,
         }
     }
-}
-
-/// Year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    (year, month, doy - (153 * mp + 2) / 5 + 1)
-}
-
-/// The day since 1970 on which a month begins (`days_from_civil`).
-fn days_of(year: i64, month: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let yoe = year.rem_euclid(400);
-    let doy = (153 * ((month + 9) % 12) + 2) / 5;
-    era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
 }
 
 /// A limit of what may be spent in a period.

@@ -60,6 +60,19 @@ pub fn user_id(caller: Caller<'_>) -> Option<String> {
     checked_id(&id).is_ok().then_some(id)
 }
 
+/// Whether the caller is known by claims of somebody who has signed in without saying who they are: Supabase's
+/// `is_anonymous`. What is neither true nor false is taken for true.
+pub fn is_anonymous(caller: Caller<'_>) -> bool {
+    let is_forced = caller.forced_user_id.is_some_and(|id| !id.is_empty());
+    let is_believed = caller.is_authenticator || caller.is_superuser;
+    let Some(claims) = caller.jwt_claims.filter(|_| is_believed && !is_forced) else {
+        return false;
+    };
+    let claims: Option<Value> = serde_json::from_str(claims).ok();
+    let said = claims.as_ref().and_then(|claims| claims.get("is_anonymous"));
+    !matches!(said, None | Some(Value::Null | Value::Bool(false)))
+}
+
 /// The `sub` of a claims document.
 fn subject(claims: &str) -> Option<String> {
     let claims: Value = serde_json::from_str(claims).ok()?;
@@ -121,6 +134,28 @@ mod tests {
                 "{claims}"
             );
         }
+    }
+
+    #[test]
+    fn whoever_has_not_signed_in_says_so_in_the_claims_that_are_believed() {
+        let says = |said: &str| format!(r#"{{"sub":"u-1","is_anonymous":{said}}}"#);
+        for (said, expected) in [
+            ("true", true),
+            ("false", false),
+            ("null", false),
+            (r#""true""#, true),
+            ("1", true),
+            ("{}", true),
+        ] {
+            let claims = says(said);
+            let caller = Caller { jwt_claims: Some(&claims), ..authenticator() };
+            assert_eq!(is_anonymous(caller), expected, "{said}");
+            // Another login's are not believed, and the setting goes before them.
+            assert!(!is_anonymous(Caller { jwt_claims: Some(&claims), ..plain() }));
+            assert!(!is_anonymous(Caller { forced_user_id: Some("x"), ..caller }));
+        }
+        assert!(!is_anonymous(Caller { jwt_claims: JWT, ..authenticator() }));
+        assert!(!is_anonymous(authenticator()));
     }
 
     #[test]

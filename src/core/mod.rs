@@ -3,6 +3,7 @@
 pub mod address;
 pub mod bound;
 pub mod budget;
+pub mod calendar;
 pub mod calls;
 pub mod catalogue;
 pub mod cost;

@@ -192,6 +192,24 @@ impl Prepared {
         Ok(())
     }
 
+    /// OpenAI's member `metadata`.
+    pub fn metadata(&self) -> Option<Box<RawValue>> {
+        self.fields.get("metadata").cloned()
+    }
+
+    /// Adds the values of `metadata` as tags, in the order of their names, for as long as there is room. They
+    /// were not written for us: what is no text, or can be no tag, is passed over.
+    pub fn add_tags_of(&mut self, metadata: &RawValue) {
+        let Ok(members) = json::members(metadata.get()) else { return };
+        for (_, value) in members {
+            let text = serde_json::from_str::<String>(value.get()).ok();
+            let Some(tag) = text.and_then(|text| tags::checked([text])?.pop()) else { continue };
+            if self.tags.len() < tags::MOST && !self.tags.contains(&tag) {
+                self.tags.push(tag);
+            }
+        }
+    }
+
     /// The models that may serve the call, the wanted one first.
     pub fn models(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.model).chain(&self.fallbacks).map(String::as_str)

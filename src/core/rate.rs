@@ -1,8 +1,37 @@
 //! Rate limits by the generic cell rate algorithm: one number, the moment at which all that was
 //! taken will have been paid back. A minute's quota may be taken at once.
 
+use std::time::Duration;
+
 /// Microseconds of a minute.
 pub const MINUTE: i64 = 60_000_000;
+
+/// How a quota per minute stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub limit: i64,
+    pub left: i64,
+    /// Until all of it is there again.
+    pub full_in: Duration,
+}
+
+/// How the quotas of a caller stand: of each kind the one of which least is left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standings {
+    pub requests: Option<Standing>,
+    pub tokens: Option<Standing>,
+}
+
+impl Standings {
+    /// Takes another quota into account.
+    pub fn add(&mut self, other: Self) {
+        let least = |one: Option<Standing>, other: Option<Standing>| {
+            one.into_iter().chain(other).min_by_key(|standing| standing.left)
+        };
+        self.requests = least(self.requests, other.requests);
+        self.tokens = least(self.tokens, other.tokens);
+    }
+}
 
 /// What is taken of a quota per minute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +60,16 @@ impl Taken {
         let left = i128::from(free) * i128::from(per_minute.max(0)) / i128::from(MINUTE);
         // No more than the quota, which is an i64.
         i64::try_from(left).unwrap_or(per_minute)
+    }
+
+    /// What is told of it to whoever is limited by it.
+    pub fn standing(&self, per_minute: i64, now: i64) -> Standing {
+        let full_in = self.paid_back_at.saturating_sub(now).max(0);
+        Standing {
+            limit: per_minute,
+            left: self.left(per_minute, now),
+            full_in: Duration::from_micros(full_in.unsigned_abs()),
+        }
     }
 
     /// Takes what is known to have been used, whatever the limit says.
@@ -96,6 +135,24 @@ mod tests {
         taken.note(1000, 60, 27 * SECOND);
         assert_eq!(taken.left(60, 27 * SECOND), 0);
         assert_eq!(Taken::default().left(i64::MAX, i64::MAX), i64::MAX);
+    }
+
+    #[test]
+    fn of_several_quotas_the_one_is_told_of_which_least_is_left() {
+        let mut taken = Taken::default();
+        taken.take(50, 60, 7 * SECOND).unwrap();
+        let standing = taken.standing(60, 17 * SECOND);
+        assert_eq!((standing.limit, standing.left, standing.full_in.as_secs()), (60, 20, 40));
+        assert_eq!(taken.standing(60, 107 * SECOND).full_in, Duration::ZERO);
+        let other = Standing { left: 19, ..standing };
+        let mut standings = Standings::default();
+        for (requests, tokens) in
+            [(None, None), (Some(standing), None), (Some(other), Some(standing))]
+        {
+            standings.add(Standings { requests, tokens });
+        }
+        standings.add(Standings { requests: Some(standing), tokens: None });
+        assert_eq!(standings, Standings { requests: Some(other), tokens: Some(standing) });
     }
 
     #[test]

@@ -14,6 +14,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::BadRequest { hint, .. } => return hint.clone(),
+            Self::NotSignedIn { .. } => {
+                "Its token says is_anonymous; aggregator.anonymous_users says what that may."
+            }
             Self::Anonymous { .. } => "Sign in: the request needs a JWT with a 'sub'.",
             Self::Forbidden { .. } => {
                 "An administrator can run: SELECT aggregator_grant('role', 'user' or 'admin')."
@@ -90,6 +93,9 @@ impl Error {
             }
             Self::NoGatewayKey => {
                 "Nothing was sent. SELECT create_gateway_key('name') makes another."
+            }
+            Self::NotForKey { .. } => {
+                "SELECT models FROM aggregator_gateway_keys; create_gateway_key makes one for others."
             }
             Self::TooManyKeys { .. } => "SELECT revoke_gateway_key(id) for one that is not used.",
             Self::KeyReused { .. } => "Use a fresh key for each request.",

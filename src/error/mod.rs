@@ -62,6 +62,8 @@ pub enum Error {
     BadRequest { message: String, hint: Option<String> },
     #[error("this caller has no user id and may not {action}")]
     Anonymous { action: String },
+    #[error("a user who has not signed in may not {action}")]
+    NotSignedIn { action: String },
     #[error("role '{role}' may not {action}")]
     Forbidden { role: String, action: String },
     #[error("provider '{provider}' does not exist or is not active")]
@@ -76,6 +78,8 @@ pub enum Error {
     NoPlatformKey { provider: String },
     #[error("the platform's key for provider '{provider}' does not serve model '{model}'")]
     NotServed { provider: String, model: String },
+    #[error("this gateway key is not for model '{model}'")]
+    NotForKey { model: String },
     #[error("{what} is not supported yet")]
     Unsupported { what: String },
     #[error("{target} answered {}{}", refusal.status, code_suffix(refusal))]
@@ -226,7 +230,7 @@ impl Error {
     fn class(&self) -> (&str, &str) {
         match self {
             Self::BadRequest { .. } => ("PT400", "bad_request"),
-            Self::Anonymous { .. } => ("PT403", "no_user"),
+            Self::Anonymous { .. } | Self::NotSignedIn { .. } => ("PT403", "no_user"),
             Self::Forbidden { .. } => ("PT403", "forbidden"),
             Self::UnknownProvider { .. } => ("PT404", "unknown_provider"),
             Self::UnknownModel { .. } => ("PT404", "unknown_model"),
@@ -274,6 +278,7 @@ impl Error {
             Self::Locked { .. } => ("PT409", "locked"),
             Self::Forgotten => ("PT409", "forgotten"),
             Self::Stale => ("PT503", "stale"),
+            Self::NotForKey { .. } => ("PT403", "model_not_allowed"),
             Self::Database { sqlstate, .. } => (sqlstate.as_deref().unwrap_or("PT500"), "database"),
         }
     }

@@ -6,14 +6,16 @@ fn next(error: &Error) -> Option<Error> {
     let (text, reason) = (String::new, String::new);
     Some(match error {
         Error::BadRequest { .. } => Error::Anonymous { action: text() },
-        Error::Anonymous { .. } => Error::Forbidden { role: text(), action: text() },
+        Error::Anonymous { .. } => Error::NotSignedIn { action: text() },
+        Error::NotSignedIn { .. } => Error::Forbidden { role: text(), action: text() },
         Error::Forbidden { .. } => Error::UnknownProvider { provider: text() },
         Error::UnknownProvider { .. } => Error::UnknownModel { model: text(), similar: vec![] },
         Error::UnknownModel { .. } => Error::NoKeyForModel { model: text(), providers: vec![] },
         Error::NoKeyForModel { .. } => Error::NoKey { provider: text() },
         Error::NoKey { .. } => Error::NoPlatformKey { provider: text() },
         Error::NoPlatformKey { .. } => Error::NotServed { provider: text(), model: text() },
-        Error::NotServed { .. } => Error::Unsupported { what: text() },
+        Error::NotServed { .. } => Error::NotForKey { model: text() },
+        Error::NotForKey { .. } => Error::Unsupported { what: text() },
         Error::Unsupported { .. } => refused(500, None),
         Error::Upstream { .. } => Error::Deadline { target: target(), waited_ms: 1 },
         Error::Deadline { .. } => Error::Stalled { target: target(), idle_ms: 1 },
@@ -88,7 +90,7 @@ fn every_code_is_in_the_readme_with_its_sqlstate() {
         })
         .collect();
     let kinds: Vec<Error> = std::iter::successors(Some(Error::bad_request("")), next).collect();
-    assert_eq!(kinds.len(), 51);
+    assert_eq!(kinds.len(), 53);
     let mut known: Vec<(&str, &str)> =
         kinds.iter().map(|error| (error.code(), error.sqlstate())).collect();
     known.sort_unstable();

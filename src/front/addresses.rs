@@ -112,6 +112,8 @@ mod tests {
         // This machine's programs are not strangers.
         held.extend((0..MOST_OF_ADDRESS).map(|_| addresses.count(of("127.0.0.1")).unwrap()));
         assert!(addresses.count(of("127.0.0.1")).is_some());
+        held.extend((0..MOST_OF_ADDRESS).map(|_| addresses.count(of("::1")).unwrap()));
+        assert!(addresses.count(of("::1")).is_some());
         held.clear();
         assert!(addresses.lock().is_empty());
     }

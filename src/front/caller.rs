@@ -2,22 +2,33 @@
 
 use crate::clock::unix_micros;
 use crate::core::front::credential::{self, Credential, Refusal};
-use crate::core::front::failure::{Failure, Sent};
+use crate::core::front::failure::{Failure, Refused, Sent};
+use crate::core::front::gateway_key::{GatewayKey, KeyHash};
+use crate::core::front::proxies::machine;
+use crate::core::front::throttle::{Source, Throttle};
 use crate::core::front::token::Claims;
-use crate::core::front::token::cache::Verifier;
+use crate::core::front::token::cache::{Verifier, print};
 use crate::core::front::token::keys::{Keys, LONGEST_SECRET};
+use crate::core::tags::Labels;
 use crate::error::Error;
+use crate::front::connection::Peer;
+use crate::front::kept::Kept;
 use crate::front::{Front, files};
-use crate::gateway::ledger::{Ledger, Task, Vouched, Whose};
+use crate::gateway::ledger::{FoundKey, Ledger, Task, Vouched};
 use crate::gateway::{AnonymousUsers, Http};
+use crate::protocol::Whose;
 use http::HeaderMap;
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
-/// Roles of which it is kept what they may do.
+/// Roles of which it is kept what they may do, and gateway keys.
 const MOST_ROLES: usize = 256;
+const MOST_KEYS: usize = 1024;
+/// Gateway keys that are looked for at one time.
+const LOOKUPS: usize = 4;
 
 /// Somebody who may spend.
 #[derive(Debug, Clone)]
@@ -26,20 +37,80 @@ pub struct Caller {
     /// By which generation of rights, and when that was looked at: microseconds since 1970.
     pub generation: u64,
     pub at: i64,
-    claims: Arc<Claims>,
+    /// May see and cancel the jobs of others.
+    pub is_admin: bool,
+    shown: Shown,
+}
+
+/// By what a caller is known.
+#[derive(Debug, Clone)]
+enum Shown {
+    Token(Arc<Claims>),
+    Key(KeyHash, Arc<GatewayKey>),
+}
+
+/// How sure it must be that what a caller may do has not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// As far as the main thread has looked: the ledger looks once more before anything is sent.
+    AsKept,
+    /// Asked for now.
+    AsOfNow,
+}
+
+/// The generation of rights and routes, and when that was looked at: microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    pub generation: u64,
+    pub at: i64,
+}
+
+impl Caller {
+    /// The gateway key that was shown.
+    pub fn gateway_key(&self) -> Option<&GatewayKey> {
+        match &self.shown {
+            Shown::Token(_) => None,
+            Shown::Key(_, key) => Some(key),
+        }
+    }
+
+    /// What a call of theirs with these tags is found again by.
+    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
+        match self.gateway_key() {
+            Some(key) => key.labels(tags),
+            None => Labels::of(None, tags),
+        }
+    }
 }
 
 /// How callers are known.
-#[derive(Default)]
 pub struct Callers {
     tokens: Mutex<Tokens>,
-    roles: Mutex<HashMap<String, Vouched>>,
+    failures: Mutex<Throttle>,
+    lookups: Semaphore,
+    roles: Kept<String, Vouched, MOST_ROLES>,
+    keys: Kept<KeyHash, Arc<GatewayKey>, MOST_KEYS>,
+    /// Keys that have passed, at whatever time.
+    passed: Mutex<HashSet<KeyHash>>,
 }
 
 #[derive(Default)]
 struct Tokens {
     /// `None`: no token is accepted.
     verifier: Option<Verifier>,
+}
+
+impl Default for Callers {
+    fn default() -> Self {
+        Self {
+            tokens: Mutex::default(),
+            failures: Mutex::default(),
+            lookups: Semaphore::new(LOOKUPS),
+            roles: Kept::default(),
+            keys: Kept::default(),
+            passed: Mutex::default(),
+        }
+    }
 }
 
 impl Callers {
@@ -60,22 +131,54 @@ impl Callers {
     }
 
     /// Who shows the credential of these headers, if they may spend.
-    pub async fn identify(&self, front: &Front, headers: &HeaderMap) -> Result<Caller, Failure> {
+    pub async fn identify(
+        &self,
+        front: &Front,
+        peer: Peer,
+        headers: &HeaderMap,
+        rights: Rights,
+    ) -> Result<Caller, Failure> {
         let shown = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let claims = match credential::find(shown)? {
-            Credential::Token(token) => self.verify(token)?,
-            // No gateway key is known here yet.
-            Credential::Key(_) => return Err(Refusal::DeadKey.into()),
+        let machine = another_machine(front, peer);
+        let of = |error: Error| Failure::of(&error, Sent::Nothing);
+        let credential = match credential::find(shown) {
+            Ok(credential) => credential,
+            Err(Refusal::Missing) => return Err(Refusal::Missing.into()),
+            // What cannot be one is seen at once.
+            Err(refusal) => {
+                return Err(match machine.map(Source::Address) {
+                    Some(source) => self.failed(self.may_try(source)?, refusal),
+                    None => refusal.into(),
+                });
+            }
         };
-        let caller = self.vouch(front, claims).await;
-        caller.map_err(|error| Failure::of(&error, Sent::Nothing))
+        match credential {
+            Credential::Token(token) => {
+                let claims = self.verify(token, machine)?;
+                let look = front.look(rights).await.map_err(of)?;
+                self.vouch(front, claims, look).await.map_err(of)
+            }
+            Credential::Key(hash) => {
+                // One that has passed before is not kept out by what others show.
+                let machine = machine.filter(|_| !lock(&self.passed).contains(&hash));
+                let source = self.may_try(laid_to(machine, &hash.0))?;
+                let look = front.look(rights).await.map_err(of)?;
+                let found = self.find(front, hash, look).await.map_err(of)?;
+                found.ok_or_else(|| self.failed(source, Refusal::DeadKey))
+            }
+        }
     }
 
     /// Refuses whoever is not a reader or an administrator, by the role of an access token: a gateway key has none.
-    pub async fn check_reader(&self, front: &Front, headers: &HeaderMap) -> Result<(), Failure> {
+    pub async fn check_reader(
+        &self,
+        front: &Front,
+        peer: Peer,
+        headers: &HeaderMap,
+    ) -> Result<(), Failure> {
         let shown = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let claims = match credential::find(shown)? {
-            Credential::Token(token) => self.verify(token)?,
+            Credential::Token(token) => self.verify(token, another_machine(front, peer))?,
             Credential::Key(_) => return Err(Refusal::Unknown.into()),
         };
         let (reply, answered) = oneshot::channel();
@@ -91,19 +194,47 @@ impl Callers {
         }
     }
 
-    fn verify(&self, token: &str) -> Result<Arc<Claims>, Refusal> {
+    /// What a token says that holds now. Whoever was vouched for before is not kept out by what others show.
+    fn verify(&self, token: &str, machine: Option<IpAddr>) -> Result<Arc<Claims>, Failure> {
         let now = unix_micros() / 1_000_000;
         let mut tokens = lock(&self.tokens);
         let verifier = tokens.verifier.as_mut().ok_or(Refusal::NoTokens)?;
-        Ok(verifier.verify(token, now)?)
+        let print = print(token).map_err(Refusal::from)?;
+        if let Some(known) = verifier.known(&print, now) {
+            return known.map_err(|error| Refusal::from(error).into());
+        }
+        let source = self.may_try(laid_to(machine, &print))?;
+        let verified = verifier.verify(token, print, now);
+        verified.map_err(|error| self.failed(source, error.into()))
+    }
+
+    /// Whether one more credential of this source is looked at.
+    fn may_try(&self, source: Source) -> Result<Source, Failure> {
+        match lock(&self.failures).wait(source, unix_micros()) {
+            None => Ok(source),
+            Some(wait) => Err(Failure::refused(&Refused::TooManyFailures { wait })),
+        }
+    }
+
+    /// One was bad.
+    fn failed(&self, source: Source, refusal: Refusal) -> Failure {
+        lock(&self.failures).note(source, unix_micros());
+        refusal.into()
     }
 
     /// The same caller as of now: what they may do can have changed.
     pub async fn again(&self, front: &Front, caller: &Caller) -> Result<Caller, Error> {
-        self.vouch(front, caller.claims.clone()).await
+        let look = front.look(Rights::AsKept).await?;
+        match &caller.shown {
+            Shown::Token(claims) => self.vouch(front, claims.clone(), look).await,
+            Shown::Key(hash, _) => {
+                let found = self.find(front, *hash, look).await?;
+                found.ok_or(Error::NoGatewayKey)
+            }
+        }
     }
 
-    async fn vouch(&self, front: &Front, claims: Arc<Claims>) -> Result<Caller, Error> {
+    async fn vouch(&self, front: &Front, claims: Arc<Claims>, look: Look) -> Result<Caller, Error> {
         let forbidden =
             || Error::Forbidden { role: claims.role.clone(), action: "chat over HTTP".to_owned() };
         let own_keys_only = match front.shared.settings().http.anonymous_users {
@@ -111,42 +242,88 @@ impl Callers {
             AnonymousUsers::Allow => false,
             AnonymousUsers::OwnKeys => true,
             AnonymousUsers::Refuse => {
-                return Err(Error::Anonymous {
-                    action: "chat without having signed in".to_owned(),
-                });
+                return Err(Error::NotSignedIn { action: "chat".to_owned() });
             }
         };
-        let at = unix_micros();
-        let vouched = self.may_spend(front, &claims.role).await?;
-        if !vouched.may_spend {
+        let Vouched { may_spend, is_admin, generation } =
+            self.may_spend(front, &claims.role, look.generation).await?;
+        if !may_spend {
             return Err(forbidden());
         }
-        let whose = Whose { user: claims.user_id.clone(), own_keys_only };
-        Ok(Caller { whose, generation: vouched.generation, at, claims })
+        let whose = Whose { own_keys_only, ..Whose::of(claims.user_id.as_str(), None) };
+        Ok(Caller { whose, generation, at: look.at, is_admin, shown: Shown::Token(claims) })
     }
 
-    /// Whether a role may spend, as it is kept for this generation, or as the main thread says.
-    async fn may_spend(&self, front: &Front, role: &str) -> Result<Vouched, Error> {
-        let generation = front.generation().await?;
-        let kept = lock(&self.roles).get(role).copied();
-        if let Some(vouched) = kept.filter(|vouched| vouched.generation == generation) {
+    /// Whose a gateway key is, as it is kept for this generation, or as the main thread says. It administers
+    /// nothing, whoever its owner is.
+    async fn find(
+        &self,
+        front: &Front,
+        hash: KeyHash,
+        look: Look,
+    ) -> Result<Option<Caller>, Error> {
+        let (key, generation) = match self.keys.get(&hash, look.generation) {
+            Some(key) => (key, look.generation),
+            None => {
+                // The main thread has more to do than to look for keys that nobody has made.
+                let _turn = self.lookups.acquire().await.map_err(|_| stopping())?;
+                let (reply, answered) = oneshot::channel();
+                front.shared.ledger.send(Task::GatewayKey(hash, reply));
+                let FoundKey { key, generation } = answered.await.map_err(|_| stopping())??;
+                // Of one that passes nothing, nothing is kept: nobody would tell that it does now.
+                let Some(key) = key else { return Ok(None) };
+                self.keys.keep(hash, key.clone(), generation);
+                let mut passed = lock(&self.passed);
+                if passed.len() >= MOST_KEYS {
+                    passed.clear();
+                }
+                passed.insert(hash);
+                (key, generation)
+            }
+        };
+        // That its time is over changes no generation.
+        if !key.passes(unix_micros()) {
+            return Ok(None);
+        }
+        let whose = Whose::of(key.user_id.as_str(), Some(key.id));
+        let shown = Shown::Key(hash, key);
+        Ok(Some(Caller { whose, generation, at: look.at, is_admin: false, shown }))
+    }
+
+    /// What a role may do, as it is kept for this generation, or as the main thread says.
+    async fn may_spend(
+        &self,
+        front: &Front,
+        role: &str,
+        generation: u64,
+    ) -> Result<Vouched, Error> {
+        if let Some(vouched) = self.roles.get(role, generation) {
             return Ok(vouched);
         }
-        let role = role.to_owned();
         let (reply, answered) = oneshot::channel();
-        front.shared.ledger.send(Task::MaySpend(role.clone(), reply));
+        front.shared.ledger.send(Task::MaySpend(role.to_owned(), reply));
         let vouched = answered.await.map_err(|_| stopping())??;
         // Who may not is asked after each time: nobody would tell that they may now.
-        if !vouched.may_spend {
-            return Ok(vouched);
+        if vouched.may_spend {
+            self.roles.keep(role.to_owned(), vouched, vouched.generation);
         }
-        let mut roles = lock(&self.roles);
-        if roles.len() >= MOST_ROLES && !roles.contains_key(&role) {
-            roles.clear();
-        }
-        roles.insert(role, vouched);
         Ok(vouched)
     }
+}
+
+/// The machine that a request comes from, where that is another one than this and is known. A proxy that is trusted
+/// and does not say for whom it asks is no caller.
+fn another_machine(front: &Front, peer: Peer) -> Option<IpAddr> {
+    let is_proxy = front.trusts(peer.from) && peer.address == peer.from;
+    peer.address.filter(|_| !is_proxy).map(machine).filter(|address| !address.is_loopback())
+}
+
+/// What the failure of a credential is laid to, of which this is the SHA-256.
+fn laid_to(machine: Option<IpAddr>, print: &[u8; 32]) -> Source {
+    machine.map_or_else(
+        || Source::Credential(std::array::from_fn(|place| print[place])),
+        Source::Address,
+    )
 }
 
 /// The generation of rights and routes as of now, asked of the main thread.

@@ -3,22 +3,19 @@
 use crate::core::budget::Rules;
 use crate::core::front::failure::Sent;
 use crate::core::options::Prepared;
-use crate::core::tags::Labels;
 use crate::error::Error;
 use crate::front::Front;
 use crate::front::caller::{Caller, stopping};
-use crate::front::form::Form;
+use crate::front::pump::Order;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::ledger::{RouteAsked, Routed, Task};
-use crate::gateway::memory::Lease;
 use crate::protocol::{ChatCall, ChatReply};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 /// How often a call is routed anew, because something has changed before it was sent.
 const MOST_ROUTES: usize = 10;
@@ -97,22 +94,11 @@ pub async fn check(front: &Front, caller: &Caller, prepared: &Prepared) -> Resul
 
 /// Runs a call to its end. Where what it was routed by has changed before it is sent, the ledger refuses it, and it
 /// is routed anew: what was taken away by a commit before it came serves nobody.
-pub async fn run(
-    front: &Front,
-    mut caller: Caller,
-    prepared: &Prepared,
-    form: &Form,
-    call_id: Uuid,
-    delivery: Delivery<'_>,
-    lease: &mut Lease,
-) -> ChatReply {
+pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> ChatReply {
+    let Order { caller, prepared, form, id, standings, lease } = order;
     let began = Instant::now();
     let time = Duration::from_millis(prepared.timeout_ms);
-    let whose = caller.whose.clone();
-    let models = prepared.models().map(str::to_owned).collect();
-    let asked = RouteAsked { whose, models };
-    // No gateway key comes here yet.
-    let labels = Labels::of(None, &prepared.tags);
+    let models: Vec<String> = prepared.models().map(str::to_owned).collect();
     let (mut attempts, mut sent) = (0, Sent::Nothing);
     let failed = |error, attempts, sent| ChatReply {
         outcome: Err(error),
@@ -121,7 +107,8 @@ pub async fn run(
         sent,
     };
     for _ in 0..MOST_ROUTES {
-        let routed = match front.routes.find(front, asked.clone(), caller.generation).await {
+        let asked = RouteAsked { whose: caller.whose.clone(), models: models.clone() };
+        let routed = match front.routes.find(front, asked, caller.generation).await {
             Ok(routed) => routed,
             Err(error) => return failed(error, attempts, sent),
         };
@@ -132,9 +119,10 @@ pub async fn run(
             Ok(bodies) => bodies,
             Err(error) => return failed(error, attempts, sent),
         };
+        let labels = caller.labels(&prepared.tags);
         let call = ChatCall {
-            call_id,
-            user_id: asked.whose.user.clone(),
+            call_id: *id,
+            user_id: caller.whose.user.clone(),
             candidates: routed.candidates,
             body,
             max_retries: prepared.max_retries,
@@ -144,9 +132,10 @@ pub async fn run(
             // What is kept of a generation holds for as long as that does.
             resolved_at: caller.at,
             earlier_attempts: attempts,
-            labels: labels.clone(),
+            labels,
             generation: Some(generation),
             native,
+            standings: (!routed.rules.rate_limits.is_empty()).then(|| standings.clone()),
         };
         let reply = call::run(&front.shared, &call, delivery, lease).await;
         attempts = attempts.saturating_add(reply.attempts);
@@ -161,7 +150,7 @@ pub async fn run(
         if !is_stale {
             return ChatReply { attempts, sent, ..reply };
         }
-        caller = match front.callers.again(front, &caller).await {
+        *caller = match front.callers.again(front, caller).await {
             Ok(caller) => caller,
             Err(error) => return failed(error, attempts, sent),
         };

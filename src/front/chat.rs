@@ -15,10 +15,10 @@ pub async fn answer(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     let read = |text: String| Asked::read(&text);
     let Asked { mut prepared, with_usage } = asking.read(1, read).await?;
     asking.steer(&mut prepared)?;
-    let Asking { front, caller, id, lease, .. } = asking;
+    let Asking { front, caller, id, standings, lease, .. } = asking;
     let stamp = Stamp::new(id, unix_micros() / 1_000_000, &prepared.model);
     let (streams, form) = (prepared.streams, Form::Chat(Arc::new(prepared.body())));
-    let order = Order { caller, prepared, form, id, lease };
+    let order = Order { caller, prepared, form, id, standings, lease };
     if streams {
         let writer = stream::Stream::new(stamp, with_usage);
         return pump::stream(front, order, Box::new(writer)).await;

@@ -28,8 +28,8 @@ pub async fn submit(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     let idempotency_key = idempotency_key(asking.headers).map_err(refused)?;
     // By whose keys it may be served is not kept with it.
     if asking.caller.whose.own_keys_only {
-        let action = "submit a job without having signed in".to_owned();
-        return Err(refused(Error::Anonymous { action }));
+        let action = "submit a job".to_owned();
+        return Err(refused(Error::NotSignedIn { action }));
     }
     let read = |text: String| openai::Asked::read(&text)?.prepared.whole().map_err(refused);
     let mut prepared = asking.read(2, read).await?;
@@ -43,7 +43,7 @@ pub async fn submit(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
         provider: None,
         request,
         idempotency_key,
-        gateway_key: None,
+        gateway_key: asking.caller.whose.gateway_key,
     };
     match ask(asking.front, JobAsked::Submit(job)).await? {
         JobTold::Submitted(id) => {
@@ -97,9 +97,10 @@ pub async fn cancel(
     Ok(reply::json(StatusCode::OK, body))
 }
 
-/// Over HTTP nobody administers: a token's role is not taken on.
+/// Whose jobs they see: as in SQL their own, and administrators all; a gateway key its own.
 fn of(caller: &Caller) -> JobUser {
-    JobUser { id: Some(caller.whose.user.clone()), is_admin: false }
+    let Caller { whose, is_admin, .. } = caller;
+    JobUser { id: whose.user.clone(), is_admin: *is_admin, gateway_key: whose.gateway_key }
 }
 
 async fn ask(front: &Arc<Front>, asked: JobAsked) -> Result<JobTold, Failure> {

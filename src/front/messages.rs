@@ -57,10 +57,10 @@ pub async fn answer(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
         let unit = "bytes".to_owned();
         return Err(refused(Error::RequestBeyond { limit: most as u64, unit }));
     }
-    let Asking { front, caller, id, lease, .. } = asking;
+    let Asking { front, caller, id, standings, lease, .. } = asking;
     let (streams, model) = (prepared.streams, prepared.model.clone());
     let form = Form::Messages(Arc::new(message));
-    let order = Order { caller, prepared, form, id, lease };
+    let order = Order { caller, prepared, form, id, standings, lease };
     if streams {
         let writer = Messages::new(id, &model, tokens);
         return pump::stream(front, order, Box::new(writer)).await;

@@ -76,7 +76,7 @@ const PROXIED: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 pub async fn tell(front: &Front, parts: &Parts, peer: Peer) -> Result<Response<Body>, Failure> {
     let is_here = peer.from.is_none_or(|from| from.is_loopback());
     if !is_here || PROXIED.iter().any(|name| parts.headers.contains_key(*name)) {
-        front.callers.check_reader(front, &parts.headers).await?;
+        front.callers.check_reader(front, peer, &parts.headers).await?;
     }
     Ok(reply::text(CONTENT_TYPE, front.metrics.tell(&front.shared)))
 }

@@ -12,6 +12,7 @@ mod endpoints;
 mod files;
 mod form;
 mod jobs;
+mod kept;
 mod listen;
 mod listener;
 mod messages;
@@ -25,10 +26,11 @@ mod routes;
 mod tls;
 mod writer;
 
+use crate::clock::unix_micros;
 use crate::error::Error;
 use crate::gateway::shared::Shared;
 use addresses::Addresses;
-use caller::Callers;
+use caller::{Callers, Look, Rights};
 use calls::Routes;
 use metrics::Metrics;
 use std::net::IpAddr;
@@ -52,11 +54,13 @@ impl Front {
 
     /// The generation of rights and routes. The ledger refuses a call that was routed by another one than that of
     /// when it is sent; where it is not waited for, the main thread is asked before.
-    async fn generation(&self) -> Result<u64, Error> {
-        match self.shared.settings().ledger_sync {
-            true => Ok(self.shared.generation()),
-            false => caller::ask_generation(&self.shared.ledger).await,
-        }
+    async fn look(&self, rights: Rights) -> Result<Look, Error> {
+        let at = unix_micros();
+        let generation = match rights == Rights::AsKept && self.shared.settings().ledger_sync {
+            true => self.shared.generation(),
+            false => caller::ask_generation(&self.shared.ledger).await?,
+        };
+        Ok(Look { generation, at })
     }
 
     /// Whether rights and routes are of another generation by now.

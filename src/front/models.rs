@@ -5,7 +5,8 @@ use crate::core::front::openai::models as openai;
 use crate::core::standard::anthropic::front::models as anthropic;
 use crate::error::Error;
 use crate::front::Front;
-use crate::front::caller::stopping;
+use crate::front::caller::{Rights, stopping};
+use crate::front::connection::Peer;
 use crate::front::reply::{self, Body, Dialect};
 use crate::gateway::ledger::{CallableModel, Task};
 use http::request::Parts;
@@ -17,14 +18,18 @@ use tokio::sync::oneshot;
 pub async fn models(
     front: &Front,
     parts: &Parts,
+    peer: Peer,
     one: Option<&str>,
     dialect: Dialect,
 ) -> Result<Response<Body>, Failure> {
     let of = |error: Error| Failure::of(&error, Sent::Nothing);
-    let caller = front.callers.identify(front, &parts.headers).await?;
+    let caller = front.callers.identify(front, peer, &parts.headers, Rights::AsOfNow).await?;
     let (reply, answered) = oneshot::channel();
-    front.shared.ledger.send(Task::Models(caller.whose, reply));
-    let models = answered.await.map_err(|_| of(stopping()))?.map_err(of)?;
+    front.shared.ledger.send(Task::Models(caller.whose.clone(), reply));
+    let mut models = answered.await.map_err(|_| of(stopping()))?.map_err(of)?;
+    if let Some(key) = caller.gateway_key() {
+        models.retain(|model| key.models.allow(&model.provider, &model.id));
+    }
     let models = named(&models);
     let text = match (one, dialect) {
         (None, Dialect::OpenAi) => openai::list(models.iter().map(Named::openai)),

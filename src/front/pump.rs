@@ -3,6 +3,7 @@
 use crate::answer::Answer;
 use crate::core::front::failure::{Failure, Sent};
 use crate::core::options::Prepared;
+use crate::core::rate::Standings;
 use crate::error::Error;
 use crate::front::caller::{Caller, stopping};
 use crate::front::form::Form;
@@ -16,7 +17,7 @@ use crate::protocol::ChatReply;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use std::mem::{replace, take};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -41,6 +42,8 @@ pub struct Order {
     pub form: Form,
     /// Of the request, and of the call.
     pub id: Uuid,
+    /// Where it is told how the caller's limits stand.
+    pub standings: Arc<Mutex<Standings>>,
     pub lease: Lease,
 }
 
@@ -57,13 +60,12 @@ impl Running {
         let stopping = front.shared.stopping.subscribe();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let Order { caller, prepared, form, id, mut lease } = order;
+            let mut order = order;
             let delivery = pieces.as_ref().map_or(Delivery::Whole, Delivery::Chunks);
-            let reply =
-                calls::run(&front, caller, &prepared, &form, id, delivery, &mut lease).await;
+            let reply = calls::run(&front, &mut order, delivery).await;
             front.metrics.called(&reply);
             drop(in_flight);
-            (reply, lease)
+            (reply, order.lease)
         });
         Self { task, stopping }
     }

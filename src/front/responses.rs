@@ -16,10 +16,14 @@ pub async fn answer(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     let read = |text: String| Asked::read(&text);
     let Asked { mut prepared, about } = asking.read(2, read).await?;
     asking.steer(&mut prepared)?;
-    let Asking { front, caller, id, lease, .. } = asking;
+    // Chat has it only where the provider stores the answer.
+    if let Some(metadata) = about.metadata() {
+        asking.tag_by(&mut prepared, metadata);
+    }
+    let Asking { front, caller, id, standings, lease, .. } = asking;
     let (created, model) = (unix_micros() / 1_000_000, prepared.model.clone());
     let (streams, form) = (prepared.streams, Form::Chat(Arc::new(prepared.body())));
-    let order = Order { caller, prepared, form, id, lease };
+    let order = Order { caller, prepared, form, id, standings, lease };
     if streams {
         let writer = stream::Stream::new(about, id, created, &model);
         return pump::stream(front, order, Box::new(writer)).await;

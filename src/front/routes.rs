@@ -153,9 +153,9 @@ async fn serve(
         Route::Health => Ok(reply::json(StatusCode::OK, r#"{"status":"ok"}"#)),
         Route::Ready => ready(front).await,
         Route::Metrics => metrics::tell(front, parts, peer).await,
-        Route::Models => models::models(front, parts, None, dialect).await,
-        Route::Model(name) => models::models(front, parts, Some(&name), dialect).await,
-        route => endpoints::serve(front, &route, parts, body, id).await,
+        Route::Models => models::models(front, parts, peer, None, dialect).await,
+        Route::Model(name) => models::models(front, parts, peer, Some(&name), dialect).await,
+        route => endpoints::serve(front, &route, parts, peer, body, id).await,
     }
 }
 

@@ -13,9 +13,11 @@ pub enum JobAsked {
 /// Whose jobs somebody may see and cancel.
 #[derive(Debug, Clone)]
 pub struct JobUser {
-    pub id: Option<String>,
+    pub id: String,
     /// All jobs.
     pub is_admin: bool,
+    /// With a gateway key: those alone that came with it.
+    pub gateway_key: Option<Uuid>,
 }
 
 /// A job to be written.

@@ -225,8 +225,15 @@ impl<'a> Attempts<'a> {
     async fn hold(&self, candidate: &Candidate, rules: &Rules, size: &Size) -> Result<Hold, Error> {
         let call = self.call;
         let prompt = i64::from(self.outline(candidate).prompt_tokens);
-        let asking =
-            Asking { user: &call.user_id, candidate, rules, size, prompt, labels: &call.labels };
+        let asking = Asking {
+            user: &call.user_id,
+            candidate,
+            rules,
+            size,
+            prompt,
+            labels: &call.labels,
+            standings: call.standings.as_deref(),
+        };
         self.shared.spending.hold(&self.shared.ledger, asking).await
     }
 

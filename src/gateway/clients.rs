@@ -263,6 +263,7 @@ mod tests {
                 token_keys: None,
                 token_rules: Default::default(),
                 anonymous_users: AnonymousUsers::Refuse,
+                tags_from_metadata: false,
             },
         })
         .unwrap()

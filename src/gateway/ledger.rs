@@ -3,12 +3,13 @@
 use crate::core::bound::Hidden;
 use crate::core::budget::{Amount, Keys, Rules, Scope};
 use crate::core::catalogue::Columns;
+use crate::core::front::gateway_key::{GatewayKey, KeyHash};
 use crate::core::health::{Change, Place};
 use crate::core::tags::Labels;
 use crate::core::usage::Usage;
 use crate::error::Error;
 use crate::gateway::asked::{JobAsked, JobTold};
-use crate::protocol::{Candidate, CatalogueFetch, Fetched, Known, Settled};
+use crate::protocol::{Candidate, CatalogueFetch, Fetched, Known, Settled, Whose};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -179,6 +180,8 @@ pub enum Task {
     MaySpend(String, oneshot::Sender<Result<Vouched, Error>>),
     /// Whether it may see what all users together do.
     MayRead(String, oneshot::Sender<Result<bool, Error>>),
+    /// Whose a gateway key is that a program shows.
+    GatewayKey(KeyHash, oneshot::Sender<Result<FoundKey, Error>>),
     /// Who may serve a call over HTTP.
     Route(Box<RouteAsked>, oneshot::Sender<Result<Routed, Error>>),
     /// What a user can call.
@@ -202,18 +205,20 @@ pub enum Task {
     Log(String),
 }
 
-/// Who is served, with whose keys.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Whose {
-    pub user: String,
-    /// With keys of their own, and none of the platform's.
-    pub own_keys_only: bool,
-}
-
-/// Whether a role may spend, as of a generation.
+/// What a role may do, as of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vouched {
     pub may_spend: bool,
+    /// It may act for others.
+    pub is_admin: bool,
+    pub generation: u64,
+}
+
+/// A gateway key, as of a generation.
+#[derive(Debug, Clone)]
+pub struct FoundKey {
+    /// `None`: it passes nothing.
+    pub key: Option<Arc<GatewayKey>>,
     pub generation: u64,
 }
 

@@ -51,6 +51,8 @@ pub struct Http {
     pub token_keys: Option<PathBuf>,
     pub token_rules: TokenRules,
     pub anonymous_users: AnonymousUsers,
+    /// The values of OpenAI's `metadata` are tags.
+    pub tags_from_metadata: bool,
 }
 
 /// What users may do who have signed in without saying who they are, as Supabase's tokens tell.

@@ -9,7 +9,7 @@
 use crate::clock::unix_micros;
 use crate::core::bound::{Dearest, NoBound, Size};
 use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Spent, Subject};
-use crate::core::rate::{MINUTE, Taken};
+use crate::core::rate::{MINUTE, Standings, Taken};
 use crate::core::tags::{Label, Labels};
 use crate::error::{Error, Shortfall, Target};
 use crate::gateway::ledger::{
@@ -121,6 +121,8 @@ pub struct Asking<'a> {
     /// Tokens that its prompt probably has.
     pub prompt: i64,
     pub labels: &'a Option<Arc<Labels>>,
+    /// Where it is told how the caller's own limits stand.
+    pub standings: Option<&'a Mutex<Standings>>,
 }
 
 impl Asking<'_> {
@@ -200,8 +202,15 @@ impl Spending {
                 let tokens = limit
                     .tokens_per_minute
                     .map_or(0, |per_minute| asking.tokens(rate, per_minute, began));
-                rate.take(limit.requests_per_minute, limit.tokens_per_minute, tokens, began)
-                    .map(|()| tokens)
+                let taken = rate
+                    .take(limit.requests_per_minute, limit.tokens_per_minute, tokens, began)
+                    .map(|()| tokens);
+                // What all users have used together is not told to each of them.
+                if let Some(standings) = asking.standings.filter(|_| limit.scope.is_ones_own()) {
+                    let mut standings = standings.lock().unwrap_or_else(|it| it.into_inner());
+                    standings.add(rate.standings(limit, began));
+                }
+                taken
             };
             match taken {
                 Ok(tokens) => hold.taken.push(Share { limit: limit.clone(), whose, tokens }),
@@ -388,6 +397,16 @@ impl Rate {
         Ok(())
     }
 
+    fn standings(&self, limit: &RateLimit, now: i64) -> Standings {
+        let of = |taken: &Taken, per_minute: Option<i64>| {
+            per_minute.map(|per_minute| taken.standing(per_minute, now))
+        };
+        Standings {
+            requests: of(&self.requests, limit.requests_per_minute),
+            tokens: of(&self.tokens, limit.tokens_per_minute),
+        }
+    }
+
     fn is_free(&self, now: i64) -> bool {
         self.requests.is_free(now) && self.tokens.is_free(now)
     }
@@ -439,7 +458,7 @@ impl NotAllowed {
             },
             Refused::Exceeded { index, unit, needed, left } => {
                 let budget = budgets[index];
-                let is_ones_own = budget.scope.is_each_user || budget.scope.user_id.is_some();
+                let is_ones_own = budget.scope.is_ones_own();
                 let shortfall = Box::new(Shortfall {
                     period: format!("{:?}", budget.period).to_lowercase(),
                     whose: match (budget.scope.label(), is_ones_own) {

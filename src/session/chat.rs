@@ -113,12 +113,15 @@ fn call(
 ) -> Result<Outcome, Error> {
     let resolved = Resolved::find(&prepared, provider, p_user_id)?;
     let may_queue = prepared.on_deadline == OnDeadline::Queue;
+    if may_queue {
+        resolved.may_wait()?;
+    }
     // Giving a call away takes a moment, too.
     let kept_ms = if may_queue { HAND_OVER_MS } else { 0 };
     let usable_ms = usable_ms().map(|usable| usable.saturating_sub(kept_ms));
     if usable_ms == Some(0) {
         if may_queue {
-            let job = jobs::queue(&prepared, &resolved.user, provider)?;
+            let job = jobs::queue(&prepared, &resolved.whose.user, provider)?;
             return Ok(Outcome::Queued(job, "queued"));
         }
         return Err(no_time(resolved.target()));
@@ -141,7 +144,7 @@ fn call(
     match link::exchange(&Request::Chat { call, hand_over_after_ms })? {
         Reply::Chat(reply) => Ok(Outcome::Answer(Answer::of(call_id, *reply))),
         Reply::HandedOver { epoch } => {
-            jobs::adopt(&prepared, &resolved.user, provider, call_id, epoch)?;
+            jobs::adopt(&prepared, &resolved.whose.user, provider, call_id, epoch)?;
             Ok(Outcome::Queued(call_id, "running"))
         }
         _ => Err(link::unexpected()),

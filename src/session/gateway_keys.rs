@@ -6,12 +6,16 @@ use crate::core::model::is_hidden;
 use crate::core::tags;
 use crate::core::usage::decimal;
 use crate::error::Error;
+use crate::fresh::{self, Plan, required};
+use crate::protocol::Whose;
 use crate::session::identity;
+use crate::session::locks;
 use crate::session::locks::as_owner_in_time;
 use crate::session::owner::installed;
 use crate::session::raise::or_raise;
 use crate::session::writable;
 use pgrx::datum::{DatumWithOid, Interval};
+use pgrx::pg_sys::TEXTOID;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
 use rust_decimal::Decimal;
@@ -95,7 +99,11 @@ fn aggregator_tag_problem(tag: &str) -> Option<&'static str> {
 
 fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     const ACTION: &str = "make a gateway key";
-    let user = identity::acting_user(wish.user_id, ACTION)?;
+    let Whose { user, own_keys_only, .. } = identity::acting(wish.user_id, ACTION)?;
+    // With a key it would not be known any more who has not signed in.
+    if own_keys_only {
+        return Err(Error::NotSignedIn { action: ACTION.to_owned() });
+    }
     writable::require(ACTION)?;
     let name = checked_name(wish.name)?;
     let models = checked_models(&wish.models)?;
@@ -104,12 +112,23 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     check_limits(&wish.limit_usd, wish.period, wish.requests_per_minute, wish.tokens_per_minute)?;
     let installed = installed()?;
     let key = make()?;
+    let count = installed.sql(
+        "SELECT count(*) FROM @extschema@.aggregator_gateway_keys AS k
+         WHERE k.user_id = $1 AND k.revoked_at IS NULL",
+    );
     let sql = installed.sql(
         "SELECT @extschema@.aggregator_store_gateway_key($1::text, $2::text, $3::bytea, $4::text, $5::text[], $6::text[],
              $7::timestamptz, $8::numeric, $9::text, $10::bigint, $11::bigint, $12::bigint)",
     );
     let id = as_owner_in_time(&installed, ACTION, || {
+        // One after the other: each sees the keys that others have committed by then, also in REPEATABLE READ.
+        locks::lock_user(pg_sys::TypeRelationId, installed.admin_type, &user);
         Spi::connect_mut(|client| {
+            let plan = Plan::prepare(client, &count, &[TEXTOID])?;
+            let rows = fresh::select(client, &plan, &[user.as_str().into()])?;
+            if rows.first().map(|row| required::<i64>(row, 1)).transpose()? >= Some(MOST_KEYS) {
+                return Ok(None);
+            }
             let arguments: [DatumWithOid<'_>; 12] = [
                 user.as_str().into(),
                 name.into(),

@@ -3,7 +3,9 @@
 use crate::core::identity::{self, Caller};
 use crate::database::{failed, no_row};
 use crate::error::Error;
+use crate::gateway::AnonymousUsers;
 use crate::installed::Installed;
+use crate::protocol::Whose;
 use crate::session::json::JsonText;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
@@ -40,15 +42,16 @@ fn aggregator_spendable_providers(p_user_id: default!(Option<&str>, "NULL")) -> 
 }
 
 fn spendable_providers(p_user_id: Option<&str>) -> Result<Vec<pgrx::Uuid>, Error> {
-    let user = acting_user(p_user_id, "see the models of another user")?;
+    let whose = acting(p_user_id, "see the models of another user")?;
     let installed = installed()?;
     let sql = installed.sql(
         "SELECT DISTINCT k.provider_id FROM @extschema@.user_api_providers AS k
-         WHERE k.is_active AND (k.user_id = $1 OR k.user_id IS NULL)",
+         WHERE k.is_active AND (k.user_id = $1 OR k.user_id IS NULL AND NOT $2)",
     );
     as_owner(&installed, || {
         Spi::connect(|client| {
-            let rows = client.select(sql.as_str(), None, &[user.as_str().into()])?;
+            let arguments = [whose.user.as_str().into(), whose.own_keys_only.into()];
+            let rows = client.select(sql.as_str(), None, &arguments)?;
             rows.filter_map(|row| row.get::<pgrx::Uuid>(1).transpose()).collect::<spi::Result<_>>()
         })
     })
@@ -91,6 +94,11 @@ fn platform_models(p_user_id: Option<&str>) -> Result<String, Error> {
 
 /// The user id of the caller.
 pub fn current_user_id() -> Option<String> {
+    about_caller(identity::user_id)
+}
+
+/// What is asked about the caller.
+fn about_caller<T>(ask: impl FnOnce(Caller<'_>) -> T) -> T {
     // SAFETY: plain look-ups in a backend; the claims are copied before anything can change them.
     let (login_oid, is_superuser, outer_role, claims) = unsafe {
         let login = pg_sys::GetSessionUserId();
@@ -100,7 +108,7 @@ pub fn current_user_id() -> Option<String> {
         (login, pg_sys::superuser_arg(login), pg_sys::GetOuterUserId(), claims)
     };
     let forced = settings::user_id();
-    identity::user_id(Caller {
+    ask(Caller {
         forced_user_id: forced.as_deref(),
         jwt_claims: claims.as_deref(),
         is_authenticator: is_authenticator(login_oid, &role_name(login_oid)),
@@ -159,6 +167,20 @@ pub fn acting_user(p_user_id: Option<&str>, action: &str) -> Result<String, Erro
             }
             Ok(id.to_owned())
         }
+    }
+}
+
+/// For whom a call with this `p_user_id` acts, and with whose keys. One who has not signed in, and acts for
+/// themselves, may do what `aggregator.anonymous_users` says.
+pub fn acting(p_user_id: Option<&str>, action: &str) -> Result<Whose, Error> {
+    let whose = Whose::of(acting_user(p_user_id, action)?, None);
+    if !about_caller(identity::is_anonymous) || current_user_id().as_ref() != Some(&whose.user) {
+        return Ok(whose);
+    }
+    match settings::anonymous_users() {
+        AnonymousUsers::Allow => Ok(whose),
+        AnonymousUsers::OwnKeys => Ok(Whose { own_keys_only: true, ..whose }),
+        AnonymousUsers::Refuse => Err(Error::NotSignedIn { action: action.to_owned() }),
     }
 }
 

@@ -45,7 +45,8 @@ fn chat_submit(
         check_run_after(p_run_after)?;
         // A request that nobody can serve is better refused now than later.
         let resolved = Resolved::find(&prepared, provider, p_user_id)?;
-        let job = Job { prepared: &prepared, user: &resolved.user, provider };
+        resolved.may_wait()?;
+        let job = Job { prepared: &prepared, user: &resolved.whose.user, provider };
         submit(&job, p_run_after, p_idempotency_key)
     });
     pg_uuid(or_raise(job))

@@ -117,3 +117,22 @@ fn lock_keys(provider: pgrx::Uuid) -> Result<(), Error> {
         Spi::connect_mut(|client| client.update(sql.as_str(), None, &[provider.into()]).map(|_| ()))
     })
 }
+
+/// Locks a user's place at an object of the database until the transaction ends, after others see what it has
+/// committed. No SQL command takes a lock of this kind, so that nobody else can hold it.
+pub fn lock_user(class: pg_sys::Oid, object: pg_sys::Oid, user: &str) {
+    // SAFETY: inside a transaction, which lets it go.
+    unsafe {
+        let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockDatabaseObject(class, object, place(user), mode);
+    }
+}
+
+/// A number for a user, never that of the object itself; two users may share one, and then wait for
+/// each other's commits.
+fn place(user: &str) -> u16 {
+    let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash % u64::from(u16::MAX)) as u16 + 1
+}

@@ -9,6 +9,7 @@ use crate::database::failed;
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::queue::{self, Amount};
+use crate::session::locks;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::raise;
 use crate::settings::{self, QueueLimits};
@@ -150,16 +151,7 @@ fn check_user(user: &str, locks: bool) -> Result<(), Error> {
     let Ok(installed) = with_snapshot(installed) else { return Ok(()) };
     let limits = settings::queue_limits();
     if locks {
-        // SAFETY: the transaction is in progress still. The lock is let go with it, after others see what
-        // it has committed; no SQL command takes one of this kind.
-        unsafe {
-            pg_sys::LockDatabaseObject(
-                pg_sys::ExtensionRelationId,
-                installed.oid,
-                place(user),
-                pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
-            );
-        }
+        locks::lock_user(pg_sys::ExtensionRelationId, installed.oid, user);
     }
     with_snapshot(|| waiting(&installed, user, limits))?.check(limits)
 }
@@ -173,13 +165,4 @@ fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
         pg_sys::PopActiveSnapshot();
         result
     }
-}
-
-/// A number for a user, never that of the extension itself; two users may share one, and then wait for
-/// each other's commits.
-fn place(user: &str) -> u16 {
-    let hash = user.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    (hash % u64::from(u16::MAX)) as u16 + 1
 }

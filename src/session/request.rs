@@ -5,7 +5,7 @@ use crate::core::budget::Rules;
 use crate::core::options::Prepared;
 use crate::core::tags::Labels;
 use crate::error::{Error, Target};
-use crate::protocol::{Candidate, ChatCall};
+use crate::protocol::{Candidate, ChatCall, Whose};
 use crate::session::owner::installed;
 use crate::session::{deadline, identity, route};
 use crate::{route_cache, settings, time};
@@ -17,7 +17,7 @@ const LONGEST_PROVIDER: usize = 255;
 
 /// A call, resolved as of now: not as its transaction or its statement saw the rules at its start.
 pub struct Resolved {
-    pub user: String,
+    pub whose: Whose,
     pub candidates: Arc<[Candidate]>,
     rules: Arc<Rules>,
     /// Microseconds since 1970, from before they were read.
@@ -36,15 +36,23 @@ impl Resolved {
                 format!("provider must be a name or an id, of at most {LONGEST_PROVIDER} bytes");
             return Err(Error::bad_request(what));
         }
-        let user = identity::acting_user(p_user_id, "chat")?;
+        let whose = identity::acting(p_user_id, "chat")?;
         let at = time::now();
         let installed = installed()?;
         let (candidates, rules) =
-            route_cache::get(&installed, &user, prepared.models(), provider, None, || {
-                let found = route::candidates(&installed, prepared, &user, provider)?;
+            route_cache::get(&installed, &whose, prepared.models(), provider, || {
+                let found = route::candidates(&installed, prepared, &whose, provider)?;
                 Ok((found.0.into(), Arc::new(found.1)))
             })?;
-        Ok(Self { user, candidates, rules, at })
+        Ok(Self { whose, candidates, rules, at })
+    }
+
+    /// Refuses what would become a job, with which it is not kept by whose keys it may be served.
+    pub fn may_wait(&self) -> Result<(), Error> {
+        match self.whose.own_keys_only {
+            true => Err(Error::NotSignedIn { action: "submit a job".to_owned() }),
+            false => Ok(()),
+        }
     }
 
     /// Whom the call would ask first, for messages.
@@ -57,7 +65,7 @@ impl Resolved {
         let labels = Labels::of(None, &prepared.tags);
         ChatCall {
             call_id: Uuid::now_v7(),
-            user_id: self.user.clone(),
+            user_id: self.whose.user.clone(),
             candidates: self.candidates.clone(),
             body: prepared.body().into(),
             max_retries: prepared.max_retries,
@@ -69,6 +77,7 @@ impl Resolved {
             labels,
             generation: None,
             native: None,
+            standings: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::core::budget::Rules;
 use crate::core::options::Prepared;
 use crate::error::Error;
 use crate::installed::Installed;
-use crate::protocol::Candidate;
+use crate::protocol::{Candidate, Whose};
 use crate::routing::{self, Route, pg_uuid};
 use crate::session::identity;
 use crate::session::json::JsonText;
@@ -34,9 +34,9 @@ fn get_model_provider_config(
     ),
 > {
     let route =
-        identity::acting_user(p_user_id, "see the providers of another user").and_then(|user| {
+        identity::acting(p_user_id, "see the providers of another user").and_then(|whose| {
             match p_model {
-                Some(model) => first_route(&installed()?, model, &user, None),
+                Some(model) => first_route(&installed()?, model, &whose, None),
                 None => Ok(None),
             }
         });
@@ -74,9 +74,9 @@ fn aggregator_route(
         name!(max_output_tokens, Option<i32>),
     ),
 > {
-    let route = match p_model.zip(identity::current_user_id()) {
-        Some((model, user)) => {
-            installed().and_then(|installed| first_route(&installed, model, &user, p_provider))
+    let route = match p_model.zip(identity::acting(None, "call").ok()) {
+        Some((model, whose)) => {
+            installed().and_then(|installed| first_route(&installed, model, &whose, p_provider))
         }
         None => Ok(None),
     };
@@ -90,28 +90,30 @@ fn aggregator_route(
 fn first_route(
     installed: &Installed,
     model: &str,
-    user: &str,
+    whose: &Whose,
     provider: Option<&str>,
 ) -> Result<Option<Route>, Error> {
     as_owner(installed, || {
-        Spi::connect(|client| routing::routes(client, installed, model, user, provider))
+        Spi::connect(|client| routing::routes(client, installed, model, &whose.user, provider))
     })
-    .map(|routes| routes.into_iter().next())
+    .map(|routes| routes.into_iter().find(|route| whose.may_ask(None, &route.candidate)))
 }
 
 /// Who may serve a request, best first, and the rules that it has to keep.
 pub fn candidates(
     installed: &Installed,
     prepared: &Prepared,
-    user: &str,
+    whose: &Whose,
     provider: Option<&str>,
 ) -> Result<(Vec<Candidate>, Rules), Error> {
     let models: Vec<&str> = prepared.models().collect();
+    let user = whose.user.as_str();
     as_owner(installed, || {
         Spi::connect(|client| {
-            let found = routing::candidates(client, installed, &models, user, provider)?;
+            let may_ask = |candidate: &Candidate| whose.may_ask(None, candidate);
+            let found = routing::candidates(client, installed, &models, user, provider, may_ask)?;
             if found.is_empty() {
-                return Err(routing::no_route(client, installed, &prepared.model, provider));
+                return Err(routing::nobody(client, installed, &models, whose, provider));
             }
             Ok((found, routing::rules(client, installed, user, None)?))
         })

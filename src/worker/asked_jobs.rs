@@ -16,7 +16,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::spi::{self, Spi, SpiClient};
 use uuid::Uuid;
 
-/// `$2`: only that user's jobs, `$3`: or all of them.
+/// `$2`: only that user's jobs, `$3`: or all of them. `$4`: with a gateway key, those alone that came with it.
 const LOOK: &str = "
     SELECT job.status, job.response::text, job.error::text, job.cost::text, job.cost_source,
         job.provider_name, job.served_model, job.attempts,
@@ -25,7 +25,7 @@ const LOOK: &str = "
         pg_catalog.date_part('epoch'::text, job.finished_at)::bigint,
         (pg_catalog.date_part('epoch'::text, job.finished_at - job.started_at) * 1000)::bigint
     FROM @extschema@.aggregator_jobs AS job
-    WHERE job.id = $1 AND (job.user_id = $2 OR $3)";
+    WHERE job.id = $1 AND (job.user_id = $2 OR $3) AND ($4 IS NULL OR job.gateway_key_id = $4)";
 
 const SUBMIT: &str = "
     INSERT INTO @extschema@.aggregator_jobs
@@ -35,7 +35,9 @@ const SUBMIT: &str = "
     RETURNING id";
 
 const EARLIER: &str = "
-    SELECT job.id, job.request = $3::jsonb AND job.provider IS NOT DISTINCT FROM $4
+    SELECT job.id, job.request = $3::jsonb
+        AND job.provider IS NOT DISTINCT FROM $4
+        AND job.gateway_key_id IS NOT DISTINCT FROM $5
     FROM @extschema@.aggregator_jobs AS job
     WHERE job.user_id = $1 AND job.idempotency_key = $2";
 
@@ -45,6 +47,7 @@ const CANCEL: &str = "
     WHERE job.id = $1
       AND job.status IN ('queued'::text, 'running'::text)
       AND (job.user_id = $2 OR $3)
+      AND ($4 IS NULL OR job.gateway_key_id = $4)
     RETURNING pg_catalog.pg_notify('aggregator_jobs'::text, job.id::text)";
 
 /// Does what is asked.
@@ -100,8 +103,13 @@ fn earlier(
     request: &str,
     key: &str,
 ) -> spi::Result<Option<Result<Uuid, Error>>> {
-    let arguments: [DatumWithOid<'_>; 4] =
-        [job.user.as_str().into(), key.into(), request.into(), job.provider.as_deref().into()];
+    let arguments: [DatumWithOid<'_>; 5] = [
+        job.user.as_str().into(),
+        key.into(),
+        request.into(),
+        job.provider.as_deref().into(),
+        job.gateway_key.map(pg_uuid).into(),
+    ];
     // Not read-only: with a snapshot of now.
     let rows = client.update(installed.sql(EARLIER).as_str(), Some(1), &arguments)?;
     let read = |row: spi::SpiHeapTupleData<'_>| -> spi::Result<_> {
@@ -147,8 +155,9 @@ fn cancel(job: Uuid, user: &JobUser) -> Result<bool, Error> {
     })
 }
 
-fn of(job: Uuid, user: &JobUser) -> [DatumWithOid<'_>; 3] {
-    [pg_uuid(job).into(), user.id.as_deref().into(), user.is_admin.into()]
+fn of(job: Uuid, user: &JobUser) -> [DatumWithOid<'_>; 4] {
+    let gateway_key = user.gateway_key.map(pg_uuid);
+    [pg_uuid(job).into(), user.id.as_str().into(), user.is_admin.into(), gateway_key.into()]
 }
 
 /// Whoever has locked what is asked for is not waited for: the main thread serves everybody.

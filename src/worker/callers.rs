@@ -1,13 +1,16 @@
-//! What the main thread knows of those who call over HTTP: what a claimed role may do, who may serve them, and
-//! what they can call.
+//! What the main thread knows of those who call over HTTP: what a claimed role may do, whose a gateway key is, who
+//! may serve them, and what they can call.
 //!
 //! No role is ever taken on: what it may do is asked about it, by the rules that hold in SQL.
 
+use crate::core::front::gateway_key::KeyHash;
 use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
-use crate::gateway::ledger::{CallableModel, RouteAsked, Routed, Vouched, Whose};
+use crate::gateway::ledger::{CallableModel, FoundKey, RouteAsked, Routed, Vouched};
+use crate::gateway_keys::{self, By};
 use crate::installed::Installed;
+use crate::protocol::Whose;
 use crate::routing;
 use crate::worker::process::{self, Failure};
 use crate::{route_cache, settings};
@@ -45,7 +48,8 @@ fn function(client: &SpiClient, installed: &Installed) -> spi::Result<Oid> {
 
 /// Begins to watch what the rights of callers depend on, in a transaction.
 pub fn watch(client: &SpiClient, installed: &Installed) -> spi::Result<()> {
-    route_cache::watch_rights(function(client, installed)?, installed.authenticator_type);
+    let function = function(client, installed)?;
+    route_cache::watch_rights(function, installed.authenticator_type, installed.admin_type);
     Ok(())
 }
 
@@ -74,51 +78,60 @@ fn has_right(
     let sql = CLAIMED_ROLE.replace("{SET}", SET).replace("{RIGHT}", right);
     answer("see what a role may do", |installed| {
         let generation = route_cache::generation();
-        let has_it = Spi::connect(|client| -> spi::Result<_> {
+        let rights = Spi::connect(|client| -> spi::Result<_> {
             let arguments = [
                 role.into(),
                 (!named.is_empty()).then_some(named).into(),
                 installed.authenticator_type.into(),
                 installed.namespace.into(),
                 about(client, installed)?.into(),
+                installed.admin_type.into(),
             ];
-            let types = [TEXTOID, TEXTARRAYOID, OIDOID, OIDOID, OIDOID];
+            let types = [TEXTOID, TEXTARRAYOID, OIDOID, OIDOID, OIDOID, OIDOID];
             let plan = Plan::prepare(client, &sql, &types)?;
             // By a snapshot of now, and not of before the generation was read.
             let rows = fresh::select(client, &plan, &arguments)?;
-            Ok(rows.first().map(|row| row.get::<bool>(1)).transpose()?.flatten())
+            let Some(row) = rows.first() else { return Ok((None, None)) };
+            Ok((row.get::<bool>(1)?, row.get::<bool>(2)?))
         });
-        let has_it = has_it.map_err(failed("see what a role may do"))?;
-        Ok(Vouched { may_spend: has_it == Some(true), generation })
+        let (may_spend, is_admin) = rights.map_err(failed("see what a role may do"))?;
+        let (may_spend, is_admin) = (may_spend == Some(true), is_admin == Some(true));
+        Ok(Vouched { may_spend, is_admin: may_spend && is_admin, generation })
+    })
+}
+
+/// The gateway key of this hash, if it passes now.
+pub fn gateway_key(hash: KeyHash) -> Result<FoundKey, Error> {
+    answer("look for a gateway key", |installed| {
+        let generation = route_cache::generation();
+        let key = Spi::connect(|client| gateway_keys::find(client, installed, By::Hash(hash)))?;
+        Ok(FoundKey { key: key.map(Arc::new), generation })
     })
 }
 
 /// Who may serve a call.
 pub fn route(asked: &RouteAsked) -> Result<Routed, Error> {
-    let RouteAsked { whose: Whose { user, own_keys_only }, models } = asked;
+    let RouteAsked { whose, models } = asked;
     answer("find who may serve the model", |installed| {
         let generation = route_cache::generation();
         let models: Vec<&str> = models.iter().map(String::as_str).collect();
-        let wanted = models.first().copied().unwrap_or_default();
-        let (candidates, rules) =
-            route_cache::get(installed, user, models.iter().copied(), None, None, || {
-                Spi::connect(|client| {
-                    let found = routing::candidates(client, installed, &models, user, None)?;
-                    if found.is_empty() {
-                        return Err(routing::no_route(client, installed, wanted, None));
-                    }
-                    let rules = routing::rules(client, installed, user, None)?;
-                    Ok((found.into(), Arc::new(rules)))
-                })
-            })?;
-        let candidates = match own_keys_only {
-            false => candidates,
-            true => candidates.iter().filter(|one| !one.is_platform_key()).cloned().collect(),
+        let find = || {
+            Spi::connect(|client| {
+                let key = gateway_keys::require(client, installed, whose.gateway_key)?;
+                let user = whose.user.as_str();
+                let found =
+                    routing::candidates(client, installed, &models, user, None, |candidate| {
+                        whose.may_ask(key.as_ref(), candidate)
+                    })?;
+                if found.is_empty() {
+                    return Err(routing::nobody(client, installed, &models, whose, None));
+                }
+                let rules = routing::rules(client, installed, user, whose.gateway_key)?;
+                Ok((found.into(), Arc::new(rules)))
+            })
         };
-        if candidates.is_empty() {
-            let action = format!("spend the platform's keys for '{wanted}'");
-            return Err(Error::Anonymous { action });
-        }
+        let (candidates, rules) =
+            route_cache::get(installed, whose, models.iter().copied(), None, find)?;
         Ok(Routed { candidates, rules, generation })
     })
 }

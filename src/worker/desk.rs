@@ -332,6 +332,10 @@ impl Desk {
                     let _ = reply.send(callers::may_read(&role));
                     inbox.wake.done();
                 }
+                Task::GatewayKey(hash, reply) => {
+                    let _ = reply.send(callers::gateway_key(hash));
+                    inbox.wake.done();
+                }
                 Task::Route(asked, reply) => {
                     let _ = reply.send(callers::route(&asked));
                     inbox.wake.done();

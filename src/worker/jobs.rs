@@ -19,7 +19,7 @@ use crate::gateway::ledger::JobEnd;
 use crate::gateway::{Handle, Limits};
 use crate::gateway_keys;
 use crate::installed::Installed;
-use crate::protocol::ChatCall;
+use crate::protocol::{ChatCall, Whose};
 use crate::route_cache;
 use crate::routing::{self, pg_uuid};
 use crate::settings;
@@ -534,44 +534,45 @@ fn prepare(
     claimed: Vec<Claimed>,
 ) -> Vec<(String, Uuid, Result<ChatCall, Error>)> {
     // Jobs of one batch mostly find the same lack of a route.
-    let mut missing: HashSet<(String, Vec<String>, Option<String>)> = HashSet::new();
+    let mut missing: HashSet<(Whose, Vec<String>, Option<String>)> = HashSet::new();
     let resolved_at = time::now();
     let mut prepare = |job: &Claimed| {
         let prepared = Prepared::from_body(Some(&job.request))?;
         let models: Vec<String> = prepared.models().map(str::to_owned).collect();
         let provider = job.provider.as_deref();
         let no_route = || Error::NoRoute { model: prepared.model.clone() };
-        let wanted = (job.user.clone(), models, job.provider.clone());
+        let whose = Whose::of(job.user.as_str(), job.gateway_key);
+        let wanted = (whose.clone(), models, job.provider.clone());
         if missing.contains(&wanted) {
             return Err(no_route());
         }
         let key = gateway_keys::require(client, installed, job.gateway_key)?;
-        let models = prepared.models();
         let wanted_models: Vec<&str> = prepared.models().collect();
-        let found =
-            route_cache::get(installed, &job.user, models, provider, job.gateway_key, || {
-                let found =
-                    routing::candidates(client, installed, &wanted_models, &job.user, provider)?;
-                if found.is_empty() {
-                    return Err(no_route());
-                }
-                let rules = routing::rules(client, installed, &job.user, job.gateway_key)?;
-                Ok((found.into(), Arc::new(rules)))
-            });
+        let find = || {
+            let user = job.user.as_str();
+            let found = routing::candidates(
+                client,
+                installed,
+                &wanted_models,
+                user,
+                provider,
+                |candidate| whose.may_ask(key.as_ref(), candidate),
+            )?;
+            if found.is_empty() {
+                return Err(no_route());
+            }
+            let rules = routing::rules(client, installed, user, job.gateway_key)?;
+            Ok((found.into(), Arc::new(rules)))
+        };
+        let found = route_cache::get(installed, &whose, prepared.models(), provider, find);
         if matches!(found, Err(Error::NoRoute { .. })) {
             missing.insert(wanted);
         }
-        let (mut candidates, rules) = found?;
+        let (candidates, rules) = found?;
         let labels = match &key {
             Some(key) => key.labels(&prepared.tags),
             None => Labels::of(None, &prepared.tags),
         };
-        if let Some(key) = &key {
-            candidates = key.allowed(candidates);
-        }
-        if candidates.is_empty() {
-            return Err(no_route());
-        }
         Ok(ChatCall {
             call_id: job.id,
             user_id: job.user.clone(),
@@ -586,6 +587,7 @@ fn prepare(
             labels,
             generation: None,
             native: None,
+            standings: None,
         })
     };
     claimed

@@ -8,7 +8,6 @@ mod catalogue;
 mod cooling;
 mod desk;
 mod forgotten;
-mod gateway_key;
 mod held;
 mod hidden;
 mod jobs;

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::gateway::ledger::Renewed;
 use crate::gateway_keys;
 use crate::installed::Installed;
-use crate::protocol::Known;
+use crate::protocol::{Known, Whose};
 use crate::routing;
 use crate::worker::process::{self, Failure};
 use pgrx::spi::{Spi, SpiClient};
@@ -32,11 +32,9 @@ fn as_of_now(
     known: &Known,
 ) -> Result<Renewed, Error> {
     let key = gateway_keys::require(client, installed, known.gateway_key)?;
-    let candidate = routing::again(client, installed, known)?.filter(|candidate| {
-        let is_allowed =
-            |name: &str| key.as_ref().is_none_or(|key| key.models.allow(name, &candidate.model_id));
-        is_allowed(&candidate.provider.name)
-    });
+    let whose = Whose::of(known.user_id.as_str(), known.gateway_key);
+    let candidate = routing::again(client, installed, known)?
+        .filter(|candidate| whose.may_ask(key.as_ref(), candidate));
     let rules = routing::rules(client, installed, &known.user_id, known.gateway_key)?;
     Ok(Renewed { rules: Arc::new(rules), candidate: candidate.map(Arc::new) })
 }

@@ -428,6 +428,62 @@ async fn a_user_has_a_thousand_keys_of_which_the_revoked_make_room() {
 }
 
 #[tokio::test]
+async fn open_transactions_make_no_more_keys_than_a_user_may_have() {
+    let database = crate::bed::database().await;
+    let root = database.root().await;
+    root.batch_execute(
+        "INSERT INTO aggregator_gateway_keys (user_id, name, key_hash, key_hint)
+         SELECT 'ann', 'n' || i, sha256(i::text::bytea), 'x' FROM generate_series(1, 998) AS i",
+    )
+    .await
+    .unwrap();
+    let ann = || database.rest("authenticated", Some("ann"));
+    let count = "SELECT count(*) FROM aggregator_gateway_keys WHERE user_id = 'ann'";
+    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+        let (first, second) = (ann().await, ann().await);
+        for client in [&first, &second] {
+            // Both have seen what is there before either makes one.
+            let begin = format!("BEGIN ISOLATION LEVEL {isolation}; {count}");
+            client.batch_execute(&begin).await.unwrap();
+        }
+        first.batch_execute("SELECT create_gateway_key('first')").await.unwrap();
+        let waits = tokio::spawn(async move {
+            let made = second.simple_query("SELECT create_gateway_key('second')").await.map(drop);
+            let end = if made.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            second.batch_execute(end).await.unwrap();
+            made
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!waits.is_finished(), "{isolation}: it waits for what the first does");
+        // Another user's does not wait.
+        let ben = database.rest("authenticated", Some("ben")).await;
+        create(&ben, "'x'").await;
+        first.batch_execute("COMMIT").await.unwrap();
+        let made = waits.await.unwrap();
+        let code = made.as_ref().err().and_then(|error| error.code()).map(|code| code.code());
+        let keys = value(&root, count).await.unwrap();
+        match isolation {
+            // The first two make the user's keys a thousand.
+            "READ COMMITTED" => assert_eq!((code, keys.as_str()), (None, "1000")),
+            _ => assert_eq!((code, keys.as_str()), (Some("PT409"), "1000"), "{isolation}"),
+        }
+        if isolation == "READ COMMITTED" {
+            root.batch_execute("DELETE FROM aggregator_gateway_keys WHERE name IN ('second')")
+                .await
+                .unwrap();
+        } else {
+            root.batch_execute("DELETE FROM aggregator_gateway_keys WHERE name = 'first' AND created_at = (SELECT max(created_at) FROM aggregator_gateway_keys WHERE user_id = 'ann')").await.unwrap();
+        }
+    }
+    // Who does not end the transaction holds nobody up for ever.
+    let (open, waits) = (ann().await, ann().await);
+    open.batch_execute("BEGIN; SELECT create_gateway_key('open')").await.unwrap();
+    let began = std::time::Instant::now();
+    assert_eq!(failure(&waits, "SELECT create_gateway_key('late')").await.0, "PT409");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_key_spends_as_its_owner_within_its_own_limits() {
     let upstream = Upstream::start(|_| paid()).await;
     let (database, root) = ready(&upstream).await;

@@ -1,6 +1,7 @@
 //! Tests from outside: real connections to real clusters, with stand-in upstreams.
 
 mod advisors;
+mod anonymous;
 mod answers;
 mod anthropic;
 mod attacks;

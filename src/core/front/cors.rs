@@ -12,7 +12,9 @@ const MOST_BYTES: usize = 2048;
 pub const EXPOSED: &str = "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, \
     x-aggregator-provider, x-aggregator-cost, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, \
     x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, \
-    x-ratelimit-reset-tokens";
+    x-ratelimit-reset-tokens, anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, \
+    anthropic-ratelimit-requests-reset, anthropic-ratelimit-tokens-limit, anthropic-ratelimit-tokens-remaining, \
+    anthropic-ratelimit-tokens-reset";
 pub const METHODS: &str = "GET, HEAD, POST, DELETE, OPTIONS";
 /// Seconds for which a browser need not ask again: Chrome's most.
 pub const MAX_AGE: &str = "7200";

@@ -11,6 +11,7 @@ mod tests;
 
 pub use crate::core::retry::Sent;
 
+use crate::core::front::limits::Header;
 use crate::core::refusal::About;
 use crate::core::{options, parameters};
 use crate::error::{Error, Refusal};
@@ -73,6 +74,10 @@ pub enum Refused<'a> {
     NotYet {
         what: &'a str,
     },
+    /// So many credentials were bad that no more are looked at before this has passed.
+    TooManyFailures {
+        wait: Duration,
+    },
 }
 
 /// An error as a client is told it.
@@ -96,6 +101,8 @@ struct More {
     challenge: Option<String>,
     /// What else is known, for the member `aggregator`.
     about: Option<Value>,
+    /// How the caller's limits stand.
+    limits: Vec<Header>,
 }
 
 /// The kinds of errors, of which each dialect has its own names.
@@ -190,8 +197,10 @@ fn line_of(error: &Error) -> Line {
         Error::KeyRefused { .. } => line(424, Kind::KeyRefused, "provider_key_refused", Never),
         Error::BudgetExceeded { .. } | Error::NoCostBound { .. } => own(402, Kind::Quota, Unsaid),
         Error::Anonymous { .. }
+        | Error::NotSignedIn { .. }
         | Error::Forbidden { .. }
         | Error::NotServed { .. }
+        | Error::NotForKey { .. }
         | Error::AddressRefused { .. } => own(403, Kind::Permission, Unsaid),
         Error::UnknownModel { .. } | Error::NoRoute { .. } => {
             line(404, Kind::NotFound, "model_not_found", Unsaid)
@@ -293,6 +302,8 @@ impl Failure {
             more: Box::new(More {
                 param: param(error),
                 about: Some(about(error)),
+                challenge: matches!(error, Error::NoGatewayKey)
+                    .then(|| challenge(&error.to_string())),
                 ..More::default()
             }),
         }
@@ -318,21 +329,24 @@ impl Failure {
             Refused::NotUtf8 => line(400, Kind::Invalid, None, Unsaid),
             Refused::NotYet { .. } => line(501, Kind::Invalid, "unsupported", Never),
             Refused::Busy => line(503, Kind::Overloaded, "busy", Later),
+            Refused::TooManyFailures { .. } => {
+                line(429, Kind::RateLimit, "too_many_failures", Later)
+            }
+        };
+        let wait = match refused {
+            Refused::Busy => Some(SOON),
+            Refused::TooManyFailures { wait } => Some(*wait),
+            _ => None,
         };
         let should_retry = match again {
             Again::Unsaid => None,
             Again::Never => Some(false),
-            Again::IfUnsent | Again::Later => Some(true),
+            Again::IfUnsent | Again::Later => Some(wait.is_none_or(|wait| wait <= LONGEST_WAIT)),
         };
         let (allow, challenge) = match refused {
             Refused::Method { allow, .. } => (Some(*allow), None),
             Refused::NoCredential => (None, Some("Bearer".to_owned())),
-            Refused::BadCredential { description, .. } => {
-                let words = quoted_words(description);
-                let challenge =
-                    format!(r#"Bearer error="invalid_token", error_description="{words}""#);
-                (None, Some(challenge))
-            }
+            Refused::BadCredential { description, .. } => (None, Some(challenge(description))),
             _ => (None, None),
         };
         Self {
@@ -341,7 +355,7 @@ impl Failure {
             code,
             message: words_of(refused),
             should_retry,
-            wait: matches!(refused, Refused::Busy).then_some(SOON),
+            wait,
             more: Box::new(More { allow, challenge, ..More::default() }),
         }
     }
@@ -351,6 +365,12 @@ impl Failure {
         let mut failure = Self::of(&Error::bad_request(message), Sent::Nothing);
         failure.more.param = Some(param.to_owned());
         failure
+    }
+
+    /// The same, with headers of how the caller's limits stand.
+    pub fn with(mut self, limits: Vec<Header>) -> Self {
+        self.more.limits = limits;
+        self
     }
 
     pub fn message(&self) -> &str {
@@ -397,6 +417,7 @@ impl Failure {
         }
         headers.extend(self.more.allow.map(|allow| ("allow", allow.to_owned())));
         headers.extend(self.more.challenge.clone().map(|words| ("www-authenticate", words)));
+        headers.extend(self.more.limits.iter().cloned());
         headers
     }
 
@@ -461,6 +482,7 @@ fn param(error: &Error) -> Option<String> {
         Error::UnknownModel { .. }
         | Error::NoRoute { .. }
         | Error::NoKeyForModel { .. }
+        | Error::NotForKey { .. }
         | Error::NotServed { .. } => return Some("model".to_owned()),
         Error::BadRequest { .. } => {}
         _ => return None,
@@ -523,12 +545,21 @@ fn words_of(refused: &Refused<'_>) -> String {
         Refused::Slow => "The body did not come in time".to_owned(),
         Refused::Busy => "The server takes no more requests at this time".to_owned(),
         Refused::NotYet { what } => format!("{what} are not supported yet"),
+        Refused::TooManyFailures { .. } => {
+            "Too many credentials were bad: no more are looked at for a moment".to_owned()
+        }
     }
 }
 
 /// What a stranger sent, short and without what does not show.
 fn repeated(given: &str) -> String {
     given.chars().filter(|c| !c.is_control()).take(MOST_REPEATED).collect()
+}
+
+/// What `www-authenticate` says of a credential that is bad (RFC 6750).
+fn challenge(description: &str) -> String {
+    let words = quoted_words(description);
+    format!(r#"Bearer error="invalid_token", error_description="{words}""#)
 }
 
 /// Words fit for a quoted string of a header (RFC 6750: no quotes, backslashes, or anything but ASCII).

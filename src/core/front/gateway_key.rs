@@ -7,7 +7,10 @@
 //! random bits a slow hash would protect nothing, and cost everybody who calls.
 
 use crate::core::model;
+use crate::core::tags::Labels;
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub const PREFIX: &str = "agk_";
@@ -89,6 +92,34 @@ fn digits<const N: usize>(number: &[u8]) -> [u8; N] {
         *place = DIGITS[left];
     }
     out
+}
+
+/// A key that passes at the moment at which it was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayKey {
+    pub id: Uuid,
+    /// Its owner, as whom it spends.
+    pub user_id: String,
+    pub models: Models,
+    /// Of every call with it.
+    pub tags: Vec<String>,
+    /// Microseconds since 1970, from when on it does not pass any more: it expires, or is the one that was
+    /// rotated. `None`: without an end.
+    pub until: Option<i64>,
+}
+
+impl GatewayKey {
+    /// What a call with it is found again by: the key, its tags, and the call's own.
+    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
+        let own = tags.iter().filter(|tag| !self.tags.contains(tag));
+        let tags: Vec<String> = self.tags.iter().chain(own).cloned().collect();
+        Labels::of(Some(self.id), &tags)
+    }
+
+    /// Whether it passes still, at this moment (microseconds since 1970).
+    pub fn passes(&self, now: i64) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
 }
 
 /// What is wrong with a key's list of models.
@@ -287,6 +318,24 @@ mod tests {
         }
         assert!(read(&vec!["a".to_owned(); MOST_PATTERNS]).is_ok());
         assert_eq!(read(&vec!["a".to_owned(); MOST_PATTERNS + 1]), Err(ModelsError::TooMany));
+    }
+
+    #[test]
+    fn a_key_passes_until_its_end_and_labels_its_calls() {
+        let key = |until| GatewayKey {
+            id: Uuid::nil(),
+            user_id: "u".to_owned(),
+            models: Models::All,
+            tags: vec!["a".to_owned(), "b".to_owned()],
+            until,
+        };
+        assert!(key(None).passes(i64::MAX));
+        assert!(key(Some(10)).passes(9) && !key(Some(10)).passes(10) && !key(Some(10)).passes(11));
+        let labels = key(None).labels(&["b".to_owned(), "c".to_owned()]).unwrap();
+        assert_eq!(
+            (labels.gateway_key, labels.tags.join(" ")),
+            (Some(Uuid::nil()), "a b c".into())
+        );
     }
 
     proptest::proptest! {

@@ -7,10 +7,12 @@ pub mod failure;
 #[cfg(test)]
 mod fuzz;
 pub mod gateway_key;
+pub mod limits;
 pub mod openai;
 pub mod path;
 pub mod place;
 pub mod proxies;
 pub mod responses;
+pub mod throttle;
 pub mod token;
 mod write;

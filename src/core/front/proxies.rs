@@ -60,7 +60,7 @@ impl Proxies {
 /// What counts as one machine: who has an address of IPv6 has a whole network of them.
 pub fn machine(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Net::new(address, 64)
+        IpAddr::V6(address) if !address.is_loopback() => Ipv6Net::new(address, 64)
             .map_or(IpAddr::V6(address), |network| IpAddr::V6(network.network())),
         address => address,
     }

@@ -213,3 +213,28 @@ fn http_has_times_of_its_own() {
     assert_eq!(with("{}").unwrap().timeout_ms, 120_000);
     assert_eq!(with(r#"{"timeout_ms":86400000}"#).unwrap().timeout_ms, 86_400_000);
 }
+
+#[test]
+fn values_of_metadata_are_tags_where_they_can_be() {
+    let of = |metadata: &str, tags: &str| {
+        let body = format!(
+            r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],"tags":{tags},"metadata":{metadata}}}"#
+        );
+        let mut prepared = Prepared::from_body(Some(&body)).unwrap();
+        let metadata = prepared.metadata().unwrap();
+        prepared.add_tags_of(&metadata);
+        // It goes to the provider all the same.
+        assert!(prepared.body().contains(r#""metadata":"#), "{metadata}");
+        prepared.tags.join("|")
+    };
+    assert_eq!(of(r#"{"team":"blue","env":" prod "}"#, "[]"), "prod|blue");
+    assert_eq!(of(r#"{"a":"x","b":"x"}"#, r#"["x","y"]"#), "x|y");
+    let long = "x".repeat(65);
+    let odd = format!(r#"{{"a":1,"b":null,"c":"","d":"{long}","e":["f"],"g":"h\u0007","i":"j"}}"#);
+    assert_eq!(of(&odd, "[]"), "j");
+    let many = r#"{"1":"1","2":"2","3":"3","4":"4","5":"5","6":"6","7":"7","8":"8","9":"9"}"#;
+    assert_eq!(of(many, r#"["own"]"#), "own|1|2|3|4|5|6|7");
+    for none in ["{}", "null"] {
+        assert_eq!(of(none, "[]"), "", "{none}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Chats over HTTP.
 
+use super::own::Own;
 use super::{Bed, Request, Response, read_to_end, token};
 use crate::bed::{eventually, eventually_within, rows, value};
 use crate::chat::{add_named, add_provider, user};
@@ -302,10 +303,17 @@ async fn what_a_commit_took_away_serves_no_later_request() {
             403,
         ),
         ("REVOKE visitor FROM authenticator", "GRANT visitor TO authenticator", 403),
+        // By hand, and not by our functions.
+        (
+            "REVOKE EXECUTE ON FUNCTION chat_completions(jsonb) FROM visitor",
+            "GRANT EXECUTE ON FUNCTION chat_completions(jsonb) TO visitor",
+            403,
+        ),
+        ("ALTER ROLE visitor RENAME TO guest", "ALTER ROLE guest RENAME TO visitor", 403),
     ]
     .into_iter()
     .cycle()
-    .take(12)
+    .take(18)
     {
         bed.root.batch_execute(off).await.unwrap();
         let from = Instant::now();
@@ -333,25 +341,32 @@ async fn what_a_commit_took_away_serves_no_later_request() {
 #[tokio::test]
 async fn a_call_like_the_last_one_asks_the_database_for_nothing_but_the_ledger() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
-    let bed = ready(&upstream).await;
-    for more in [json!({}), json!({"stream": true})] {
-        assert_eq!(bed.send(&chat("u-1", more)).await.status, 200);
+    // Alone: a role that some other test makes is looked at by everybody.
+    let own = Own::ready("warm", "", &upstream).await;
+    let owner = super::keys::owner(&own.database()).await;
+    let (_, key) = super::keys::create(&owner, "'x', p_limit_usd => 5, p_models => '{m}'").await;
+    let requests = || {
+        let tokens = [json!({}), json!({"stream": true})].map(|more| chat("u-1", more));
+        tokens.into_iter().chain([super::keys::chat(&key, json!({}))])
+    };
+    for request in requests() {
+        assert_eq!(own.send(&request).await.status, 200);
     }
     // What it was routed by is no longer new.
     tokio::time::sleep(Duration::from_millis(400)).await;
-    let keeper = bed.database.root().await;
+    let keeper = own.database().root().await;
     keeper
         .batch_execute(
             "BEGIN; LOCK TABLE api_providers, user_api_providers, aggregator_models, aggregator_budgets,
-                 aggregator_rate_limits IN ACCESS EXCLUSIVE MODE",
+                 aggregator_rate_limits, aggregator_gateway_keys IN ACCESS EXCLUSIVE MODE",
         )
         .await
         .unwrap();
-    for more in [json!({}), json!({"stream": true})] {
-        let response = bed.send(&chat("u-1", more)).await;
+    for request in requests() {
+        let response = own.send(&request).await;
         assert_eq!(response.status, 200, "{response:?}");
     }
     keeper.batch_execute("ROLLBACK").await.unwrap();
     let settled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'";
-    eventually(&bed.root, settled, "4").await;
+    eventually(&own.root, settled, "6").await;
 }

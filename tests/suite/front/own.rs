@@ -2,6 +2,8 @@
 
 use super::{Request, Response, SECRET, free_port, send, write_secret};
 use crate::bed::{Cluster, Database, eventually};
+use crate::chat::{add_provider, user};
+use crate::upstream::Upstream;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio_postgres::Client;
@@ -35,6 +37,14 @@ impl Own {
         root.batch_execute("SELECT aggregator_start()").await.unwrap();
         let own = Self { cluster, name: "app".to_owned(), port, root };
         own.is_up().await;
+        own
+    }
+
+    /// The same, with the provider `standin`, for which u-1 has a key.
+    pub async fn ready(name: &str, configuration: &str, upstream: &Upstream) -> Self {
+        let own = Self::start(name, configuration).await;
+        add_provider(&own.root, upstream).await;
+        user(&own.database(), "u-1").await;
         own
     }
 

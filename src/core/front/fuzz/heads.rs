@@ -154,7 +154,7 @@ fn tags_of_a_header_are_those_that_it_names_or_it_is_refused() {
         let body =
             r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"tags":["a","team a"]}"#;
         let mut prepared = Prepared::from_http(body).expect("a body");
-        let joined = openai::add_tags(&mut prepared, header);
+        let joined = openai::add_tags(&mut prepared, [header.as_bytes()].into_iter());
         let all = prepared.tags.iter().enumerate();
         assert!(
             all.clone().all(|(i, tag)| !prepared.tags[..i].contains(tag)),

@@ -59,10 +59,16 @@ fn wants_usage(options: &RawValue) -> bool {
         .is_ok_and(|[wants]| wants.is_some_and(|wants| wants.get() == "true"))
 }
 
-/// Adds the tags of the header `x-aggregator-tags` to those of the body.
-pub fn add_tags(prepared: &mut Prepared, header: &str) -> Result<(), Failure> {
-    let all = tags::of_header(header)
-        .and_then(|more| tags::checked(prepared.tags.iter().chain(more.iter())));
+/// Adds the tags of the headers `x-aggregator-tags` to those of the body.
+pub fn add_tags<'a>(
+    prepared: &mut Prepared,
+    headers: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), Failure> {
+    let mut all = Some(prepared.tags.clone());
+    for header in headers {
+        let more = std::str::from_utf8(header).ok().and_then(tags::of_header);
+        all = all.zip(more).and_then(|(all, more)| tags::checked(all.iter().chain(&more)));
+    }
     match all {
         Some(all) => prepared.tags = all,
         None => {

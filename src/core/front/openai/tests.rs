@@ -374,12 +374,24 @@ fn our_options_work_in_a_body() {
 #[test]
 fn headers_add_tags_and_lower_the_time() {
     let mut prepared = asked(r#","tags":["a"]"#).unwrap().prepared;
-    add_tags(&mut prepared, "b, a").unwrap();
+    let add = |prepared: &mut _, headers: &[&[u8]]| add_tags(prepared, headers.iter().copied());
+    add(&mut prepared, &[b"b, a"]).unwrap();
     assert_eq!(prepared.tags, ["a", "b"]);
-    for bad in ["1,2,3,4,5,6,7", "\u{7f}", &"x".repeat(65)] {
-        assert_eq!(add_tags(&mut prepared, bad).unwrap_err().status, 400, "{bad}");
+    for bad in [
+        &[&b"1,2,3,4,5,6,7"[..]][..],
+        &[b"1,2,3,4", b"5,6,7"],
+        &[b"\x7f"],
+        &[b"fine", b"\xff"],
+        &["x".repeat(65).as_bytes()],
+    ] {
+        let refused = add(&mut prepared, bad).unwrap_err();
+        assert_eq!(refused.status, 400, "{bad:?}");
+        assert!(refused.message().contains("at most 8 texts of at most 64 bytes"), "{refused:?}");
         assert_eq!(prepared.tags, ["a", "b"]);
     }
+    add(&mut prepared, &[]).unwrap();
+    add(&mut prepared, &["é".as_bytes(), b"c,d"]).unwrap();
+    assert_eq!(prepared.tags, ["a", "b", "é", "c", "d"]);
     for (seconds, ms) in [
         ("x", 600_000),
         ("-1", 600_000),

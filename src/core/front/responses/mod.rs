@@ -28,6 +28,13 @@ pub struct About {
     wants_sealed: bool,
 }
 
+impl About {
+    /// The request's `metadata`.
+    pub fn metadata(&self) -> Option<&RawValue> {
+        self.echo.iter().find(|(name, _)| *name == "metadata").map(|(_, value)| &**value)
+    }
+}
+
 /// How `encrypted_content` of ours begins. Behind it stands, as JSON, what a provider wants back of its reasoning:
 /// it is the caller's own answer, and nothing that would have to be hidden.
 const SEAL: &str = "aggregator.1:";
