@@ -38,15 +38,16 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Counting<Body>> {
     let id = Uuid::now_v7();
-    let http = front.shared.settings().http.clone();
-    let peer = Peer { address: client(peer, request.headers(), &http), ..peer };
+    let settings = front.shared.settings();
+    let http = &settings.http;
+    let peer = Peer { address: client(peer, request.headers(), http), ..peer };
     // Of others, the connections are counted.
     let asked_for = peer.address.filter(|_| front.trusts(peer.from) && peer.address != peer.from);
     let counted = front.addresses.count(asked_for);
     let asked = Asked::of(request.headers());
     let (parts, body) = request.into_parts();
     let found = match counted {
-        Some(_) => find(&parts, peer, &http),
+        Some(_) => find(&parts, peer, http),
         None => Err(Failure::refused(&Refused::Busy)),
     };
     let dialect = dialect(found.as_ref().ok(), &parts.headers);

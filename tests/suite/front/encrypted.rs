@@ -122,7 +122,7 @@ async fn an_encrypted_address_speaks_tls_and_nothing_else() {
     );
     own.says(&kept).await;
     assert_eq!(over_tls(&own, &second, &named).await.status, 200);
-    assert!(own.cluster.log().contains("the last certificate is still in use"));
+    own.logs("the last certificate is still in use").await;
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn a_certificate_that_cannot_be_read_is_no_reason_to_speak_plain_text() {
     let mismatch = "SELECT http_address IS NULL AND http_error LIKE '%with this key: %' FROM aggregator_status()";
     crate::bed::eventually(&own.root, mismatch, "t").await;
     until_down(port).await;
-    assert!(own.cluster.log().contains("no HTTP requests are taken: https://"));
+    own.logs("no HTTP requests are taken: https://").await;
     assert!(!own.cluster.log().contains("PRIVATE KEY"));
     // Once it is right, it is found without being told.
     write(&own, &one, "0600");

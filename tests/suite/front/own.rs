@@ -65,6 +65,17 @@ impl Own {
         eventually(&self.root, told, expected).await;
     }
 
+    /// Waits until the log of the server has this.
+    pub async fn logs(&self, expected: &str) {
+        for _ in 0..200 {
+            if self.cluster.log().contains(expected) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("'{expected}' is not in {}", self.cluster.log());
+    }
+
     pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(("127.0.0.1", self.port)).await.expect("it listens")
     }

@@ -5,9 +5,9 @@ use super::own::{Own, until_down, until_up};
 use super::{Request, Response, free_port, read_to_end, send, token, write_secret};
 use crate::bed::{eventually, value};
 use crate::chat::{add_provider, user};
-use crate::upstream::{Answer, USAGE, Upstream};
+use crate::upstream::{Answer, Piece, USAGE, Upstream};
 use serde_json::json;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -48,7 +48,7 @@ async fn tokens_of_a_secret_that_was_replaced_are_dead_at_once() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(own.send(&with(&new)).await.status, 401);
-    assert!(own.cluster.log().contains("want mode 0600"), "{}", own.cluster.log());
+    own.logs("want mode 0600").await;
     let reached = upstream.chat_count();
     assert_eq!(own.send(&with(&old)).await.status, 401);
     assert_eq!(upstream.chat_count(), reached);
@@ -103,6 +103,38 @@ async fn an_address_moves_without_a_gap_and_what_is_streamed_goes_on() {
     until_down(new).await;
 }
 
+/// Takes a minute, as it would.
+#[tokio::test]
+async fn what_does_not_end_at_the_old_address_is_ended_after_a_minute() {
+    let upstream = Upstream::start(|_| {
+        let mut pieces = vec![Piece::role(), Piece::text("abc")];
+        for _ in 0..10 {
+            pieces.extend([Piece::Wait(Duration::from_secs(20)), Piece::text("d")]);
+        }
+        Answer::Stream(pieces)
+    })
+    .await;
+    let own = Own::start("draining", "").await;
+    add_provider(&own.root, &upstream).await;
+    user(&own.database(), "u-1").await;
+    let mut stream = own.connect().await;
+    let request = chat("u-1", json!({"stream": true, "timeout_ms": 300_000}));
+    stream.write_all(&request.bytes(own.port)).await.unwrap();
+    let mut portion = [0; 4096];
+    assert!(stream.read(&mut portion).await.unwrap() > 0);
+    own.set("aggregator.http_listen = ''");
+    until_down(own.port).await;
+    let began = Instant::now();
+    // Signs of life until then.
+    let said = read_to_end(&mut stream).await;
+    assert!(String::from_utf8_lossy(&said).contains(": keepalive"), "{said:?}");
+    assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(85), "{:?}", began.elapsed());
+    let cancelled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'cancelled' AND cost_estimate > 0";
+    eventually(&own.root, cancelled, "1").await;
+    upstream.wait_for_abort(0).await;
+}
+
 #[tokio::test]
 async fn an_address_that_others_reach_needs_a_setting_of_its_own() {
     let own = Own::start("remote", "").await;
@@ -118,7 +150,7 @@ async fn an_address_that_others_reach_needs_a_setting_of_its_own() {
     own.says(&format!("http://0.0.0.0:{port}")).await;
     until_up(port).await;
     let warned = format!("HTTP at http://0.0.0.0:{port} is not encrypted");
-    assert!(own.cluster.log().contains(&warned), "{}", own.cluster.log());
+    own.logs(&warned).await;
     // Back to this machine alone, on the same port, which the wider address has until then.
     own.set(&format!("aggregator.http_listen = 'app=127.0.0.1:{port}'"));
     own.says(&format!("http://127.0.0.1:{port}")).await;
@@ -162,7 +194,7 @@ async fn two_databases_do_not_share_an_address() {
     value(&other, "SELECT aggregator_start()").await;
     let refused = format!("http://127.0.0.1:{port} is the address of database 'app' already");
     eventually(&other, "SELECT http_error FROM aggregator_status()", &refused).await;
-    assert!(own.cluster.log().contains(&refused));
+    own.logs(&refused).await;
     // The first one does not notice.
     own.says(&format!("http://127.0.0.1:{port}")).await;
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
