@@ -22,10 +22,12 @@ say "starting a throw-away server"
 mkdir -p "$DIR"
 chown "$SERVER_USER" "$DIR"
 as_server "$PG_BIN/initdb" -D "$DIR/data" -U postgres -A trust --locale=C.UTF-8 -E UTF8 --no-sync >/dev/null
+PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cat >> "$DIR/data/postgresql.conf" <<CONF
 listen_addresses = ''
 unix_socket_directories = '$DIR'
 aggregator.allow_private_networks = on
+aggregator.http_listen = 'postgres=127.0.0.1:$PORT'
 CONF
 as_server "$PG_BIN/pg_ctl" -D "$DIR/data" -w -l "$DIR/log" start >/dev/null
 
@@ -41,10 +43,7 @@ psql=("$PG_BIN/psql" -h "$DIR" -U postgres -d postgres)
 "${psql[@]}" -X -q -v ON_ERROR_STOP=1 -f tools/demo.sql
 
 say "the same over HTTP, as it is streamed to any client of OpenAI's API"
-PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 ask() { "${psql[@]}" -X -q -A -t -v ON_ERROR_STOP=1 -c "$1"; }
-ask "ALTER SYSTEM SET aggregator.http_listen = 'postgres=127.0.0.1:$PORT'"
-ask "SELECT pg_reload_conf()" >/dev/null
 ask "SELECT aggregator_start()" >/dev/null
 GATEWAY_KEY=$(ask "SELECT key FROM create_gateway_key('demo')")
 for _ in $(seq 50); do

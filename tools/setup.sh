@@ -23,7 +23,7 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 source "$TREE/tools/postgres.sh"
 PACKAGES="libclang-dev gcc libc6-dev pkg-config ca-certificates"
 if [ -z "${TARGET_PG_CONFIG:-}" ]; then
-    PACKAGES="$PACKAGES $POSTGRES_PACKAGES python3 python3-pip"
+    PACKAGES="$PACKAGES $POSTGRES_PACKAGES python3 python3-pip curl"
 elif [ ! -f "$("$TARGET_PG_CONFIG" --includedir-server)/postgres.h" ]; then
     PACKAGES="$PACKAGES postgresql-server-dev-$PG"
 fi
@@ -82,7 +82,7 @@ install_packages() {
 missing_tool() {
     for tool in cc pkg-config; do command -v "$tool" >/dev/null || return 0; done
     [ -n "${TARGET_PG_CONFIG:-}" ] && return 1
-    command -v python3 >/dev/null || return 0
+    for tool in python3 curl; do command -v "$tool" >/dev/null || return 0; done
     python3 -m pip --version >/dev/null 2>&1 || return 0
     return 1
 }
