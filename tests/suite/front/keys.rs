@@ -86,20 +86,20 @@ async fn a_key_spends_as_its_owner_and_is_found_again_in_every_dialect() {
     // A role's key is good for as long as the role may chat.
     bed.root
         .batch_execute(
-            "CREATE ROLE keeper LOGIN; SELECT aggregator_grant('keeper', 'user');
+            "CREATE ROLE gatekeeper LOGIN; SELECT aggregator_grant('gatekeeper', 'user');
              SELECT save_platform_key('standin', 'sk-good-platform-0123456789')",
         )
         .await
         .unwrap();
-    let keeper = bed.database.user("keeper").await;
-    let (_, keepers) = create(&keeper, "'x'").await;
-    assert_eq!(bed.send(&chat(&keepers, json!({}))).await.status, 200);
-    bed.root.batch_execute("SELECT aggregator_revoke('keeper', 'user')").await.unwrap();
+    let gatekeeper = bed.database.user("gatekeeper").await;
+    let (_, gatekeepers) = create(&gatekeeper, "'x'").await;
+    assert_eq!(bed.send(&chat(&gatekeepers, json!({}))).await.status, 200);
+    bed.root.batch_execute("SELECT aggregator_revoke('gatekeeper', 'user')").await.unwrap();
     let sent = both.openai.chat_count();
-    assert_eq!(told(&bed.send(&chat(&keepers, json!({}))).await), dead());
+    assert_eq!(told(&bed.send(&chat(&gatekeepers, json!({}))).await), dead());
     assert_eq!(both.openai.chat_count(), sent);
-    bed.root.batch_execute("SELECT aggregator_grant('keeper', 'user')").await.unwrap();
-    assert_eq!(bed.send(&chat(&keepers, json!({}))).await.status, 200);
+    bed.root.batch_execute("SELECT aggregator_grant('gatekeeper', 'user')").await.unwrap();
+    assert_eq!(bed.send(&chat(&gatekeepers, json!({}))).await.status, 200);
 }
 
 #[tokio::test]
