@@ -29,6 +29,7 @@ use tokio_postgres::Client;
 
 /// With which access tokens are signed.
 const SECRET: &str = "a-secret-of-the-benches-that-is-long-enough";
+const WORKER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
 const WARM_UP: Duration = Duration::from_secs(1);
 const LOAD: Duration = Duration::from_secs(5);
 const STREAMS: usize = 40;
@@ -114,7 +115,7 @@ impl<'a> Front<'a> {
         value(&root, "SELECT aggregator_start()").await;
         let address = format!("http://127.0.0.1:{port}");
         eventually(&root, "SELECT http_address FROM aggregator_status()", &address).await;
-        let pid = number(&root, "SELECT pid FROM aggregator_status()").await;
+        let pid = number(&root, WORKER).await;
         let target = Target::new(port, &token::of("u-1"));
         Self { _database: database, root, target, worker: Worker(pid) }
     }
