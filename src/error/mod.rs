@@ -201,6 +201,11 @@ impl Error {
         Self::internal("a part of it panicked")
     }
 
+    /// The worker ends before it has answered.
+    pub fn stopping() -> Self {
+        Self::Ledger { reason: "the worker is stopping".to_owned() }
+    }
+
     pub fn unsupported(what: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into() }
     }

@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 /// Roles of which it is kept what they may do, and gateway keys.
 const MOST_ROLES: usize = 256;
@@ -181,10 +181,9 @@ impl Callers {
             Credential::Token(token) => self.verify(token, another_machine(front, peer))?,
             Credential::Key(_) => return Err(Refusal::Unknown.into()),
         };
-        let (reply, answered) = oneshot::channel();
-        front.shared.ledger.send(Task::MayRead(claims.role.clone(), reply));
-        let may_read = answered.await.map_err(|_| stopping()).flatten();
-        match may_read.map_err(|error| Failure::of(&error, Sent::Nothing))? {
+        let role = claims.role.clone();
+        let asking = front.shared.ledger.ask(|reply| Task::MayRead(role, reply));
+        match asking.await.flatten().map_err(|error| Failure::of(&error, Sent::Nothing))? {
             true => Ok(()),
             false => {
                 let action = "read the metrics, which takes the right of a reader".to_owned();
@@ -266,10 +265,9 @@ impl Callers {
             Some(key) => (key, look.generation),
             None => {
                 // The main thread has more to do than to look for keys that nobody has made.
-                let _turn = self.lookups.acquire().await.map_err(|_| stopping())?;
-                let (reply, answered) = oneshot::channel();
-                front.shared.ledger.send(Task::GatewayKey(hash, reply));
-                let FoundKey { key, generation } = answered.await.map_err(|_| stopping())??;
+                let _turn = self.lookups.acquire().await.map_err(|_| Error::stopping())?;
+                let asking = front.shared.ledger.ask(|reply| Task::GatewayKey(hash, reply));
+                let FoundKey { key, generation } = asking.await??;
                 // Of one that passes nothing, nothing is kept: nobody would tell that it does now.
                 let Some(key) = key else { return Ok(None) };
                 self.keys.keep(hash, key.clone(), generation);
@@ -300,9 +298,8 @@ impl Callers {
         if let Some(vouched) = self.roles.get(role, generation) {
             return Ok(vouched);
         }
-        let (reply, answered) = oneshot::channel();
-        front.shared.ledger.send(Task::MaySpend(role.to_owned(), reply));
-        let vouched = answered.await.map_err(|_| stopping())??;
+        let asking = front.shared.ledger.ask(|reply| Task::MaySpend(role.to_owned(), reply));
+        let vouched = asking.await??;
         // Who may not is asked after each time: nobody would tell that they may now.
         if vouched.may_spend {
             self.roles.keep(role.to_owned(), vouched, vouched.generation);
@@ -328,15 +325,8 @@ fn laid_to(machine: Option<IpAddr>, print: &[u8; 32]) -> Source {
 
 /// The generation of rights and routes as of now, asked of the main thread.
 pub async fn ask_generation(ledger: &Ledger) -> Result<u64, Error> {
-    let (reply, answered) = oneshot::channel();
-    ledger.send(Task::Generation(reply));
     let unknown = || Error::Ledger { reason: "the database does not answer".to_owned() };
-    answered.await.map_err(|_| stopping())?.ok_or_else(unknown)
-}
-
-/// The worker ends before it has answered.
-pub fn stopping() -> Error {
-    Error::Ledger { reason: "the worker is stopping".to_owned() }
+    ledger.ask(Task::Generation).await?.ok_or_else(unknown)
 }
 
 /// What an administrator should know of keys that can be used.

@@ -5,7 +5,7 @@ use crate::core::front::failure::Sent;
 use crate::core::options::Prepared;
 use crate::error::Error;
 use crate::front::Front;
-use crate::front::caller::{Caller, stopping};
+use crate::front::caller::Caller;
 use crate::front::pump::Order;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
@@ -14,7 +14,6 @@ use crate::protocol::{ChatCall, ChatReply};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// How often a call is routed anew, because something has changed before it was sent.
@@ -50,9 +49,8 @@ impl Routes {
         if let Some(routed) = self.lock().get(&asked, generation) {
             return Ok(routed);
         }
-        let (reply, answered) = oneshot::channel();
-        front.shared.ledger.send(Task::Route(Box::new(asked.clone()), reply));
-        let routed = answered.await.map_err(|_| stopping())??;
+        let boxed = Box::new(asked.clone());
+        let routed = front.shared.ledger.ask(|reply| Task::Route(boxed, reply)).await??;
         self.lock().keep(Arc::new(asked), routed.clone());
         Ok(routed)
     }

@@ -17,7 +17,6 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use std::sync::Arc;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// By which a job that is submitted twice is written once.
@@ -104,12 +103,9 @@ fn of(caller: &Caller) -> JobUser {
 }
 
 async fn ask(front: &Arc<Front>, asked: JobAsked) -> Result<JobTold, Failure> {
-    let (reply, told) = oneshot::channel();
-    front.shared.ledger.send(Task::Job(Box::new(asked), reply));
-    match told.await {
-        Ok(told) => told.map_err(refused),
-        Err(_) => Err(refused(Error::Ledger { reason: "the worker is stopping".to_owned() })),
-    }
+    let asked = Box::new(asked);
+    let asking = front.shared.ledger.ask(|reply| Task::Job(asked, reply));
+    asking.await.flatten().map_err(refused)
 }
 
 fn unexpected() -> Failure {

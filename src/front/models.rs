@@ -5,14 +5,13 @@ use crate::core::front::openai::models as openai;
 use crate::core::standard::anthropic::front::models as anthropic;
 use crate::error::Error;
 use crate::front::Front;
-use crate::front::caller::{Rights, stopping};
+use crate::front::caller::Rights;
 use crate::front::connection::Peer;
 use crate::front::reply::{self, Body, Dialect};
 use crate::gateway::ledger::{CallableModel, Task};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use std::collections::HashMap;
-use tokio::sync::oneshot;
 
 /// Answers with all models, or a page of them, or with one.
 pub async fn models(
@@ -24,9 +23,9 @@ pub async fn models(
 ) -> Result<Response<Body>, Failure> {
     let of = |error: Error| Failure::of(&error, Sent::Nothing);
     let caller = front.callers.identify(front, peer, &parts.headers, Rights::AsOfNow).await?;
-    let (reply, answered) = oneshot::channel();
-    front.shared.ledger.send(Task::Models(caller.whose.clone(), reply));
-    let mut models = answered.await.map_err(|_| of(stopping()))?.map_err(of)?;
+    let whose = caller.whose.clone();
+    let asking = front.shared.ledger.ask(|reply| Task::Models(whose, reply));
+    let mut models = asking.await.flatten().map_err(of)?;
     if let Some(key) = caller.gateway_key() {
         models.retain(|model| key.models.allow(&model.provider, &model.id));
     }

@@ -5,7 +5,7 @@ use crate::core::front::failure::{Failure, Sent};
 use crate::core::options::Prepared;
 use crate::core::rate::Standings;
 use crate::error::Error;
-use crate::front::caller::{Caller, stopping};
+use crate::front::caller::Caller;
 use crate::front::form::Form;
 use crate::front::reply::{self, Body};
 use crate::front::writer::Writer;
@@ -82,7 +82,7 @@ impl Running {
     /// Ends it because the gateway ends: what has arrived is written down.
     fn abort(&mut self) -> Failure {
         self.task.abort_all();
-        Failure::of(&stopping(), Sent::PerhapsPaid)
+        Failure::of(&Error::stopping(), Sent::PerhapsPaid)
     }
 }
 

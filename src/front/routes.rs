@@ -19,7 +19,6 @@ use hyper::body::Incoming;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -162,9 +161,7 @@ async fn serve(
 
 /// Whether calls can be made: the main thread, which has the ledger, answers.
 async fn ready(front: &Front) -> Result<Response<Body>, Failure> {
-    let (reply, answered) = oneshot::channel();
-    front.shared.ledger.send(Task::Generation(reply));
-    match timeout(READY_PATIENCE, answered).await {
+    match timeout(READY_PATIENCE, front.shared.ledger.ask(Task::Generation)).await {
         Ok(Ok(Some(_))) => Ok(reply::json(StatusCode::OK, r#"{"status":"ready"}"#)),
         _ => Err(Failure::refused(&Refused::Busy)),
     }

@@ -67,7 +67,7 @@ impl Checks {
         let times = match read.await {
             Ok(Ok(times)) => times,
             Ok(Err(reason)) => return Err(Error::Ledger { reason }),
-            Err(_) => return Err(Error::Ledger { reason: "the worker is stopping".to_owned() }),
+            Err(_) => return Err(Error::stopping()),
         };
         let mut taken = Taken::default();
         for at in times {

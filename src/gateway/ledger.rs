@@ -508,6 +508,13 @@ impl Ledger {
         }
     }
 
+    /// Sends a task that is answered, and waits for that.
+    pub async fn ask<T>(&self, task: impl FnOnce(oneshot::Sender<T>) -> Task) -> Result<T, Error> {
+        let (reply, answered) = oneshot::channel();
+        self.send(task(reply));
+        answered.await.map_err(|_| Error::stopping())
+    }
+
     /// Wakes the main thread after each round of tasks in which something was sent, for as long as it runs. It
     /// must be a task of the thread that sends; without it, each sending wakes.
     pub async fn gather(self) {

@@ -8,7 +8,6 @@ use crate::gateway::ledger::{Ledger, Renewed, Task};
 use crate::protocol::{Candidate, ChatCall, Known};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::oneshot;
 
 /// How old knowledge may be when a request is sent: microseconds.
 const FRESH: i64 = 250_000;
@@ -54,10 +53,7 @@ impl Renewals {
         }
         *place = None;
         let at = unix_micros();
-        let (reply, answered) = oneshot::channel();
-        ledger.send(Task::Renew(known, reply));
-        let stopping = |_| Error::Ledger { reason: "the worker is stopping".to_owned() };
-        let renewed = answered.await.map_err(stopping)??;
+        let renewed = ledger.ask(|reply| Task::Renew(known, reply)).await??;
         *place = Some((at, renewed.clone()));
         Ok(Some(renewed))
     }
