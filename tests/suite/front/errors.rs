@@ -3,10 +3,12 @@
 
 use super::dialects::Both;
 use super::keys::{chat, create, owner};
+use super::own::Own;
 use super::{Request, Response, token};
 use crate::bed::value;
-use crate::upstream::{Answer, Seen};
+use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 /// A line of the table.
 struct Line {
@@ -232,4 +234,31 @@ async fn what_is_refused_here_is_told_in_each_dialect_and_nothing_is_sent() {
         unread.check(path, &both.send(request).await);
     }
     assert_eq!(both.openai.chat_count(), sent);
+}
+
+#[tokio::test]
+async fn what_has_had_no_turn_may_be_sent_again_and_what_has_no_room_is_told_so() {
+    let upstream = Upstream::start(|_| Answer::Stall).await;
+    let settings = "aggregator.max_in_flight_per_key = 1\naggregator.max_memory = 4MB\n\
+        aggregator.max_response_size = 64kB";
+    let own = Own::ready("noturn", settings, &upstream).await;
+    // It holds the only place.
+    let first = super::calls::chat("u-1", json!({"timeout_ms": 60_000}));
+    let mut held = own.connect().await;
+    held.write_all(&first.bytes(own.port)).await.unwrap();
+    upstream.wait_for_chats(1).await;
+    let no_turn = line("no turn", 504, ("timeout", "no_turn"), "timeout_error", Some("true"));
+    for (path, request) in requests("hi", &json!({"timeout_ms": 300})) {
+        let response = own.send(&request.bearer(&token::of("u-1"))).await;
+        no_turn.check(path, &response);
+    }
+    for (path, request) in requests(&"x".repeat(6 << 20), &json!({})) {
+        let response = own.send(&request.bearer(&token::of("u-1"))).await;
+        assert_eq!(response.status, 503, "{path} {response:?}");
+        assert!(response.header("x-should-retry").is_some(), "{path} {response:?}");
+        let error = &response.json()["error"];
+        let kind = if path == "/v1/messages" { "overloaded_error" } else { "overloaded" };
+        assert_eq!(error["type"], kind, "{path} {response:?}");
+    }
+    assert_eq!(upstream.chat_count(), 1);
 }
