@@ -41,22 +41,22 @@ async fn readers_are_told_from_anywhere_and_users_are_not() {
     let bed = super::Bed::new().await;
     bed.root
         .batch_execute(
-            "CREATE ROLE charts NOLOGIN; CREATE ROLE keeper NOLOGIN; CREATE ROLE stranger NOLOGIN;
-             GRANT charts, keeper TO authenticator;
-             SELECT aggregator_grant('charts', 'reader'), aggregator_grant('keeper', 'admin'),
-                 aggregator_grant('stranger', 'reader')",
+            "CREATE ROLE m_charts NOLOGIN; CREATE ROLE m_keeper NOLOGIN; CREATE ROLE m_stranger NOLOGIN;
+             GRANT m_charts, m_keeper TO authenticator;
+             SELECT aggregator_grant('m_charts', 'reader'), aggregator_grant('m_keeper', 'admin'),
+                 aggregator_grant('m_stranger', 'reader')",
         )
         .await
         .unwrap();
     let through_a_proxy = || Request::new("GET", "/metrics").header("x-forwarded-for", "1.2.3.4");
     let of = |role: &str| token::with(token::claims("u-1"), json!({"role": role}));
     for (role, expected) in [
-        ("charts", 200),
-        ("keeper", 200),
+        ("m_charts", 200),
+        ("m_keeper", 200),
         ("authenticated", 403),
         ("anon", 403),
         // Nobody whose claims are believed may become it.
-        ("stranger", 403),
+        ("m_stranger", 403),
         ("postgres", 403),
         ("nobody", 403),
     ] {
@@ -72,15 +72,15 @@ async fn readers_are_told_from_anywhere_and_users_are_not() {
         assert_eq!(bed.send(&through_a_proxy().bearer(bad)).await.status, 401, "{bad}");
     }
     // What is taken away holds at once.
-    let charts = through_a_proxy().bearer(&of("charts"));
-    bed.root.batch_execute("SELECT aggregator_revoke('charts', 'reader')").await.unwrap();
+    let charts = through_a_proxy().bearer(&of("m_charts"));
+    bed.root.batch_execute("SELECT aggregator_revoke('m_charts', 'reader')").await.unwrap();
     assert_eq!(bed.send(&charts).await.status, 403);
-    bed.root.batch_execute("SELECT aggregator_grant('charts', 'reader')").await.unwrap();
+    bed.root.batch_execute("SELECT aggregator_grant('m_charts', 'reader')").await.unwrap();
     assert_eq!(bed.send(&charts).await.status, 200);
-    bed.root.batch_execute("REVOKE charts FROM authenticator").await.unwrap();
+    bed.root.batch_execute("REVOKE m_charts FROM authenticator").await.unwrap();
     assert_eq!(bed.send(&charts).await.status, 403);
     // Readers read, and spend nothing.
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
-    let chat = Request::new("POST", "/v1/chat/completions").bearer(&of("charts"));
+    let chat = Request::new("POST", "/v1/chat/completions").bearer(&of("m_charts"));
     assert_eq!(bed.send(&chat.json(body.to_string())).await.status, 403);
 }
