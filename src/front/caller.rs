@@ -22,13 +22,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::Semaphore;
 
 /// Roles of which it is kept what they may do, and gateway keys.
 const MOST_ROLES: usize = 256;
 const MOST_KEYS: usize = 1024;
-/// Gateway keys that are looked for at one time.
-const LOOKUPS: usize = 4;
+/// Who asks who somebody is.
+const NOBODY_YET: &str = "";
 
 /// Somebody who may spend.
 #[derive(Debug, Clone)]
@@ -84,10 +83,10 @@ impl Caller {
 }
 
 /// How callers are known.
+#[derive(Default)]
 pub struct Callers {
     tokens: Mutex<Tokens>,
     failures: Mutex<Throttle>,
-    lookups: Semaphore,
     roles: Kept<String, Vouched, MOST_ROLES>,
     keys: Kept<KeyHash, Arc<GatewayKey>, MOST_KEYS>,
     /// Keys that have passed, at whatever time.
@@ -98,19 +97,6 @@ pub struct Callers {
 struct Tokens {
     /// `None`: no token is accepted.
     verifier: Option<Verifier>,
-}
-
-impl Default for Callers {
-    fn default() -> Self {
-        Self {
-            tokens: Mutex::default(),
-            failures: Mutex::default(),
-            lookups: Semaphore::new(LOOKUPS),
-            roles: Kept::default(),
-            keys: Kept::default(),
-            passed: Mutex::default(),
-        }
-    }
 }
 
 impl Callers {
@@ -181,14 +167,14 @@ impl Callers {
             Credential::Token(token) => self.verify(token, another_machine(front, peer))?,
             Credential::Key(_) => return Err(Refusal::Unknown.into()),
         };
+        let of = |error: Error| Failure::of(&error, Sent::Nothing);
+        let turn = front.questions.turn(NOBODY_YET).await.map_err(of)?;
         let role = claims.role.clone();
-        let asking = front.shared.ledger.ask(|reply| Task::MayRead(role, reply));
-        match asking.await.flatten().map_err(|error| Failure::of(&error, Sent::Nothing))? {
+        match turn.ask(|reply| Task::MayRead(role, reply)).await.flatten().map_err(of)? {
             true => Ok(()),
             false => {
                 let action = "read the metrics, which takes the right of a reader".to_owned();
-                let error = Error::Forbidden { role: claims.role.clone(), action };
-                Err(Failure::of(&error, Sent::Nothing))
+                Err(of(Error::Forbidden { role: claims.role.clone(), action }))
             }
         }
     }
@@ -265,9 +251,9 @@ impl Callers {
             Some(key) => (key, look.generation),
             None => {
                 // The main thread has more to do than to look for keys that nobody has made.
-                let _turn = self.lookups.acquire().await.map_err(|_| Error::stopping())?;
-                let asking = front.shared.ledger.ask(|reply| Task::GatewayKey(hash, reply));
-                let FoundKey { key, generation } = asking.await??;
+                let turn = front.questions.turn(NOBODY_YET).await?;
+                let found = turn.ask(|reply| Task::GatewayKey(hash, reply)).await??;
+                let FoundKey { key, generation } = found;
                 // Of one that passes nothing, nothing is kept: nobody would tell that it does now.
                 let Some(key) = key else { return Ok(None) };
                 self.keys.keep(hash, key.clone(), generation);
@@ -298,8 +284,11 @@ impl Callers {
         if let Some(vouched) = self.roles.get(role, generation) {
             return Ok(vouched);
         }
-        let asking = front.shared.ledger.ask(|reply| Task::MaySpend(role.to_owned(), reply));
-        let vouched = asking.await??;
+        let turn = front.questions.turn(NOBODY_YET).await?;
+        if let Some(vouched) = self.roles.get(role, generation) {
+            return Ok(vouched);
+        }
+        let vouched = turn.ask(|reply| Task::MaySpend(role.to_owned(), reply)).await??;
         // Who may not is asked after each time: nobody would tell that they may now.
         if vouched.may_spend {
             self.roles.keep(role.to_owned(), vouched, vouched.generation);

@@ -49,8 +49,13 @@ impl Routes {
         if let Some(routed) = self.lock().get(&asked, generation) {
             return Ok(routed);
         }
+        let turn = front.questions.turn(&asked.whose.user).await?;
+        // Another call of theirs may have asked the same.
+        if let Some(routed) = self.lock().get(&asked, generation) {
+            return Ok(routed);
+        }
         let boxed = Box::new(asked.clone());
-        let routed = front.shared.ledger.ask(|reply| Task::Route(boxed, reply)).await??;
+        let routed = turn.ask(|reply| Task::Route(boxed, reply)).await??;
         self.lock().keep(Arc::new(asked), routed.clone());
         Ok(routed)
     }

@@ -44,7 +44,7 @@ pub async fn submit(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
         idempotency_key,
         gateway_key: asking.caller.whose.gateway_key,
     };
-    match ask(asking.front, JobAsked::Submit(job)).await? {
+    match ask(asking.front, &asking.caller, JobAsked::Submit(job)).await? {
         JobTold::Submitted(id) => {
             let body = json!({"id": id, "object": "job", "status": "queued"}).to_string();
             let mut response = reply::json(StatusCode::ACCEPTED, body);
@@ -69,7 +69,7 @@ pub async fn look(
     caller: &Caller,
     job: Uuid,
 ) -> Result<Response<Body>, Failure> {
-    match ask(front, JobAsked::Look(job, of(caller))).await? {
+    match ask(front, caller, JobAsked::Look(job, of(caller))).await? {
         JobTold::Seen(seen) => Ok(reply::json(StatusCode::OK, body(*seen)?)),
         _ => Err(unexpected()),
     }
@@ -81,15 +81,17 @@ pub async fn cancel(
     caller: &Caller,
     job: Uuid,
 ) -> Result<Response<Body>, Failure> {
-    let seen = match ask(front, JobAsked::Look(job, of(caller))).await? {
+    let seen = match ask(front, caller, JobAsked::Look(job, of(caller))).await? {
         JobTold::Seen(seen) => seen,
         _ => return Err(unexpected()),
     };
     let is_cancelled = match seen.status.as_str() {
-        "queued" | "running" => match ask(front, JobAsked::Cancel(job, of(caller))).await? {
-            JobTold::Cancelled(is_cancelled) => is_cancelled,
-            _ => return Err(unexpected()),
-        },
+        "queued" | "running" => {
+            match ask(front, caller, JobAsked::Cancel(job, of(caller))).await? {
+                JobTold::Cancelled(is_cancelled) => is_cancelled,
+                _ => return Err(unexpected()),
+            }
+        }
         _ => false,
     };
     let body = json!({"id": job, "object": "job", "cancelled": is_cancelled}).to_string();
@@ -102,10 +104,10 @@ fn of(caller: &Caller) -> JobUser {
     JobUser { id: whose.user.clone(), is_admin: *is_admin, gateway_key: whose.gateway_key }
 }
 
-async fn ask(front: &Arc<Front>, asked: JobAsked) -> Result<JobTold, Failure> {
+async fn ask(front: &Front, caller: &Caller, asked: JobAsked) -> Result<JobTold, Failure> {
     let asked = Box::new(asked);
-    let asking = front.shared.ledger.ask(|reply| Task::Job(asked, reply));
-    asking.await.flatten().map_err(refused)
+    let turn = front.questions.turn(&caller.whose.user).await.map_err(refused)?;
+    turn.ask(|reply| Task::Job(asked, reply)).await.flatten().map_err(refused)
 }
 
 fn unexpected() -> Failure {

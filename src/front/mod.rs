@@ -20,6 +20,7 @@ mod metrics;
 mod models;
 mod patient;
 mod pump;
+mod questions;
 mod reply;
 mod responses;
 mod routes;
@@ -33,12 +34,14 @@ use addresses::Addresses;
 use caller::{Callers, Look, Rights};
 use calls::Routes;
 use metrics::Metrics;
+use questions::Questions;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What all connections share.
 pub struct Front {
     pub shared: Arc<Shared>,
+    questions: Questions,
     callers: Callers,
     routes: Routes,
     metrics: Metrics,
@@ -73,6 +76,7 @@ impl Front {
 pub async fn run(shared: Arc<Shared>) {
     let (callers, routes, metrics) = (Callers::default(), Routes::default(), Metrics::default());
     let addresses = Addresses::default();
-    let front = Front { shared, callers, routes, metrics, addresses };
+    let questions = Questions::new(shared.ledger.clone());
+    let front = Front { shared, questions, callers, routes, metrics, addresses };
     listen::run(Arc::new(front)).await;
 }

@@ -13,6 +13,9 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use std::collections::HashMap;
 
+/// About so long is what is said of a model.
+const BYTES_OF_MODEL: usize = 256;
+
 /// Answers with all models, or a page of them, or with one.
 pub async fn models(
     front: &Front,
@@ -23,33 +26,47 @@ pub async fn models(
 ) -> Result<Response<Body>, Failure> {
     let of = |error: Error| Failure::of(&error, Sent::Nothing);
     let caller = front.callers.identify(front, peer, &parts.headers, Rights::AsOfNow).await?;
+    let turn = front.questions.turn(&caller.whose.user).await.map_err(of)?;
     let whose = caller.whose.clone();
-    let asking = front.shared.ledger.ask(|reply| Task::Models(whose, reply));
+    let asking = turn.ask(|reply| Task::Models(whose, reply));
     let mut models = asking.await.flatten().map_err(of)?;
     if let Some(key) = caller.gateway_key() {
         models.retain(|model| key.models.allow(&model.provider, &model.id));
     }
-    let models = named(&models);
-    let text = match (one, dialect) {
-        (None, Dialect::OpenAi) => openai::list(models.iter().map(Named::openai)),
-        (None, Dialect::Anthropic) => {
-            let page = anthropic::Page::of(parts.uri.query()).map_err(of)?;
-            let models: Vec<_> = models.iter().map(Named::anthropic).collect();
-            anthropic::list(&models, &page).map_err(of)?
-        }
-        (Some(id), dialect) => {
-            // A name that several providers have is theirs who come first.
-            let found = models.iter().find(|model| model.id == id);
-            let found = found.or_else(|| models.iter().find(|model| model.model.id == id));
-            let unknown = || of(Error::UnknownModel { model: id.to_owned(), similar: vec![] });
-            let found = found.ok_or_else(unknown)?;
-            match dialect {
-                Dialect::OpenAi => openai::one(&found.openai()),
-                Dialect::Anthropic => anthropic::one(&found.anthropic()).map_err(of)?,
-            }
-        }
+    let query = parts.uri.query().map(str::to_owned);
+    let one = one.map(str::to_owned);
+    let bytes = models.len() * BYTES_OF_MODEL;
+    let write = move || match one {
+        None => list(&models, query.as_deref(), dialect),
+        Some(id) => find(&models, &id, dialect),
     };
+    let text = front.shared.heavy.run(bytes, write).await.flatten().map_err(of)?;
     Ok(reply::json(StatusCode::OK, text))
+}
+
+fn list(models: &[CallableModel], query: Option<&str>, dialect: Dialect) -> Result<String, Error> {
+    let models = named(models);
+    match dialect {
+        Dialect::OpenAi => Ok(openai::list(models.iter().map(Named::openai))),
+        Dialect::Anthropic => {
+            let page = anthropic::Page::of(query)?;
+            let models: Vec<_> = models.iter().map(Named::anthropic).collect();
+            anthropic::list(&models, &page)
+        }
+    }
+}
+
+fn find(models: &[CallableModel], id: &str, dialect: Dialect) -> Result<String, Error> {
+    let models = named(models);
+    // A name that several providers have is theirs who come first.
+    let found = models.iter().find(|model| model.id == id);
+    let found = found.or_else(|| models.iter().find(|model| model.model.id == id));
+    let unknown = || Error::UnknownModel { model: id.to_owned(), similar: vec![] };
+    let found = found.ok_or_else(unknown)?;
+    match dialect {
+        Dialect::OpenAi => Ok(openai::one(&found.openai())),
+        Dialect::Anthropic => anthropic::one(&found.anthropic()),
+    }
 }
 
 /// A model under a name that means it and no other.
