@@ -26,7 +26,7 @@ pub fn percentile(counts: &[i64], share: f64) -> Option<f64> {
     if total <= 0 {
         return None;
     }
-    let wanted = share.clamp(0.0, 1.0) * total as f64;
+    let wanted = whole(share.clamp(0.0, 1.0) * total as f64);
     let mut below = 0.0;
     for (i, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let count = *count as f64;
@@ -38,6 +38,13 @@ pub fn percentile(counts: &[i64], share: f64) -> Option<f64> {
         below += count;
     }
     BOUNDS.last().map(|bound| f64::from(*bound))
+}
+
+/// A count that was meant whole: 0.07 of 100 is 7.000000000000001 in binary, and that last bit must not ask for one
+/// more, which can be in a place far away.
+fn whole(count: f64) -> f64 {
+    let rounded = count.round();
+    if (count - rounded).abs() <= rounded * 1e-12 { rounded } else { count }
 }
 
 #[cfg(test)]
@@ -76,6 +83,17 @@ mod tests {
         assert_eq!(percentile(&counts, 1.0), Some(100.0));
         counts[23] = 900;
         assert_eq!(percentile(&counts, 0.95), Some(250_000.0));
+    }
+
+    #[test]
+    fn no_share_asks_for_more_than_it_is() {
+        for (count, total) in [(7, 50), (7, 100), (14, 100), (28, 100), (29, 100), (57, 1000)] {
+            let mut counts = [0; PLACES];
+            counts[0] = count;
+            counts[23] = total - count;
+            let share = count as f64 / total as f64;
+            assert_eq!(percentile(&counts, share), Some(10.0), "{count} of {total}");
+        }
     }
 
     proptest! {
