@@ -26,6 +26,7 @@ mod ways;
 
 use crate::bed::{self, Cluster, Database, eventually, value};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -113,10 +114,21 @@ pub fn write_secret(path: &PathBuf, secret: &str) {
     bed::run(bed::as_server("sh").args(["-c", script, "sh", secret]).arg(path));
 }
 
-/// A port that nobody listens at just now.
+/// A port for a server of a test. None that the system gives out by itself: between now and when the server has it,
+/// a stand-in of another test would get it, or whoever asks whether the server is up would reach itself.
 pub async fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    listener.local_addr().expect("it has one").port()
+    const FIRST: u16 = 20_000;
+    const PORTS: u16 = 12_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id() % u32::from(PORTS);
+    for _ in 0..PORTS {
+        let taken = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST + ((begin + taken) % u32::from(PORTS)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// A request to be sent as it is written here.
