@@ -112,7 +112,7 @@ mkdir -p "$PGRX_HOME"
 CARGO_PGRX=$BUILD/tools/bin/cargo-pgrx
 if ! "$CARGO_PGRX" pgrx --version 2>/dev/null | grep -qF "$PGRX_VERSION"; then
     say "building cargo-pgrx $PGRX_VERSION (some minutes, once)"
-    cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug --quiet --root "$BUILD/tools"
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug --quiet --root "$BUILD/tools"
 fi
 
 # PostgreSQL refuses to run as root.

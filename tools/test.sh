@@ -5,14 +5,16 @@
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
 
-features=(--no-default-features --features "pg$PG")
+# pg_test for all of it, so that the extension is compiled once for the tests inside a backend and for the suite.
+features=(--no-default-features --features "pg$PG pg_test")
 log=$BUILD/test.log
 : > "$log"
 counted() { "$@" 2>&1 | tee -a "$log"; }
 skipped() { say "SKIPPED: $*"; echo "skipped: $*" >> "$log"; }
 
-# cargo-pgrx runs its server through sudo, which need not be here.
-in_backend() {
+# Pure tests, and those inside a backend of a server that pgrx starts: through sudo, which need not be here. What is
+# set is what `cargo pgrx test` sets, which itself would compile the suite as well.
+in_process() (
     local shim=$BUILD/shim pgdata=$BED/pgtest
     mkdir -p "$shim"
     rm -rf "$pgdata"
@@ -23,16 +25,16 @@ user=root
 exec runuser -u "$user" -- env "$@"
 SUDO
     chmod +x "$shim/sudo"
-    local runas=()
     if [ "$(id -u)" = 0 ]; then
-        runas=(--runas "$SERVER_USER")
+        export CARGO_PGRX_TEST_RUNAS=$SERVER_USER
         install -d -o "$SERVER_USER" "$pgdata"
     else
         export USER=$SERVER_USER
     fi
-    PATH=$shim:$(dirname "$CARGO_PGRX"):$PATH RUST_BACKTRACE=0 \
-        cargo pgrx test "pg$PG" pg_tests "${runas[@]}" --pgdata "$pgdata" "${features[@]}"
-}
+    export CARGO_PGRX CARGO_PGRX_TEST_PGDATA=$pgdata PGRX_BUILD_PROFILE=dev RUST_BACKTRACE=0
+    export PGRX_FEATURES="pg$PG pg_test" PGRX_NO_DEFAULT_FEATURES=true
+    PATH=$shim:$PATH cargo test --quiet --lib "${features[@]}"
+)
 
 # The oldest version, which is the default too, for a database to move from: where its programs are, with the
 # extension as it is now installed.
@@ -49,10 +51,8 @@ older_bin() (
 )
 
 if [ $# = 0 ]; then
-    say "pure tests"
-    counted cargo test --quiet --lib "${features[@]}"
-    say "tests inside a backend"
-    counted in_backend
+    say "pure tests, and tests inside a backend"
+    counted in_process
 fi
 
 say "building and installing the extension for PostgreSQL $PG"
@@ -84,7 +84,7 @@ if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
 fi
 say "tests from outside"
 # Most of them wait most of the time.
-counted cargo test --quiet --test suite "${features[@]}" -- --test-threads=$(($(nproc) * 2)) "${without[@]}" "$@"
+counted cargo test --quiet --test suite "${features[@]}" -- --test-threads=$(($(nproc) * 3)) "${without[@]}" "$@"
 
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
      /^skipped:/ { skipped++ }
