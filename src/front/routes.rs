@@ -161,8 +161,8 @@ async fn serve(
 
 /// Whether calls can be made: the main thread, which has the ledger, answers.
 async fn ready(front: &Front) -> Result<Response<Body>, Failure> {
-    match timeout(READY_PATIENCE, front.shared.ledger.ask(Task::Generation)).await {
-        Ok(Ok(Some(_))) => Ok(reply::json(StatusCode::OK, r#"{"status":"ready"}"#)),
+    match timeout(READY_PATIENCE, front.shared.ledger.ask(Task::Ready)).await {
+        Ok(Ok(true)) => Ok(reply::json(StatusCode::OK, r#"{"status":"ready"}"#)),
         _ => Err(Failure::refused(&Refused::Busy)),
     }
 }

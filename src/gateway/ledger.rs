@@ -16,14 +16,20 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot::error::{RecvError, TryRecvError};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 /// Of what may wait, so much wakes the main thread, or so long after the first of it.
 const TOGETHER: u64 = 64;
 const PAUSE: Duration = Duration::from_millis(4);
+
+/// With so few tasks at the main thread, their answers are waited for awake, so long at the most.
+const FEW: u64 = 1;
+const LINGER: Duration = Duration::from_micros(200);
 
 /// The key of a row in `aggregator_usage_logs`, fixed before it is written, so that writing it
 /// twice changes nothing.
@@ -188,6 +194,8 @@ pub enum Task {
     Models(Whose, oneshot::Sender<Result<Vec<CallableModel>, Error>>),
     /// Of which generation routes and callers are now. `None`: that cannot be said.
     Generation(oneshot::Sender<Option<u64>>),
+    /// Whether the database answers, and the extension is there.
+    Ready(oneshot::Sender<bool>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.
@@ -512,7 +520,21 @@ impl Ledger {
     pub async fn ask<T>(&self, task: impl FnOnce(oneshot::Sender<T>) -> Task) -> Result<T, Error> {
         let (reply, answered) = oneshot::channel();
         self.send(task(reply));
-        answered.await.map_err(|_| Error::stopping())
+        self.answer(answered).await.map_err(|_| Error::stopping())
+    }
+
+    /// Waits for what the main thread answers: awake for a moment, where it has little else to do, because being
+    /// woken takes longer than that.
+    pub async fn answer<T>(&self, mut answered: oneshot::Receiver<T>) -> Result<T, RecvError> {
+        let began = Instant::now();
+        while self.wake.queued() <= FEW && began.elapsed() < LINGER {
+            match answered.try_recv() {
+                Ok(answer) => return Ok(answer),
+                Err(TryRecvError::Empty) => yield_now().await,
+                Err(TryRecvError::Closed) => break,
+            }
+        }
+        answered.await
     }
 
     /// Wakes the main thread after each round of tasks in which something was sent, for as long as it runs. It

@@ -124,7 +124,7 @@ impl<'a> OpenRow<'a> {
         });
         if let Some(written) = written {
             let stopping = |_| Err(NotBegun::Failed("the worker is stopping".to_owned()));
-            if let Err(why) = written.await.unwrap_or_else(stopping) {
+            if let Err(why) = ledger.answer(written).await.unwrap_or_else(stopping) {
                 row.begin = None;
                 if let Some(hold) = row.hold.take() {
                     hold.release();
@@ -148,7 +148,7 @@ impl<'a> OpenRow<'a> {
     pub async fn settle(mut self: Box<Self>, end: End) -> Settled {
         let (done, settled) = oneshot::channel();
         let (sent, spent) = self.send(end, Some(done));
-        let settled = match timeout(SETTLE_PATIENCE, settled).await {
+        let settled = match timeout(SETTLE_PATIENCE, self.ledger.answer(settled)).await {
             Ok(Ok(settled)) => settled,
             _ => Settled::default(),
         };

@@ -345,8 +345,11 @@ impl Desk {
                     inbox.wake.done();
                 }
                 Task::Generation(reply) => {
-                    let _ =
-                        reply.send(process::transaction(|_| Ok(route_cache::generation())).ok());
+                    let _ = reply.send(process::look(route_cache::generation));
+                    inbox.wake.done();
+                }
+                Task::Ready(reply) => {
+                    let _ = reply.send(process::transaction(|_| Ok(())).is_ok());
                     inbox.wake.done();
                 }
                 Task::Spending(query, reply) => {

@@ -49,6 +49,9 @@ const TICK: Duration = Duration::from_millis(500);
 const MANY: u64 = 8;
 const APART: Duration = Duration::from_micros(500);
 
+/// How long the main thread looks for more before it sleeps.
+const LINGER: Duration = Duration::from_micros(200);
+
 /// `bgw_extra` of a worker that stays while idle, because it was started with the server.
 pub const STAY: &str = "stay";
 
@@ -164,6 +167,14 @@ impl Work {
         self.inbox.wake.has_more()
     }
 
+    /// Looks for what comes next a moment longer, because waking takes longer than that.
+    fn linger(&self) {
+        let began = Instant::now();
+        while !self.has_more() && began.elapsed() < LINGER {
+            std::hint::spin_loop();
+        }
+    }
+
     /// Does a batch of what has arrived. Says whether that was anything.
     fn by(&self, desk: &mut Desk) -> bool {
         // In this order: a job that comes after the reset wakes again, one before it is seen now.
@@ -212,6 +223,7 @@ fn serve(
         worked_at = Instant::now();
         if work.by(desk) {
             busy_at = Instant::now();
+            work.linger();
         }
         if desk.has_left() {
             return Ok(());

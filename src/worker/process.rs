@@ -57,6 +57,25 @@ impl Display for Cause {
     }
 }
 
+/// Runs `look` in a transaction that reads nothing and costs next to nothing: what others have committed is known in
+/// it. `None`: that cannot be said.
+pub fn look<T>(look: impl FnOnce() -> T) -> Option<T> {
+    PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: the main thread of a connected worker, outside any transaction.
+        unsafe { pg_sys::StartTransactionCommand() };
+        let seen = look();
+        // SAFETY: as above.
+        unsafe { pg_sys::CommitTransactionCommand() };
+        Some(seen)
+    }))
+    .catch_others(|_| {
+        // SAFETY: PostgreSQL's own way out of a failed transaction.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+        None
+    })
+    .execute()
+}
+
 /// Runs `work` in a transaction of its own, as the extension's owner in a restricted context. An
 /// error inside rolls it back and is given back as text; it never ends the worker.
 pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> Result<T, Failure> {
