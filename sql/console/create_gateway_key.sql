@@ -1,0 +1,15 @@
+-- POST create-gateway-key: name, models, expires_at, limit_usd, period, requests_per_minute, tokens_per_minute, tags
+-- Makes a gateway key of the caller, and shows it this one time.
+SELECT jsonb_build_object('id', made.id, 'key', made.key)
+FROM @extschema@.create_gateway_key(
+    p_name => $1 ->> 'name',
+    p_models => CASE jsonb_typeof($1 -> 'models')
+        WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text($1 -> 'models')) END,
+    p_expires_at => ($1 ->> 'expires_at')::timestamptz,
+    p_limit_usd => ($1 ->> 'limit_usd')::numeric,
+    p_period => coalesce($1 ->> 'period', 'month'),
+    p_requests_per_minute => ($1 ->> 'requests_per_minute')::bigint,
+    p_tokens_per_minute => ($1 ->> 'tokens_per_minute')::bigint,
+    p_tags => CASE jsonb_typeof($1 -> 'tags')
+        WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text($1 -> 'tags')) END
+) AS made

@@ -1,0 +1,46 @@
+-- GET usage: range, provider, user_id
+-- The reports, as the functions give them. Of a long list the first 500 rows.
+WITH asked AS MATERIALIZED (
+    SELECT coalesce($1 ->> 'range', 'week') AS p_range, $1 ->> 'provider' AS p_provider, $1 ->> 'user_id' AS p_user_id
+)
+SELECT jsonb_build_object(
+    'range', asked.p_range,
+    'since', report.since,
+    'user_id', report.user_id,
+    'all_users', report.all_users,
+    'summary', (
+        SELECT to_jsonb(s) || jsonb_build_object('total_cost', s.total_cost::text, 'avg_latency_ms', s.avg_latency_ms::text)
+        FROM @extschema@.usage_summary(asked.p_range, asked.p_provider, asked.p_user_id) AS s),
+    'over_time', (
+        SELECT coalesce(jsonb_agg(to_jsonb(u) || jsonb_build_object('cost', u.cost::text) ORDER BY u.bucket), '[]'::jsonb)
+        FROM @extschema@.usage_over_time(asked.p_range, asked.p_provider, asked.p_user_id, NULL::text) AS u),
+    'by_model', (
+        SELECT jsonb_build_object('total', count(*), 'rows', coalesce(jsonb_agg(to_jsonb(u)
+                || jsonb_build_object('cost', u.cost::text, 'avg_latency_ms', u.avg_latency_ms::text)
+            ORDER BY u.place) FILTER (WHERE u.place <= 500), '[]'::jsonb))
+        FROM (
+            SELECT row_number() OVER () AS place, m.*
+            FROM @extschema@.usage_by_model(asked.p_range, asked.p_provider, asked.p_user_id) AS m
+        ) AS u),
+    'by_status', (
+        SELECT coalesce(jsonb_agg(to_jsonb(u) || jsonb_build_object('cost', u.cost::text)), '[]'::jsonb)
+        FROM @extschema@.usage_by_status(asked.p_range, asked.p_provider, asked.p_user_id) AS u),
+    'by_key', (
+        SELECT jsonb_build_object('total', count(*), 'rows', coalesce(jsonb_agg(to_jsonb(u)
+                || jsonb_build_object('cost', u.cost::text)
+            ORDER BY u.place) FILTER (WHERE u.place <= 500), '[]'::jsonb))
+        FROM (
+            SELECT row_number() OVER () AS place, k.*
+            FROM @extschema@.usage_by_key(asked.p_range, asked.p_provider, asked.p_user_id) AS k
+        ) AS u),
+    'by_tag', (
+        SELECT jsonb_build_object('total', count(*), 'rows', coalesce(jsonb_agg(to_jsonb(u)
+                || jsonb_build_object('cost', u.cost::text)
+            ORDER BY u.place) FILTER (WHERE u.place <= 500), '[]'::jsonb))
+        FROM (
+            SELECT row_number() OVER () AS place, t.*
+            FROM @extschema@.usage_by_tag(asked.p_range, asked.p_provider, asked.p_user_id) AS t
+        ) AS u)
+)
+FROM asked
+CROSS JOIN LATERAL @extschema@.aggregator_report(asked.p_range, asked.p_provider, asked.p_user_id) AS report
