@@ -1,0 +1,106 @@
+// The routes of the console, and the one credential that opens them. The token is kept here and in this tab's
+// sessionStorage, and sent to where this page came from and nowhere else.
+
+const KEPT = 'aggregator.token'
+let token = sessionStorage.getItem(KEPT)
+let onSignedOut = () => {}
+
+export class ApiError extends Error {
+  constructor(status, error) {
+    super(error.message || `The gateway answered with status ${status}.`)
+    this.status = status
+    this.hint = error.hint ?? null
+    this.detail = error.detail ?? null
+    this.code = error.code ?? null
+    this.sqlstate = error.sqlstate ?? (error.code || !status ? null : `PT${status}`)
+  }
+
+  /** PT402 · budget_exceeded */
+  get name() {
+    return [this.sqlstate, this.code].filter(Boolean).join(' · ')
+  }
+}
+
+export const isSignedIn = () => token !== null
+export const whenSignedOut = (then) => { onSignedOut = then }
+
+export function keep(given) {
+  token = given
+  if (given === null) sessionStorage.removeItem(KEPT)
+  else sessionStorage.setItem(KEPT, given)
+}
+
+async function failure(response) {
+  let error = {}
+  try {
+    error = (await response.json()).error ?? {}
+  } catch { /* Not of ours: the status says it. */ }
+  const wait = Number(response.headers.get('retry-after'))
+  if (wait > 0 && !error.hint) error.hint = `Try again in ${wait} s.`
+  return new ApiError(response.status, error)
+}
+
+/** A request with the token. A key of a provider that is refused is no end of the session. */
+export async function send(path, { method = 'GET', body, signal, headers } = {}) {
+  let response
+  try {
+    response = await fetch(new URL(path, document.baseURI), {
+      method,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: {
+        ...(token === null ? {} : { authorization: `Bearer ${token}` }),
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        ...headers,
+      },
+      credentials: 'omit',
+      cache: 'no-store',
+      redirect: 'error',
+    })
+  } catch (error) {
+    if (error.name === 'AbortError') throw error
+    throw new ApiError(0, { message: 'The gateway cannot be reached.', hint: 'Check the network, and whether the server is up.' })
+  }
+  if (response.ok) return response
+  const error = await failure(response)
+  if (response.status === 401 && token !== null && error.code !== 'key_refused') {
+    keep(null)
+    onSignedOut(error)
+  }
+  throw error
+}
+
+export async function get(name, parameters = {}, options = {}) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== '')
+  const query = given.length ? `?${new URLSearchParams(given)}` : ''
+  return (await send(`api/${name}${query}`, options)).json()
+}
+
+export async function post(name, body = {}, options = {}) {
+  return (await send(`api/${name}`, { method: 'POST', body, ...options })).json()
+}
+
+/** The one-time code of console_url() against a token. */
+export async function exchange(code) {
+  keep(null)
+  const { token: made } = await post('session', { code })
+  keep(made)
+}
+
+export async function signOut() {
+  try {
+    await send('api/session', { method: 'DELETE' })
+  } catch { /* What is no session has none to end. */ }
+  keep(null)
+}
+
+let known = null
+/** What of the providers and models several pages need, until something changes them. */
+export function models() {
+  known ??= get('models').catch((error) => {
+    known = null
+    throw error
+  })
+  return known
+}
+export const forgetModels = () => { known = null }

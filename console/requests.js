@@ -1,0 +1,116 @@
+// The usage log, newest first: every request that left. Prompts and answers are not in it.
+import { add, h, show } from './dom.js'
+import * as api from './api.js'
+import { button, busy, copyButton, dialog, empty, field, heading, input, load, problem, select, skeleton, table } from './ui.js'
+import { count, exact, figure, money, ms, precise } from './format.js'
+import { statusBadge } from './usage.js'
+
+const STATUSES = ['success', 'error', 'cancelled', 'pending', 'unknown']
+const FILTERS = ['status', 'model', 'provider', 'key', 'tag', 'user_id']
+
+export function requests(page) {
+  const asked = Object.fromEntries(FILTERS.map((name) => [name, page.query.get(name)]))
+  const seesAll = page.me.is_reader || page.me.is_admin
+  const place = h('div', {})
+  load(place, () => api.get('requests', { ...asked, limit: 50 }), (answer) => draw(answer, asked, page, seesAll), skeleton(10, 'rows'))
+  const id = page.query.get('id')
+  if (id) queueMicrotask(() => sheet(id, () => page.change('requests', asked)))
+  return h('div', {}, heading('Requests', 'Every request that left, newest first. What was asked and answered is not kept.'), filters(asked, page, seesAll), place)
+}
+
+function filters(asked, page, seesAll) {
+  const set = (name) => (event) => page.to('requests', { ...asked, [name]: event.target.value.trim() })
+  const provider = select([['', 'All'], ...(asked.provider ? [[asked.provider, asked.provider]] : [])], asked.provider ?? '', { id: 'requests-provider', onchange: set('provider') })
+  const key = select([['', 'All'], ...(asked.key ? [[asked.key, asked.key]] : [])], asked.key ?? '', { id: 'requests-key', onchange: set('key') })
+  const fill = (control, current, list) => {
+    for (const [value, text] of list) {
+      if (value === current) control.querySelector(`option:nth-child(2)`).textContent = text
+      else control.append(h('option', { value }, text))
+    }
+  }
+  api.get('providers').then(({ providers }) => fill(provider, asked.provider, providers.map((one) => [one.name, one.display_name])), () => {})
+  api.get('gateway-keys').then(({ keys }) => fill(key, asked.key, keys.map((one) => [one.id, `${one.name} …${one.hint}`])), () => {})
+  return h('div.filters', { role: 'search' },
+    field('Status', select([['', 'All'], ...STATUSES.map((one) => [one, one])], asked.status ?? '', { id: 'requests-status', onchange: set('status') })),
+    field('Provider', provider),
+    field('Model', input({ type: 'search', id: 'requests-model', value: asked.model ?? '', placeholder: 'part of its id', onchange: set('model') })),
+    field('Key', key),
+    field('Tag', input({ type: 'search', id: 'requests-tag', value: asked.tag ?? '', onchange: set('tag') })),
+    seesAll && field('User', input({ type: 'search', id: 'requests-user', value: asked.user_id ?? '', onchange: set('user_id') })),
+    FILTERS.some((name) => asked[name]) && button('Clear', () => page.to('requests'), { kind: 'small' }))
+}
+
+function draw(answer, asked, page, seesAll) {
+  if (answer.requests.length === 0) {
+    return FILTERS.some((name) => asked[name])
+      ? empty('Nothing is like that', 'No request fits all the filters.', button('Clear the filters', () => page.to('requests')))
+      : empty('No requests yet', 'The first one stands here a moment after it was sent.', button('Try a model', () => page.to('playground'), { kind: 'main' }))
+  }
+  const open = (row) => {
+    page.change('requests', { ...asked, id: row.call_id })
+    sheet(row.call_id, () => page.change('requests', asked))
+  }
+  const columns = [
+    { label: 'Time', main: true, cell: (row) => h('button.as-link', { type: 'button', onclick: () => open(row) }, precise(row.created_at)) },
+    { label: 'Model', cell: (row) => [h('span.name', {}, row.model), h('small', {}, ` ${row.provider}${row.attempt > 1 ? ` · attempt ${row.attempt}` : ''}`)] },
+    seesAll && { label: 'User', rare: true, cell: (row) => h('span.name', {}, row.user_id) },
+    { label: 'Status', cell: (row) => [statusBadge(row.status), row.error_code && h('small', {}, ` ${row.error_code}`)] },
+    { label: 'Tokens', num: true, cell: (row) => figure(row.total_tokens) },
+    { label: 'Cost', num: true, cell: (row) => (row.status === 'pending' ? '–' : money(row.cost)) },
+    { label: 'Latency', num: true, rare: true, cell: (row) => ms(row.latency_ms) },
+  ].filter(Boolean)
+  const rows = [...answer.requests]
+  const holder = h('div.panel.flush', {}, table('Requests', columns, rows, { onrow: open }))
+  const foot = h('div.row.middle', {})
+  const more = (next) => show(foot, next && button('Older', (event) => busy(event.currentTarget, async () => {
+    try {
+      const older = await api.get('requests', { ...asked, limit: 50, before: next })
+      const added = table('Older requests', columns, older.requests, { onrow: open })
+      holder.querySelector('tbody').append(...added.querySelectorAll('tbody > tr'))
+      more(older.next)
+      holder.querySelectorAll('tbody > tr')[rows.length]?.querySelector('button')?.focus({ preventScroll: true })
+      rows.push(...older.requests)
+    } catch (error) {
+      add(foot, [problem(error)])
+    }
+  })))
+  more(answer.next)
+  return [holder, foot]
+}
+
+const LABELS = {
+  created_at: 'Began', status: 'Status', provider: 'Provider', model_id: 'Model', served_model: 'Model that answered', http_status: 'HTTP status', error_code: 'Error',
+  finish_reason: 'Ended because', prompt_tokens: 'Prompt tokens', completion_tokens: 'Completion tokens', total_tokens: 'Total tokens', cache_read_tokens: 'Read from cache',
+  cache_write_tokens: 'Written to cache', cache_write_1h_tokens: 'Written to cache, 1 h', audio_input_tokens: 'Audio in', audio_output_tokens: 'Audio out', reasoning_tokens: 'Reasoning',
+  cost_estimate: 'Cost', cost_source: 'Cost by', cost_computed: 'Cost by the price list', reserved_cost: 'Reserved, USD', reserved_tokens: 'Reserved tokens', latency_ms: 'Latency',
+  time_to_first_token_ms: 'First token', is_platform_key: 'Platform’s key', is_listed: 'In the catalogue', gateway_key: 'Gateway key', tags: 'Tags', user_id: 'User', request_id: 'Provider’s id',
+  metadata: 'Notes', gateway_key_id: 'Gateway key, id', provider_id: 'Provider, id', user_provider_id: 'Provider key, id', epoch: 'Worker run', call_id: 'Call', attempt: 'Attempt',
+}
+const MONEY = new Set(['cost_estimate', 'cost_computed', 'reserved_cost'])
+
+function shown(name, value) {
+  if (value === null || value === undefined) return h('span.soft', {}, name.startsWith('cost_') && name !== 'cost_source' ? 'unknown' : '–')
+  if (name === 'status') return statusBadge(value)
+  if (name === 'created_at') return precise(value)
+  if (MONEY.has(name)) return `$${exact(value)}`
+  if (name.endsWith('_ms')) return ms(value)
+  if (typeof value === 'boolean') return value ? 'yes' : 'no'
+  if (typeof value === 'number' && name.endsWith('tokens')) return count(value)
+  if (Array.isArray(value)) return value.join(', ')
+  if (typeof value === 'object') return h('code', {}, JSON.stringify(value))
+  return name.endsWith('id') && name !== 'user_id' && name !== 'model_id' ? [h('code', {}, String(value)), copyButton(String(value), LABELS[name] ?? name)] : String(value)
+}
+
+/** Every column of each attempt of a call. */
+export function sheet(id, onclose) {
+  const place = h('div', {})
+  dialog('Request', () => place, { kind: 'sheet', onclose })
+  load(place, () => api.get('request', { id }), ({ attempts }) => {
+    if (attempts.length === 0) return empty('It is not here', 'There is no such request, or it is not yours.')
+    return attempts.map((row) => {
+      const names = [...Object.keys(LABELS).filter((name) => name in row), ...Object.keys(row).filter((name) => !(name in LABELS))]
+      return h('section', {}, attempts.length > 1 && h('h3', {}, `Attempt ${row.attempt} of ${attempts.length}`),
+        h('dl.facts', {}, names.map((name) => [h('dt', {}, LABELS[name] ?? name.replaceAll('_', ' ')), h('dd', {}, shown(name, row[name]))])))
+    })
+  }, skeleton(12))
+}

@@ -1,0 +1,248 @@
+// The parts that every page is made of.
+import { add, h, icon, show } from './dom.js'
+
+let number = 0
+/** An id that is nobody else's. */
+export const unique = (what) => `${what}-${(number += 1)}`
+
+/** Says something once, for eyes and ears, in the one region that is there for it. */
+export function tell(text, kind = 'good') {
+  const region = document.getElementById('status')
+  const note = h('p.toast', { class: kind }, icon(kind === 'bad' ? 'warn' : 'check'), h('span', {}, text))
+  show(region, note)
+  clearTimeout(tell.timer)
+  tell.timer = setTimeout(() => note.remove(), 6000)
+}
+
+/** For ears alone. */
+export function whisper(text) {
+  show(document.getElementById('status'), h('p.unseen', {}, text))
+}
+
+export function button(label, onclick, { kind = '', sign, type = 'button', ...more } = {}) {
+  return h('button.button', { type, onclick, class: kind, ...more }, sign && icon(sign), h('span', {}, label))
+}
+
+/** Runs what a button starts; it is off meanwhile, and says so. */
+export async function busy(control, work) {
+  if (control.getAttribute('aria-disabled') === 'true') return undefined
+  control.setAttribute('aria-disabled', 'true')
+  control.classList.add('busy')
+  try {
+    return await work()
+  } finally {
+    control.removeAttribute('aria-disabled')
+    control.classList.remove('busy')
+  }
+}
+
+export const badge = (text, kind = '') => h('span.badge', { class: kind }, text)
+
+export function copyButton(text, what) {
+  const control = h('button.bare', { type: 'button', 'aria-label': `Copy ${what}`, title: `Copy ${what}` }, icon('copy'))
+  control.addEventListener('click', async (event) => {
+    event.stopPropagation()
+    await copy(typeof text === 'function' ? text() : text, what)
+    show(control, icon('check'))
+    setTimeout(() => show(control, icon('copy')), 1500)
+  })
+  return control
+}
+
+export async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text)
+  } catch {
+    // Without TLS there is no clipboard but this one.
+    const area = h('textarea.unseen', { value: text, 'aria-label': what })
+    const holder = document.querySelector('dialog[open]') ?? document.body
+    holder.append(area)
+    area.select()
+    document.execCommand('copy')
+    area.remove()
+  }
+  tell(`Copied: ${what}`)
+}
+
+/** An error with its code and what can be done about it. */
+export function problem(error, retry) {
+  return h('div.problem', {},
+    icon('warn'),
+    h('div', {},
+      h('p', {}, error.message),
+      error.detail && error.detail !== error.code && h('p.quote', {}, error.detail),
+      error.hint && h('p.note', {}, error.hint),
+      h('p.codes', {}, error.name && h('code', {}, error.name), retry && button('Try again', retry, { kind: 'small' }))))
+}
+
+export function empty(title, text, ...actions) {
+  return h('div.empty', {}, h('h2', {}, title), h('p', {}, text), actions.length > 0 && h('div.row.middle', {}, actions))
+}
+
+/** What stands where something will be, as high as that. */
+export function skeleton(rows = 4, kind = '') {
+  return h('div.skeleton', { class: kind, 'aria-hidden': 'true' }, Array.from({ length: rows }, () => h('span', {})))
+}
+
+/** Fills a place with what is fetched: a skeleton first, then the content or the error. Only the last one counts. */
+export function load(place, fetching, draw, rest = skeleton()) {
+  const turn = (place.turn = (place.turn ?? 0) + 1)
+  const again = () => load(place, fetching, draw, rest)
+  if (rest) show(place, rest)
+  place.setAttribute('aria-busy', 'true')
+  return fetching().then(
+    (value) => { if (place.turn === turn) show(place, draw(value)) },
+    (error) => { if (place.turn === turn && error.name !== 'AbortError') show(place, problem(error, again)) },
+  ).finally(() => { if (place.turn === turn) place.removeAttribute('aria-busy') })
+}
+
+export function heading(title, text, ...actions) {
+  return h('header.page', {},
+    h('div', {}, h('h1', { tabindex: '-1' }, title), text && h('p', {}, text)),
+    actions.length > 0 && h('div.row', {}, actions))
+}
+
+/** A label with its control, a hint below it, and a place for what is wrong with it. */
+export function field(label, control, { hint, wide, optional } = {}) {
+  const id = control.id || unique('field')
+  const about = unique('hint')
+  const target = control.matches('input, select, textarea') ? control : control.querySelector('input, select, textarea')
+  target.id = id
+  if (hint) target.setAttribute('aria-describedby', about)
+  return h('div.field', { class: wide ? 'wide' : '' },
+    h('label', { for: id }, label, optional && h('span.soft', {}, ' optional')),
+    control,
+    hint && h('p.note', { id: about }, hint))
+}
+
+export const input = (props = {}) => h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', ...props })
+
+export function select(options, value, props = {}) {
+  return h('select', { value, ...props }, options.map(([key, label]) => h('option', { value: key }, label)))
+}
+
+export function toggle(label, checked, props = {}) {
+  return h('label.check', {}, h('input', { type: 'checkbox', checked, ...props }), h('span', {}, label))
+}
+
+/** Some choices of which one holds, as links: each is a place of its own. */
+export function tabs(label, choices, current) {
+  return h('nav.tabs', { 'aria-label': label }, choices.map(([href, text, key]) =>
+    h('a', { href, 'aria-current': key === current ? 'page' : null }, text)))
+}
+
+/**
+ * A table that is a list of cards on a phone. Columns: label, cell(row), and num, main, wide or rare (gone where
+ * there is no room).
+ */
+export function table(caption, columns, rows, { onrow, bars } = {}) {
+  const kind = (column) => [column.num && 'num', column.main && 'main', column.rare && 'rare', column.act && 'act'].filter(Boolean).join(' ')
+  return h('table', { role: 'table' },
+    h('caption.unseen', {}, caption),
+    h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, columns.map((column) =>
+      h('th', { role: 'columnheader', scope: 'col', class: kind(column) }, column.act ? h('span.unseen', {}, column.label) : column.label)))),
+    h('tbody', { role: 'rowgroup' }, rows.map((row) => {
+      const line = h('tr', { role: 'row', class: onrow ? 'open' : '' }, columns.map((column) => {
+        const cell = column.main
+          ? h('th', { role: 'rowheader', scope: 'row', class: kind(column) })
+          : h('td', { role: 'cell', class: kind(column), 'data-label': column.act ? null : column.label })
+        add(cell, [column.cell(row)])
+        if (column.main && bars) cell.append(bar(bars(row)))
+        return cell
+      }))
+      if (onrow) {
+        line.addEventListener('click', (event) => {
+          if (!event.target.closest('a, button') && !String(getSelection())) onrow(row)
+        })
+      }
+      return line
+    })))
+}
+
+/** A bar below a name, from 0 to 1. */
+export function bar(share, kind = '') {
+  const width = Math.min(Math.max(share || 0, 0), 1)
+  return h('span.track', { 'aria-hidden': 'true' }, h('span.fill', { class: kind, vars: { '--share': `${(100 * width).toFixed(2)}%` } }))
+}
+
+/** How much of a limit is spent, in words beside it too. */
+export function meter(spent, limit, words, label) {
+  const share = limit > 0 ? spent / limit : spent > 0 ? 1 : 0
+  const kind = share >= 1 ? 'bad' : share >= 0.8 ? 'odd' : ''
+  return h('div.meter', { role: 'meter', 'aria-label': label, 'aria-valuemin': '0', 'aria-valuemax': '100',
+    'aria-valuenow': String(Math.round(100 * Math.min(share, 1))), 'aria-valuetext': words }, h('span', {}, words), bar(share, kind))
+}
+
+/** A dialog over the page. `draw(close)` gives what is in it; it is gone when it is closed. */
+export function dialog(title, draw, { kind = '', onclose } = {}) {
+  const id = unique('title')
+  const box = h('dialog', { class: kind, 'aria-labelledby': id })
+  const close = () => box.close()
+  box.addEventListener('close', () => {
+    box.remove()
+    onclose?.()
+  })
+  add(box, [
+    h('div.top', {}, h('h2', { id, tabindex: '-1' }, title), h('button.bare', { type: 'button', 'aria-label': 'Close', onclick: close }, icon('close'))),
+    h('div.body', {}, draw(close, box)),
+  ])
+  document.body.append(box)
+  box.showModal()
+  ;(box.querySelector('[autofocus]') ?? box.querySelector('h2')).focus()
+  return close
+}
+
+/** Asks before something that cannot be undone. */
+export function confirm(title, text, action, work) {
+  dialog(title, (close) => {
+    const wrong = h('div', { 'aria-live': 'polite' })
+    const yes = button(action, () => busy(yes, async () => {
+      try {
+        await work()
+        close()
+      } catch (error) {
+        show(wrong, problem(error))
+      }
+    }), { kind: 'danger' })
+    return [h('p', {}, text), wrong, h('div.foot', {}, button('Keep it', close, { autofocus: true }), yes)]
+  }, { kind: 'narrow' })
+}
+
+/** A form in a dialog: `work` saves it, and what it throws is shown above the buttons. */
+export function form(fields, action, work, close) {
+  const wrong = h('div', { 'aria-live': 'polite' })
+  const save = button(action, null, { type: 'submit', kind: 'main' })
+  return h('form', { novalidate: true, onsubmit: (event) => {
+    event.preventDefault()
+    busy(save, async () => {
+      show(wrong)
+      try {
+        await work()
+      } catch (error) {
+        show(wrong, problem(error))
+      }
+    })
+  } }, fields, wrong, h('div.foot', {}, button('Cancel', close), save))
+}
+
+/** Saves rows as a file; a text that a spreadsheet would compute is kept a text. */
+export function csv(name, columns, rows) {
+  const cell = (value) => {
+    const text = value === null || value === undefined ? '' : String(value)
+    const safe = typeof value === 'string' && /^[=+@\t\r-]/.test(text) && !/^-?[\d.]+$/.test(text) ? `'${text}` : text
+    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
+  }
+  const lines = [columns, ...rows.map((row) => columns.map((column) => row[column]))]
+  const file = new Blob([lines.map((line) => line.map(cell).join(',')).join('\r\n') + '\r\n'], { type: 'text/csv' })
+  const url = URL.createObjectURL(file)
+  h('a', { href: url, download: `${name}.csv` }).click()
+  setTimeout(() => URL.revokeObjectURL(url), 1000)
+  tell(`Saved ${name}.csv`)
+}
+
+/** The first letter of a name on one of eight grounds, always the same for the same name. */
+export function monogram(name, text = name) {
+  let sum = 0
+  for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) >>> 0
+  return h('span.monogram', { class: `hue${sum % 8}`, 'aria-hidden': 'true' }, [...text][0]?.toUpperCase() ?? '?')
+}
