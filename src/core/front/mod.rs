@@ -1,5 +1,6 @@
 //! What stands between HTTP clients and the gateway: who they are, what they say, and how they are answered.
 
+pub mod console;
 pub mod cors;
 pub mod credential;
 pub mod event;
