@@ -4306,7 +4306,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_bound_locks_wrapper';
 
--- src/session/identity.rs:198
+-- src/session/identity.rs:200
 -- aggregator::session::identity::aggregator_check_user_id
 CREATE  FUNCTION "aggregator_check_user_id"(
 	"p_user_id" TEXT /* Option < & str > */
@@ -4315,7 +4315,7 @@ IMMUTABLE PARALLEL SAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_check_user_id_wrapper';
 
--- src/session/admin.rs:136
+-- src/session/admin.rs:138
 -- aggregator::session::admin::aggregator_checked_headers
 CREATE  FUNCTION "aggregator_checked_headers"(
 	"p_name" TEXT, /* & str */
@@ -4379,7 +4379,7 @@ STABLE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_route_wrapper';
 
--- src/session/admin.rs:122
+-- src/session/admin.rs:124
 -- aggregator::session::admin::aggregator_start
 CREATE  FUNCTION "aggregator_start"() RETURNS void
 STRICT
@@ -4400,7 +4400,8 @@ CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
 	"gateway_stall_ms" bigint,  /* i64 */
 	"quarantined" bigint,  /* i64 */
 	"http_address" TEXT,  /* Option < String > */
-	"http_error" TEXT  /* Option < String > */
+	"http_error" TEXT,  /* Option < String > */
+	"clerks" bigint  /* i64 */
 )
 STRICT
 LANGUAGE c /* Rust */

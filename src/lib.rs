@@ -1,11 +1,13 @@
 //! `aggregator`: a multi-tenant gateway to large language models inside PostgreSQL.
 //!
-//! Three rooms: `session` runs in the caller's backend, `worker` is the background worker's main
-//! thread, `gateway` its asynchronous side. `core` holds the rules and knows none of them.
+//! Four rooms: `session` runs in the caller's backend, `worker` is the background worker's main
+//! thread, `gateway` its asynchronous side, and `clerk` a process beside it that reads and writes for the console.
+//! `core` holds the rules and knows none of them.
 
 use pgrx::prelude::*;
 
 mod answer;
+mod clerk;
 mod clock;
 mod columns;
 mod core;
@@ -18,6 +20,7 @@ mod gateway;
 mod gateway_keys;
 mod installed;
 mod keyring;
+mod on_behalf;
 mod protocol;
 mod queue;
 mod route_cache;

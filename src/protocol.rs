@@ -9,6 +9,8 @@
 //! [`Request::Outbox`] is different: after it the session sends one bare byte, when its
 //! transaction ends, because nothing more can be done in a commit callback.
 
+pub mod clerk;
+
 use crate::core::budget::Rules;
 use crate::core::catalogue::{Columns, Dialect};
 use crate::core::front::gateway_key::GatewayKey;
@@ -377,6 +379,8 @@ pub struct Status {
     pub http_address: Option<String>,
     /// Why they are not.
     pub http_error: Option<String>,
+    /// Processes that answer the console.
+    pub clerks: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -31,6 +31,9 @@ pub fn checked_id(id: &str) -> Result<&str, &'static str> {
 /// What the session knows about its caller.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Caller<'a> {
+    /// Whom the HTTP endpoint has vouched for, in a process that acts for them, and whether they are anonymous. It
+    /// goes before all that a session says.
+    pub vouched_for: Option<(&'a str, bool)>,
     /// The registered setting `aggregator.user_id`: only a superuser, or a role with GRANT SET ON
     /// PARAMETER, could have set it.
     pub forced_user_id: Option<&'a str>,
@@ -46,6 +49,9 @@ pub struct Caller<'a> {
 
 /// The id under which the caller keeps keys and spends. `None` may not spend.
 pub fn user_id(caller: Caller<'_>) -> Option<String> {
+    if let Some((id, _)) = caller.vouched_for {
+        return checked_id(id).ok().map(str::to_owned);
+    }
     if let Some(id) = caller.forced_user_id.filter(|id| !id.is_empty()) {
         return checked_id(id).ok().map(str::to_owned);
     }
@@ -63,6 +69,9 @@ pub fn user_id(caller: Caller<'_>) -> Option<String> {
 /// Whether the caller is known by claims of somebody who has signed in without saying who they are: Supabase's
 /// `is_anonymous`. What is neither true nor false is taken for true.
 pub fn is_anonymous(caller: Caller<'_>) -> bool {
+    if let Some((_, is_anonymous)) = caller.vouched_for {
+        return is_anonymous;
+    }
     let is_forced = caller.forced_user_id.is_some_and(|id| !id.is_empty());
     let is_believed = caller.is_authenticator || caller.is_superuser;
     let Some(claims) = caller.jwt_claims.filter(|_| is_believed && !is_forced) else {
@@ -156,6 +165,25 @@ mod tests {
         }
         assert!(!is_anonymous(Caller { jwt_claims: JWT, ..authenticator() }));
         assert!(!is_anonymous(authenticator()));
+    }
+
+    #[test]
+    fn whoever_was_vouched_for_is_nobody_else_whatever_a_session_says() {
+        let vouched = Caller {
+            vouched_for: Some(("ada", false)),
+            forced_user_id: Some("x"),
+            jwt_claims: Some(r#"{"sub":"u-1","is_anonymous":true}"#),
+            is_superuser: true,
+            ..authenticator()
+        };
+        assert_eq!(user_id(vouched).unwrap(), "ada");
+        assert!(!is_anonymous(vouched));
+        assert!(is_anonymous(Caller { vouched_for: Some(("ada", true)), ..plain() }));
+        // An id that nobody can have is not replaced by another.
+        assert_eq!(user_id(Caller { vouched_for: Some(("", false)), ..vouched }), None);
+        // A role's user keeps its id.
+        let role = Caller { vouched_for: Some(("role:alice", false)), ..vouched };
+        assert_eq!(user_id(role).unwrap(), "role:alice");
     }
 
     #[test]

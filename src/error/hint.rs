@@ -154,7 +154,10 @@ impl Error {
                  aggregator.keyring_file; a dump does not carry it."
             }
             Self::Keyring { .. } => "Check the file at aggregator.keyring_file and its owner.",
-            Self::GatewayDown { hint, .. } => return Some(hint.clone()),
+            Self::GatewayDown { hint, .. } | Self::ClerkDown { hint, .. } => {
+                return Some(hint.clone());
+            }
+            Self::ConsoleBusy { .. } => "Try again when some are answered.",
             Self::Recovery | Self::ReadOnly { .. } => "Connect to the primary.",
             Self::Locked { .. } => {
                 "Try again, or end the transaction: SELECT pid, usename, xact_start, query FROM \

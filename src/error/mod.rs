@@ -146,6 +146,10 @@ pub enum Error {
     Keyring { reason: String },
     #[error("the gateway cannot start: {reason}")]
     GatewayDown { reason: String, hint: String },
+    #[error("the console cannot answer: {reason}")]
+    ClerkDown { reason: String, hint: String },
+    #[error("{waiting} requests of this user to the console wait already")]
+    ConsoleBusy { waiting: u64 },
     #[error("the gateway went away after it had accepted the request")]
     GatewayLost,
     /// The same, where nothing costs.
@@ -276,6 +280,8 @@ impl Error {
             Self::MissingMasterKey { .. } => ("PT503", "missing_master_key"),
             Self::Keyring { .. } => ("PT503", "keyring"),
             Self::GatewayDown { .. } => ("PT503", "gateway_down"),
+            Self::ClerkDown { .. } => ("PT503", "clerk_down"),
+            Self::ConsoleBusy { .. } => ("PT429", "console_busy"),
             Self::GatewayLost | Self::ErrandLost => ("PT502", "gateway_lost"),
             Self::Internal { .. } => ("PT502", "internal"),
             Self::ClientGone => ("08006", "client_gone"),

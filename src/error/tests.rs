@@ -63,7 +63,9 @@ fn next(error: &Error) -> Option<Error> {
         Error::KeyUnreadable { .. } => Error::MissingMasterKey { key_id: text() },
         Error::MissingMasterKey { .. } => Error::Keyring { reason: reason() },
         Error::Keyring { .. } => Error::GatewayDown { reason: reason(), hint: text() },
-        Error::GatewayDown { .. } => Error::GatewayLost,
+        Error::GatewayDown { .. } => Error::ClerkDown { reason: reason(), hint: text() },
+        Error::ClerkDown { .. } => Error::ConsoleBusy { waiting: 1 },
+        Error::ConsoleBusy { .. } => Error::GatewayLost,
         Error::GatewayLost => Error::ErrandLost,
         Error::ErrandLost => Error::internal(""),
         Error::Internal { .. } => Error::ClientGone,
@@ -90,7 +92,7 @@ fn every_code_is_in_the_readme_with_its_sqlstate() {
         })
         .collect();
     let kinds: Vec<Error> = std::iter::successors(Some(Error::bad_request("")), next).collect();
-    assert_eq!(kinds.len(), 53);
+    assert_eq!(kinds.len(), 55);
     let mut known: Vec<(&str, &str)> =
         kinds.iter().map(|error| (error.code(), error.sqlstate())).collect();
     known.sort_unstable();

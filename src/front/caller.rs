@@ -65,6 +65,14 @@ pub struct Look {
 }
 
 impl Caller {
+    /// The claims of the access token that was shown.
+    pub fn claims(&self) -> Option<&Claims> {
+        match &self.shown {
+            Shown::Token(claims) => Some(claims),
+            Shown::Key(..) => None,
+        }
+    }
+
     /// The gateway key that was shown.
     pub fn gateway_key(&self) -> Option<&GatewayKey> {
         match &self.shown {

@@ -7,6 +7,7 @@ mod caller;
 mod calls;
 mod chat;
 mod connection;
+mod console;
 mod cors;
 mod endpoints;
 mod files;

@@ -154,6 +154,9 @@ async fn serve(
         Route::Ready => ready(front).await,
         Route::Metrics => metrics::tell(front, parts, peer).await,
         Route::Models => models::models(front, parts, peer, None, dialect).await,
+        Route::ConsoleApi(name) => {
+            crate::front::console::api(front, parts, peer, body, &name).await
+        }
         Route::Model(name) => models::models(front, parts, peer, Some(&name), dialect).await,
         route => endpoints::serve(front, &route, parts, peer, body, id).await,
     }

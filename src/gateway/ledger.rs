@@ -194,6 +194,8 @@ pub enum Task {
     Models(Whose, oneshot::Sender<Result<Vec<CallableModel>, Error>>),
     /// Of which generation routes and callers are now. `None`: that cannot be said.
     Generation(oneshot::Sender<Option<u64>>),
+    /// Start a clerk, which comes to its socket by itself. False: there is no place for one.
+    StartClerk(oneshot::Sender<bool>),
     /// Whether the database answers, and the extension is there.
     Ready(oneshot::Sender<bool>),
     /// What the ledger says was spent.

@@ -11,6 +11,7 @@ mod body;
 pub mod call;
 mod catalogue;
 mod checks;
+pub mod clerks;
 mod clients;
 mod connection;
 pub mod delivery;

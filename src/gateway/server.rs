@@ -5,6 +5,7 @@ use crate::core::health::Health;
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::checks::Checks;
+use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
 use crate::gateway::delivery::{Delivery, Outgoing, Sink};
 use crate::gateway::forgotten::{Forgotten, Mark};
@@ -52,6 +53,8 @@ enum Command {
 /// What the main thread starts.
 pub struct Gateway {
     pub listener: StdListener,
+    /// Where clerks come to.
+    pub clerks: StdListener,
     /// Oid of the extension that is served.
     pub extension: u32,
     /// This life of the worker.
@@ -87,7 +90,9 @@ impl Gateway {
         let clients = Clients::new(&self.settings).map_err(failed)?;
         let stats = Arc::new(Stats::default());
         let memory = Memory::new(self.settings.max_memory);
+        let clerks = Clerks::new(self.ledger.clone(), stats.clone(), self.extension);
         let shared = Arc::new(Shared {
+            clerks,
             memory: memory.clone(),
             heavy: Heavy::default(),
             admission: Admission::new(self.settings.limits),
@@ -117,11 +122,13 @@ impl Gateway {
         self.listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (commands, orders) = mpsc::unbounded_channel();
-        let listener = self.listener;
+        let (listener, of_clerks) = (self.listener, self.clerks);
         let thread =
             std::thread::Builder::new().name("aggregator".to_owned()).spawn(move || {
                 runtime.block_on(async {
-                    if let Ok(listener) = UnixListener::from_std(listener) {
+                    if let Ok(listener) = UnixListener::from_std(listener)
+                        && shared.clerks.listen(of_clerks).is_ok()
+                    {
                         let front = tokio::spawn(front(shared.clone()));
                         accept(&listener, orders, &shared).await;
                         // Its clients are told, and the calls of those who are not end with the runtime.

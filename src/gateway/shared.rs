@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::checks::Checks;
+use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::forgotten::Forgotten;
@@ -40,6 +41,7 @@ pub struct Shared {
     pub jobs: Jobs,
     pub checks: Checks,
     pub first_syncs: FirstSyncs,
+    pub clerks: Arc<Clerks>,
     pub forgotten: Forgotten,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
@@ -106,6 +108,7 @@ impl Shared {
             stall_ms: self.stats.worst_stall_ms(),
             http_address,
             http_error,
+            clerks: self.clerks.count() as u64,
         }
     }
 }

@@ -93,6 +93,7 @@ fn aggregator_status() -> TableIterator<
         name!(quarantined, i64),
         name!(http_address, Option<String>),
         name!(http_error, Option<String>),
+        name!(clerks, i64),
     ),
 > {
     let status = identity::require_admin("see the gateway's status").and_then(|()| {
@@ -115,6 +116,7 @@ fn aggregator_status() -> TableIterator<
         quarantined,
         status.http_address,
         status.http_error,
+        status.clerks as i64,
     ))
 }
 

@@ -9,7 +9,7 @@ use crate::protocol::Whose;
 use crate::session::json::JsonText;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
-use crate::settings;
+use crate::{on_behalf, settings};
 use pgrx::direct_function_call;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
@@ -108,7 +108,9 @@ fn about_caller<T>(ask: impl FnOnce(Caller<'_>) -> T) -> T {
         (login, pg_sys::superuser_arg(login), pg_sys::GetOuterUserId(), claims)
     };
     let forced = settings::user_id();
+    let principal = on_behalf::principal();
     ask(Caller {
+        vouched_for: principal.as_ref().map(|known| (known.user_id.as_str(), known.is_anonymous)),
         forced_user_id: forced.as_deref(),
         jwt_claims: claims.as_deref(),
         is_authenticator: is_authenticator(login_oid, &role_name(login_oid)),

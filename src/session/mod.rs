@@ -13,7 +13,7 @@ mod histogram;
 pub mod hush;
 mod identity;
 mod jobs;
-mod json;
+pub mod json;
 mod keys;
 mod link;
 mod locks;

@@ -3,6 +3,7 @@
 
 mod writing;
 
+use crate::clerk;
 use crate::core::health::{Health, Place};
 use crate::core::tags::Labels;
 use crate::gateway::Handle;
@@ -48,6 +49,8 @@ const MAINTAIN: Duration = Duration::from_secs(60);
 
 /// The main thread's desk.
 pub struct Desk {
+    /// Oid of the database.
+    database: u32,
     installed: Installed,
     /// This life of the worker: microseconds since 1970 at its start.
     epoch: i64,
@@ -88,7 +91,7 @@ pub struct Desk {
 
 impl Desk {
     /// Opens the desk: a new epoch, and what dead ones left pending becomes unknown.
-    pub fn open(installed: Installed) -> Result<Self, String> {
+    pub fn open(database: u32, installed: Installed) -> Result<Self, String> {
         process::prepare();
         let epoch = time::now();
         let (statements, ledger_statements) = process::transaction(|installed| {
@@ -107,6 +110,7 @@ impl Desk {
         })
         .map_err(|failure| format!("it cannot open the ledger: {failure:?}"))?;
         let mut desk = Self {
+            database,
             installed,
             epoch,
             statements,
@@ -346,6 +350,10 @@ impl Desk {
                 }
                 Task::Generation(reply) => {
                     let _ = reply.send(process::look(route_cache::generation));
+                    inbox.wake.done();
+                }
+                Task::StartClerk(reply) => {
+                    let _ = reply.send(clerk::start(self.database).is_some());
                     inbox.wake.done();
                 }
                 Task::Ready(reply) => {

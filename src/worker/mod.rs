@@ -14,7 +14,7 @@ mod jobs;
 mod launcher;
 mod ledger_statements;
 mod prices;
-mod process;
+pub mod process;
 mod quarantine;
 mod renewal;
 mod settling;
@@ -130,11 +130,15 @@ fn run(database: &Database, installed: Installed) -> Result<(), String> {
     let said = |error: std::io::Error| error.to_string();
     let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
     triggers::prepare();
-    let mut desk = Desk::open(installed)?;
+    let mut desk = Desk::open(database.oid, installed)?;
     let listener = UnixListener::bind(&path).map_err(said)?;
+    let path_of_clerks = protocol::clerk::socket_path(database.oid);
+    let _ = std::fs::remove_file(&path_of_clerks);
+    let clerks = UnixListener::bind(&path_of_clerks).map_err(said)?;
     process::raise_file_limit();
     let gateway = Gateway {
         listener,
+        clerks,
         extension: desk.extension(),
         epoch: desk.epoch(),
         settings: settings::for_gateway(&database.name),
@@ -150,6 +154,7 @@ fn run(database: &Database, installed: Installed) -> Result<(), String> {
     let served = serve(&mut desk, &gateway, &work, &events, database);
     // First no new session finds the socket, then those that are there are let go.
     let _ = std::fs::remove_file(&path);
+    let _ = std::fs::remove_file(&path_of_clerks);
     gateway.stop();
     settle_last(&mut desk, &gateway, &work, &events);
     desk.close();

@@ -358,7 +358,7 @@ pub fn run_own_triggers_alone(yes: bool) {
 }
 
 /// Sets a setting of this process; `None`: to the server's own value.
-fn set(name: &CStr, value: Option<&CStr>) {
+pub fn set(name: &CStr, value: Option<&CStr>) {
     // SAFETY: constant C strings, in a process that no user's statement reaches.
     unsafe {
         pg_sys::SetConfigOption(

@@ -226,7 +226,7 @@ fn line_of(error: &Error) -> Line {
             own(413, Kind::TooLarge, Unsaid)
         }
         Error::RateLimited { .. } => line(429, Kind::RateLimit, "rate_limit_exceeded", Later),
-        Error::QueueFull { .. } => own(429, Kind::RateLimit, Later),
+        Error::QueueFull { .. } | Error::ConsoleBusy { .. } => own(429, Kind::RateLimit, Later),
         Error::Unsupported { .. } => own(501, Kind::Invalid, Never),
         Error::Unreachable { .. }
         | Error::Disconnected { .. }
@@ -245,6 +245,7 @@ fn line_of(error: &Error) -> Line {
         | Error::MissingMasterKey { .. }
         | Error::Keyring { .. }
         | Error::GatewayDown { .. }
+        | Error::ClerkDown { .. }
         | Error::Recovery
         | Error::ReadOnly { .. } => own(503, Kind::Server, Never),
         // For the log alone: nobody is there to be told.

@@ -21,6 +21,8 @@ pub enum Route {
     Models,
     /// By its name, unescaped.
     Model(String),
+    /// By its name.
+    ConsoleApi(String),
     SubmitJob,
     Job(Uuid),
     CancelJob(Uuid),
@@ -46,6 +48,9 @@ pub fn route(method: &str, path: &str) -> Result<Route, Unrouted> {
     }
     if path.len() > LONGEST {
         return Err(Unrouted::NotFound);
+    }
+    if let Some(name) = path.strip_prefix("/console/api/") {
+        return Ok(Route::ConsoleApi(name.to_owned()));
     }
     let path = without_version(path.split(['?', '#']).next().unwrap_or_default());
     let gets = matches!(method, "GET" | "HEAD");

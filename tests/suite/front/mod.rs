@@ -2,7 +2,9 @@
 
 mod callers;
 mod calls;
+mod clerks;
 mod clients;
+mod console_data;
 mod dialects;
 mod encrypted;
 mod errors;

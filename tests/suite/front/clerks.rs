@@ -1,0 +1,285 @@
+//! The processes that answer the console: as whom they run, whom they hold up, and when they go.
+
+use super::calls::{chat, ready};
+use super::console_data::{get, post, told};
+use super::own::{Own, until_down};
+use super::{Bed, Request, Response, token};
+use crate::bed::{eventually, eventually_within, rows, value};
+use crate::upstream::{Answer, Upstream};
+use serde_json::json;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_postgres::Client;
+
+const CLERKS: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'aggregator clerk' AND datname = current_database()";
+const AT_WORK: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE backend_type = 'aggregator clerk' AND datname = current_database() AND state = 'active'";
+
+/// Makes `limits` take so many seconds for the user `slow`: a superuser may put anything in its way.
+async fn slow_down(root: &Client, seconds: u32) {
+    root.batch_execute(&format!(
+        "SELECT set_rate_limit(1000, p_each_user => true);
+         CREATE FUNCTION public.dawdle() RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+         BEGIN
+             IF public.aggregator_user_id() LIKE 'slow%' THEN
+                 PERFORM pg_sleep({seconds});
+             END IF;
+             RETURN true;
+         END $$;
+         CREATE POLICY slow ON aggregator_rate_limits AS RESTRICTIVE FOR SELECT USING (public.dawdle())"
+    ))
+    .await
+    .unwrap();
+}
+
+async fn asked(port: u16, user: &str, request: Request) -> Response {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    super::send(stream, &request.bearer(&token::of(user)).bytes(port)).await
+}
+
+/// Asks in the background, and waits until a clerk is at it.
+async fn begin(root: &Client, port: u16, user: &'static str) -> tokio::task::JoinHandle<Response> {
+    let asking = tokio::spawn(asked(port, user, get("limits")));
+    let sleeping = format!("{AT_WORK} AND wait_event = 'PgSleep'");
+    eventually(root, &sleeping, "1").await;
+    asking
+}
+
+#[tokio::test]
+async fn one_that_runs_is_its_callers_role_and_nothing_in_it_becomes_another() {
+    let bed = Bed::new().await;
+    bed.root
+        .batch_execute(
+            "SELECT set_rate_limit(1000, p_each_user => true);
+             CREATE TABLE public.told (line text); GRANT INSERT ON public.told TO PUBLIC;
+             CREATE FUNCTION public.tell() RETURNS boolean LANGUAGE plpgsql AS $$
+             DECLARE
+                 v_escape text;
+                 v_told   text;
+             BEGIN
+                 v_told := concat_ws(' ', current_user, current_setting('transaction_read_only'),
+                     current_setting('row_security'), public.aggregator_user_id(), public.aggregator_is_admin());
+                 FOREACH v_escape IN ARRAY ARRAY[
+                     'SET ROLE postgres', 'SET LOCAL ROLE postgres', 'RESET ROLE', 'SET SESSION AUTHORIZATION postgres',
+                     'RESET SESSION AUTHORIZATION', 'SET TRANSACTION READ WRITE',
+                     'SET aggregator.user_id = ''root''', 'SELECT set_config(''role'', ''postgres'', false)',
+                     'INSERT INTO public.told VALUES (''x'')', 'CREATE TABLE public.mine ()',
+                     'CREATE TEMP TABLE mine ()', 'COPY public.told TO PROGRAM ''true''']
+                 LOOP
+                     BEGIN
+                         EXECUTE v_escape;
+                         v_told := v_told || ' ' || v_escape || ' passes';
+                     EXCEPTION WHEN OTHERS THEN
+                         NULL;
+                     END;
+                 END LOOP;
+                 PERFORM pg_catalog.set_config('request.jwt.claims', '{\"sub\": \"root\"}', true);
+                 RAISE EXCEPTION '%', v_told || ' ' || public.aggregator_user_id() USING ERRCODE = 'PT418';
+             END $$;
+             CREATE POLICY tell ON aggregator_rate_limits AS RESTRICTIVE FOR SELECT USING (public.tell())",
+        )
+        .await
+        .unwrap();
+    let answered = asked(bed.port, "u-1", get("limits")).await;
+    assert_eq!(answered.status, 418, "{answered:?}");
+    let message = &answered.json()["error"]["message"];
+    assert_eq!(message, "authenticated on on u-1 f u-1");
+    // The next one is somebody else, in the same process.
+    let administrator = token::with(token::claims("ops"), json!({"role": "service_role"}));
+    let stream = bed.connect().await;
+    let answered =
+        super::send(stream, &get("me").bearer(&administrator).bytes(bed.port)).await.json();
+    assert_eq!(
+        (&answered["user_id"], &answered["role"], &answered["is_admin"]),
+        (&json!("ops"), &json!("service_role"), &json!(true))
+    );
+    let answered = asked(bed.port, "u-2", get("me")).await.json();
+    assert_eq!(
+        (&answered["user_id"], &answered["role"], &answered["is_admin"]),
+        (&json!("u-2"), &json!("authenticated"), &json!(false))
+    );
+    assert_eq!(value(&bed.root, CLERKS).await.as_deref(), Some("1"));
+    assert_eq!(value(&bed.root, "SELECT count(*) FROM public.told").await.as_deref(), Some("0"));
+}
+
+#[tokio::test]
+async fn a_role_that_loses_its_right_is_refused_at_once() {
+    let bed = Bed::new().await;
+    assert_eq!(asked(bed.port, "u-1", get("me")).await.status, 200);
+    bed.root.batch_execute("SELECT aggregator_revoke('authenticated', 'user')").await.unwrap();
+    assert_eq!(asked(bed.port, "u-1", get("me")).await.status, 403);
+    bed.root.batch_execute("SELECT aggregator_grant('authenticated', 'user')").await.unwrap();
+    assert_eq!(asked(bed.port, "u-1", get("me")).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_one_waits_for_holds_up_nobody_else() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let bed = ready(&upstream).await;
+    slow_down(&bed.root, 8).await;
+    let slow = begin(&bed.root, bed.port, "slow-1").await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(bed.send(&chat("u-1", json!({}))).await.status, 200);
+        assert_eq!(asked(bed.port, "u-1", get("limits")).await.status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Of the same user, few wait, and one more is refused.
+    let mut waiting = vec![];
+    for _ in 0..8 {
+        waiting.push(tokio::spawn(asked(bed.port, "slow-1", get("me"))));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let refused = asked(bed.port, "slow-1", get("me")).await;
+    assert_eq!(told(&refused), (429, "console_busy".to_owned()), "{refused:?}");
+    assert!(!slow.is_finished());
+    assert_eq!(slow.await.unwrap().status, 200);
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().status, 200);
+    }
+    let clerks: u32 = value(&bed.root, CLERKS).await.unwrap().parse().unwrap();
+    assert!((1..=4).contains(&clerks), "{clerks}");
+    // When nobody asks, they go.
+    eventually_within(Duration::from_secs(45), &bed.root, CLERKS, "0").await;
+    assert_eq!(asked(bed.port, "u-1", get("me")).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_takes_too_long_or_is_waited_for_no_longer_is_cancelled() {
+    let bed = Bed::new().await;
+    slow_down(&bed.root, 60).await;
+    // Whoever goes away.
+    let mut stream = bed.connect().await;
+    let request = get("limits").bearer(&token::of("slow-1"));
+    stream.write_all(&request.bytes(bed.port)).await.unwrap();
+    eventually(&bed.root, AT_WORK, "1").await;
+    drop(stream);
+    eventually_within(Duration::from_secs(3), &bed.root, AT_WORK, "0").await;
+    assert_eq!(asked(bed.port, "slow-1", get("me")).await.status, 200);
+    assert_eq!(value(&bed.root, CLERKS).await.as_deref(), Some("1"));
+    // Whoever waits.
+    let began = Instant::now();
+    let answered = asked(bed.port, "slow-1", get("limits")).await;
+    assert_eq!(told(&answered), (504, "timeout".to_owned()), "{answered:?}");
+    assert_eq!(answered.json()["error"]["sqlstate"], "57014");
+    assert!((14..20).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_eq!(value(&bed.root, AT_WORK).await.as_deref(), Some("0"));
+    // What comes next has all of its time.
+    assert_eq!(asked(bed.port, "slow-1", get("me")).await.status, 200);
+}
+
+#[tokio::test]
+async fn one_that_is_killed_is_an_error_and_the_next_one_answers() {
+    let own = Own::start("killed_clerk", "").await;
+    slow_down(&own.root, 60).await;
+    for (signal, ends_all) in [("TERM", false), ("KILL", true)] {
+        let slow = begin(&own.root, own.port, "slow-1").await;
+        let pid = rows(
+            &own.root,
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator clerk' AND state = 'active'",
+        )
+        .await;
+        crate::bed::run(crate::bed::as_server("kill").args(["-s", signal, &pid[0]]));
+        match ends_all {
+            false => {
+                let answered = slow.await.unwrap();
+                assert_eq!(told(&answered), (503, "clerk_down".to_owned()), "{answered:?}");
+                assert_eq!(asked(own.port, "slow-1", get("me")).await.status, 200);
+            }
+            // A process that dies takes the others along, as any of PostgreSQL's.
+            true => {
+                let root = own.cluster.again("app").await;
+                value(&root, "SELECT aggregator_start()").await;
+                own.is_up().await;
+                assert_eq!(asked(own.port, "slow-1", get("me")).await.status, 200);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_extension_or_a_database_that_is_dropped_waits_for_none() {
+    let own = Own::start("dropped_clerk", "").await;
+    slow_down(&own.root, 60).await;
+    let slow = begin(&own.root, own.port, "slow-1").await;
+    // Its statement has locks; whoever wants them more ends it as any session.
+    let began = Instant::now();
+    own.root
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'aggregator clerk';
+             DROP POLICY slow ON aggregator_rate_limits; DROP EXTENSION aggregator CASCADE",
+        )
+        .await
+        .unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(slow.await.unwrap().status >= 500);
+    until_down(own.port).await;
+    eventually(&own.root, CLERKS, "0").await;
+    for sql in ["CREATE EXTENSION aggregator; DROP FUNCTION dawdle", "SELECT aggregator_start()"] {
+        own.root.batch_execute(sql).await.unwrap();
+    }
+    own.is_up().await;
+    slow_down(&own.root, 60).await;
+    let slow = begin(&own.root, own.port, "slow-1").await;
+    let Own { cluster, name, .. } = &own;
+    let other = cluster.connect("postgres", "postgres").await;
+    let began = Instant::now();
+    other.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(matches!(slow.await.unwrap().status, 0 | 500..));
+}
+
+#[tokio::test]
+async fn a_worker_that_ends_takes_its_clerks_along_in_the_middle_of_their_work() {
+    let own = Own::start("orphaned_clerk", "").await;
+    slow_down(&own.root, 60).await;
+    let _slow = begin(&own.root, own.port, "slow-1").await;
+    assert_eq!(asked(own.port, "u-1", get("me")).await.status, 200);
+    assert_eq!(value(&own.root, CLERKS).await.as_deref(), Some("2"));
+    // Where nobody listens any more, nobody needs them.
+    own.set("aggregator.http_listen = ''");
+    let other = own.cluster.connect("postgres", "app").await;
+    own.root
+        .batch_execute("SELECT pg_terminate_backend(worker_pid) FROM aggregator_status();")
+        .await
+        .unwrap();
+    eventually_within(Duration::from_secs(5), &other, CLERKS, "0").await;
+}
+
+#[tokio::test]
+async fn without_a_free_place_the_console_says_so_and_calls_go_on() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    // For the worker alone, beside that of logical replication.
+    let own = Own::ready("no_clerk", "max_worker_processes = 2", &upstream).await;
+    let answered = asked(own.port, "u-1", get("me")).await;
+    assert_eq!(told(&answered), (503, "clerk_down".to_owned()), "{answered:?}");
+    assert!(answered.body.contains("max_worker_processes"));
+    assert_eq!(own.send(&chat("u-1", json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_the_console_did_is_committed_when_it_says_so() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let bed = ready(&upstream).await;
+    let made = asked(
+        bed.port,
+        "u-1",
+        post("create-gateway-key", json!({"name": "x", "limit_usd": "1.50"})),
+    )
+    .await;
+    assert_eq!(made.status, 200, "{made:?}");
+    let made = made.json();
+    let key = made["key"].as_str().unwrap();
+    let calls = Request::new("POST", "/v1/chat/completions")
+        .bearer(key)
+        .json(super::calls::body(json!({})));
+    assert_eq!(bed.send(&calls).await.status, 200);
+    let budget = "SELECT limit_usd, period FROM aggregator_budgets";
+    assert_eq!(rows(&bed.root, budget).await, ["1.50|month"]);
+    let revoked =
+        asked(bed.port, "u-1", post("revoke-gateway-key", json!({"id": made["id"]}))).await;
+    assert_eq!(revoked.json(), json!({"revoked": true}));
+    assert_eq!(bed.send(&calls).await.status, 401);
+}
