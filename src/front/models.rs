@@ -47,7 +47,7 @@ pub async fn models(
 fn list(models: &[CallableModel], query: Option<&str>, dialect: Dialect) -> Result<String, Error> {
     let models = named(models);
     match dialect {
-        Dialect::OpenAi => Ok(openai::list(models.iter().map(Named::openai))),
+        Dialect::OpenAi | Dialect::Console => Ok(openai::list(models.iter().map(Named::openai))),
         Dialect::Anthropic => {
             let page = anthropic::Page::of(query)?;
             let models: Vec<_> = models.iter().map(Named::anthropic).collect();
@@ -64,7 +64,7 @@ fn find(models: &[CallableModel], id: &str, dialect: Dialect) -> Result<String, 
     let unknown = || Error::UnknownModel { model: id.to_owned(), similar: vec![] };
     let found = found.ok_or_else(unknown)?;
     match dialect {
-        Dialect::OpenAi => Ok(openai::one(&found.openai())),
+        Dialect::OpenAi | Dialect::Console => Ok(openai::one(&found.openai())),
         Dialect::Anthropic => anthropic::one(&found.anthropic()),
     }
 }

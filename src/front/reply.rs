@@ -16,6 +16,8 @@ use uuid::Uuid;
 pub enum Dialect {
     OpenAi,
     Anthropic,
+    /// Of the pages of the console.
+    Console,
 }
 
 /// The body of an answer.
@@ -101,6 +103,7 @@ pub fn failure(failure: &Failure, dialect: Dialect, id: Uuid) -> Response<Body> 
         status,
         match dialect {
             Dialect::OpenAi => failure.openai(),
+            Dialect::Console => failure.console(),
             Dialect::Anthropic => failure.anthropic(&id.to_string()),
         },
     );

@@ -130,6 +130,7 @@ fn check_host(parts: &Parts, peer: Peer, http: &Http) -> Result<(), Failure> {
 fn dialect(route: Option<&Route>, headers: &HeaderMap) -> Dialect {
     match route {
         Some(Route::Messages | Route::CountTokens) => Dialect::Anthropic,
+        Some(Route::ConsoleApi(_)) => Dialect::Console,
         Some(Route::Models | Route::Model(_)) | None
             if headers.contains_key("anthropic-version") =>
         {

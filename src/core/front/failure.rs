@@ -6,6 +6,7 @@
 //! `x-should-retry` goes before the status. Here a call has had its own attempts by then, and some of them may have
 //! been paid for: a client that sends it again must not buy it again.
 
+mod console;
 #[cfg(test)]
 mod tests;
 

@@ -190,6 +190,7 @@ async fn one_that_is_killed_is_an_error_and_the_next_one_answers() {
             }
             // A process that dies takes the others along, as any of PostgreSQL's.
             true => {
+                let _ = slow.await;
                 let root = own.cluster.again("app").await;
                 value(&root, "SELECT aggregator_start()").await;
                 own.is_up().await;
@@ -277,7 +278,7 @@ async fn what_the_console_did_is_committed_when_it_says_so() {
         .json(super::calls::body(json!({})));
     assert_eq!(bed.send(&calls).await.status, 200);
     let budget = "SELECT limit_usd, period FROM aggregator_budgets";
-    assert_eq!(rows(&bed.root, budget).await, ["1.50|month"]);
+    assert_eq!(rows(&bed.root, budget).await, ["1.5000000000|month"]);
     let revoked =
         asked(bed.port, "u-1", post("revoke-gateway-key", json!({"id": made["id"]}))).await;
     assert_eq!(revoked.json(), json!({"revoked": true}));

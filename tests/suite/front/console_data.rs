@@ -103,6 +103,7 @@ async fn nobody_is_told_anything_without_a_credential_that_holds() {
         let key = format!("agk_{index:049}");
         let answered = bed.send(&statement.request()).await;
         assert_eq!(answered.status, 401, "{} {answered:?}", statement.name);
+        assert_eq!(answered.json()["error"]["sqlstate"], "PT401");
         for (what, credential, expected) in [
             ("expired", expired.as_str(), 401),
             ("forged", &forged, 401),

@@ -136,7 +136,9 @@ mod tests {
                 assert!(sql.contains(&format!("$1 ->> '{name}'")), "{}: {name}", statement.name);
             }
             // One statement, which nothing else can follow, and which takes nothing but its one argument.
-            assert!(!sql.contains(';'), "{name}");
+            let is_code = |line: &&str| !line.trim_start().starts_with("--");
+            let code: String = sql.lines().filter(is_code).collect();
+            assert!(!code.contains(';'), "{name}");
             assert!(!sql.contains("$2"), "{name}");
         }
     }
