@@ -15,7 +15,6 @@ export class ApiError extends Error {
     this.sqlstate = error.sqlstate ?? (error.code || !status ? null : `PT${status}`)
   }
 
-  /** PT402 · budget_exceeded */
   get name() {
     return [this.sqlstate, this.code].filter(Boolean).join(' · ')
   }

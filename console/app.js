@@ -29,7 +29,6 @@ const app = document.getElementById('app')
 let me = null
 let leave = null
 
-/** Where the fragment points: "#/usage?range=week". */
 function place() {
   const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?')
   return { name: path, query: new URLSearchParams(query) }
@@ -80,7 +79,6 @@ function signedOut(error) {
   alone(signIn(error, enter))
 }
 
-/** One page without the frame. */
 function alone(content) {
   show(app, h('main', { id: 'main', class: 'bare-main', tabindex: '-1' }, content))
 }
@@ -117,7 +115,7 @@ function frame() {
 function go() {
   if (!me) return
   const at = place()
-  const isNew = me.setup.providers === 0 && !me.setup.has_usage
+  const isNew = !me.setup.has_usage
   const name = Object.hasOwn(PAGES, at.name) ? at.name : isNew ? 'welcome' : 'usage'
   const title = PAGES[name]?.title ?? 'Welcome'
   document.title = `${title} · aggregator`
@@ -144,7 +142,6 @@ function go() {
   go.last = name
 }
 
-/** Sets parameters of the address; that draws the page again. */
 function to(name, query = {}) {
   const kept = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== '')
   const next = `#/${name}${kept.length ? `?${new URLSearchParams(kept)}` : ''}`
@@ -152,13 +149,11 @@ function to(name, query = {}) {
   else location.hash = next
 }
 
-/** The page stays; the address tells what it shows now. */
 function change(name, query) {
   const kept = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== '')
   history.replaceState(null, '', `#/${name}${kept.length ? `?${new URLSearchParams(kept)}` : ''}`)
 }
 
-/** What the caller can do may have changed. */
 async function refresh() {
   api.forgetModels()
   try {

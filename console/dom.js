@@ -41,7 +41,6 @@ export function show(element, ...children) {
   return add(element, children)
 }
 
-/** Icons of 20 units, drawn with one stroke. */
 const ICONS = {
   plug: 'M7 2v4M13 2v4M5 6h10v3a5 5 0 0 1-10 0zM10 14v4',
   stack: 'M10 3 2.5 7 10 11l7.5-4zM2.5 11 10 15l7.5-4',
@@ -73,7 +72,6 @@ export function icon(name) {
     h('path', { d: ICONS[name] }))
 }
 
-/** A link away from here, if it is one of the web. */
 export function outward(url, ...children) {
   let to
   try { to = new URL(url) } catch { return null }

@@ -6,7 +6,6 @@ const DASH = '–'
 
 export const count = (n) => (n === null || n === undefined ? DASH : whole.format(n))
 
-/** 1234567 as 1.23M, with three digits at the most. */
 export function short(n) {
   if (n === null || n === undefined) return DASH
   let size = 0
@@ -30,7 +29,8 @@ export function usd(text, unknown = 'unpriced') {
   if (n >= 10000) return '$' + short(n)
   if (n >= 1) return '$' + n.toFixed(2)
   if (n < 0.000001) return '< $0.000001'
-  return '$' + exact(n.toFixed(2 - Math.floor(Math.log10(n))))
+  const said = exact(n.toFixed(2 - Math.floor(Math.log10(n))))
+  return '$' + (said.length < 4 ? n.toFixed(2) : said)
 }
 
 export function money(text, unknown) {
@@ -64,11 +64,9 @@ function when(at, words) {
 
 const dated = (date) => (date.getFullYear() === new Date().getFullYear() ? day : dayOfYear).format(date)
 
-/** Local time, with UTC in the title. */
 export const time = (at) => (at ? when(at, (d) => `${dated(d)}, ${clock.format(d)}`) : DASH)
 export const precise = (at) => (at ? when(at, (d) => `${dated(d)}, ${seconds.format(d)}`) : DASH)
 
-/** "3 minutes ago", "in 2 days". */
 export function ago(at, never = 'never') {
   if (!at) return never
   return when(at, (d) => {
@@ -84,10 +82,8 @@ export function ago(at, never = 'never') {
 
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${Number(n) === 1 ? one : many}`
 
-/** A price of a million tokens, in as many digits as a price has. */
 export const price = (text) => (text === null || text === undefined ? null : `$${Number(Number(text).toPrecision(6))}`)
 
-/** Tokens of a context: 128K, 1M. */
 export function context(n) {
   if (!n) return DASH
   const unit = n % 1024 === 0 && n % 1000 !== 0 ? 1024 : 1000

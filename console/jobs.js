@@ -1,7 +1,7 @@
 // Chats that run on their own: what waits, what runs, what came out.
-import { add, h, show } from './dom.js'
+import { h } from './dom.js'
 import * as api from './api.js'
-import { busy, button, confirm, copyButton, dialog, empty, field, heading, load, problem, select, skeleton, table, tell } from './ui.js'
+import { busy, button, confirm, copyButton, dialog, empty, field, heading, load, pages, problem, select, skeleton, tell } from './ui.js'
 import { ago, count, money, precise, time } from './format.js'
 import { statusBadge } from './usage.js'
 
@@ -37,19 +37,10 @@ function draw(answer, status, page, fresh) {
     { label: 'Cost', num: true, cell: (job) => (isOpen(job) ? '–' : job.status === 'cancelled' && job.cost === null ? '–' : money(job.cost)) },
     { label: 'Cancel', act: true, cell: (job) => (isOpen(job) && page.canWrite ? button('Cancel', () => cancel(job, fresh), { kind: 'small', 'aria-label': `Cancel the job ${job.id}` }) : null) },
   ].filter(Boolean)
-  const holder = h('div.panel.flush', {}, table('Jobs', columns, answer.jobs, { onrow: open }))
-  const foot = h('div.row.middle', {})
-  const more = (next) => show(foot, next && button('Older', (event) => busy(event.currentTarget, async () => {
-    try {
-      const older = await api.get('jobs', { status, before: next })
-      holder.querySelector('tbody').append(...table('Older jobs', columns, older.jobs, { onrow: open }).querySelectorAll('tbody > tr'))
-      more(older.next)
-    } catch (error) {
-      add(foot, [problem(error)])
-    }
-  })))
-  more(answer.next)
-  return [holder, foot]
+  return pages('Jobs', columns, answer.jobs, answer.next, open, async (before) => {
+    const older = await api.get('jobs', { status, before })
+    return [older.jobs, older.next]
+  })
 }
 
 function state(job) {

@@ -159,7 +159,7 @@ export function manageKey(provider, page, changed) {
         field('Priority', priority, { hint: 'Of several providers with a model, the higher goes first.' }), active,
         button('Save', null, { type: 'submit', kind: 'main' }))))
     } else {
-      parts.push(h('section', {}, h('h3', {}, 'Your key'), h('p.soft', {}, 'None. Your calls here are paid for by the platform’s key.'),
+      parts.push(h('section', {}, h('h3', {}, 'Your key'), h('p.soft', {}, provider.is_spendable ? 'None. Your calls here are paid for by the platform’s key.' : 'None.'),
         button('Add a key', () => {
           close()
           addKey(provider, page, changed)

@@ -6,7 +6,6 @@ import { ago, count, time, usd } from './format.js'
 
 export const PERIODS = [['hour', 'an hour'], ['day', 'a day'], ['week', 'a week'], ['month', 'a month'], ['total', 'in all']]
 export const perPeriod = (period) => PERIODS.find(([key]) => key === period)?.[1] ?? period
-/** A field that holds a number or nothing. */
 export const numberOf = (control) => (control.value.trim() === '' ? null : control.value.trim())
 const words = (text) => text.split(/[\n,]/).map((one) => one.trim()).filter(Boolean)
 
@@ -90,6 +89,10 @@ function create(fresh) {
       h('div.pair', {}, field('Requests per minute', requests, { optional: true }), field('Tokens per minute', tokens, { optional: true })),
       h('div.pair', {}, field('Expires', expires, { optional: true }), field('Tags', tags, { optional: true, hint: 'Of every call with it.' })),
     ], 'Make the key', async () => {
+      if (!name.value.trim()) {
+        name.focus()
+        throw new Error('Give the key a name.')
+      }
       const made = await api.post('create-gateway-key', {
         name: name.value.trim(),
         models: models.value.trim() ? words(models.value) : null,

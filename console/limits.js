@@ -16,10 +16,9 @@ export function limits(page) {
     isAdmin && button('Rate limit', () => rateLimit(fresh), { sign: 'plus' }), isAdmin && button('Budget', () => budget(fresh), { kind: 'main', sign: 'plus' })), place)
 }
 
-/** Whom and what a rule is about, in words. */
-function scope(rule) {
+function scope(rule, me) {
   return [
-    rule.each_user ? (rule.user_id ? `each user: ${rule.user_id}` : 'each user') : rule.user_id ?? 'all users together',
+    rule.user_id && rule.user_id === me.user_id ? 'You' : rule.each_user ? (rule.user_id ? `Each user: ${rule.user_id}` : 'Each user') : rule.user_id ?? 'All users together',
     rule.provider && `at ${rule.provider}`,
     rule.model && `with ${rule.model}`,
     rule.tag && `tagged ${rule.tag}`,
@@ -52,24 +51,23 @@ function draw(answer, page, fresh) {
       { label: 'When', main: true, cell: (row) => ago(row.created_at) },
       { label: 'Who', cell: (row) => row.user_id ?? 'all users together' },
       { label: 'Reached', cell: (row) => badge(`${row.percent} %`, row.percent >= 100 ? 'bad' : 'odd') },
-      { label: 'Spent', num: true, cell: (row) => (row.limit_usd !== null ? `${usd(row.spent_usd)} of ${usd(row.limit_usd)}` : row.limit_tokens !== null ? `${short(row.spent_tokens)} of ${short(row.limit_tokens)} tokens` : row.limit_requests !== null ? `${count(row.spent_requests)} of ${count(row.limit_requests)} requests` : usd(row.spent_usd)) },
+      { label: 'Spent', num: true, cell: (row) => amounts(row)[0]?.[2] ?? usd(row.spent_usd) },
       { label: 'Period', rare: true, cell: (row) => (row.period ? perPeriod(row.period) : 'a budget that is gone') },
     ], warnings)),
     budgets.length > 0 && h('section', {}, h('h2.group', {}, 'Budgets'), h('ul.list', {}, budgets.map((one) => h('li.panel.keyrow', {},
-      h('header', {}, h('div', {}, h('h3', {}, scope(one)), h('p.soft', {}, `${perPeriod(one.period)}, of ${WHOSE[one.keys]}`, one.resets_at && [' · begins anew ', ago(one.resets_at)])),
+      h('header', {}, h('div', {}, h('h3', {}, scope(one, page.me)), h('p.soft', {}, `${perPeriod(one.period)}, of ${WHOSE[one.keys]}`, one.resets_at && [' · begins anew ', ago(one.resets_at)])),
         badge(one.action === 'block' ? 'Blocks' : 'Only warns', one.action === 'block' ? 'main' : ''),
-        isAdmin && h('div.row.far', {}, button('Change', () => budget(fresh, one), { kind: 'small', 'aria-label': `Change the budget: ${scope(one)}` }), remove('budget', one.id, `${scope(one)}, ${perPeriod(one.period)}`))),
-      amounts(one).map(([spent, limit, words]) => meter(spent, limit, words, scope(one))))))),
+        isAdmin && h('div.row.far', {}, button('Change', () => budget(fresh, one), { kind: 'small', 'aria-label': `Change the budget: ${scope(one, page.me)}` }), remove('budget', one.id, `${scope(one, page.me)}, ${perPeriod(one.period)}`))),
+      amounts(one).map(([spent, limit, words]) => meter(spent, limit, words, scope(one, page.me))))))),
     rates.length > 0 && h('section', {}, h('h2.group', {}, 'Rate limits'), h('div.panel.flush', {}, table('Rate limits', [
-      { label: 'For', main: true, cell: scope },
+      { label: 'For', main: true, cell: (row) => scope(row, page.me) },
       { label: 'Requests / min', num: true, cell: (row) => count(row.requests_per_minute) },
       { label: 'Tokens / min', num: true, cell: (row) => count(row.tokens_per_minute) },
-      isAdmin && { label: 'Change', act: true, cell: (row) => h('div.row', {}, button('Change', () => rateLimit(fresh, row), { kind: 'small', 'aria-label': `Change the rate limit: ${scope(row)}` }), remove('rate limit', row.id, scope(row))) },
+      isAdmin && { label: 'Change', act: true, cell: (row) => h('div.row', {}, button('Change', () => rateLimit(fresh, row), { kind: 'small', 'aria-label': `Change the rate limit: ${scope(row, page.me)}` }), remove('rate limit', row.id, scope(row, page.me))) },
     ].filter(Boolean), rates))),
   ]
 }
 
-/** The fields that say whom and what a rule is about. */
 function scoped(rule) {
   const who = select([['all', 'All users together'], ['each', 'Each user'], ['one', 'One user']], !rule ? 'each' : rule.each_user ? 'each' : rule.user_id ? 'one' : 'all')
   const user = input({ value: rule && !rule.each_user ? rule.user_id ?? '' : '', placeholder: 'id of the user' })
@@ -104,7 +102,7 @@ function budget(fresh, rule) {
     const keys = select([['', 'as is usual'], ['platform', 'the platform’s keys'], ['own', 'users’ own keys'], ['all', 'all keys']], rule?.keys ?? '')
     const about = scoped(rule)
     return form([
-      h('div.pair', {}, field('USD', dollars, { optional: true }), field('a period of', period)),
+      h('div.pair', {}, field('USD', dollars, { optional: true }), field('Period', period)),
       h('div.pair', {}, field('Tokens', tokens, { optional: true }), field('Requests', requests, { optional: true })),
       about.fields,
       h('div.pair', {}, field('When it is reached', action), field('Counts', keys)),

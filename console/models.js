@@ -128,7 +128,6 @@ async function sync(place, page, fresh) {
   }
 }
 
-/** "412 models: 7 new, 2 gone, 1 provider failed: why" */
 function synced(rows, close) {
   const good = rows.filter((row) => !row.error)
   const bad = rows.filter((row) => row.error)

@@ -6,7 +6,6 @@ import { context, price } from './format.js'
 
 const MOST = 150
 
-/** Whether all the words are in the text. */
 export function matcher(wanted) {
   const words = wanted.toLowerCase().split(/\s+/).filter(Boolean)
   return (...texts) => {

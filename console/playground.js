@@ -8,7 +8,6 @@ import { LANGUAGES, snippet } from './snippets.js'
 
 const LAST = 'aggregator.playground'
 
-/** What was set last in this tab. */
 function remembered() {
   try {
     return JSON.parse(sessionStorage.getItem(LAST)) ?? {}
@@ -17,7 +16,6 @@ function remembered() {
   }
 }
 
-/** The events of a stream, each as its data. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader()
   let kept = ''
@@ -50,16 +48,16 @@ export function playground(page) {
 
 function room(page, list) {
   const kept = remembered()
-  const known = new Set(list.providers.flatMap((one) => one.models.filter((model) => model.is_callable).map((model) => `${one.name}:${model.id}`)))
-  const wanted = [page.query.get('model'), kept.model].find((one) => one && known.has(one)) ?? [...known][0]
+  const known = new Set(list.providers.flatMap((one) => one.models.filter((model) => model.is_callable && model.type === 'chat').map((model) => `${one.name}:${model.id}`)))
+  const wanted = [page.query.get('model'), kept.model].find((one) => one && known.has(one)) ?? [...known].find((one) => /mini|flash|haiku/.test(one)) ?? [...known][0]
   const set = { model: wanted, system: kept.system ?? '', temperature: kept.temperature ?? '', most: kept.most ?? '' }
   const talk = []
   let running = null
 
   const choose = picker(list, set.model, (value) => { set.model = value; keep() })
   const system = h('textarea', { rows: '3', value: set.system, placeholder: 'Be brief.' })
-  const temperature = input({ type: 'number', min: '0', max: '2', step: '0.1', value: set.temperature, placeholder: 'the model’s own', inputmode: 'decimal' })
-  const most = input({ type: 'number', min: '1', step: '1', value: set.most, placeholder: 'the model’s own', inputmode: 'numeric' })
+  const temperature = input({ type: 'number', min: '0', max: '2', step: '0.1', value: set.temperature, placeholder: 'default', inputmode: 'decimal' })
+  const most = input({ type: 'number', min: '1', step: '1', value: set.most, placeholder: 'default', inputmode: 'numeric' })
   const log = h('div.talk', { role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation', tabindex: '0' })
   const text = h('textarea', { rows: '2', placeholder: 'Ask something', 'aria-label': 'Message', id: 'message' })
   const go = button('Send', null, { type: 'submit', kind: 'main', sign: 'send' })
@@ -145,6 +143,7 @@ function room(page, list) {
         whisper('Stopped')
       } else {
         entry.append(problem(error))
+        log.scrollTop = log.scrollHeight
         whisper(`It failed: ${error.message}`)
       }
     }
@@ -157,6 +156,7 @@ function room(page, list) {
       talk.push({ role: 'user', content: asked }, { role: 'assistant', content: answer })
     } else if (!said.textContent) said.remove()
     await settled(figures, id, { ended, first: firstAt === null ? null : firstAt - began })
+    log.scrollTop = log.scrollHeight
   }
 
   const started = (event) => {

@@ -19,7 +19,6 @@ const ABOUT = {
 }
 const FEATURES = [['supports_streaming', 'Streaming'], ['supports_vision', 'Vision'], ['supports_functions', 'Tools'], ['supports_audio', 'Audio']]
 
-/** How a provider has done, in words. */
 function health(provider) {
   const { health: seen, own_key: key } = provider
   const rested = seen.cooling_until && new Date(seen.cooling_until) > new Date()

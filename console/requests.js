@@ -1,7 +1,7 @@
 // The usage log, newest first: every request that left. Prompts and answers are not in it.
-import { add, h, show } from './dom.js'
+import { h } from './dom.js'
 import * as api from './api.js'
-import { button, busy, copyButton, dialog, empty, field, heading, input, load, problem, select, skeleton, table } from './ui.js'
+import { button, copyButton, dialog, empty, field, heading, input, load, pages, select, skeleton } from './ui.js'
 import { count, exact, figure, money, ms, precise } from './format.js'
 import { statusBadge } from './usage.js'
 
@@ -59,34 +59,17 @@ function draw(answer, asked, page, seesAll) {
     { label: 'Cost', num: true, cell: (row) => (row.status === 'pending' ? '–' : money(row.cost)) },
     { label: 'Latency', num: true, rare: true, cell: (row) => ms(row.latency_ms) },
   ].filter(Boolean)
-  const rows = [...answer.requests]
-  const holder = h('div.panel.flush', {}, table('Requests', columns, rows, { onrow: open }))
-  const foot = h('div.row.middle', {})
-  const more = (next) => show(foot, next && button('Older', (event) => busy(event.currentTarget, async () => {
-    try {
-      const older = await api.get('requests', { ...asked, limit: 50, before: next })
-      const added = table('Older requests', columns, older.requests, { onrow: open })
-      holder.querySelector('tbody').append(...added.querySelectorAll('tbody > tr'))
-      more(older.next)
-      holder.querySelectorAll('tbody > tr')[rows.length]?.querySelector('button')?.focus({ preventScroll: true })
-      rows.push(...older.requests)
-    } catch (error) {
-      add(foot, [problem(error)])
-    }
-  })))
-  more(answer.next)
-  return [holder, foot]
+  return pages('Requests', columns, answer.requests, answer.next, open, async (before) => {
+    const older = await api.get('requests', { ...asked, limit: 50, before })
+    return [older.requests, older.next]
+  })
 }
 
-const LABELS = {
-  created_at: 'Began', status: 'Status', provider: 'Provider', model_id: 'Model', served_model: 'Model that answered', http_status: 'HTTP status', error_code: 'Error',
-  finish_reason: 'Ended because', prompt_tokens: 'Prompt tokens', completion_tokens: 'Completion tokens', total_tokens: 'Total tokens', cache_read_tokens: 'Read from cache',
-  cache_write_tokens: 'Written to cache', cache_write_1h_tokens: 'Written to cache, 1 h', audio_input_tokens: 'Audio in', audio_output_tokens: 'Audio out', reasoning_tokens: 'Reasoning',
-  cost_estimate: 'Cost', cost_source: 'Cost by', cost_computed: 'Cost by the price list', reserved_cost: 'Reserved, USD', reserved_tokens: 'Reserved tokens', latency_ms: 'Latency',
-  time_to_first_token_ms: 'First token', is_platform_key: 'Platform’s key', is_listed: 'In the catalogue', gateway_key: 'Gateway key', tags: 'Tags', user_id: 'User', request_id: 'Provider’s id',
-  metadata: 'Notes', gateway_key_id: 'Gateway key, id', provider_id: 'Provider, id', user_provider_id: 'Provider key, id', epoch: 'Worker run', call_id: 'Call', attempt: 'Attempt',
-}
+/** In the order in which one asks for them; any others come after. */
+const COLUMNS = ('created_at status provider model_id served_model http_status error_code finish_reason prompt_tokens completion_tokens '
+  + 'total_tokens cost_estimate cost_source latency_ms time_to_first_token_ms gateway_key tags user_id').split(' ')
 const MONEY = new Set(['cost_estimate', 'cost_computed', 'reserved_cost'])
+const label = (name) => name.replaceAll('_', ' ').replace(/ ms$/, '')
 
 function shown(name, value) {
   if (value === null || value === undefined) return h('span.soft', {}, name.startsWith('cost_') && name !== 'cost_source' ? 'unknown' : '–')
@@ -98,19 +81,18 @@ function shown(name, value) {
   if (typeof value === 'number' && name.endsWith('tokens')) return count(value)
   if (Array.isArray(value)) return value.join(', ')
   if (typeof value === 'object') return h('code', {}, JSON.stringify(value))
-  return name.endsWith('id') && name !== 'user_id' && name !== 'model_id' ? [h('code', {}, String(value)), copyButton(String(value), LABELS[name] ?? name)] : String(value)
+  return name.endsWith('id') && name !== 'user_id' && name !== 'model_id' ? [h('code', {}, String(value)), copyButton(String(value), label(name))] : String(value)
 }
 
-/** Every column of each attempt of a call. */
 export function sheet(id, onclose) {
   const place = h('div', {})
   dialog('Request', () => place, { kind: 'sheet', onclose })
   load(place, () => api.get('request', { id }), ({ attempts }) => {
     if (attempts.length === 0) return empty('It is not here', 'There is no such request, or it is not yours.')
     return attempts.map((row) => {
-      const names = [...Object.keys(LABELS).filter((name) => name in row), ...Object.keys(row).filter((name) => !(name in LABELS))]
+      const names = [...COLUMNS, ...Object.keys(row).filter((name) => !COLUMNS.includes(name))]
       return h('section', {}, attempts.length > 1 && h('h3', {}, `Attempt ${row.attempt} of ${attempts.length}`),
-        h('dl.facts', {}, names.map((name) => [h('dt', {}, LABELS[name] ?? name.replaceAll('_', ' ')), h('dd', {}, shown(name, row[name]))])))
+        h('dl.facts', {}, names.map((name) => [h('dt', {}, label(name)), h('dd', {}, shown(name, row[name]))])))
     })
   }, skeleton(12))
 }

@@ -6,12 +6,10 @@ import { time } from './format.js'
 
 const brand = () => h('p.brand', {}, h('img', { src: 'icon.svg', alt: '', width: '32', height: '32' }), h('span', {}, 'aggregator'))
 
-/** A pasted credential without what came along with it. */
 export function trimmed(text) {
-  return text.trim().replace(/^(authorization:\s*)?bearer\s+/i, '').replace(/^["'`]+|["'`,;]+$/g, '').trim()
+  return text.replace(/^[\s"'`]+|[\s"'`,;]+$/g, '').replace(/^(authorization:\s*)?bearer\s+/i, '')
 }
 
-/** A field for a secret, with a button that shows it. */
 export function secret(props = {}) {
   const text = input({ type: 'password', autocomplete: 'off', autocapitalize: 'off', 'data-1p-ignore': true, 'data-lpignore': 'true', ...props })
   const eye = h('button.bare', { type: 'button', 'aria-label': 'Show', 'aria-pressed': 'false', title: 'Show' }, icon('eye'))
@@ -61,7 +59,6 @@ export function signIn(error, enter) {
     wrong, go))
 }
 
-/** Whose token it claims to be; the server decides whether that is so. */
 function claims(token) {
   try {
     const part = token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')

@@ -3,7 +3,6 @@
 const quoted = (text) => `'${text.replaceAll("'", "''")}'`
 const json = (value, space = 2) => JSON.stringify(value, null, space)
 const indent = (text, by) => text.replaceAll('\n', `\n${' '.repeat(by)}`)
-/** JSON as Python reads it. */
 const python = (value) => json(value, 4).replace(/\b(true|false|null)\b(?=\s*[,\n\]}]|$)/g, (word) => ({ true: 'True', false: 'False', null: 'None' })[word])
 
 export const LANGUAGES = [['curl', 'curl'], ['sql', 'SQL'], ['python', 'Python, openai'], ['node', 'Node, openai'], ['supabase', 'supabase-js']]

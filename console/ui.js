@@ -1,11 +1,9 @@
-// The parts that every page is made of.
+// The parts that every page is made of. What it says to the reader of a screen goes into one region.
 import { add, h, icon, show } from './dom.js'
 
 let number = 0
-/** An id that is nobody else's. */
 export const unique = (what) => `${what}-${(number += 1)}`
 
-/** Says something once, for eyes and ears, in the one region that is there for it. */
 export function tell(text, kind = 'good') {
   const region = document.getElementById('status')
   const note = h('p.toast', { class: kind }, icon(kind === 'bad' ? 'warn' : 'check'), h('span', {}, text))
@@ -14,7 +12,6 @@ export function tell(text, kind = 'good') {
   tell.timer = setTimeout(() => note.remove(), 6000)
 }
 
-/** For ears alone. */
 export function whisper(text) {
   show(document.getElementById('status'), h('p.unseen', {}, text))
 }
@@ -23,7 +20,6 @@ export function button(label, onclick, { kind = '', sign, type = 'button', ...mo
   return h('button.button', { type, onclick, class: kind, ...more }, sign && icon(sign), h('span', {}, label))
 }
 
-/** Runs what a button starts; it is off meanwhile, and says so. */
 export async function busy(control, work) {
   if (control.getAttribute('aria-disabled') === 'true') return undefined
   control.setAttribute('aria-disabled', 'true')
@@ -64,7 +60,6 @@ export async function copy(text, what) {
   tell(`Copied: ${what}`)
 }
 
-/** An error with its code and what can be done about it. */
 export function problem(error, retry) {
   return h('div.problem', {},
     icon('warn'),
@@ -79,12 +74,10 @@ export function empty(title, text, ...actions) {
   return h('div.empty', {}, h('h2', {}, title), h('p', {}, text), actions.length > 0 && h('div.row.middle', {}, actions))
 }
 
-/** What stands where something will be, as high as that. */
 export function skeleton(rows = 4, kind = '') {
   return h('div.skeleton', { class: kind, 'aria-hidden': 'true' }, Array.from({ length: rows }, () => h('span', {})))
 }
 
-/** Fills a place with what is fetched: a skeleton first, then the content or the error. Only the last one counts. */
 export function load(place, fetching, draw, rest = skeleton()) {
   const turn = (place.turn = (place.turn ?? 0) + 1)
   const again = () => load(place, fetching, draw, rest)
@@ -102,7 +95,6 @@ export function heading(title, text, ...actions) {
     actions.length > 0 && h('div.row', {}, actions))
 }
 
-/** A label with its control, a hint below it, and a place for what is wrong with it. */
 export function field(label, control, { hint, wide, optional } = {}) {
   const id = control.id || unique('field')
   const about = unique('hint')
@@ -125,7 +117,6 @@ export function toggle(label, checked, props = {}) {
   return h('label.check', {}, h('input', { type: 'checkbox', checked, ...props }), h('span', {}, label))
 }
 
-/** Some choices of which one holds, as links: each is a place of its own. */
 export function tabs(label, choices, current) {
   return h('nav.tabs', { 'aria-label': label }, choices.map(([href, text, key]) =>
     h('a', { href, 'aria-current': key === current ? 'page' : null }, text)))
@@ -159,13 +150,30 @@ export function table(caption, columns, rows, { onrow, bars } = {}) {
     })))
 }
 
-/** A bar below a name, from 0 to 1. */
+/** A table of which the rows come a page at a time; `fetch(next)` gives the rows after these, and where they end. */
+export function pages(caption, columns, rows, next, onrow, fetch) {
+  const holder = h('div.panel.flush', {}, table(caption, columns, rows, { onrow }))
+  const foot = h('div.row.middle', {})
+  const more = (from) => show(foot, from && button('Older', (event) => busy(event.currentTarget, async () => {
+    try {
+      const [older, last] = await fetch(from)
+      const lines = [...table(caption, columns, older, { onrow }).querySelectorAll('tbody > tr')]
+      holder.querySelector('tbody').append(...lines)
+      more(last)
+      lines[0]?.querySelector('button')?.focus({ preventScroll: true })
+    } catch (error) {
+      add(foot, [problem(error)])
+    }
+  })))
+  more(next)
+  return [holder, foot]
+}
+
 export function bar(share, kind = '') {
   const width = Math.min(Math.max(share || 0, 0), 1)
   return h('span.track', { 'aria-hidden': 'true' }, h('span.fill', { class: kind, vars: { '--share': `${(100 * width).toFixed(2)}%` } }))
 }
 
-/** How much of a limit is spent, in words beside it too. */
 export function meter(spent, limit, words, label) {
   const share = limit > 0 ? spent / limit : spent > 0 ? 1 : 0
   const kind = share >= 1 ? 'bad' : share >= 0.8 ? 'odd' : ''
@@ -192,7 +200,6 @@ export function dialog(title, draw, { kind = '', onclose } = {}) {
   return close
 }
 
-/** Asks before something that cannot be undone. */
 export function confirm(title, text, action, work) {
   dialog(title, (close) => {
     const wrong = h('div', { 'aria-live': 'polite' })
@@ -240,9 +247,8 @@ export function csv(name, columns, rows) {
   tell(`Saved ${name}.csv`)
 }
 
-/** The first letter of a name on one of eight grounds, always the same for the same name. */
 export function monogram(name, text = name) {
   let sum = 0
   for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) >>> 0
-  return h('span.monogram', { class: `hue${sum % 8}`, 'aria-hidden': 'true' }, [...text][0]?.toUpperCase() ?? '?')
+  return h('span.monogram', { vars: { '--hue': (sum % 12) * 30 }, 'aria-hidden': 'true' }, [...text][0]?.toUpperCase() ?? '?')
 }

@@ -6,6 +6,7 @@ import { count, exact, figure, money, ms, percent, plural, short, usd } from './
 import { bars } from './chart.js'
 
 const RANGES = { day: 'Last 24 hours', week: 'Last 7 days', month: 'Last 30 days' }
+const SUMS = ['requests', 'errors', 'total_tokens', 'cost', 'unpriced_requests']
 const MEASURES = { tokens: 'Tokens', cost: 'Cost', requests: 'Requests' }
 const hour = new Intl.DateTimeFormat('en', { hour: '2-digit', minute: '2-digit', hourCycle: 'h23', timeZone: 'UTC' })
 const day = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', timeZone: 'UTC' })
@@ -65,17 +66,17 @@ function draw(report, users, asked, page) {
       { label: 'Model', main: true, cell: (row) => [h('span.name', {}, row.model_id), h('small', {}, ` ${row.provider_name}`)] },
       ...figures,
       { label: 'Latency', num: true, rare: true, cell: (row) => ms(row.avg_latency_ms) },
-    ], ['provider_name', 'model_id', 'requests', 'errors', 'prompt_tokens', 'completion_tokens', 'total_tokens', 'cost', 'unpriced_requests', 'avg_latency_ms'], (row) => row.total_tokens),
+    ], ['provider_name', 'model_id', 'prompt_tokens', 'completion_tokens', ...SUMS, 'avg_latency_ms']),
     statuses(report.by_status),
     group('By key', 'usage-by-key', report.by_key, [
       { label: 'Gateway key', main: true, cell: (row) => [h('span.name', {}, row.name ?? 'a key that is gone'), row.key_hint && h('small', {}, ' ', h('code', {}, `…${row.key_hint}`)), page.me.is_admin && h('small', {}, ` ${row.user_id}`)] },
       ...figures,
-    ], ['gateway_key_id', 'name', 'key_hint', 'user_id', 'requests', 'errors', 'total_tokens', 'cost', 'unpriced_requests'], (row) => row.total_tokens),
+    ], ['gateway_key_id', 'name', 'key_hint', 'user_id', ...SUMS]),
     group('By tag', 'usage-by-tag', report.by_tag, [{ label: 'Tag', main: true, cell: (row) => h('span.name', {}, row.tag) }, ...figures],
-      ['tag', 'requests', 'errors', 'total_tokens', 'cost', 'unpriced_requests'], (row) => row.total_tokens),
+      ['tag', ...SUMS]),
     users && group('By user', 'usage-by-user', users, [
       { label: 'User', main: true, cell: (row) => h('a.name', { href: address({ ...asked, user_id: row.user_id }) }, row.user_id) }, ...figures,
-    ], ['user_id', 'requests', 'errors', 'total_tokens', 'cost', 'unpriced_requests'], (row) => row.total_tokens),
+    ], ['user_id', ...SUMS]),
   ]
 }
 
@@ -87,11 +88,11 @@ const figures = [
 
 const saver = (name, columns, rows) => button('CSV', () => csv(name, columns, rows), { kind: 'small', sign: 'down', 'aria-label': `Save ${name} as CSV` })
 
-function group(title, name, { rows, total }, columns, fields, size) {
+function group(title, name, { rows, total }, columns, fields) {
   if (rows.length === 0) return null
-  const most = Math.max(...rows.map(size), 1)
+  const most = Math.max(...rows.map((row) => row.total_tokens), 1)
   return h('section.panel', {}, h('header', {}, h('h2', {}, title), saver(name, fields, rows)),
-    table(title, columns, rows, { bars: (row) => size(row) / most }),
+    table(title, columns, rows, { bars: (row) => row.total_tokens / most }),
     total > rows.length && h('p.note', {}, `The first ${count(rows.length)} of ${count(total)}.`))
 }
 
