@@ -10,9 +10,9 @@ export class ApiError extends Error {
     super(error.message || `The gateway answered with status ${status}.`)
     this.status = status
     this.hint = error.hint ?? null
-    this.detail = error.detail ?? null
     this.code = error.code ?? null
-    this.sqlstate = error.sqlstate ?? (error.code || !status ? null : `PT${status}`)
+    // /v1 has none: a SQLSTATE of ours is PT and the status.
+    this.sqlstate = error.sqlstate ?? (status >= 400 ? `PT${status}` : null)
   }
 
   get name() {
@@ -39,7 +39,7 @@ async function failure(response) {
   return new ApiError(response.status, error)
 }
 
-/** A request with the token. A key of a provider that is refused is no end of the session. */
+/** A request with the token; one that does not hold any more ends the session. */
 export async function send(path, { method = 'GET', body, signal, headers } = {}) {
   let response
   try {
@@ -62,7 +62,7 @@ export async function send(path, { method = 'GET', body, signal, headers } = {})
   }
   if (response.ok) return response
   const error = await failure(response)
-  if (response.status === 401 && token !== null && error.code !== 'key_refused') {
+  if (response.status === 401 && token !== null) {
     keep(null)
     onSignedOut(error)
   }

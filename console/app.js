@@ -28,6 +28,7 @@ const PAGES = {
 const app = document.getElementById('app')
 let me = null
 let leave = null
+let current = null
 
 function place() {
   const [path, query = ''] = location.hash.replace(/^#\/?/, '').split('?')
@@ -127,7 +128,10 @@ function go() {
   const isSame = main.dataset.page === name
   main.dataset.page = name
   leave?.()
-  const page = { me, query: at.query, canWrite: me.can_write !== false, to, refresh, change }
+  // What lies over the page that one leaves goes with it.
+  for (const open of document.querySelectorAll('dialog[open]')) open.close()
+  const page = { me, query: at.query, canWrite: me.can_write !== false, to, refresh, change: (...where) => { if (current === page) change(...where) } }
+  current = page
   const draw = PAGES[name]?.draw ?? welcome
   const scroll = isSame ? scrollY : 0
   const focused = isSame ? document.activeElement?.id : ''

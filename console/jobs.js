@@ -69,7 +69,7 @@ function sheet(id, page, fresh, onclose) {
         fact('Attempts', count(job.attempts)), fact('Submitted', precise(job.created_at)), fact('Runs after', time(job.run_after)), fact('Started', precise(job.started_at)), fact('Ended', precise(job.finished_at)),
         fact('Cost', isOpen(job) ? '–' : money(job.cost)), fact('Cost by', job.cost_source ?? '–'), page.me.is_admin && fact('User', job.user_id), fact('Idempotency key', job.idempotency_key ?? '–'),
         fact('Id', [h('code', {}, job.id), copyButton(job.id, 'the id')])),
-      job.error && problem({ message: job.error.message ?? 'It failed.', name: job.error.code ?? '', detail: typeof job.error.detail === 'string' ? job.error.detail : null, hint: typeof job.error.hint === 'string' ? job.error.hint : null }),
+      job.error && problem({ message: job.error.message ?? 'It failed.', name: job.error.code ?? '', hint: typeof job.error.hint === 'string' ? job.error.hint : null }),
       job.content !== null && h('section', {}, h('h3', {}, 'Answer'), h('div.with-copy', {}, h('div.said.boxed', { tabindex: '0' }, job.content), copyButton(job.content, 'the answer')),
         job.content_length > 100000 && h('p.note', {}, `The first 100,000 of ${count(job.content_length)} characters.`)),
       h('div.row', {}, h('a', { href: `#/requests?id=${job.id}` }, 'Its requests'), isOpen(job) && page.canWrite && button('Cancel', () => cancel(job, fresh), { kind: 'danger' })),

@@ -30,7 +30,7 @@ export function addKey(provider, page, changed, { platform = false } = {}) {
       if (platform) {
         if (!unchecked) {
           const { status } = await api.post('check-key', { provider: provider.name, key })
-          if (status !== 'valid') throw new api.ApiError(401, { message: `${provider.display_name} refuses the key.`, code: 'key_refused', sqlstate: 'PT401' })
+          if (status !== 'valid') throw new api.ApiError(424, { message: 'It does not say why.', code: 'key_refused', sqlstate: 'PT401' })
         }
         return api.post('save-platform-key', { provider: provider.name, key })
       }
@@ -50,16 +50,16 @@ export function addKey(provider, page, changed, { platform = false } = {}) {
         await store(key, unchecked)
         await saved(unchecked ? 'Saved without a check.' : `Valid: ${provider.display_name} takes this key. Saved.`)
       } catch (error) {
-        if (error.status === 401) {
+        if (error.code === 'key_refused') {
           say('bad', 'warn', h('p', {}, h('b', {}, `${provider.display_name} refuses this key.`)),
-            error.detail && error.detail !== error.code && h('p.quote', {}, error.detail),
+            h('p.quote', {}, error.message),
             h('p.note', {}, 'Nothing was saved. Check that all of it was copied, and that it is of this provider.'),
             error.name && h('p.codes', {}, h('code', {}, error.name)))
           text.setAttribute('aria-invalid', 'true')
           text.select()
         } else if (isUnknown(error) && !unchecked) {
           const anyway = button('Save all the same', () => busy(anyway, () => attempt(true)), { kind: 'small' })
-          say('odd', 'warn', h('p', {}, h('b', {}, 'The key could not be checked.')), h('p', {}, error.message), error.detail && error.detail !== error.code && h('p.quote', {}, error.detail),
+          say('odd', 'warn', h('p', {}, h('b', {}, 'The key could not be checked.')), h('p', {}, error.message),
             h('p.codes', {}, error.name && h('code', {}, error.name), anyway))
         } else show(state, problem(error))
       }
@@ -113,10 +113,10 @@ export function manageKey(provider, page, changed) {
       const again = button('Validate again', () => busy(again, async () => {
         show(result, h('p.waiting', {}, `Asking ${provider.display_name}…`))
         try {
-          const { status, message } = await api.post('check-key', { provider: provider.name, key: null })
+          const { status } = await api.post('check-key', { provider: provider.name, key: null })
           show(result, status === 'valid'
             ? h('div.line.good', {}, icon('check'), h('p', {}, 'Valid: the provider takes the key.'))
-            : h('div.line.bad', {}, icon('warn'), h('div', {}, h('p', {}, 'The provider refuses the key. Replace it.'), message && h('p.quote', {}, message))))
+            : h('div.line.bad', {}, icon('warn'), h('p', {}, 'The provider refuses the key. Replace it.')))
           await after()
         } catch (error) {
           show(result, problem(error))

@@ -89,7 +89,7 @@ function room(page, list) {
   function say(role, content) {
     first.remove()
     const body = h('div.said', {}, content)
-    const entry = h('article', { class: role }, h('h3', {}, role === 'user' ? 'You' : set.model.slice(set.model.indexOf(':') + 1)), body)
+    const entry = h('article', { class: role }, h('h2', {}, role === 'user' ? 'You' : set.model.slice(set.model.indexOf(':') + 1)), body)
     log.append(entry)
     log.scrollTop = log.scrollHeight
     return { entry, body }

@@ -65,7 +65,6 @@ export function problem(error, retry) {
     icon('warn'),
     h('div', {},
       h('p', {}, error.message),
-      error.detail && error.detail !== error.code && h('p.quote', {}, error.detail),
       error.hint && h('p.note', {}, error.hint),
       h('p.codes', {}, error.name && h('code', {}, error.name), retry && button('Try again', retry, { kind: 'small' }))))
 }
