@@ -46,7 +46,7 @@ pub async fn fill(root: &Client, count: usize) {
 
 /// The rows of a partition: as the worker leaves them, with version 7 UUIDs. A user sticks to three
 /// models, and the first users do the most.
-fn insert(count: usize, first: &str, partition: &str, since: &str, until: &str) -> String {
+pub fn insert(count: usize, first: &str, partition: &str, since: &str, until: &str) -> String {
     format!(
         "INSERT INTO {partition}
             (call_id, attempt, created_at, epoch, provider_id, user_provider_id, user_id, model_id, served_model,

@@ -13,7 +13,7 @@ mod written;
 use bed::{Cluster, Database, rows, value};
 use common::{Times, ms};
 use filled::{execute, fill};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio_postgres::Client;
 
 const ROWS: usize = 10_000_000;

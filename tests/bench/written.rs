@@ -2,7 +2,7 @@
 //! with what that leaves behind in the table and in its indexes.
 
 use crate::bed::{rows, value};
-use crate::{execute, insert};
+use crate::filled::{execute, insert};
 use tokio_postgres::Client;
 
 const ROWS: usize = 100_000;

@@ -133,7 +133,12 @@ mod tests {
             assert_eq!(sql.lines().next(), Some(declared.as_str()));
             assert_eq!(find(name), Some(statement));
             for name in parameters.iter() {
-                assert!(sql.contains(&format!("$1 ->> '{name}'")), "{}: {name}", statement.name);
+                let reads = ["->", "->>"].map(|reads| format!("$1 {reads} '{name}'"));
+                assert!(
+                    reads.iter().any(|reads| sql.contains(reads)),
+                    "{}: {name}",
+                    statement.name
+                );
             }
             // One statement, which nothing else can follow, and which takes nothing but its one argument.
             let is_code = |line: &&str| !line.trim_start().starts_with("--");
