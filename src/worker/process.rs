@@ -79,7 +79,7 @@ pub fn look<T>(look: impl FnOnce() -> T) -> Option<T> {
 /// Runs `work` in a transaction of its own, as the extension's owner in a restricted context. An
 /// error inside rolls it back and is given back as text; it never ends the worker.
 pub fn transaction<T>(work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>) -> Result<T, Failure> {
-    transaction_with(&[], work)
+    transaction_with(&ANY_PLAN, work)
 }
 
 /// Likewise for the ledger, row by row through its keys: a plan that was made while a table was empty must
@@ -88,21 +88,17 @@ pub fn ledger_transaction<T>(
     is_durable: bool,
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    transaction_with(if is_durable { &BY_KEYS[..4] } else { &BY_KEYS[..5] }, work)
+    transaction_with(if is_durable { &[] } else { &[NOT_DURABLE] }, work)
 }
 
 /// Likewise for what is found by an index alone that has it in order.
 pub fn transaction_by_keys<T>(
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    const IN_ORDER: [Local; 7] = [
-        BY_KEYS[0],
-        BY_KEYS[1],
-        BY_KEYS[2],
-        BY_KEYS[3],
-        (c"enable_sort", c"off"),
-        (c"enable_incremental_sort", c"off"),
-        (c"enable_bitmapscan", c"off"),
+    const IN_ORDER: [Local; 3] = [
+        (c"enable_sort", Some(c"off")),
+        (c"enable_incremental_sort", Some(c"off")),
+        (c"enable_bitmapscan", Some(c"off")),
     ];
     transaction_with(&IN_ORDER, work)
 }
@@ -111,26 +107,36 @@ pub fn transaction_by_keys<T>(
 pub fn passing_transaction<T>(
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    transaction_with(&BY_KEYS[4..], work)
+    transaction_with(&with_any_plan(NOT_DURABLE), work)
 }
 
 /// Likewise where nobody is waited for who has locked what it needs.
 pub fn impatient_transaction<T>(
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    transaction_with(&[(c"lock_timeout", c"5ms")], work)
+    transaction_with(&with_any_plan((c"lock_timeout", Some(c"5ms"))), work)
 }
 
-const BY_KEYS: [Local; 5] = [
-    (c"enable_seqscan", c"off"),
-    (c"enable_hashjoin", c"off"),
-    (c"enable_mergejoin", c"off"),
-    (c"enable_material", c"off"),
-    (c"synchronous_commit", c"off"),
+/// A setting for one transaction; `None`: the server's own value.
+type Local = (&'static CStr, Option<&'static CStr>);
+
+const NOT_DURABLE: Local = (c"synchronous_commit", Some(c"off"));
+
+/// What the ledger's transactions, by far the most, do without: off as long as the process is there, so that each
+/// of them has nothing to set, and as the server has it in the others.
+const NOT_BY_KEYS: [&CStr; 4] =
+    [c"enable_seqscan", c"enable_hashjoin", c"enable_mergejoin", c"enable_material"];
+const ANY_PLAN: [Local; 4] = [
+    (NOT_BY_KEYS[0], None),
+    (NOT_BY_KEYS[1], None),
+    (NOT_BY_KEYS[2], None),
+    (NOT_BY_KEYS[3], None),
 ];
 
-/// A setting for one transaction.
-type Local = (&'static CStr, &'static CStr);
+fn with_any_plan(also: Local) -> [Local; 5] {
+    let [first, second, third, fourth] = ANY_PLAN;
+    [first, second, third, fourth, also]
+}
 
 fn transaction_with<T>(
     settings: &[Local],
@@ -148,7 +154,7 @@ fn transaction_with<T>(
             for (name, value) in settings {
                 pg_sys::set_config_option(
                     name.as_ptr(),
-                    value.as_ptr(),
+                    value.map_or(std::ptr::null(), CStr::as_ptr),
                     pg_sys::GucContext::PGC_SUSET,
                     pg_sys::GucSource::PGC_S_SESSION,
                     pg_sys::GucAction::GUC_ACTION_LOCAL,
@@ -349,6 +355,9 @@ pub fn prepare() {
         (c"application_name", c"aggregator worker"),
     ] {
         set(name, Some(value));
+    }
+    for name in NOT_BY_KEYS {
+        set(name, Some(c"off"));
     }
 }
 

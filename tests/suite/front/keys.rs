@@ -196,6 +196,9 @@ async fn a_key_that_is_over_passes_nothing() {
     // Revoked: for everything, though it was good a moment ago.
     let jobs = Request::new("POST", "/v1/jobs").bearer(&third).json(body(json!({})));
     let job = bed.send(&jobs).await.json()["id"].as_str().unwrap().to_owned();
+    // It came in time, and reaches the upstream before what is sent there is counted.
+    let status_of = format!("SELECT status FROM aggregator_jobs WHERE id = '{job}'");
+    eventually(&bed.root, &status_of, "succeeded").await;
     value(&owner, &format!("SELECT revoke_gateway_key('{id}')")).await;
     let sent = upstream.chat_count();
     for request in [
