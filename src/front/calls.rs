@@ -9,7 +9,7 @@ use crate::front::caller::Caller;
 use crate::front::pump::Order;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
-use crate::gateway::ledger::{RouteAsked, Routed, Task};
+use crate::gateway::task::{RouteAsked, Routed, Task};
 use crate::protocol::{ChatCall, ChatReply};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};

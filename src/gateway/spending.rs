@@ -12,8 +12,9 @@ use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules,
 use crate::core::rate::{MINUTE, Standings, Taken};
 use crate::core::tags::{Label, Labels};
 use crate::error::{Error, Shortfall, Target};
-use crate::gateway::ledger::{
-    BudgetWarning, Ledger, Limits, Reserved, Spending as Found, SpendingQuery, Task,
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::{
+    BudgetWarning, Limits, Reserved, Spending as Found, SpendingQuery, Task,
 };
 use crate::protocol::Candidate;
 use rust_decimal::Decimal;

@@ -15,7 +15,7 @@ use crate::core::options::Prepared;
 use crate::core::tags::Labels;
 use crate::error::Error;
 use crate::fresh::{self, required};
-use crate::gateway::ledger::JobEnd;
+use crate::gateway::task::JobEnd;
 use crate::gateway::{Handle, Limits};
 use crate::gateway_keys;
 use crate::installed::Installed;
