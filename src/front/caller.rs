@@ -75,10 +75,10 @@ impl Caller {
     }
 
     /// What a call of theirs with these tags is found again by.
-    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
+    pub fn labels(&self, tags: &[String]) -> Result<Option<Arc<Labels>>, Error> {
         match self.gateway_key() {
             Some(key) => key.labels(tags),
-            None => Labels::of(None, tags),
+            None => Ok(Labels::of(None, tags)),
         }
     }
 }

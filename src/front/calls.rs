@@ -122,7 +122,10 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
             Ok(bodies) => bodies,
             Err(error) => return failed(error, attempts, sent),
         };
-        let labels = caller.labels(&prepared.tags);
+        let labels = match caller.labels(&prepared.tags) {
+            Ok(labels) => labels,
+            Err(error) => return failed(error, attempts, sent),
+        };
         let call = ChatCall {
             call_id: *id,
             user_id: caller.whose.user.clone(),

@@ -54,6 +54,7 @@ impl Asking<'_> {
         let said = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
         let tags = self.headers.get_all("x-aggregator-tags").iter();
         add_tags(prepared, tags.map(|value| value.as_bytes()))?;
+        self.caller.labels(&prepared.tags).map_err(refused)?;
         if let Some(metadata) = prepared.metadata() {
             self.tag_by(prepared, &metadata);
         }
@@ -68,7 +69,8 @@ impl Asking<'_> {
     /// Adds what OpenAI's `metadata` says as tags, if that is wanted.
     pub fn tag_by(&self, prepared: &mut Prepared, metadata: &RawValue) {
         if self.front.shared.settings().http.tags_from_metadata {
-            prepared.add_tags_of(metadata);
+            let key = self.caller.gateway_key();
+            prepared.add_tags_of(metadata, key.map_or(&[], |key| &key.tags));
         }
     }
 }

@@ -570,7 +570,7 @@ fn prepare(
         }
         let (candidates, rules) = found?;
         let labels = match &key {
-            Some(key) => key.labels(&prepared.tags),
+            Some(key) => key.labels(&prepared.tags)?,
             None => Labels::of(None, &prepared.tags),
         };
         Ok(ChatCall {
