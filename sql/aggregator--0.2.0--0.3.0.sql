@@ -3031,6 +3031,7 @@ CREATE TABLE @extschema@.aggregator_gateway_keys (
     -- NULL is every model, an empty list is none.
     models          text[],
     tags            text[],
+    is_anonymous    boolean     NOT NULL DEFAULT false,
     expires_at      timestamptz,
     -- After a rotation, what it was before, and until when that passes as well.
     old_key_hash    bytea,
@@ -3059,6 +3060,7 @@ CREATE FUNCTION @extschema@.aggregator_store_gateway_key(
     p_key_hint            text,
     p_models              text[],
     p_tags                text[],
+    p_is_anonymous        boolean,
     p_expires_at          timestamptz,
     p_limit_usd           numeric,
     p_period              text,
@@ -3084,8 +3086,9 @@ BEGIN
     IF (SELECT count(*) FROM @extschema@.aggregator_gateway_keys AS k WHERE k.user_id = p_user_id) >= p_most THEN
         RETURN NULL;
     END IF;
-    INSERT INTO @extschema@.aggregator_gateway_keys (user_id, name, key_hash, key_hint, models, tags, expires_at)
-    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_expires_at)
+    INSERT INTO @extschema@.aggregator_gateway_keys
+        (user_id, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
+    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
     RETURNING id INTO v_id;
     IF p_limit_usd IS NOT NULL THEN
         INSERT INTO @extschema@.aggregator_budgets (user_id, gateway_key_id, period, limit_usd, action, keys)
@@ -3158,6 +3161,8 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.models IS 'Models that it 
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.tags IS 'Tags of every call with it.';
 
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.is_anonymous IS 'Its owner had not signed in when it was made, or rotated last: it may what aggregator.anonymous_users says.';
+
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.expires_at IS 'From then on it passes nothing; NULL: it does not expire.';
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.old_key_hash IS 'SHA-256 of what the key was before its last rotation, if that had a grace.';
@@ -3172,7 +3177,7 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.created_at IS 'When it was
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.rotated_at IS 'When it was rotated last.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], timestamptz, numeric, text, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
     'Stores a gateway key and its limits; NULL: the user has as many as there may be. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_after_gateway_key() IS 'Takes the limits of a gateway key away that is no more, or is revoked.';
@@ -3206,8 +3211,8 @@ FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
-CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, expires_at,
-    old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, is_anonymous,
+    expires_at, old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
@@ -4306,7 +4311,7 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_bound_locks_wrapper';
 
--- src/session/identity.rs:198
+-- src/session/identity.rs:203
 -- aggregator::session::identity::aggregator_check_user_id
 CREATE  FUNCTION "aggregator_check_user_id"(
 	"p_user_id" TEXT /* Option < & str > */

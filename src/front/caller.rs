@@ -270,6 +270,7 @@ impl Callers {
         if !key.passes(unix_micros()) {
             return Ok(None);
         }
+        front.shared.settings().http.anonymous_users.check_key(&key)?;
         let whose = Whose::of(key.user_id.as_str(), Some(key.id));
         let shown = Shown::Key(hash, key);
         Ok(Some(Caller { whose, generation, at: look.at, is_admin: false, shown }))

@@ -107,6 +107,8 @@ pub struct GatewayKey {
     /// Microseconds since 1970, from when on it does not pass any more: it expires, or is the one that was
     /// rotated. `None`: without an end.
     pub until: Option<i64>,
+    /// Its owner had not signed in when it was made.
+    pub is_anonymous: bool,
 }
 
 impl GatewayKey {
@@ -334,6 +336,7 @@ mod tests {
             models: Models::All,
             tags: vec!["a".to_owned(), "b".to_owned()],
             until,
+            is_anonymous: false,
         };
         assert!(key(None).passes(i64::MAX));
         assert!(key(Some(10)).passes(9) && !key(Some(10)).passes(10) && !key(Some(10)).passes(11));

@@ -196,6 +196,9 @@ async fn a_key_that_is_over_passes_nothing() {
     // Revoked: for everything, though it was good a moment ago.
     let jobs = Request::new("POST", "/v1/jobs").bearer(&third).json(body(json!({})));
     let job = bed.send(&jobs).await.json()["id"].as_str().unwrap().to_owned();
+    // What was sent before ends.
+    eventually(&bed.root, "SELECT count(*) FROM aggregator_jobs WHERE finished_at IS NULL", "0")
+        .await;
     value(&owner, &format!("SELECT revoke_gateway_key('{id}')")).await;
     let sent = upstream.chat_count();
     for request in [
