@@ -258,13 +258,13 @@ impl Desk {
     pub fn is_current(&mut self) -> bool {
         let version = process::transaction(|installed| {
             Spi::connect(|client| {
-                let oid = installed.oid;
-                let rows = client.select(&self.statements.version, Some(1), &[oid.into()])?;
-                Ok((oid, rows.first().get_one::<String>()?))
+                let oid = installed.oid.into();
+                let rows = client.select(&self.statements.version, Some(1), &[oid])?;
+                rows.first().get_one::<String>()
             })
         });
         match version {
-            Ok((oid, version)) => oid == self.installed.oid && version.as_deref() == Some(LIBRARY),
+            Ok(version) => version.as_deref() == Some(LIBRARY),
             Err(Failure::NotInstalled) => {
                 self.has_left = true;
                 false

@@ -205,6 +205,44 @@ async fn an_update_of_the_extension_ends_streams_and_brings_the_address_up() {
 }
 
 #[tokio::test]
+async fn an_extension_that_is_made_anew_at_once_is_another_also_of_another_version() {
+    let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
+    let _script = Script::install("0.2.0anew", &script);
+    let update = scripts().join(format!("aggregator--0.2.0--{CURRENT}.sql"));
+    let _update = Script::install(
+        &format!("0.2.0anew--{CURRENT}"),
+        &std::fs::read_to_string(update).unwrap(),
+    );
+    let upstream = Upstream::start(stalls).await;
+    let own = Own::start("anew", PRELOADED).await;
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker'";
+    for version in ["0.2.0anew", CURRENT] {
+        add_provider(&own.root, &upstream).await;
+        user(&own.database(), "u-1").await;
+        let worker = "SELECT worker_pid FROM aggregator_status()";
+        let worker = value(&own.root, worker).await.unwrap();
+        let stream = begin(own.port, &chat("u-1", json!({"stream": true}))).await;
+        // There is no moment at which there is none.
+        let anew = format!(
+            "BEGIN; DROP EXTENSION aggregator CASCADE; CREATE EXTENSION aggregator VERSION '{version}'; COMMIT"
+        );
+        own.root.batch_execute(&anew).await.unwrap();
+        is_an_error(&end(stream).await);
+        let left = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {worker}");
+        eventually(&own.root, &left, "0").await;
+        if version != CURRENT {
+            until_down(own.port).await;
+            eventually(&own.root, workers, "0").await;
+            own.root.batch_execute("ALTER EXTENSION aggregator UPDATE").await.unwrap();
+        }
+        until_up(own.port).await;
+        // What was asked of the first is not written down by the second.
+        let rows = "SELECT count(*) FROM aggregator_usage_logs";
+        assert_eq!(value(&own.root, rows).await.as_deref(), Some("0"), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn native_events_end_with_an_error_too() {
     let claude = Upstream::raw(|_| {
         let event = |name: &str, data: Value| Piece::Event(name.to_owned(), data.to_string());
