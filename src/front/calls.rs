@@ -98,7 +98,7 @@ pub async fn check(front: &Front, caller: &Caller, prepared: &Prepared) -> Resul
 /// Runs a call to its end. Where what it was routed by has changed before it is sent, the ledger refuses it, and it
 /// is routed anew: what was taken away by a commit before it came serves nobody.
 pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> ChatReply {
-    let Order { caller, prepared, form, id, standings, lease } = order;
+    let Order { caller, prepared, form, id, standings, lease, .. } = order;
     let began = Instant::now();
     let time = Duration::from_millis(prepared.timeout_ms);
     let models: Vec<String> = prepared.models().map(str::to_owned).collect();

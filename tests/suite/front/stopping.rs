@@ -8,7 +8,7 @@ use crate::chat::{add_named, add_provider, save_key, user};
 use crate::upgrade::{CURRENT, Script, released, scripts};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -239,6 +239,56 @@ async fn an_extension_that_is_made_anew_at_once_is_another_also_of_another_versi
         // What was asked of the first is not written down by the second.
         let rows = "SELECT count(*) FROM aggregator_usage_logs";
         assert_eq!(value(&own.root, rows).await.as_deref(), Some("0"), "{version}");
+    }
+}
+
+/// Takes a minute, as it would.
+#[tokio::test]
+async fn what_does_not_end_at_the_old_address_is_told_after_a_minute_that_it_ends() {
+    let upstream = Upstream::start(|seen| {
+        if seen.json()["stream"].as_bool() != Some(true) {
+            return Answer::Stall;
+        }
+        let mut pieces = vec![Piece::role(), Piece::text("abc")];
+        for _ in 0..10 {
+            pieces.extend([Piece::Wait(Duration::from_secs(20)), Piece::text("d")]);
+        }
+        Answer::Stream(pieces)
+    })
+    .await;
+    let own = Own::start("draining", "").await;
+    add_provider(&own.root, &upstream).await;
+    user(&own.database(), "u-1").await;
+    let openai = begin(own.port, &chat("u-1", json!({"stream": true}))).await;
+    let anthropic = begin(own.port, &messages()).await;
+    let codex = begin(own.port, &responses()).await;
+    let mut whole = own.connect().await;
+    whole.write_all(&chat("u-1", json!({})).bytes(own.port)).await.unwrap();
+    upstream.wait_for_chats(4).await;
+    own.set("aggregator.http_listen = ''");
+    until_down(own.port).await;
+    let began = Instant::now();
+    let (openai, anthropic, codex, whole) =
+        tokio::join!(end(openai), end(anthropic), end(codex), read_to_end(&mut whole));
+    assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(85), "{:?}", began.elapsed());
+    // Signs of life until then, and what has come since.
+    assert!(openai.body.contains(": keepalive"), "{openai:?}");
+    assert!(openai.body.contains(r#""content":"d""#), "{openai:?}");
+    let (_, data) = last(&openai);
+    assert_eq!(data["error"]["code"], "gateway_lost", "{data}");
+    assert!(!openai.body.contains("[DONE]"));
+    let (name, data) = last(&anthropic);
+    assert_eq!((name.as_deref(), data["type"].as_str()), (Some("error"), Some("error")));
+    assert!(!anthropic.body.contains("message_stop"));
+    let (name, data) = last(&codex);
+    assert_eq!(name.as_deref(), Some("response.failed"), "{data}");
+    let whole = Response::read(&whole);
+    assert_eq!((whole.status, whole.header("x-should-retry")), (502, Some("false")), "{whole:?}");
+    let cancelled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'cancelled' AND cost_estimate > 0";
+    eventually(&own.root, cancelled, "3").await;
+    for index in 0..4 {
+        upstream.wait_for_abort(index).await;
     }
 }
 
