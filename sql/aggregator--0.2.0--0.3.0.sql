@@ -1899,6 +1899,45 @@ BEGIN
 END
 $$;
 
+-- What a report says of each label of a kind: of a key, for each user.
+CREATE FUNCTION @extschema@.aggregator_report_labels(
+    p_kind           text,
+    p_range          text,
+    p_provider       text,
+    p_user_id        text,
+    OUT label        text,
+    OUT user_id      text,
+    OUT requests     bigint,
+    OUT errors       bigint,
+    OUT total_tokens bigint,
+    OUT cost         numeric,
+    OUT unpriced     bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT sums.label,
+        CASE WHEN p_kind = 'key' THEN sums.user_id END,
+        sum(sums.requests)::bigint,
+        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
+        sum(sums.total_tokens)::bigint,
+        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
+        sum(sums.unpriced)::bigint
+    FROM @extschema@.aggregator_usage_labels AS sums
+    WHERE sums.kind = p_kind
+      AND sums.hour >= v_report.since
+      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+      AND (v_report.all_users OR sums.user_id = v_report.user_id)
+    GROUP BY 1, 2
+    HAVING sum(sums.requests) > 0;
+END
+$$;
+
 CREATE FUNCTION @extschema@.usage_by_key(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     gateway_key_id    uuid,
@@ -1911,35 +1950,14 @@ RETURNS TABLE (
     cost              numeric,
     unpriced_requests bigint
 )
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_report record;
-BEGIN
-    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
-    RETURN QUERY
     SELECT used.label::uuid, k.name, k.key_hint, used.user_id, used.requests, used.errors, used.total_tokens, used.cost,
         used.unpriced
-    FROM (
-        SELECT sums.label,
-            sums.user_id,
-            sum(sums.requests)::bigint AS requests,
-            coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint AS errors,
-            sum(sums.total_tokens)::bigint AS total_tokens,
-            @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)) AS cost,
-            sum(sums.unpriced)::bigint AS unpriced
-        FROM @extschema@.aggregator_usage_labels AS sums
-        WHERE sums.kind = 'key'
-          AND sums.hour >= v_report.since
-          AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
-          AND (v_report.all_users OR sums.user_id = v_report.user_id)
-        GROUP BY sums.label, sums.user_id
-    ) AS used
+    FROM @extschema@.aggregator_report_labels('key', p_range, p_provider, p_user_id) AS used
     LEFT JOIN @extschema@.aggregator_gateway_keys AS k ON k.id::text = used.label
-    WHERE used.requests > 0
-    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1, 4;
-END
+    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1, 4
 $$;
 
 -- A call with several tags is in the row of each.
@@ -1952,29 +1970,12 @@ RETURNS TABLE (
     cost              numeric,
     unpriced_requests bigint
 )
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_report record;
-BEGIN
-    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
-    RETURN QUERY
-    SELECT sums.label,
-        sum(sums.requests)::bigint,
-        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
-        sum(sums.total_tokens)::bigint,
-        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
-        sum(sums.unpriced)::bigint
-    FROM @extschema@.aggregator_usage_labels AS sums
-    WHERE sums.kind = 'tag'
-      AND sums.hour >= v_report.since
-      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
-      AND (v_report.all_users OR sums.user_id = v_report.user_id)
-    GROUP BY sums.label
-    HAVING sum(sums.requests) > 0
-    ORDER BY 5 DESC NULLS LAST, 4 DESC, 2 DESC, 1;
-END
+    SELECT used.label, used.requests, used.errors, used.total_tokens, used.cost, used.unpriced
+    FROM @extschema@.aggregator_report_labels('tag', p_range, p_provider, p_user_id) AS used
+    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
 COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, summed up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
@@ -2024,6 +2025,8 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_cost IS 'As in aggrega
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is summed up.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_report_labels(text, text, text, text) IS 'Usage of each gateway key and user (p_kind: key) or of each tag (tag). PT400, PT403, PT404. Internal.';
 
 COMMENT ON FUNCTION @extschema@.usage_by_key(text, text, text) IS
     'Usage of each gateway key in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). Users see their own keys, readers all, or those of p_user_id; the name is for the owner and administrators. PT400, PT403, PT404.';
@@ -3031,6 +3034,7 @@ CREATE TABLE @extschema@.aggregator_gateway_keys (
     -- NULL is every model, an empty list is none.
     models          text[],
     tags            text[],
+    is_anonymous    boolean     NOT NULL DEFAULT false,
     expires_at      timestamptz,
     -- After a rotation, what it was before, and until when that passes as well.
     old_key_hash    bytea,
@@ -3059,6 +3063,7 @@ CREATE FUNCTION @extschema@.aggregator_store_gateway_key(
     p_key_hint            text,
     p_models              text[],
     p_tags                text[],
+    p_is_anonymous        boolean,
     p_expires_at          timestamptz,
     p_limit_usd           numeric,
     p_period              text,
@@ -3084,8 +3089,9 @@ BEGIN
     IF (SELECT count(*) FROM @extschema@.aggregator_gateway_keys AS k WHERE k.user_id = p_user_id) >= p_most THEN
         RETURN NULL;
     END IF;
-    INSERT INTO @extschema@.aggregator_gateway_keys (user_id, name, key_hash, key_hint, models, tags, expires_at)
-    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_expires_at)
+    INSERT INTO @extschema@.aggregator_gateway_keys
+        (user_id, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
+    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
     RETURNING id INTO v_id;
     IF p_limit_usd IS NOT NULL THEN
         INSERT INTO @extschema@.aggregator_budgets (user_id, gateway_key_id, period, limit_usd, action, keys)
@@ -3158,6 +3164,8 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.models IS 'Models that it 
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.tags IS 'Tags of every call with it.';
 
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.is_anonymous IS 'Its owner had not signed in when it was made, or rotated last: it may what aggregator.anonymous_users says.';
+
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.expires_at IS 'From then on it passes nothing; NULL: it does not expire.';
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.old_key_hash IS 'SHA-256 of what the key was before its last rotation, if that had a grace.';
@@ -3172,7 +3180,7 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.created_at IS 'When it was
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.rotated_at IS 'When it was rotated last.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], timestamptz, numeric, text, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
     'Stores a gateway key and its limits; NULL: the user has as many as there may be. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_after_gateway_key() IS 'Takes the limits of a gateway key away that is no more, or is revoked.';
@@ -3206,8 +3214,8 @@ FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
-CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, expires_at,
-    old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, is_anonymous,
+    expires_at, old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
@@ -3508,6 +3516,7 @@ BEGIN
             'aggregator_of_keys(text, numeric, numeric)',
             'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
             'aggregator_report(text, text, text)',
+            'aggregator_report_labels(text, text, text, text)',
             'aggregator_known_cost(numeric, numeric, numeric)',
             'aggregator_counted(@extschema@.aggregator_usage_logs)',
             'aggregator_latency_bounds()',
@@ -4297,7 +4306,6 @@ COMMENT ON FUNCTION @extschema@.aggregator_sweep_forgotten() IS 'Deletes what ol
 
 SET LOCAL search_path = @extschema@, pg_temp;
 
--- src/session/locks.rs:81
 -- aggregator::session::locks::aggregator_bound_locks
 CREATE  FUNCTION "aggregator_bound_locks"(
 	"p_bounded" bool /* bool */
@@ -4306,7 +4314,6 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_bound_locks_wrapper';
 
--- src/session/identity.rs:200
 -- aggregator::session::identity::aggregator_check_user_id
 CREATE  FUNCTION "aggregator_check_user_id"(
 	"p_user_id" TEXT /* Option < & str > */
@@ -4315,7 +4322,6 @@ IMMUTABLE PARALLEL SAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_check_user_id_wrapper';
 
--- src/session/admin.rs:138
 -- aggregator::session::admin::aggregator_checked_headers
 CREATE  FUNCTION "aggregator_checked_headers"(
 	"p_name" TEXT, /* & str */
@@ -4326,7 +4332,6 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_checked_headers_wrapper';
 
--- src/session/locks.rs:101
 -- aggregator::session::locks::aggregator_lock_keys
 CREATE  FUNCTION "aggregator_lock_keys"(
 	"p_provider_id" uuid /* pgrx :: Uuid */
@@ -4335,7 +4340,6 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_lock_keys_wrapper';
 
--- src/session/identity.rs:63
 -- aggregator::session::identity::aggregator_platform_models
 CREATE  FUNCTION "aggregator_platform_models"(
 	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
@@ -4344,7 +4348,6 @@ STABLE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_platform_models_wrapper';
 
--- src/session/writable.rs:17
 -- aggregator::session::writable::aggregator_require_writable
 CREATE  FUNCTION "aggregator_require_writable"(
 	"p_action" TEXT /* & str */
@@ -4353,7 +4356,6 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_require_writable_wrapper';
 
--- src/session/quarantine.rs:14
 -- aggregator::session::quarantine::aggregator_retry_quarantined
 CREATE  FUNCTION "aggregator_retry_quarantined"() RETURNS bigint /* i64 */
 STRICT
@@ -4364,7 +4366,6 @@ CREATE FUNCTION aggregator_revoke(role regrole, kind text) RETURNS boolean
 LANGUAGE c VOLATILE STRICT
 AS 'MODULE_PATHNAME', 'aggregator_revoke_wrapper';
 
--- src/session/route.rs:63
 -- aggregator::session::route::aggregator_route
 CREATE  FUNCTION "aggregator_route"(
 	"p_model" TEXT, /* Option < & str > */
@@ -4379,14 +4380,12 @@ STABLE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_route_wrapper';
 
--- src/session/admin.rs:124
 -- aggregator::session::admin::aggregator_start
 CREATE  FUNCTION "aggregator_start"() RETURNS void
 STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_start_wrapper';
 
--- src/session/admin.rs:79
 -- aggregator::session::admin::aggregator_status
 CREATE OR REPLACE FUNCTION "aggregator_status"() RETURNS TABLE (
 	"version" TEXT,  /* String */
@@ -4407,7 +4406,6 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
 
--- src/session/gateway_keys.rs:50
 -- aggregator::session::gateway_keys::create_gateway_key
 CREATE  FUNCTION "create_gateway_key"(
 	"p_name" TEXT, /* Option < & '_ str > */
@@ -4426,7 +4424,6 @@ CREATE  FUNCTION "create_gateway_key"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'create_gateway_key_wrapper';
 
--- src/session/gateway_keys.rs:88
 -- aggregator::session::gateway_keys::revoke_gateway_key
 CREATE  FUNCTION "revoke_gateway_key"(
 	"p_id" uuid /* Option < pgrx :: Uuid > */
@@ -4434,7 +4431,6 @@ CREATE  FUNCTION "revoke_gateway_key"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'revoke_gateway_key_wrapper';
 
--- src/session/gateway_keys.rs:78
 -- aggregator::session::gateway_keys::rotate_gateway_key
 CREATE  FUNCTION "rotate_gateway_key"(
 	"p_id" uuid, /* Option < pgrx :: Uuid > */
@@ -4443,7 +4439,6 @@ CREATE  FUNCTION "rotate_gateway_key"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'rotate_gateway_key_wrapper';
 
--- src/session/models.rs:35
 -- aggregator::session::models::set_platform_models
 CREATE  FUNCTION "set_platform_models"(
 	"p_provider" TEXT, /* Option < & str > */
@@ -4452,7 +4447,6 @@ CREATE  FUNCTION "set_platform_models"(
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'set_platform_models_wrapper';
 
--- src/session/catalogue.rs:32
 -- aggregator::session::catalogue::sync_models
 CREATE OR REPLACE FUNCTION "sync_models"(
 	"p_provider" TEXT DEFAULT NULL /* Option < & str > */

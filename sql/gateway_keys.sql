@@ -13,6 +13,7 @@ CREATE TABLE @extschema@.aggregator_gateway_keys (
     -- NULL is every model, an empty list is none.
     models          text[],
     tags            text[],
+    is_anonymous    boolean     NOT NULL DEFAULT false,
     expires_at      timestamptz,
     -- After a rotation, what it was before, and until when that passes as well.
     old_key_hash    bytea,
@@ -46,6 +47,7 @@ CREATE FUNCTION @extschema@.aggregator_store_gateway_key(
     p_key_hint            text,
     p_models              text[],
     p_tags                text[],
+    p_is_anonymous        boolean,
     p_expires_at          timestamptz,
     p_limit_usd           numeric,
     p_period              text,
@@ -71,8 +73,9 @@ BEGIN
     IF (SELECT count(*) FROM @extschema@.aggregator_gateway_keys AS k WHERE k.user_id = p_user_id) >= p_most THEN
         RETURN NULL;
     END IF;
-    INSERT INTO @extschema@.aggregator_gateway_keys (user_id, name, key_hash, key_hint, models, tags, expires_at)
-    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_expires_at)
+    INSERT INTO @extschema@.aggregator_gateway_keys
+        (user_id, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
+    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
     RETURNING id INTO v_id;
     IF p_limit_usd IS NOT NULL THEN
         INSERT INTO @extschema@.aggregator_budgets (user_id, gateway_key_id, period, limit_usd, action, keys)
@@ -136,6 +139,7 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hash IS 'SHA-256 of th
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hint IS 'Last four characters of the key.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.models IS 'Models that it may call: ids, provider:id, or beginnings with a * at the end. NULL: all; empty: none.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.tags IS 'Tags of every call with it.';
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.is_anonymous IS 'Its owner had not signed in when it was made, or rotated last: it may what aggregator.anonymous_users says.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.expires_at IS 'From then on it passes nothing; NULL: it does not expire.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.old_key_hash IS 'SHA-256 of what the key was before its last rotation, if that had a grace.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.old_valid_until IS 'Until then the old key passes too.';
@@ -143,7 +147,7 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.revoked_at IS 'When it was
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.last_used_at IS 'When a call was made with it last, give or take some seconds.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.created_at IS 'When it was made.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.rotated_at IS 'When it was rotated last.';
-COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], timestamptz, numeric, text, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
     'Stores a gateway key and its limits; NULL: the user has as many as there may be. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_gateway_key() IS 'Takes the limits of a gateway key away that is no more, or is revoked.';
 COMMENT ON FUNCTION @extschema@.aggregator_gateway_key_owner(uuid, text, boolean) IS 'The owner of a gateway key that a rule is about; without one, the user of the rule. PT400, PT404.';

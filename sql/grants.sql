@@ -91,6 +91,7 @@ BEGIN
             'aggregator_of_keys(text, numeric, numeric)',
             'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
             'aggregator_report(text, text, text)',
+            'aggregator_report_labels(text, text, text, text)',
             'aggregator_known_cost(numeric, numeric, numeric)',
             'aggregator_counted(@extschema@.aggregator_usage_logs)',
             'aggregator_latency_bounds()',

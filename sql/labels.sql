@@ -129,6 +129,45 @@ BEGIN
 END
 $$;
 
+-- What a report says of each label of a kind: of a key, for each user.
+CREATE FUNCTION @extschema@.aggregator_report_labels(
+    p_kind           text,
+    p_range          text,
+    p_provider       text,
+    p_user_id        text,
+    OUT label        text,
+    OUT user_id      text,
+    OUT requests     bigint,
+    OUT errors       bigint,
+    OUT total_tokens bigint,
+    OUT cost         numeric,
+    OUT unpriced     bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT sums.label,
+        CASE WHEN p_kind = 'key' THEN sums.user_id END,
+        sum(sums.requests)::bigint,
+        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
+        sum(sums.total_tokens)::bigint,
+        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
+        sum(sums.unpriced)::bigint
+    FROM @extschema@.aggregator_usage_labels AS sums
+    WHERE sums.kind = p_kind
+      AND sums.hour >= v_report.since
+      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
+      AND (v_report.all_users OR sums.user_id = v_report.user_id)
+    GROUP BY 1, 2
+    HAVING sum(sums.requests) > 0;
+END
+$$;
+
 CREATE FUNCTION @extschema@.usage_by_key(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
     gateway_key_id    uuid,
@@ -141,35 +180,14 @@ RETURNS TABLE (
     cost              numeric,
     unpriced_requests bigint
 )
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_report record;
-BEGIN
-    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
-    RETURN QUERY
     SELECT used.label::uuid, k.name, k.key_hint, used.user_id, used.requests, used.errors, used.total_tokens, used.cost,
         used.unpriced
-    FROM (
-        SELECT sums.label,
-            sums.user_id,
-            sum(sums.requests)::bigint AS requests,
-            coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint AS errors,
-            sum(sums.total_tokens)::bigint AS total_tokens,
-            @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)) AS cost,
-            sum(sums.unpriced)::bigint AS unpriced
-        FROM @extschema@.aggregator_usage_labels AS sums
-        WHERE sums.kind = 'key'
-          AND sums.hour >= v_report.since
-          AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
-          AND (v_report.all_users OR sums.user_id = v_report.user_id)
-        GROUP BY sums.label, sums.user_id
-    ) AS used
+    FROM @extschema@.aggregator_report_labels('key', p_range, p_provider, p_user_id) AS used
     LEFT JOIN @extschema@.aggregator_gateway_keys AS k ON k.id::text = used.label
-    WHERE used.requests > 0
-    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1, 4;
-END
+    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1, 4
 $$;
 
 -- A call with several tags is in the row of each.
@@ -182,29 +200,12 @@ RETURNS TABLE (
     cost              numeric,
     unpriced_requests bigint
 )
-LANGUAGE plpgsql STABLE
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_report record;
-BEGIN
-    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
-    RETURN QUERY
-    SELECT sums.label,
-        sum(sums.requests)::bigint,
-        coalesce(sum(sums.requests) FILTER (WHERE sums.status = 'error'), 0)::bigint,
-        sum(sums.total_tokens)::bigint,
-        @extschema@.aggregator_known_cost(sum(sums.cost), sum(sums.priced), sum(sums.unpriced)),
-        sum(sums.unpriced)::bigint
-    FROM @extschema@.aggregator_usage_labels AS sums
-    WHERE sums.kind = 'tag'
-      AND sums.hour >= v_report.since
-      AND (v_report.provider IS NULL OR sums.provider_id = v_report.provider)
-      AND (v_report.all_users OR sums.user_id = v_report.user_id)
-    GROUP BY sums.label
-    HAVING sum(sums.requests) > 0
-    ORDER BY 5 DESC NULLS LAST, 4 DESC, 2 DESC, 1;
-END
+    SELECT used.label, used.requests, used.errors, used.total_tokens, used.cost, used.unpriced
+    FROM @extschema@.aggregator_report_labels('tag', p_range, p_provider, p_user_id) AS used
+    ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
 COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, summed up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
@@ -231,6 +232,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_cost IS 'As in aggr
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_cost IS 'As in aggregator_usage_hourly.';
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is summed up.';
+COMMENT ON FUNCTION @extschema@.aggregator_report_labels(text, text, text, text) IS 'Usage of each gateway key and user (p_kind: key) or of each tag (tag). PT400, PT403, PT404. Internal.';
 COMMENT ON FUNCTION @extschema@.usage_by_key(text, text, text) IS
     'Usage of each gateway key in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). Users see their own keys, readers all, or those of p_user_id; the name is for the owner and administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.usage_by_tag(text, text, text) IS

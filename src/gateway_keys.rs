@@ -6,7 +6,7 @@ use crate::database::{self, failed};
 use crate::error::Error;
 use crate::fresh::{self, required};
 use crate::installed::Installed;
-use crate::routing;
+use crate::{routing, settings};
 use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
 use uuid::Uuid;
 
@@ -46,14 +46,16 @@ pub fn find(
     }
 }
 
-/// Refuses a call that came with a key that does not pass any more.
+/// Refuses a call that came with a key that does not pass any more, or may not.
 pub fn require(
     client: &SpiClient<'_>,
     installed: &Installed,
     id: Option<Uuid>,
 ) -> Result<Option<GatewayKey>, Error> {
     let Some(id) = id else { return Ok(None) };
-    find(client, installed, By::Id(id))?.map(Some).ok_or(Error::NoGatewayKey)
+    let key = find(client, installed, By::Id(id))?.ok_or(Error::NoGatewayKey)?;
+    settings::anonymous_users().check_key(&key)?;
+    Ok(Some(key))
 }
 
 struct Row {
@@ -62,6 +64,7 @@ struct Row {
     models: Option<Vec<Option<String>>>,
     tags: Option<Vec<Option<String>>>,
     until: Option<i64>,
+    is_anonymous: bool,
 }
 
 fn read(row: &SpiHeapTupleData<'_>) -> spi::Result<Row> {
@@ -71,6 +74,7 @@ fn read(row: &SpiHeapTupleData<'_>) -> spi::Result<Row> {
         models: row.get(3)?,
         tags: row.get(4)?,
         until: row.get(5)?,
+        is_anonymous: required(row, 6)?,
     })
 }
 
@@ -87,7 +91,8 @@ impl Row {
             Models::read(models.as_deref()).map_err(|error| unreadable(&error.to_string()))?;
         let tags = whole(self.tags.unwrap_or_default()).and_then(tags::checked);
         let tags = tags.ok_or_else(|| unreadable("its tags are none"))?;
-        Ok(GatewayKey { id: self.id, user_id: self.user_id, models, tags, until: self.until })
+        let Self { id, user_id, until, is_anonymous, .. } = self;
+        Ok(GatewayKey { id, user_id, models, tags, until, is_anonymous })
     }
 }
 

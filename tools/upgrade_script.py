@@ -29,7 +29,8 @@ def statements(script):
             text = script[start:at]
             start = at
             lead = re.match(r"(?:\s+|--[^\n]*\n|/\*.*?\*/)*", text, re.S)
-            comment = re.findall(r"^-- .*$", lead.group(0).split("\n\n")[-1], re.M)
+            # Without the lines of the source, which move with whatever is written above them.
+            comment = re.findall(r"^-- (?!src/\S+:\d+$).*$", lead.group(0).split("\n\n")[-1], re.M)
             yield text[lead.end():], "\n".join(comment)
 
 

@@ -197,14 +197,16 @@ impl Prepared {
         self.fields.get("metadata").cloned()
     }
 
-    /// Adds the values of `metadata` as tags, in the order of their names, for as long as there is room. They
-    /// were not written for us: what is no text, or can be no tag, is passed over.
-    pub fn add_tags_of(&mut self, metadata: &RawValue) {
+    /// Adds the values of `metadata` as tags, in the order of their names, for as long as there is room for them
+    /// beside its own and those that it has already (`others`). They were not written for us: what is no text, or
+    /// can be no tag, is passed over.
+    pub fn add_tags_of(&mut self, metadata: &RawValue, others: &[String]) {
         let Ok(members) = json::members(metadata.get()) else { return };
         for (_, value) in members {
             let text = serde_json::from_str::<String>(value.get()).ok();
             let Some(tag) = text.and_then(|text| tags::checked([text])?.pop()) else { continue };
-            if self.tags.len() < tags::MOST && !self.tags.contains(&tag) {
+            let all = others.iter().chain(&self.tags).chain([&tag]);
+            if !self.tags.contains(&tag) && tags::checked(all).is_some() {
                 self.tags.push(tag);
             }
         }

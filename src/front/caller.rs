@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::front::connection::Peer;
 use crate::front::kept::Kept;
 use crate::front::{Front, files};
-use crate::gateway::ledger::{FoundKey, Ledger, Task, Vouched};
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::{FoundKey, Task, Vouched};
 use crate::gateway::{AnonymousUsers, Http};
 use crate::protocol::Whose;
 use http::HeaderMap;
@@ -82,10 +83,10 @@ impl Caller {
     }
 
     /// What a call of theirs with these tags is found again by.
-    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
+    pub fn labels(&self, tags: &[String]) -> Result<Option<Arc<Labels>>, Error> {
         match self.gateway_key() {
             Some(key) => key.labels(tags),
-            None => Labels::of(None, tags),
+            None => Ok(Labels::of(None, tags)),
         }
     }
 }
@@ -277,6 +278,7 @@ impl Callers {
         if !key.passes(unix_micros()) {
             return Ok(None);
         }
+        front.shared.settings().http.anonymous_users.check_key(&key)?;
         let whose = Whose::of(key.user_id.as_str(), Some(key.id));
         let shown = Shown::Key(hash, key);
         Ok(Some(Caller { whose, generation, at: look.at, is_admin: false, shown }))

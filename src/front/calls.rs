@@ -9,7 +9,7 @@ use crate::front::caller::Caller;
 use crate::front::pump::Order;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
-use crate::gateway::ledger::{RouteAsked, Routed, Task};
+use crate::gateway::task::{RouteAsked, Routed, Task};
 use crate::protocol::{ChatCall, ChatReply};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -98,7 +98,7 @@ pub async fn check(front: &Front, caller: &Caller, prepared: &Prepared) -> Resul
 /// Runs a call to its end. Where what it was routed by has changed before it is sent, the ledger refuses it, and it
 /// is routed anew: what was taken away by a commit before it came serves nobody.
 pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> ChatReply {
-    let Order { caller, prepared, form, id, standings, lease } = order;
+    let Order { caller, prepared, form, id, standings, lease, .. } = order;
     let began = Instant::now();
     let time = Duration::from_millis(prepared.timeout_ms);
     let models: Vec<String> = prepared.models().map(str::to_owned).collect();
@@ -122,7 +122,10 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
             Ok(bodies) => bodies,
             Err(error) => return failed(error, attempts, sent),
         };
-        let labels = caller.labels(&prepared.tags);
+        let labels = match caller.labels(&prepared.tags) {
+            Ok(labels) => labels,
+            Err(error) => return failed(error, attempts, sent),
+        };
         let call = ChatCall {
             call_id: *id,
             user_id: caller.whose.user.clone(),

@@ -5,7 +5,7 @@ use crate::core::front::failure::{Failure, Sent};
 use crate::core::front::openai::{Asked, Stamp, stream, whole};
 use crate::front::endpoints::Asking;
 use crate::front::form::Form;
-use crate::front::pump::{self, Order};
+use crate::front::pump;
 use crate::front::reply::Body;
 use http::Response;
 use std::sync::Arc;
@@ -15,10 +15,9 @@ pub async fn answer(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     let read = |text: String| Asked::read(&text);
     let Asked { mut prepared, with_usage } = asking.read(1, read).await?;
     asking.steer(&mut prepared)?;
-    let Asking { front, caller, id, standings, lease, .. } = asking;
-    let stamp = Stamp::new(id, unix_micros() / 1_000_000, &prepared.model);
+    let stamp = Stamp::new(asking.id, unix_micros() / 1_000_000, &prepared.model);
     let (streams, form) = (prepared.streams, Form::Chat(Arc::new(prepared.body())));
-    let order = Order { caller, prepared, form, id, standings, lease };
+    let (front, order) = asking.order(prepared, form);
     if streams {
         let writer = stream::Stream::new(stamp, with_usage);
         return pump::stream(front, order, Box::new(writer)).await;

@@ -5,6 +5,7 @@ use crate::front::patient::Patient;
 use crate::front::{routes, tls};
 use crate::gateway::shared::until_true;
 use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,8 +30,9 @@ const BUFFER: usize = 32 * 1024;
 const MOST_HEADERS: usize = 100;
 /// Requests of one connection.
 const MOST_REQUESTS: usize = 1000;
-/// For the request that it is at, when the connection is to end.
+/// For the request that it is at, when the connection is to end, and then to say that it was cut off.
 const DRAIN: Duration = Duration::from_secs(60);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// From where a request comes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +45,25 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// By us; what a proxy does is not known.
     pub is_encrypted: bool,
+}
+
+/// Tells what came by a connection that the connection ends now.
+#[derive(Debug, Clone, Default)]
+pub struct Ending(Option<watch::Receiver<bool>>);
+
+impl Ending {
+    /// Of the connection of a request.
+    pub fn of(parts: &Parts) -> Self {
+        parts.extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// Waits until it does.
+    pub async fn wait(&mut self) {
+        match &mut self.0 {
+            Some(ending) => until_true(ending).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Serves a connection to its end. When it is `closing`, it ends after the request that it is at.
@@ -71,7 +92,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let served = Arc::new(AtomicUsize::new(0));
-    let service = service_fn(move |request: Request<Incoming>| {
+    let ending = watch::Sender::new(false);
+    let told = Ending(Some(ending.subscribe()));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(told.clone());
         let (front, served) = (front.clone(), served.clone());
         // hyper reads what is chunked so, and passes over a length beside it. Whoever stands before us may have gone
         // by the length: to it, what comes next begins elsewhere (RFC 9112, 6.1).
@@ -97,5 +121,8 @@ where
         () = until_true(&mut closing) => {}
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(DRAIN, connection).await;
+    if timeout(DRAIN, connection.as_mut()).await.is_err() {
+        ending.send_replace(true);
+        let _ = timeout(LAST_WORDS, connection).await;
+    }
 }

@@ -9,7 +9,9 @@ use crate::core::options::Prepared;
 use crate::core::rate::Standings;
 use crate::error::Error;
 use crate::front::caller::{Caller, Rights};
-use crate::front::connection::Peer;
+use crate::front::connection::{Ending, Peer};
+use crate::front::form::Form;
+use crate::front::pump::Order;
 use crate::front::reply::{self, Body};
 use crate::front::{Front, body, chat, jobs, messages, responses};
 use crate::gateway::memory::Lease;
@@ -34,9 +36,10 @@ pub struct Asking<'a> {
     pub text: String,
     /// For as long as it is held.
     pub lease: Lease,
+    ending: Ending,
 }
 
-impl Asking<'_> {
+impl<'a> Asking<'a> {
     /// Reads what it says: once as it came, and `times` as what it is made into.
     pub async fn read<T: Send + 'static>(
         &mut self,
@@ -49,11 +52,18 @@ impl Asking<'_> {
         self.front.shared.heavy.run(bytes, move || read(text)).await.map_err(refused)?
     }
 
+    /// The call that it asks for, and whose front it is.
+    pub fn order(self, prepared: Prepared, form: Form) -> (&'a Arc<Front>, Order) {
+        let Self { front, caller, id, standings, lease, ending, .. } = self;
+        (front, Order { caller, prepared, form, id, standings, lease, ending })
+    }
+
     /// What its headers say of the call. No request may be larger than the gateway sends.
     pub fn steer(&self, prepared: &mut Prepared) -> Result<(), Failure> {
         let said = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
         let tags = self.headers.get_all("x-aggregator-tags").iter();
         add_tags(prepared, tags.map(|value| value.as_bytes()))?;
+        self.caller.labels(&prepared.tags).map_err(refused)?;
         if let Some(metadata) = prepared.metadata() {
             self.tag_by(prepared, &metadata);
         }
@@ -68,7 +78,8 @@ impl Asking<'_> {
     /// Adds what OpenAI's `metadata` says as tags, if that is wanted.
     pub fn tag_by(&self, prepared: &mut Prepared, metadata: &RawValue) {
         if self.front.shared.settings().http.tags_from_metadata {
-            prepared.add_tags_of(metadata);
+            let key = self.caller.gateway_key();
+            prepared.add_tags_of(metadata, key.map_or(&[], |key| &key.tags));
         }
     }
 }
@@ -109,7 +120,8 @@ pub async fn serve(
     let limit = front.shared.settings().http.max_body;
     let text = body::read(headers, body, limit, &mut lease).await?;
     let standings = Arc::<Mutex<Standings>>::default();
-    let asking = Asking { front, caller, headers, id, standings: standings.clone(), text, lease };
+    let (ending, told) = (Ending::of(parts), standings.clone());
+    let asking = Asking { front, caller, headers, id, standings: told, text, lease, ending };
     let answered = match route {
         Route::ChatCompletions => chat::answer(asking).await,
         Route::Messages => messages::answer(asking).await,

@@ -10,7 +10,7 @@ use crate::front::endpoints::{Asking, refused};
 use crate::front::reply::{self, Body};
 use crate::front::{Front, calls};
 use crate::gateway::asked::{JobAsked, JobSeen, JobTold, JobUser, NewJob};
-use crate::gateway::ledger::Task;
+use crate::gateway::task::Task;
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
 use serde::Serialize;

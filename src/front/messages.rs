@@ -8,7 +8,7 @@ use crate::core::standard::anthropic::front::{Asked, answer as whole, count, nat
 use crate::error::Error;
 use crate::front::endpoints::{Asking, refused};
 use crate::front::form::{Form, Message};
-use crate::front::pump::{self, Order};
+use crate::front::pump;
 use crate::front::reply::{self, Body};
 use crate::front::writer::Messages;
 use http::header::{HeaderMap, HeaderValue};
@@ -57,10 +57,8 @@ pub async fn answer(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
         let unit = "bytes".to_owned();
         return Err(refused(Error::RequestBeyond { limit: most as u64, unit }));
     }
-    let Asking { front, caller, id, standings, lease, .. } = asking;
-    let (streams, model) = (prepared.streams, prepared.model.clone());
-    let form = Form::Messages(Arc::new(message));
-    let order = Order { caller, prepared, form, id, standings, lease };
+    let (id, streams, model) = (asking.id, prepared.streams, prepared.model.clone());
+    let (front, order) = asking.order(prepared, Form::Messages(Arc::new(message)));
     if streams {
         let writer = Messages::new(id, &model, tokens);
         return pump::stream(front, order, Box::new(writer)).await;

@@ -8,7 +8,7 @@ use crate::front::Front;
 use crate::front::caller::Rights;
 use crate::front::connection::Peer;
 use crate::front::reply::{self, Body, Dialect};
-use crate::gateway::ledger::{CallableModel, Task};
+use crate::gateway::task::{CallableModel, Task};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use std::collections::HashMap;

@@ -6,6 +6,7 @@ use crate::core::options::Prepared;
 use crate::core::rate::Standings;
 use crate::error::Error;
 use crate::front::caller::Caller;
+use crate::front::connection::Ending;
 use crate::front::form::Form;
 use crate::front::reply::{self, Body};
 use crate::front::writer::Writer;
@@ -45,19 +46,22 @@ pub struct Order {
     /// Where it is told how the caller's limits stand.
     pub standings: Arc<Mutex<Standings>>,
     pub lease: Lease,
+    /// Of the connection that it came by.
+    pub ending: Ending,
 }
 
 /// A call that runs in a task of its own: a panic in it fails it alone. Dropping it aborts it.
 struct Running {
     task: JoinSet<(ChatReply, Lease)>,
-    /// Whether the gateway ends, and the call with it.
+    /// Whether the gateway ends, or the connection, and the call with it.
     stopping: watch::Receiver<bool>,
+    ending: Ending,
 }
 
 impl Running {
     fn start(front: &Arc<Front>, order: Order, pieces: Option<mpsc::Sender<Piece>>) -> Self {
         let (front, in_flight) = (front.clone(), front.shared.stats.enter());
-        let stopping = front.shared.stopping.subscribe();
+        let (stopping, ending) = (front.shared.stopping.subscribe(), order.ending.clone());
         let mut task = JoinSet::new();
         task.spawn(async move {
             let mut order = order;
@@ -67,7 +71,7 @@ impl Running {
             drop(in_flight);
             (reply, order.lease)
         });
-        Self { task, stopping }
+        Self { task, stopping, ending }
     }
 
     async fn end(&mut self) -> Result<(ChatReply, Lease), Failure> {
@@ -75,14 +79,26 @@ impl Running {
             ended = self.task.join_next() => ended
                 .and_then(Result::ok)
                 .ok_or_else(|| Failure::of(&Error::panicked(), Sent::PerhapsPaid)),
-            () = until_true(&mut self.stopping) => Err(self.abort()),
+            why = cut_off(&mut self.stopping, &mut self.ending) => Err(self.abort(&why)),
         }
     }
 
-    /// Ends it because the gateway ends: what has arrived is written down.
-    fn abort(&mut self) -> Failure {
+    /// Waits until it is to end before its time, and says why.
+    async fn cut_off(&mut self) -> Error {
+        cut_off(&mut self.stopping, &mut self.ending).await
+    }
+
+    /// Ends it before its time: what has arrived is written down.
+    fn abort(&mut self, why: &Error) -> Failure {
         self.task.abort_all();
-        Failure::of(&Error::stopping(), Sent::PerhapsPaid)
+        Failure::of(why, Sent::PerhapsPaid)
+    }
+}
+
+async fn cut_off(stopping: &mut watch::Receiver<bool>, ending: &mut Ending) -> Error {
+    tokio::select! {
+        () = until_true(stopping) => Error::stopping(),
+        () = ending.wait() => Error::GatewayLost,
     }
 }
 
@@ -156,7 +172,7 @@ pub async fn stream(
     let Streaming { pieces, running, .. } = &mut streaming;
     let first = tokio::select! {
         first = timeout(HOLD, pieces.recv()) => first,
-        () = until_true(&mut running.stopping) => return Err(running.abort()),
+        why = running.cut_off() => return Err(running.abort(&why)),
     };
     match first {
         Ok(Some(piece)) => streaming.take(piece).await,
@@ -222,8 +238,8 @@ impl Streaming {
                 () = sleep(KEEPALIVE) => self.keepalive(),
                 // Nobody reads any more.
                 () = frames.closed() => return,
-                () = until_true(&mut self.running.stopping) => {
-                    let failure = self.running.abort();
+                why = self.running.cut_off() => {
+                    let failure = self.running.abort(&why);
                     self.fail(&failure);
                 }
             }

@@ -2,7 +2,8 @@
 //! nobody's many hold up what others ask.
 
 use crate::error::Error;
-use crate::gateway::ledger::{Ledger, Task};
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::Task;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};

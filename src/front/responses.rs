@@ -5,7 +5,7 @@ use crate::core::front::failure::{Failure, Sent};
 use crate::core::front::responses::{Asked, stream};
 use crate::front::endpoints::Asking;
 use crate::front::form::Form;
-use crate::front::pump::{self, Order};
+use crate::front::pump;
 use crate::front::reply::Body;
 use http::Response;
 use std::sync::Arc;
@@ -20,10 +20,9 @@ pub async fn answer(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     if let Some(metadata) = about.metadata() {
         asking.tag_by(&mut prepared, metadata);
     }
-    let Asking { front, caller, id, standings, lease, .. } = asking;
-    let (created, model) = (unix_micros() / 1_000_000, prepared.model.clone());
+    let (id, created, model) = (asking.id, unix_micros() / 1_000_000, prepared.model.clone());
     let (streams, form) = (prepared.streams, Form::Chat(Arc::new(prepared.body())));
-    let order = Order { caller, prepared, form, id, standings, lease };
+    let (front, order) = asking.order(prepared, form);
     if streams {
         let writer = stream::Stream::new(about, id, created, &model);
         return pump::stream(front, order, Box::new(writer)).await;

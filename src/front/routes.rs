@@ -11,7 +11,7 @@ use crate::front::cors::{self, Asked};
 use crate::front::reply::{self, Body, Dialect};
 use crate::front::{Front, endpoints, metrics, models};
 use crate::gateway::Http;
-use crate::gateway::ledger::Task;
+use crate::gateway::task::Task;
 use http::header::{HOST, HeaderMap};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};

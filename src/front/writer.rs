@@ -1,9 +1,7 @@
 //! What writes a streamed answer, in each dialect.
 
-use crate::core::front::event::KEEPALIVE;
+use crate::core::front::event::{KEEPALIVE, OfChunks};
 use crate::core::front::failure::Failure;
-use crate::core::front::openai;
-use crate::core::front::responses;
 use crate::core::standard::anthropic::front::{Asked, events, stream};
 use crate::gateway::delivery::Said;
 use uuid::Uuid;
@@ -29,7 +27,8 @@ pub trait Writer: Send {
     fn size(&self) -> usize;
 }
 
-impl Writer for openai::stream::Stream {
+/// The dialects of OpenAI: no provider's own events are theirs.
+impl<S: OfChunks + Send> Writer for S {
     fn piece(&mut self, said: &Said, out: &mut String) {
         if let Said::Chunk(chunk) = said {
             self.chunk(chunk, out);
@@ -37,35 +36,15 @@ impl Writer for openai::stream::Stream {
     }
 
     fn finish(&mut self, answer: &str, out: &mut String) {
-        self.finish(answer, out);
+        OfChunks::finish(self, answer, out);
     }
 
     fn fail(&mut self, failure: &Failure, out: &mut String) {
-        openai::stream::Stream::fail(self, failure, out);
+        OfChunks::fail(self, failure, out);
     }
 
     fn size(&self) -> usize {
-        self.size()
-    }
-}
-
-impl Writer for responses::stream::Stream {
-    fn piece(&mut self, said: &Said, out: &mut String) {
-        if let Said::Chunk(chunk) = said {
-            self.chunk(chunk, out);
-        }
-    }
-
-    fn finish(&mut self, answer: &str, out: &mut String) {
-        self.finish(answer, out);
-    }
-
-    fn fail(&mut self, failure: &Failure, out: &mut String) {
-        self.fail(failure, out);
-    }
-
-    fn size(&self) -> usize {
-        self.size()
+        OfChunks::size(self)
     }
 }
 

@@ -5,7 +5,8 @@
 use crate::clock::unix_micros;
 use crate::core::rate::{MINUTE, Taken};
 use crate::error::Error;
-use crate::gateway::ledger::{Ledger, Task};
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::Task;
 use crate::protocol::Provider;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};

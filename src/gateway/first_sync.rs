@@ -5,9 +5,9 @@
 
 use crate::error::Error;
 use crate::gateway::catalogue;
-use crate::gateway::ledger::{Task, UserModels};
 use crate::gateway::shared::Shared;
 use crate::gateway::syncing::{Outcome, Place};
+use crate::gateway::task::{Task, UserModels};
 use crate::protocol::{CatalogueFetch, FirstSync, SealedKey};
 use std::future::Future;
 use std::pin::pin;

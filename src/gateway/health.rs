@@ -3,7 +3,8 @@
 use crate::clock::unix_micros;
 use crate::core::health::{Change, Fault, Health, Subject};
 use crate::core::secret;
-use crate::gateway::ledger::{HealthNote, Ledger, Task};
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::{HealthNote, Task};
 use crate::protocol::Candidate;
 use std::sync::{Mutex, MutexGuard};
 

@@ -4,7 +4,8 @@
 
 use crate::core::bound::{Hidden, Size};
 use crate::core::usage::Parts;
-use crate::gateway::ledger::{HiddenTokens, Ledger, Task};
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::{HiddenTokens, Task};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use uuid::Uuid;

@@ -3,11 +3,11 @@
 use crate::error::Error;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
-use crate::gateway::ledger::{JobAnswer, JobEnd, Task};
 use crate::gateway::memory::Lease;
 use crate::gateway::running::Running;
 use crate::gateway::shared::Shared;
 use crate::gateway::stats::InFlight;
+use crate::gateway::task::{JobAnswer, JobEnd, Task};
 use crate::protocol::{ChatCall, Reply};
 use std::future::Future;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The asynchronous side of the worker: one thread that serves sessions and talks to providers.
 //! It never touches PostgreSQL; what must be written goes to the main thread as a
-//! [`ledger::Task`].
+//! [`task::Task`].
 
 mod admission;
 mod answer;
@@ -39,6 +39,7 @@ pub mod shared;
 mod spending;
 pub mod stats;
 mod syncing;
+pub mod task;
 mod watchdog;
 
 pub use server::{Gateway, Handle};

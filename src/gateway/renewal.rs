@@ -4,7 +4,8 @@
 
 use crate::clock::unix_micros;
 use crate::error::Error;
-use crate::gateway::ledger::{Ledger, Renewed, Task};
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::{Renewed, Task};
 use crate::protocol::{Candidate, ChatCall, Known};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,8 +1,10 @@
 //! What an administrator sets, as of the last reload.
 
+use crate::core::front::gateway_key::GatewayKey;
 use crate::core::front::place::Place;
 use crate::core::front::proxies::Proxies;
 use crate::core::front::token::Rules as TokenRules;
+use crate::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,6 +66,20 @@ pub enum AnonymousUsers {
     OwnKeys,
     /// Nothing.
     Refuse,
+}
+
+impl AnonymousUsers {
+    /// Refuses a gateway key of somebody who had not signed in, unless they may what anybody may: whenever it was
+    /// made, and whoever shows it.
+    pub fn check_key(self, key: &GatewayKey) -> Result<(), Error> {
+        match self {
+            _ if !key.is_anonymous => Ok(()),
+            Self::Allow => Ok(()),
+            Self::OwnKeys | Self::Refuse => {
+                Err(Error::NotSignedIn { action: "call with a gateway key".to_owned() })
+            }
+        }
+    }
 }
 
 /// Chat requests at providers at one time; past a limit they wait.

@@ -6,26 +6,25 @@
 //! from then on. The ledger is written in the order in which tasks are sent to the main thread, so
 //! an attempt that was settled before the count was read is in it, and one after is not.
 
+mod counts;
+mod hold;
+mod refused;
+
 use crate::clock::unix_micros;
 use crate::core::bound::{Dearest, NoBound, Size};
-use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Spent, Subject};
-use crate::core::rate::{MINUTE, Standings, Taken};
-use crate::core::tags::{Label, Labels};
-use crate::error::{Error, Shortfall, Target};
-use crate::gateway::ledger::{
-    BudgetWarning, Ledger, Limits, Reserved, Spending as Found, SpendingQuery, Task,
-};
+use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules, Subject};
+use crate::core::rate::{MINUTE, Standings};
+use crate::core::tags::Labels;
+use crate::error::Error;
+use crate::gateway::ledger::Ledger;
+use crate::gateway::task::{Spending as Found, SpendingQuery, Task};
 use crate::protocol::Candidate;
-use rust_decimal::Decimal;
-use std::collections::HashMap;
+use counts::{MANY, Rate, State, period_of};
+pub use hold::Hold;
+use refused::NotAllowed;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
-/// Of a budget's limit, in percent: when somebody is told.
-const WARN_AT: [i64; 2] = [80, 100];
-/// Counts past which those that can be read again are forgotten.
-const MANY: usize = 10_000;
 /// Tokens that an answer is taken to have where neither the request nor the model says, if so many
 /// are left of the minute.
 const LIKELY_ANSWER: i64 = 4096;
@@ -36,73 +35,6 @@ pub struct Spending {
     state: Mutex<State>,
     /// Held while a count is read, so that it is read once.
     reading: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Settlements and readings sent to the main thread so far.
-    sent: u64,
-    budgets: HashMap<Uuid, Counted>,
-    rates: HashMap<(Uuid, Option<String>), Rate>,
-}
-
-struct Counted {
-    budget: Budget,
-    counts: HashMap<Period, Count>,
-}
-
-impl Counted {
-    /// Forgets counts of this user's earlier periods, and, where there are many, those of others:
-    /// they are read again when they are needed. Not those in which something is set aside.
-    fn forget_old(&mut self, current: &Period) {
-        let are_many = self.counts.len() > MANY;
-        self.counts.retain(|period, count| {
-            period == current
-                || !count.is_read
-                || count.set_aside != Amount::default()
-                || (period.0 != current.0 && !are_many)
-        });
-    }
-}
-
-/// Whose count, and of which period: microseconds since 1970 at its start.
-type Period = (Option<String>, i64);
-
-struct Count {
-    spent: Amount,
-    set_aside: Amount,
-    /// The ledger is read up to this settlement.
-    read_at: u64,
-    is_read: bool,
-    warned_at: i64,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Rate {
-    requests: Taken,
-    tokens: Taken,
-}
-
-/// What an attempt has set aside, until it is settled.
-pub struct Hold {
-    spending: Arc<Spending>,
-    ledger: Ledger,
-    user: String,
-    provider: Uuid,
-    /// As rules know it.
-    model: String,
-    is_platform_key: bool,
-    labels: Option<Arc<Labels>>,
-    /// When the attempt began: the period in which it counts.
-    began: i64,
-    /// Budgets in which it has set aside.
-    budgets: Vec<(Uuid, Period)>,
-    plan: Plan,
-    /// What the pending row says that is set aside; nothing where there are no rules.
-    reserved: Amount,
-    /// Rate limits of which a share was taken.
-    taken: Vec<Share>,
-    is_open: bool,
 }
 
 /// What was taken of a rate limit.
@@ -372,252 +304,4 @@ impl Spending {
 fn answered<E>(read: Result<Result<Found, String>, E>) -> Result<Found, Error> {
     let stopping = |_| "the worker is stopping".to_owned();
     read.map_err(stopping).flatten().map_err(|reason| Error::Ledger { reason })
-}
-
-impl Rate {
-    /// Takes a request and its tokens, or says which limit it is too early for, and by how much.
-    fn take(
-        &mut self,
-        requests_per_minute: Option<i64>,
-        tokens_per_minute: Option<i64>,
-        tokens: i64,
-        now: i64,
-    ) -> Result<(), (String, i64)> {
-        let mut taken = *self;
-        if let Some(most) = requests_per_minute {
-            taken.requests.take(1, most, now).map_err(|wait| (format!("{most} requests"), wait))?;
-        }
-        if let Some(most) = tokens_per_minute {
-            taken
-                .tokens
-                .take(tokens, most, now)
-                .map_err(|wait| (format!("{most} tokens"), wait))?;
-        }
-        *self = taken;
-        Ok(())
-    }
-
-    fn standings(&self, limit: &RateLimit, now: i64) -> Standings {
-        let of = |taken: &Taken, per_minute: Option<i64>| {
-            per_minute.map(|per_minute| taken.standing(per_minute, now))
-        };
-        Standings {
-            requests: of(&self.requests, limit.requests_per_minute),
-            tokens: of(&self.tokens, limit.tokens_per_minute),
-        }
-    }
-
-    fn is_free(&self, now: i64) -> bool {
-        self.requests.is_free(now) && self.tokens.is_free(now)
-    }
-}
-
-fn period_of(budget: &Budget, user: &str, at: i64) -> Period {
-    (budget.scope.counted_user(user), budget.period.start(at))
-}
-
-impl State {
-    /// The count of a budget, whose limits may have changed since.
-    fn count(&mut self, budget: &Budget, period: &Period) -> &mut Count {
-        let counted = self
-            .budgets
-            .entry(budget.id)
-            .or_insert_with(|| Counted { budget: budget.clone(), counts: HashMap::new() });
-        if counted.budget != *budget {
-            // Another scope counts other things.
-            let counts = |budget: &Budget| (budget.scope.clone(), budget.keys, budget.period);
-            if counts(&counted.budget) != counts(budget) {
-                counted.counts.clear();
-            }
-            counted.budget = budget.clone();
-        }
-        counted.counts.entry(period.clone()).or_insert(Count {
-            spent: Amount::default(),
-            set_aside: Amount::default(),
-            read_at: u64::MAX,
-            is_read: false,
-            warned_at: 0,
-        })
-    }
-}
-
-struct NotAllowed {
-    refused: Refused,
-    is_set_aside: bool,
-}
-
-impl NotAllowed {
-    fn error(self, target: Target, budgets: &[&Budget]) -> Error {
-        match self.refused {
-            Refused::NoBound(NoBound::Unpriced) => {
-                Error::NoCostBound { target, what: "its price is not known".to_owned() }
-            }
-            Refused::NoBound(NoBound::Unbounded(what)) => Error::NoCostBound { target, what },
-            Refused::Unreadable { index } => Error::Ledger {
-                reason: format!("the limit of budget {} is no number", budgets[index].id),
-            },
-            Refused::Exceeded { index, unit, needed, left } => {
-                let budget = budgets[index];
-                let is_ones_own = budget.scope.is_ones_own();
-                let shortfall = Box::new(Shortfall {
-                    period: format!("{:?}", budget.period).to_lowercase(),
-                    whose: match (budget.scope.label(), is_ones_own) {
-                        (Some(Label::Key(_)), _) => " of this gateway key".to_owned(),
-                        (Some(Label::Tag(tag)), true) => format!(" of this user with tag '{tag}'"),
-                        (Some(Label::Tag(tag)), false) => format!(" of all users with tag '{tag}'"),
-                        (None, true) => " of this user".to_owned(),
-                        (None, false) => " of all users".to_owned(),
-                    },
-                    unit: unit.as_str().to_owned(),
-                    needed: needed.normalize().to_string(),
-                    // What others have spent is not told to each of them.
-                    left: is_ones_own.then(|| left.max(Decimal::ZERO).normalize().to_string()),
-                    is_set_aside: self.is_set_aside,
-                });
-                Error::BudgetExceeded { target, shortfall }
-            }
-        }
-    }
-}
-
-impl Hold {
-    /// When the attempt began: microseconds since 1970.
-    pub fn began(&self) -> i64 {
-        self.began
-    }
-
-    /// USD and tokens that are set aside, for the pending row.
-    pub fn reserved(&self) -> Option<Reserved> {
-        if self.reserved == Amount::default() {
-            return None;
-        }
-        let cost = self.plan.is_priced.then(|| self.reserved.usd.normalize().to_string());
-        Some(Reserved { cost, tokens: self.reserved.tokens })
-    }
-
-    /// What the attempt is believed to have come to at the most.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            cost: self.plan.bound.usd.map(|usd| usd.normalize().to_string()),
-            tokens: self.plan.bound.tokens,
-        }
-    }
-
-    /// The most tokens that the answer may have, where only the budget says.
-    pub fn cap(&self) -> Option<i32> {
-        self.plan.cap.map(|cap| i32::try_from(cap).unwrap_or(i32::MAX))
-    }
-
-    /// A settlement is being sent to the ledger: what is read from there before does not have it.
-    pub fn note_sent(&self) -> u64 {
-        let mut state = self.spending.lock();
-        state.sent += 1;
-        state.sent
-    }
-
-    /// The attempt is settled: what it has really used counts from now on.
-    pub fn settle(mut self, sent: u64, spent: Spent<'_>) {
-        self.finish(sent, Some(spent));
-    }
-
-    /// Nothing was sent.
-    pub fn release(mut self) {
-        self.give_back();
-    }
-
-    fn finish(&mut self, sent: u64, spent: Option<Spent<'_>>) {
-        if !std::mem::take(&mut self.is_open) {
-            return;
-        }
-        let spent = spent.unwrap_or_default();
-        let counted = spent.counted(self.reserved, self.plan.bound);
-        let spending = self.spending.clone();
-        let mut state = spending.lock();
-        for Share { limit, whose, tokens } in std::mem::take(&mut self.taken) {
-            if let Some(per_minute) = limit.tokens_per_minute
-                && let Some(used) = spent.tokens_used(self.plan.bound)
-                && let Some(rate) = state.rates.get_mut(&(limit.id, whose))
-            {
-                rate.tokens.correct(used.saturating_sub(tokens), per_minute);
-            }
-        }
-        let subject = Subject {
-            user: &self.user,
-            provider: self.provider,
-            model: &self.model,
-            is_platform_key: self.is_platform_key,
-            labels: self.labels.as_deref(),
-        };
-        for (id, known) in &mut state.budgets {
-            let Counted { budget, counts } = known;
-            if !budget.applies(&subject) {
-                continue;
-            }
-            let period = period_of(budget, &self.user, self.began);
-            let Some(count) = counts.get_mut(&period) else { continue };
-            if self.budgets.iter().any(|own| *own == (*id, period.clone())) {
-                count.set_aside = count.set_aside.minus(self.plan.amount);
-            } else if sent < count.read_at {
-                // The count was read from a ledger that has it already.
-                continue;
-            }
-            count.spent = count.spent.plus(counted);
-            warn(&self.ledger, budget, &period, count);
-        }
-    }
-
-    /// Gives back the shares of rate limits.
-    fn untake(&mut self) {
-        let spending = self.spending.clone();
-        let mut state = spending.lock();
-        for Share { limit, whose, tokens } in std::mem::take(&mut self.taken) {
-            let Some(rate) = state.rates.get_mut(&(limit.id, whose)) else { continue };
-            if let Some(per_minute) = limit.requests_per_minute {
-                rate.requests.correct(-1, per_minute);
-            }
-            if let Some(per_minute) = limit.tokens_per_minute {
-                rate.tokens.correct(tokens.saturating_neg(), per_minute);
-            }
-        }
-    }
-
-    fn give_back(&mut self) {
-        if !std::mem::take(&mut self.is_open) {
-            return;
-        }
-        self.untake();
-        let spending = self.spending.clone();
-        let mut state = spending.lock();
-        for (id, period) in &self.budgets {
-            if let Some(count) =
-                state.budgets.get_mut(id).and_then(|known| known.counts.get_mut(period))
-            {
-                count.set_aside = count.set_aside.minus(self.plan.amount);
-            }
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        // Of an attempt that was cut off nobody knows more: it counts in full.
-        let sent = self.note_sent();
-        self.finish(sent, None);
-    }
-}
-
-fn warn(ledger: &Ledger, budget: &Budget, period: &Period, count: &mut Count) {
-    let percent = budget.percent(count.spent);
-    let Some(level) = WARN_AT.into_iter().filter(|level| percent >= *level).max() else { return };
-    if level <= count.warned_at {
-        return;
-    }
-    count.warned_at = level;
-    ledger.send(Task::BudgetWarning(Box::new(BudgetWarning {
-        budget: budget.id,
-        user: period.0.clone().or_else(|| budget.scope.user_id.clone()),
-        period_start: period.1,
-        level: level as i16,
-        spent: count.spent,
-    })));
 }

@@ -99,11 +99,7 @@ fn aggregator_tag_problem(tag: &str) -> Option<&'static str> {
 
 fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     const ACTION: &str = "make a gateway key";
-    let Whose { user, own_keys_only, .. } = identity::acting(wish.user_id, ACTION)?;
-    // With a key it would not be known any more who has not signed in.
-    if own_keys_only {
-        return Err(Error::NotSignedIn { action: ACTION.to_owned() });
-    }
+    let user = keeper(wish.user_id, ACTION)?;
     writable::require(ACTION)?;
     let name = checked_name(wish.name)?;
     let models = checked_models(&wish.models)?;
@@ -118,8 +114,9 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     );
     let sql = installed.sql(
         "SELECT @extschema@.aggregator_store_gateway_key($1::text, $2::text, $3::bytea, $4::text, $5::text[], $6::text[],
-             $7::timestamptz, $8::numeric, $9::text, $10::bigint, $11::bigint, $12::bigint)",
+             $7::boolean, $8::timestamptz, $9::numeric, $10::text, $11::bigint, $12::bigint, $13::bigint)",
     );
+    let is_anonymous = identity::is_anonymous(&user);
     let id = as_owner_in_time(&installed, ACTION, || {
         // One after the other: each sees the keys that others have committed by then, also in REPEATABLE READ.
         locks::lock_user(pg_sys::TypeRelationId, installed.admin_type, &user);
@@ -129,13 +126,14 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
             if rows.first().map(|row| required::<i64>(row, 1)).transpose()? >= Some(MOST_KEYS) {
                 return Ok(None);
             }
-            let arguments: [DatumWithOid<'_>; 12] = [
+            let arguments: [DatumWithOid<'_>; 13] = [
                 user.as_str().into(),
                 name.into(),
                 key.hash.0.as_slice().into(),
                 key.hint.as_str().into(),
                 models.into(),
                 tags.into(),
+                is_anonymous.into(),
                 wish.expires_at.into(),
                 wish.limit_usd.into(),
                 wish.period.into(),
@@ -149,6 +147,15 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     match id {
         Some(id) => Ok((id, key.text.to_string())),
         None => Err(Error::TooManyKeys { limit: MOST_KEYS as u64 }),
+    }
+}
+
+/// For whom a call with this `p_user_id` makes keys: for nobody who has not signed in, unless they may what anybody
+/// may.
+fn keeper(p_user_id: Option<&str>, action: &str) -> Result<String, Error> {
+    match identity::acting(p_user_id, action)? {
+        Whose { own_keys_only: true, .. } => Err(Error::NotSignedIn { action: action.to_owned() }),
+        Whose { user, .. } => Ok(user),
     }
 }
 
@@ -273,6 +280,10 @@ fn rotate(id: Option<pgrx::Uuid>, grace: Option<Interval>) -> Result<String, Err
     let id = id.ok_or_else(|| Error::bad_request("p_id must not be NULL"))?;
     let grace = grace.ok_or_else(bad_grace)?;
     let (user, is_admin) = changer(ACTION)?;
+    if user.is_some() {
+        keeper(None, ACTION)?;
+    }
+    let is_anonymous = user.as_deref().is_some_and(identity::is_anonymous);
     let installed = installed()?;
     let key = make()?;
     // A month is 30 days here, and never much more when it is added.
@@ -287,6 +298,7 @@ fn rotate(id: Option<pgrx::Uuid>, grace: Option<Interval>) -> Result<String, Err
              key_hint = $5,
              old_key_hash = CASE WHEN $6 > '0'::interval THEN k.key_hash END,
              old_valid_until = CASE WHEN $6 > '0'::interval THEN now() + $6 END,
+             is_anonymous = CASE WHEN k.user_id = $2 THEN $7 ELSE k.is_anonymous END,
              rotated_at = now()
          WHERE k.id = $1 AND k.revoked_at IS NULL AND (k.user_id = $2 OR $3)
            AND (k.expires_at IS NULL OR k.expires_at > now())
@@ -298,13 +310,14 @@ fn rotate(id: Option<pgrx::Uuid>, grace: Option<Interval>) -> Result<String, Err
             if rows.first().get_one::<bool>()? != Some(true) {
                 return Ok(None);
             }
-            let arguments: [DatumWithOid<'_>; 6] = [
+            let arguments: [DatumWithOid<'_>; 7] = [
                 id.into(),
                 user.as_deref().into(),
                 is_admin.into(),
                 key.hash.0.as_slice().into(),
                 key.hint.as_str().into(),
                 grace.into(),
+                is_anonymous.into(),
             ];
             client.update(sql.as_str(), Some(1), &arguments).map(|rows| Some(!rows.is_empty()))
         })

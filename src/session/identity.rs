@@ -176,7 +176,7 @@ pub fn acting_user(p_user_id: Option<&str>, action: &str) -> Result<String, Erro
 /// themselves, may do what `aggregator.anonymous_users` says.
 pub fn acting(p_user_id: Option<&str>, action: &str) -> Result<Whose, Error> {
     let whose = Whose::of(acting_user(p_user_id, action)?, None);
-    if !about_caller(identity::is_anonymous) || current_user_id().as_ref() != Some(&whose.user) {
+    if !is_anonymous(&whose.user) {
         return Ok(whose);
     }
     match settings::anonymous_users() {
@@ -184,6 +184,11 @@ pub fn acting(p_user_id: Option<&str>, action: &str) -> Result<Whose, Error> {
         AnonymousUsers::OwnKeys => Ok(Whose { own_keys_only: true, ..whose }),
         AnonymousUsers::Refuse => Err(Error::NotSignedIn { action: action.to_owned() }),
     }
+}
+
+/// Whether this user is the caller, and has not signed in.
+pub fn is_anonymous(user: &str) -> bool {
+    about_caller(identity::is_anonymous) && current_user_id().as_deref() == Some(user)
 }
 
 /// The id, if it can be a user's.

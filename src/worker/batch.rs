@@ -7,7 +7,7 @@ use crate::core::cost::{self, Counts, PriceList, SettledCost};
 use crate::core::rollup::{self, Key, LabelKey, Rollup, Row, Sums};
 use crate::core::usage::Parts;
 use crate::error::UNREACHABLE;
-use crate::gateway::ledger::{Begin, Settle};
+use crate::gateway::task::{Begin, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;

@@ -7,7 +7,7 @@ use crate::core::front::gateway_key::KeyHash;
 use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
-use crate::gateway::ledger::{CallableModel, FoundKey, RouteAsked, Routed, Vouched};
+use crate::gateway::task::{CallableModel, FoundKey, RouteAsked, Routed, Vouched};
 use crate::gateway_keys::{self, By};
 use crate::installed::Installed;
 use crate::protocol::Whose;

@@ -1,7 +1,7 @@
 //! Writing what providers list, and the rows of requests that cost nothing.
 
 use crate::columns;
-use crate::gateway::ledger::{KeyChecked, UserModels};
+use crate::gateway::task::{KeyChecked, UserModels};
 use crate::protocol::{CatalogueFetch, Fetched};
 use crate::route_cache;
 use crate::routing::pg_uuid;

@@ -2,7 +2,7 @@
 
 use crate::core::health::{Cold, Health, Place};
 use crate::fresh::{self, required};
-use crate::gateway::ledger::HealthNote;
+use crate::gateway::task::HealthNote;
 use crate::routing::{pg_uuid, uuid};
 use crate::time::timestamp;
 use crate::worker::process::{self, Failure};

@@ -1,7 +1,7 @@
 //! Pending rows that nobody waits for (`ledger_sync` off), for a few milliseconds: an answer that comes by
 //! then is written at once, settled, instead of twice.
 
-use crate::gateway::ledger::{Begin, RowKey};
+use crate::gateway::task::{Begin, RowKey};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 

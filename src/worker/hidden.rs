@@ -2,7 +2,7 @@
 
 use crate::core::bound::Hidden;
 use crate::fresh::{self, required};
-use crate::gateway::ledger::HiddenTokens;
+use crate::gateway::task::HiddenTokens;
 use crate::routing::pg_uuid;
 use crate::worker::process;
 use crate::worker::statements::Statements;

@@ -75,6 +75,7 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
             pgrx::warning!("aggregator worker: {}", installed::wrong_version(&version));
         }
         Ok((installed, _, name)) => {
+            process::serve(&installed);
             let database = Database { oid: database, name, is_kept };
             if let Err(reason) = run(&database, installed) {
                 pgrx::warning!("aggregator worker: {reason}");

@@ -2,7 +2,7 @@
 
 use crate::core::cost::PriceList;
 use crate::fresh::{self, Plan};
-use crate::gateway::ledger::Settle;
+use crate::gateway::task::Settle;
 use crate::route_cache;
 use crate::routing::pg_uuid;
 use pgrx::spi::{self, SpiClient};

@@ -6,6 +6,7 @@ use crate::{settings, sqlstate};
 use pgrx::pg_sys::errcodes::PgSqlErrorCode;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::fmt::{Display, Formatter};
 use std::os::fd::AsRawFd;
@@ -13,9 +14,21 @@ use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+thread_local! {
+    /// The extension that this process serves; at first, whichever is there.
+    static SERVED: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
+}
+
+/// From now on, another installation than this is none: the extension was dropped and made anew, perhaps of
+/// another version, and what was asked of the first is not for the second.
+pub fn serve(installed: &Installed) {
+    SERVED.set(Some(installed.oid));
+}
+
 /// Why a transaction came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
+    /// Not at all, or not the one that is served.
     NotInstalled,
     Database(Cause),
     /// What was to be read or written cannot be, now or later.
@@ -164,7 +177,8 @@ fn transaction_with<T>(
                 );
             }
         }
-        let owned = match Installed::find() {
+        let is_served = |found: &Installed| SERVED.get().is_none_or(|served| served == found.oid);
+        let owned = match Installed::find().filter(is_served) {
             None => Err(Failure::NotInstalled),
             Some(installed) => match installed.owner() {
                 Ok(owner) => Ok((installed, owner)),

@@ -1,7 +1,7 @@
 //! Settlements that cannot be written: set aside with what is known, for administrators to see, so that
 //! one row holds up no other.
 
-use crate::gateway::ledger::{RowKey, Settle};
+use crate::gateway::task::{RowKey, Settle};
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
 use crate::worker::process;

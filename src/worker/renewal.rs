@@ -1,7 +1,7 @@
 //! What holds now for a call that has waited since it was resolved.
 
 use crate::error::Error;
-use crate::gateway::ledger::Renewed;
+use crate::gateway::task::Renewed;
 use crate::gateway_keys;
 use crate::installed::Installed;
 use crate::protocol::{Known, Whose};

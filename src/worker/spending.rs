@@ -3,7 +3,7 @@
 use crate::core::budget::{Amount, Scope};
 use crate::core::tags::Label;
 use crate::core::usage::decimal;
-use crate::gateway::ledger::{BudgetWarning, Spending, SpendingQuery};
+use crate::gateway::task::{BudgetWarning, Spending, SpendingQuery};
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
 use crate::worker::process::{self, Failure};

@@ -1,5 +1,6 @@
 //! Server-sent events as clients read them.
 
+use crate::core::front::failure::Failure;
 use crate::core::json;
 use std::borrow::Cow;
 
@@ -13,6 +14,22 @@ pub const DONE: &str = "data: [DONE]\n\n";
 /// httpx's `iter_lines`) would cut an event in its middle.
 const LINE_ENDS: [(char, &str); 3] =
     [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")];
+
+/// Writes the events of one answer that comes in chunks of OpenAI's chat.
+pub trait OfChunks {
+    /// Writes what a chunk adds.
+    fn chunk(&mut self, chunk: &str, out: &mut String);
+
+    /// Writes the end. `answer` is the whole of it, with the usage that was settled and our member `aggregator`; if
+    /// no chunk came before, it is the one chunk.
+    fn finish(&mut self, answer: &str, out: &mut String);
+
+    /// Writes that the answer failed, with what had come of it.
+    fn fail(&mut self, failure: &Failure, out: &mut String);
+
+    /// About how many bytes are held.
+    fn size(&self) -> usize;
+}
 
 /// Writes an event without a name.
 pub fn write(json: &str, out: &mut String) {

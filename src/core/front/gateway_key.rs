@@ -7,7 +7,8 @@
 //! random bits a slow hash would protect nothing, and cost everybody who calls.
 
 use crate::core::model;
-use crate::core::tags::Labels;
+use crate::core::tags::{self, Labels};
+use crate::error::Error;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -106,14 +107,21 @@ pub struct GatewayKey {
     /// Microseconds since 1970, from when on it does not pass any more: it expires, or is the one that was
     /// rotated. `None`: without an end.
     pub until: Option<i64>,
+    /// Its owner had not signed in when it was made.
+    pub is_anonymous: bool,
 }
 
 impl GatewayKey {
-    /// What a call with it is found again by: the key, its tags, and the call's own.
-    pub fn labels(&self, tags: &[String]) -> Option<Arc<Labels>> {
-        let own = tags.iter().filter(|tag| !self.tags.contains(tag));
-        let tags: Vec<String> = self.tags.iter().chain(own).cloned().collect();
-        Labels::of(Some(self.id), &tags)
+    /// What a call with it is found again by: the key, its tags, and the call's own, which together are as few as
+    /// those of any call.
+    pub fn labels(&self, tags: &[String]) -> Result<Option<Arc<Labels>>, Error> {
+        let Some(tags) = tags::checked(self.tags.iter().chain(tags)) else {
+            let (most, longest) = (tags::MOST, tags::LONGEST);
+            return Err(Error::bad_request(format!(
+                "tags must be at most {most} texts of at most {longest} bytes each; those of the gateway key count too"
+            )));
+        };
+        Ok(Labels::of(Some(self.id), &tags))
     }
 
     /// Whether it passes still, at this moment (microseconds since 1970).
@@ -328,13 +336,29 @@ mod tests {
             models: Models::All,
             tags: vec!["a".to_owned(), "b".to_owned()],
             until,
+            is_anonymous: false,
         };
         assert!(key(None).passes(i64::MAX));
         assert!(key(Some(10)).passes(9) && !key(Some(10)).passes(10) && !key(Some(10)).passes(11));
-        let labels = key(None).labels(&["b".to_owned(), "c".to_owned()]).unwrap();
+        let labels = |tags: &str| {
+            let tags: Vec<String> = tags.split(' ').map(str::to_owned).collect();
+            key(None).labels(&tags).map(Option::unwrap)
+        };
+        let joined = labels("b c").unwrap();
         assert_eq!(
-            (labels.gateway_key, labels.tags.join(" ")),
+            (joined.gateway_key, joined.tags.join(" ")),
             (Some(Uuid::nil()), "a b c".into())
+        );
+        // Together they are eight at the most, each counted once.
+        assert_eq!(labels("a b c d e f g h").unwrap().tags.join(" "), "a b c d e f g h");
+        assert_eq!(labels("c d e f g h").unwrap().tags.len(), tags::MOST);
+        let refused = labels("c d e f g h i").unwrap_err();
+        assert_eq!(
+            (refused.sqlstate(), refused.to_string().as_str()),
+            (
+                "PT400",
+                "tags must be at most 8 texts of at most 64 bytes each; those of the gateway key count too"
+            )
         );
     }
 

@@ -145,14 +145,18 @@ fn address(bare: &str) -> Option<IpAddr> {
 fn without_port(host: &str) -> Option<&str> {
     if host.starts_with('[') {
         let (bare, rest) = host.split_at_checked(host.find(']')? + 1)?;
-        return (rest.is_empty() || rest.starts_with(':')).then_some(bare);
+        return (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)).then_some(bare);
     }
     match host.split_once(':') {
-        Some((_, port)) if port.contains(':') => None,
-        Some((name, _)) => Some(name),
+        Some((name, port)) => is_port(port).then_some(name),
         None => Some(host),
     }
     .filter(|name| !name.is_empty())
+}
+
+/// Whether this can stand where a port does: digits, or nothing (RFC 3986, 3.2.3).
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -247,6 +251,11 @@ mod tests {
             ("[127.0.0.1]:8787", v4),
             ("192.0.2.7]", remote),
             ("user@localhost:8787", v4),
+            ("127.0.0.1:+8787", v4),
+            ("llm.example:8787]", v4),
+            ("llm.example:x", remote),
+            ("llm.example:x", None),
+            ("[::1]:x", None),
             ("evil.example", None),
         ] {
             assert!(!is_own_host(host, reached, false, &names), "{host} {reached:?}");

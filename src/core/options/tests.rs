@@ -216,17 +216,19 @@ fn http_has_times_of_its_own() {
 
 #[test]
 fn values_of_metadata_are_tags_where_they_can_be() {
-    let of = |metadata: &str, tags: &str| {
+    let beside = |others: &[&str], metadata: &str, tags: &str| {
         let body = format!(
             r#"{{"model":"m","messages":[{{"role":"user","content":"x"}}],"tags":{tags},"metadata":{metadata}}}"#
         );
         let mut prepared = Prepared::from_body(Some(&body)).unwrap();
         let metadata = prepared.metadata().unwrap();
-        prepared.add_tags_of(&metadata);
+        let others: Vec<String> = others.iter().map(|tag| (*tag).to_owned()).collect();
+        prepared.add_tags_of(&metadata, &others);
         // It goes to the provider all the same.
         assert!(prepared.body().contains(r#""metadata":"#), "{metadata}");
         prepared.tags.join("|")
     };
+    let of = |metadata: &str, tags: &str| beside(&[], metadata, tags);
     assert_eq!(of(r#"{"team":"blue","env":" prod "}"#, "[]"), "prod|blue");
     assert_eq!(of(r#"{"a":"x","b":"x"}"#, r#"["x","y"]"#), "x|y");
     let long = "x".repeat(65);
@@ -234,6 +236,7 @@ fn values_of_metadata_are_tags_where_they_can_be() {
     assert_eq!(of(&odd, "[]"), "j");
     let many = r#"{"1":"1","2":"2","3":"3","4":"4","5":"5","6":"6","7":"7","8":"8","9":"9"}"#;
     assert_eq!(of(many, r#"["own"]"#), "own|1|2|3|4|5|6|7");
+    assert_eq!(beside(&["a", "own", "3"], many, r#"["own"]"#), "own|1|2|3|4|5|6");
     for none in ["{}", "null"] {
         assert_eq!(of(none, "[]"), "", "{none}");
     }

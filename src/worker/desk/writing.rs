@@ -1,7 +1,7 @@
 //! Writing rows: a batch in one commit, and what becomes of those that cannot be written.
 
 use super::Desk;
-use crate::gateway::ledger::{Begin, JobEnd, NotBegun, Settle};
+use crate::gateway::task::{Begin, JobEnd, NotBegun, Settle};
 use crate::protocol::Settled;
 use crate::route_cache;
 use crate::worker::jobs::{self, Ended, Finished};

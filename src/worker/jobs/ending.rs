@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::fresh::{self, required};
-use crate::gateway::ledger::{JobAnswer, JobEnd};
+use crate::gateway::task::{JobAnswer, JobEnd};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;

@@ -4,7 +4,7 @@ use super::ending::{Finished, finish_alone};
 use super::{CLAIMS, Jobs, ids};
 use crate::database;
 use crate::fresh;
-use crate::gateway::ledger::JobEnd;
+use crate::gateway::task::JobEnd;
 use crate::worker::process::{self, Cause, Failure};
 use crate::worker::statements::Statements;
 use pgrx::spi::{self, Spi};

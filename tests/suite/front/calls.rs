@@ -159,6 +159,43 @@ async fn a_stream_that_breaks_ends_with_an_error_and_without_done() {
     assert!(!response.body.contains("[DONE]"));
 }
 
+/// Of a whole answer, the provider's own stream says how far it had come.
+#[tokio::test]
+async fn who_goes_away_before_the_answer_has_what_was_made_of_it_on_the_row() {
+    let upstream = Upstream::start(|_| {
+        Answer::Stream(vec![Piece::role(), Piece::text("some words"), Piece::Stall])
+    })
+    .await;
+    let bed = ready(&upstream).await;
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    let post = |path: &str, mut body: Value| {
+        body["stream_upstream"] = true.into();
+        Request::new("POST", path).bearer(&token::of("u-1")).json(body.to_string())
+    };
+    let requests = [
+        post("/v1/chat/completions", json!({"model": "m", "messages": hi})),
+        post("/v1/messages", json!({"model": "m", "max_tokens": 9, "messages": hi})),
+        post("/v1/responses", json!({"model": "m", "input": "hi"})),
+    ];
+    for (index, request) in requests.iter().enumerate() {
+        let mut connection = bed.connect().await;
+        connection.write_all(&request.bytes(bed.port)).await.unwrap();
+        upstream.wait_for_chats(index + 1).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Nobody has been told anything.
+        let mut portion = [0; 16];
+        assert!(connection.try_read(&mut portion).is_err());
+        drop(connection);
+        let told = "SELECT count(*) FROM aggregator_usage_logs
+            WHERE status = 'cancelled' AND completion_tokens > 0 AND cost_estimate > 0
+              AND cost_source = 'incomplete' AND metadata -> 'estimated' IS NOT NULL";
+        let expected = (index + 1).to_string();
+        eventually_within(Duration::from_millis(3000), &bed.root, told, &expected).await;
+        upstream.wait_for_abort(index).await;
+    }
+    assert_eq!(value(&bed.root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "3");
+}
+
 #[tokio::test]
 async fn who_goes_away_cancels_the_call_and_its_row_is_priced() {
     let upstream = Upstream::start(|seen| match seen.json()["stream"].as_bool() {

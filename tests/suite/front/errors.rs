@@ -5,9 +5,10 @@ use super::dialects::Both;
 use super::keys::{chat, create, owner};
 use super::own::Own;
 use super::{Request, Response, token};
-use crate::bed::value;
+use crate::bed::{as_server, run, value};
 use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
 /// A line of the table.
@@ -261,4 +262,90 @@ async fn what_has_had_no_turn_may_be_sent_again_and_what_has_no_room_is_told_so(
         assert_eq!(error["type"], kind, "{path} {response:?}");
     }
     assert_eq!(upstream.chat_count(), 1);
+}
+
+#[tokio::test]
+async fn without_the_keys_of_keys_nothing_is_sent_and_each_dialect_is_told() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let own = Own::ready("keyring_gone", "", &upstream).await;
+    let file = own.cluster.data().join("aggregator.keyring");
+    let all = async |line: Line| {
+        for (path, request) in requests("hi", &json!({})) {
+            line.check(path, &own.send(&request.bearer(&token::of("u-1"))).await);
+        }
+    };
+    let chat = super::calls::chat("u-1", json!({}));
+    assert_eq!(own.send(&chat).await.status, 200);
+    let of = |code| line("keyring", 503, ("server_error", code), "api_error", Some("false"));
+    let away = own.cluster.dir.join("away");
+    run(as_server("mv").arg(&file).arg(&away));
+    all(of("missing_master_key")).await;
+    assert!(!as_server("test").arg("-e").arg(&file).status().unwrap().success());
+    // Another file in its place is none.
+    run(as_server("sh").args(["-c", "umask 077; echo nonsense > \"$1\"", "sh"]).arg(&file));
+    all(of("keyring")).await;
+    run(as_server("mv").arg(&away).arg(&file));
+    run(as_server("chmod").arg("640").arg(&file));
+    all(of("keyring")).await;
+    assert_eq!(upstream.chat_count(), 1);
+    run(as_server("chmod").arg("600").arg(&file));
+    assert_eq!(own.send(&chat).await.status, 200);
+    // What was refused costs nothing.
+    let refused =
+        "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'error' AND cost_estimate > 0";
+    assert_eq!(value(&own.root, refused).await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn memory_that_others_hold_is_worth_waiting_for_and_what_never_fits_is_not() {
+    let upstream = Upstream::start(|_| Answer::Stall).await;
+    let settings = "aggregator.max_memory = 4MB\naggregator.max_response_size = 64kB";
+    let own = Own::ready("noroom", settings, &upstream).await;
+    let prompt = "x".repeat(300 << 10);
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": prompt}]});
+    let chat = Request::new("POST", "/v1/chat/completions").json(body.to_string());
+    let chat = chat.bearer(&token::of("u-1")).bytes(own.port);
+    // As many as there is room for.
+    let mut held = Vec::new();
+    loop {
+        let (sent, mut connection) = (upstream.chat_count(), own.connect().await);
+        connection.write_all(&chat).await.unwrap();
+        let refused = async {
+            connection.readable().await.unwrap();
+        };
+        let is_held = tokio::select! {
+            () = refused => false,
+            () = upstream.wait_for_chats(sent + 1) => true,
+        };
+        if !is_held {
+            break;
+        }
+        held.push(connection);
+    }
+    assert!((1..20).contains(&held.len()), "{}", held.len());
+    let overloaded = ("overloaded", "out_of_memory");
+    let later = line("no room now", 503, overloaded, "overloaded_error", Some("true"));
+    let later = Line { retry_after: Some("1"), ..later };
+    for (path, request) in requests(&prompt, &json!({})) {
+        later.check(path, &own.send(&request.bearer(&token::of("u-1"))).await);
+    }
+    let never = line("no room ever", 503, overloaded, "overloaded_error", Some("false"));
+    for (path, request) in requests(&"x".repeat(6 << 20), &json!({})) {
+        never.check(path, &own.send(&request.bearer(&token::of("u-1"))).await);
+    }
+    assert_eq!(upstream.chat_count(), held.len());
+    // Once it is free, there is room.
+    drop(held);
+    upstream.wait_for_abort(0).await;
+    let (_, again) = requests(&prompt, &json!({"timeout_ms": 300})).swap_remove(0);
+    let again = again.bearer(&token::of("u-1"));
+    let mut status = 0;
+    for _ in 0..100 {
+        status = own.send(&again).await.status;
+        if status == 504 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(status, 504);
 }

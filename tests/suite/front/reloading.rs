@@ -5,9 +5,9 @@ use super::own::{Own, until_down, until_up};
 use super::{Request, Response, free_port, read_to_end, send, token, write_secret};
 use crate::bed::{eventually, value};
 use crate::chat::{add_provider, user};
-use crate::upstream::{Answer, Piece, USAGE, Upstream};
+use crate::upstream::{Answer, USAGE, Upstream};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -101,38 +101,6 @@ async fn an_address_moves_without_a_gap_and_what_is_streamed_goes_on() {
     // And away altogether.
     own.set("aggregator.http_listen = ''");
     until_down(new).await;
-}
-
-/// Takes a minute, as it would.
-#[tokio::test]
-async fn what_does_not_end_at_the_old_address_is_ended_after_a_minute() {
-    let upstream = Upstream::start(|_| {
-        let mut pieces = vec![Piece::role(), Piece::text("abc")];
-        for _ in 0..10 {
-            pieces.extend([Piece::Wait(Duration::from_secs(20)), Piece::text("d")]);
-        }
-        Answer::Stream(pieces)
-    })
-    .await;
-    let own = Own::start("draining", "").await;
-    add_provider(&own.root, &upstream).await;
-    user(&own.database(), "u-1").await;
-    let mut stream = own.connect().await;
-    let request = chat("u-1", json!({"stream": true, "timeout_ms": 300_000}));
-    stream.write_all(&request.bytes(own.port)).await.unwrap();
-    let mut portion = [0; 4096];
-    assert!(stream.read(&mut portion).await.unwrap() > 0);
-    own.set("aggregator.http_listen = ''");
-    until_down(own.port).await;
-    let began = Instant::now();
-    // Signs of life until then.
-    let said = read_to_end(&mut stream).await;
-    assert!(String::from_utf8_lossy(&said).contains(": keepalive"), "{said:?}");
-    assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(85), "{:?}", began.elapsed());
-    let cancelled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'cancelled' AND cost_estimate > 0";
-    eventually(&own.root, cancelled, "1").await;
-    upstream.wait_for_abort(0).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::chat::{add_named, add_provider, save_key, user};
 use crate::upgrade::{CURRENT, Script, released, scripts};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -202,6 +202,94 @@ async fn an_update_of_the_extension_ends_streams_and_brings_the_address_up() {
     until_up(own.port).await;
     let settled = "SELECT string_agg(status, ',') FROM aggregator_usage_logs";
     assert_eq!(value(&own.root, settled).await.as_deref(), Some("cancelled"));
+}
+
+#[tokio::test]
+async fn an_extension_that_is_made_anew_at_once_is_another_also_of_another_version() {
+    let (_, script) = released().into_iter().find(|(version, _)| version == "0.2.0").unwrap();
+    let _script = Script::install("0.2.0anew", &script);
+    let update = scripts().join(format!("aggregator--0.2.0--{CURRENT}.sql"));
+    let _update = Script::install(
+        &format!("0.2.0anew--{CURRENT}"),
+        &std::fs::read_to_string(update).unwrap(),
+    );
+    let upstream = Upstream::start(stalls).await;
+    let own = Own::start("anew", PRELOADED).await;
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker'";
+    for version in ["0.2.0anew", CURRENT] {
+        add_provider(&own.root, &upstream).await;
+        user(&own.database(), "u-1").await;
+        let worker = "SELECT worker_pid FROM aggregator_status()";
+        let worker = value(&own.root, worker).await.unwrap();
+        let stream = begin(own.port, &chat("u-1", json!({"stream": true}))).await;
+        // There is no moment at which there is none.
+        let anew = format!(
+            "BEGIN; DROP EXTENSION aggregator CASCADE; CREATE EXTENSION aggregator VERSION '{version}'; COMMIT"
+        );
+        own.root.batch_execute(&anew).await.unwrap();
+        is_an_error(&end(stream).await);
+        let left = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {worker}");
+        eventually(&own.root, &left, "0").await;
+        if version != CURRENT {
+            until_down(own.port).await;
+            eventually(&own.root, workers, "0").await;
+            own.root.batch_execute("ALTER EXTENSION aggregator UPDATE").await.unwrap();
+        }
+        until_up(own.port).await;
+        // What was asked of the first is not written down by the second.
+        let rows = "SELECT count(*) FROM aggregator_usage_logs";
+        assert_eq!(value(&own.root, rows).await.as_deref(), Some("0"), "{version}");
+    }
+}
+
+/// Takes a minute, as it would.
+#[tokio::test]
+async fn what_does_not_end_at_the_old_address_is_told_after_a_minute_that_it_ends() {
+    let upstream = Upstream::start(|seen| {
+        if seen.json()["stream"].as_bool() != Some(true) {
+            return Answer::Stall;
+        }
+        let mut pieces = vec![Piece::role(), Piece::text("abc")];
+        for _ in 0..10 {
+            pieces.extend([Piece::Wait(Duration::from_secs(20)), Piece::text("d")]);
+        }
+        Answer::Stream(pieces)
+    })
+    .await;
+    let own = Own::start("draining", "").await;
+    add_provider(&own.root, &upstream).await;
+    user(&own.database(), "u-1").await;
+    let openai = begin(own.port, &chat("u-1", json!({"stream": true}))).await;
+    let anthropic = begin(own.port, &messages()).await;
+    let codex = begin(own.port, &responses()).await;
+    let mut whole = own.connect().await;
+    whole.write_all(&chat("u-1", json!({})).bytes(own.port)).await.unwrap();
+    upstream.wait_for_chats(4).await;
+    own.set("aggregator.http_listen = ''");
+    until_down(own.port).await;
+    let began = Instant::now();
+    let (openai, anthropic, codex, whole) =
+        tokio::join!(end(openai), end(anthropic), end(codex), read_to_end(&mut whole));
+    assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(85), "{:?}", began.elapsed());
+    // Signs of life until then, and what has come since.
+    assert!(openai.body.contains(": keepalive"), "{openai:?}");
+    assert!(openai.body.contains(r#""content":"d""#), "{openai:?}");
+    let (_, data) = last(&openai);
+    assert_eq!(data["error"]["code"], "gateway_lost", "{data}");
+    assert!(!openai.body.contains("[DONE]"));
+    let (name, data) = last(&anthropic);
+    assert_eq!((name.as_deref(), data["type"].as_str()), (Some("error"), Some("error")));
+    assert!(!anthropic.body.contains("message_stop"));
+    let (name, data) = last(&codex);
+    assert_eq!(name.as_deref(), Some("response.failed"), "{data}");
+    let whole = Response::read(&whole);
+    assert_eq!((whole.status, whole.header("x-should-retry")), (502, Some("false")), "{whole:?}");
+    let cancelled = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'cancelled' AND cost_estimate > 0";
+    eventually(&own.root, cancelled, "3").await;
+    for index in 0..4 {
+        upstream.wait_for_abort(index).await;
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::dialects::Both;
 use super::own::Own;
-use super::{Request, Response, token};
+use super::{Request, Response, keys, token};
 use crate::bed::{eventually, rows, value};
 use crate::upstream::{Answer, Upstream};
 use serde_json::{Value, json};
@@ -91,6 +91,8 @@ async fn metadata_tags_calls_where_that_is_set() {
     // The setting is the whole cluster's.
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let own = Own::ready("metadata", "aggregator.tags_from_metadata = on", &upstream).await;
+    let owner = keys::owner(&own.database()).await;
+    let (_, key) = keys::create(&owner, "'full', p_tags => '{1,2,3,4,5,6,7}'").await;
     let send = async |request: Request| own.send(&request).await;
     let metadata = json!({"team": "blue", "long": "x".repeat(65), "n": 7, "trace": " t-1 "});
     let chat = super::calls::chat("u-1", json!({"metadata": metadata, "tags": ["own"]}));
@@ -106,8 +108,59 @@ async fn metadata_tags_calls_where_that_is_set() {
     let message =
         Request::new("POST", "/v1/messages").bearer(&token::of("u-1")).json(body.to_string());
     assert_eq!(send(message).await.status, 200);
+    // As many as there is room for beside those of a key.
+    let keyed = keys::chat(&key, json!({"metadata": {"a": "3", "b": "eight", "c": "nine"}}));
+    assert_eq!(send(keyed).await.status, 200);
     assert_eq!(
         rows(&own.root, "SELECT tags FROM aggregator_usage_logs ORDER BY created_at").await,
-        ["{own,head,blue,t-1}", "{blue,t-1}", "∅"]
+        ["{own,head,blue,t-1}", "{blue,t-1}", "∅", "{1,2,3,4,5,6,7,eight}"]
     );
+}
+
+#[tokio::test]
+async fn those_of_a_gateway_key_count_too() {
+    let both = Both::new(|_| Answer::hello(), |_| Answer::hello()).await;
+    let bed = &both.bed;
+    let owner = keys::owner(&bed.database).await;
+    let (_, key) = keys::create(&owner, "'tagged', p_tags => '{a,b,c}'").await;
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    let of = |tags: &str| {
+        let tags: Vec<&str> = tags.split(' ').collect();
+        let post = |path: &str, body: Value| {
+            Request::new("POST", path).bearer(&key).json(body.to_string())
+        };
+        [
+            post("/v1/chat/completions", json!({"model": "m", "messages": hi, "tags": tags})),
+            post("/v1/chat/completions", json!({"model": "m", "messages": hi}))
+                .header("x-aggregator-tags", &tags.join(",")),
+            post(
+                "/v1/messages",
+                json!({"model": "m", "max_tokens": 9, "messages": hi, "tags": tags, "stream": true}),
+            ),
+            post("/v1/responses", json!({"model": "m", "input": "hi", "tags": tags})),
+            post("/v1/jobs", json!({"model": "m", "messages": hi, "tags": tags})),
+        ]
+    };
+    // Eight together: one of them is the key's as well.
+    for request in of("c d e f g h") {
+        let response = bed.send(&request).await;
+        assert!(matches!(response.status, 200 | 202), "{response:?}");
+    }
+    let unfinished = "SELECT count(*) FROM aggregator_jobs WHERE finished_at IS NULL";
+    eventually(&bed.root, unfinished, "0").await;
+    let logged = "SELECT DISTINCT tags FROM aggregator_usage_logs";
+    eventually(&bed.root, &format!("SELECT count(*) FROM ({logged}) AS t"), "1").await;
+    assert_eq!(rows(&bed.root, logged).await, ["{a,b,c,d,e,f,g,h}"]);
+    let sent = both.openai.chat_count();
+    for request in of("d e f g h i") {
+        let response = bed.send(&request).await;
+        assert_eq!(response.status, 400, "{response:?}");
+        let message = response.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(
+            message,
+            "tags must be at most 8 texts of at most 64 bytes each; those of the gateway key count too"
+        );
+    }
+    assert_eq!(both.openai.chat_count(), sent);
+    assert_eq!(value(&bed.root, "SELECT count(*) FROM aggregator_jobs").await.unwrap(), "1");
 }

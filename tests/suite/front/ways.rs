@@ -2,9 +2,9 @@
 
 use super::calls::{body, chat};
 use super::own::Own;
-use super::{Request, token};
-use crate::bed::{eventually, rows, value};
-use crate::chat::{add_provider, user};
+use super::{Request, keys, token};
+use crate::bed::{eventually, failure, rows, value};
+use crate::chat::{HELLO, add_provider, user};
 use crate::upstream::{Answer, Piece, Upstream};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -119,4 +119,113 @@ async fn without_waiting_for_the_disk_a_commit_still_takes_away_and_every_row_is
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let open = "SELECT status FROM aggregator_usage_logs WHERE status = 'pending'";
     assert_eq!(rows(&own.root, open).await, Vec::<String>::new());
+}
+
+/// A gateway key says nothing of its owner: what is known of them when it is made stays with it.
+#[tokio::test]
+async fn a_gateway_key_of_whoever_had_not_signed_in_may_what_the_setting_says() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let own = Own::start("anonymous_key", "aggregator.anonymous_users = 'allow'").await;
+    add_provider(&own.root, &upstream).await;
+    value(&own.root, "SELECT save_platform_key('standin', 'sk-good-platform-0123456789')").await;
+    let signed_in = own.database().rest("authenticated", Some("u-2")).await;
+    let nobody = own.database().rest("authenticated", Some("u-2")).await;
+    nobody
+        .batch_execute(
+            r#"SET request.jwt.claims = '{"sub":"u-2","role":"authenticated","is_anonymous":true}'"#,
+        )
+        .await
+        .unwrap();
+    let (id, key) = keys::create(&nobody, "'before'").await;
+    let (_, sure) = keys::create(&signed_in, "'sure'").await;
+    let (given, gift) = keys::create(&own.root, "'given', p_user_id => 'u-2'").await;
+    let marks = "SELECT name, is_anonymous FROM aggregator_gateway_keys ORDER BY name";
+    assert_eq!(rows(&nobody, marks).await, ["before|t", "given|f", "sure|f"]);
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    let of = |key: &str| {
+        let post = |path: &str, body: serde_json::Value| {
+            Request::new("POST", path).bearer(key).json(body.to_string())
+        };
+        [
+            post("/v1/chat/completions", json!({"model": "m", "messages": hi})),
+            post("/v1/chat/completions", json!({"model": "m", "messages": hi, "stream": true})),
+            post("/v1/messages", json!({"model": "m", "max_tokens": 9, "messages": hi})),
+            post("/v1/messages/count_tokens", json!({"model": "m", "messages": hi})),
+            post("/v1/responses", json!({"model": "m", "input": "hi"})),
+            post("/v1/jobs", json!({"model": "m", "messages": hi})),
+            Request::new("GET", "/v1/models").bearer(key),
+        ]
+    };
+    let all = async |key: &str, is_allowed: bool| {
+        for (index, request) in of(key).iter().enumerate() {
+            let response = own.send(request).await;
+            if is_allowed {
+                assert!(matches!(response.status, 200 | 202), "{index}: {response:?}");
+            } else {
+                assert_eq!(response.status, 403, "{index}: {response:?}");
+                let message = response.json()["error"]["message"].to_string();
+                assert!(message.contains("has not signed in"), "{index}: {message}");
+            }
+        }
+    };
+    let set = async |setting: &str| {
+        own.set(&format!("aggregator.anonymous_users = '{setting}'"));
+        for client in [&nobody, &signed_in] {
+            eventually(client, "SHOW aggregator.anonymous_users", setting).await;
+        }
+        // The worker reads it a moment later, and jobs that it has claimed by then end.
+        let expected = if setting == "allow" { 200 } else { 403 };
+        let began = Instant::now();
+        while own.send(&keys::chat(&key, json!({}))).await.status != expected {
+            assert!(began.elapsed() < Duration::from_secs(10), "{setting}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    all(&key, true).await;
+    let unfinished = "SELECT count(*) FROM aggregator_jobs WHERE finished_at IS NULL";
+    eventually(&own.root, unfinished, "0").await;
+    for setting in ["own_keys", "refuse"] {
+        set(setting).await;
+        all(&key, false).await;
+        // What somebody else has vouched for is not concerned.
+        all(&sure, true).await;
+        all(&gift, true).await;
+        eventually(&own.root, unfinished, "0").await;
+        // A job that waited is not sent.
+        let sent = upstream.chat_count();
+        own.root
+            .batch_execute(&format!(
+                "BEGIN;
+                 SELECT chat_submit('m', '{HELLO}', p_user_id => 'u-2');
+                 UPDATE aggregator_jobs SET gateway_key_id = '{id}' WHERE finished_at IS NULL;
+                 COMMIT"
+            ))
+            .await
+            .unwrap();
+        eventually(&own.root, unfinished, "0").await;
+        let last =
+            "SELECT status, error ->> 'code' FROM aggregator_jobs ORDER BY created_at DESC LIMIT 1";
+        assert_eq!(rows(&own.root, last).await, ["failed|no_user"], "{setting}");
+        assert_eq!(upstream.chat_count(), sent, "{setting}");
+        // Neither is another secret to be had, of one's own or of what an administrator has given.
+        for id in [&id, &given] {
+            let (code, message) =
+                failure(&nobody, &format!("SELECT rotate_gateway_key('{id}')")).await;
+            assert_eq!(code, "PT403", "{setting}: {message}");
+        }
+    }
+    set("allow").await;
+    all(&key, true).await;
+    // Another secret is known to whoever has asked for it.
+    let rotate = format!("SELECT rotate_gateway_key('{given}')");
+    let rotated = value(&nobody, &rotate).await.unwrap();
+    set("own_keys").await;
+    all(&rotated, false).await;
+    // An administrator's word changes nothing of that, and the owner's does.
+    let rotated = value(&own.root, &rotate).await.unwrap();
+    all(&rotated, false).await;
+    let rotated = value(&signed_in, &rotate).await.unwrap();
+    all(&rotated, true).await;
+    assert!(value(&nobody, &format!("SELECT revoke_gateway_key('{id}')")).await.is_some());
+    assert_eq!(own.send(&keys::chat(&key, json!({}))).await.status, 401);
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::error::{Shortfall, Target};
+use crate::error::{Refusal, Shortfall, Target};
 
 fn target() -> Target {
     Target { provider: "openrouter".into(), model: "v/m".into() }

@@ -2,9 +2,10 @@
 
 use super::try_all;
 use super::writer::Writer;
+use crate::core::front::event::{self, OfChunks};
 use crate::core::front::failure::{Failure, Sent};
 use crate::core::front::openai::{self, Stamp};
-use crate::core::front::{event, responses};
+use crate::core::front::responses;
 use crate::core::sse::{Event, Parser};
 use crate::core::standard::Step;
 use crate::core::standard::anthropic::front::stream::Events;

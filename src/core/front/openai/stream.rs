@@ -2,7 +2,7 @@
 
 use super::Stamp;
 use super::repair::{CallDelta, Choice, Repair, Repaired};
-use crate::core::front::event;
+use crate::core::front::event::{self, OfChunks};
 use crate::core::front::failure::Failure;
 use crate::core::front::write::{self, Object, literal};
 use crate::core::json;
@@ -17,20 +17,10 @@ pub struct Stream {
     has_begun: bool,
 }
 
-impl Stream {
-    pub fn new(stamp: Stamp, with_usage: bool) -> Self {
-        let repair = Repair::new(&stamp.call_id);
-        Self { stamp, repair, with_usage, has_begun: false }
-    }
-
-    /// About how many bytes are held.
-    pub fn size(&self) -> usize {
-        self.repair.size()
-    }
-
+impl OfChunks for Stream {
     /// Writes a chunk. One without choices is held back: it has the usage, or Azure's filters, and clients that did
     /// not ask for the usage read the first choice of each.
-    pub fn chunk(&mut self, chunk: &str, out: &mut String) {
+    fn chunk(&mut self, chunk: &str, out: &mut String) {
         let Some(repaired) = self.repair.read(chunk) else { return };
         if repaired.choices.is_empty() {
             return;
@@ -47,9 +37,7 @@ impl Stream {
         });
     }
 
-    /// Writes the end. `answer` is the whole of it, with the usage that was settled and our member `aggregator`; if
-    /// no chunk came before, it is the one chunk.
-    pub fn finish(&mut self, answer: &str, out: &mut String) {
+    fn finish(&mut self, answer: &str, out: &mut String) {
         let names = ["usage", "aggregator"];
         let [usage, aggregator] = json::pick(answer, &names).unwrap_or_default();
         if !self.has_begun {
@@ -73,6 +61,22 @@ impl Stream {
         out.push_str(event::DONE);
     }
 
+    /// Writes that the answer ends here: without `[DONE]`, which would say that it is complete.
+    fn fail(&mut self, failure: &Failure, out: &mut String) {
+        event::write(&failure.openai(), out);
+    }
+
+    fn size(&self) -> usize {
+        self.repair.size()
+    }
+}
+
+impl Stream {
+    pub fn new(stamp: Stamp, with_usage: bool) -> Self {
+        let repair = Repair::new(&stamp.call_id);
+        Self { stamp, repair, with_usage, has_begun: false }
+    }
+
     /// An answer that came whole is one chunk without what the last one has.
     fn whole(&mut self, answer: &str, out: &mut String) {
         let Ok(mut members) = serde_json::from_str::<write::Members>(answer) else { return };
@@ -84,11 +88,6 @@ impl Stream {
             }
         });
         self.chunk(&chunk, out);
-    }
-
-    /// Writes that the answer ends here: without `[DONE]`, which would say that it is complete.
-    pub fn fail(&self, failure: &Failure, out: &mut String) {
-        event::write(&failure.openai(), out);
     }
 
     /// A chunk of which the usage is null, if the client asked for one with the usage (OpenAI's reference,

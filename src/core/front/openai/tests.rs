@@ -1,5 +1,6 @@
 use super::stream::Stream;
 use super::*;
+use crate::core::front::event::OfChunks;
 use crate::core::sse::Parser;
 use proptest::prelude::*;
 use serde_json::{Value, json};

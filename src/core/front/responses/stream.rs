@@ -5,7 +5,7 @@
 
 use super::output::{Call, Item, Kind, Message, text_of};
 use super::{About, CARRIED, code, message};
-use crate::core::front::event;
+use crate::core::front::event::{self, OfChunks};
 use crate::core::front::failure::Failure;
 use crate::core::front::openai::repair::{CallDelta, Repair, Repaired};
 use crate::core::front::write::{self, Object, literal, said};
@@ -50,33 +50,8 @@ pub fn whole(answer: &str, about: About, call_id: Uuid, created: i64, model: &st
     event::readable(&response).into_owned()
 }
 
-impl Stream {
-    /// `model` is the one that was asked for.
-    pub fn new(about: About, call_id: Uuid, created: i64, model: &str) -> Self {
-        let call_id = call_id.simple().to_string();
-        Self {
-            about,
-            repair: Repair::new(&call_id),
-            call_id,
-            created,
-            model: model.to_owned(),
-            items: Vec::new(),
-            calls: Vec::new(),
-            held: 0,
-            finish_reason: None,
-            has_begun: false,
-            sequence: 0,
-            is_silent: false,
-        }
-    }
-
-    /// About how many bytes are held: the response that ends a stream has all of it once more.
-    pub fn size(&self) -> usize {
-        self.held + self.items.len() * size_of::<Item>() + self.repair.size()
-    }
-
-    /// Writes what a chunk of the answer adds.
-    pub fn chunk(&mut self, chunk: &str, out: &mut String) {
+impl OfChunks for Stream {
+    fn chunk(&mut self, chunk: &str, out: &mut String) {
         let Some(repaired) = self.repair.read(chunk) else { return };
         let Repaired { model, choices, .. } = repaired;
         if choices.is_empty() {
@@ -124,9 +99,7 @@ impl Stream {
         }
     }
 
-    /// Writes the end. `answer` is the whole of it, with the usage that was settled and our member `aggregator`; if
-    /// no chunk came before, it is the one chunk.
-    pub fn finish(&mut self, answer: &str, out: &mut String) {
+    fn finish(&mut self, answer: &str, out: &mut String) {
         if !self.has_begun {
             self.chunk(answer, out);
         }
@@ -138,11 +111,36 @@ impl Stream {
         self.event(name, out, |object| object.json("response", &response));
     }
 
-    /// Writes that the response failed, with what had come of it.
-    pub fn fail(&mut self, failure: &Failure, out: &mut String) {
+    fn fail(&mut self, failure: &Failure, out: &mut String) {
         self.begin(out);
         let response = self.response("failed", None, Some(failure));
         self.event("response.failed", out, |object| object.json("response", &response));
+    }
+
+    /// The response that ends a stream has all of it once more.
+    fn size(&self) -> usize {
+        self.held + self.items.len() * size_of::<Item>() + self.repair.size()
+    }
+}
+
+impl Stream {
+    /// `model` is the one that was asked for.
+    pub fn new(about: About, call_id: Uuid, created: i64, model: &str) -> Self {
+        let call_id = call_id.simple().to_string();
+        Self {
+            about,
+            repair: Repair::new(&call_id),
+            call_id,
+            created,
+            model: model.to_owned(),
+            items: Vec::new(),
+            calls: Vec::new(),
+            held: 0,
+            finish_reason: None,
+            has_begun: false,
+            sequence: 0,
+            is_silent: false,
+        }
     }
 
     /// Writes the first events, once.

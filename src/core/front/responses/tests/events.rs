@@ -1,6 +1,7 @@
 //! The events of a response.
 
 use super::{chat, codex, messages};
+use crate::core::front::event::OfChunks;
 use crate::core::front::failure::{Failure, Sent};
 use crate::core::front::responses::stream::{Stream, whole};
 use crate::core::front::responses::{About, Asked, SEAL};

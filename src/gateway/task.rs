@@ -1,0 +1,368 @@
+//! What the gateway asks of the main thread, and what it is told.
+
+use crate::core::bound::Hidden;
+use crate::core::budget::{Amount, Keys, Rules, Scope};
+use crate::core::catalogue::Columns;
+use crate::core::front::gateway_key::{GatewayKey, KeyHash};
+use crate::core::health::{Change, Place};
+use crate::core::tags::Labels;
+use crate::core::usage::Usage;
+use crate::error::Error;
+use crate::gateway::asked::{JobAsked, JobTold};
+use crate::protocol::{Candidate, CatalogueFetch, Fetched, Known, Settled, Whose};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// The key of a row in `aggregator_usage_logs`, fixed before it is written, so that writing it
+/// twice changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RowKey {
+    pub call_id: Uuid,
+    pub attempt: i16,
+    /// Microseconds since 1970.
+    pub created_at: i64,
+}
+
+/// A pending row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begin {
+    pub key: RowKey,
+    pub user_id: String,
+    pub provider_id: Uuid,
+    pub user_provider_id: Uuid,
+    pub model_id: String,
+    /// Whether the catalogue lists it.
+    pub is_listed: bool,
+    /// The platform pays, not the user.
+    pub is_platform_key: bool,
+    /// `None`: nothing limits what the attempt may cost.
+    pub reserved: Option<Reserved>,
+    /// Rows that were set aside by earlier versions have none.
+    #[serde(default)]
+    pub labels: Option<Arc<Labels>>,
+    /// The generation by which it was routed: begun under another, it is refused. `None`: under any.
+    #[serde(skip)]
+    pub generation: Option<u64>,
+}
+
+/// Why a row was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotBegun {
+    /// What the call was routed by has changed since.
+    Stale,
+    Failed(String),
+}
+
+/// The most that an attempt can cost and use, which counts against budgets while it is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// USD, decimal. `None`: it cannot be bounded.
+    pub cost: Option<String>,
+    pub tokens: i64,
+}
+
+/// The most that an attempt can come to by its request. What is reported beyond it is noted as it
+/// came, and counts as this much.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// USD, decimal. `None`: the request has no bound, and what holds for all such holds.
+    pub cost: Option<String>,
+    pub tokens: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Outcome {
+    Success,
+    #[default]
+    Error,
+    Cancelled,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settle {
+    /// The pending row; should it be missing, it is written now.
+    pub begin: Begin,
+    pub outcome: Outcome,
+    pub served_model: Option<String>,
+    pub usage: Usage,
+    /// The usage is our guess, because the upstream's own never came.
+    pub is_estimate: bool,
+    /// The upstream refused, or nothing was sent: without usage, that costs nothing.
+    pub is_free_of_charge: bool,
+    pub limits: Limits,
+    /// Prices of the requested model, for a served model that the catalogue does not know.
+    pub pricing: Option<String>,
+    pub latency_ms: i32,
+    pub time_to_first_token_ms: Option<i32>,
+    pub http_status: Option<i16>,
+    pub error_code: Option<String>,
+    pub request_id: Option<String>,
+    pub finish_reason: Option<String>,
+    /// The attempt answered a job, whose result is written in the same transaction.
+    pub job: Option<JobAnswer>,
+}
+
+/// What a job came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobAnswer {
+    pub response: String,
+    pub provider: String,
+    pub served_model: String,
+}
+
+/// How the run of a job ended, where it was not with the settling of an attempt.
+#[derive(Debug, Clone)]
+pub struct JobEnd {
+    pub job: Uuid,
+    pub outcome: Result<(JobAnswer, Settled), Error>,
+}
+
+/// Work for the main thread. A failed send back means that nobody waits any more.
+#[derive(Debug)]
+pub enum Task {
+    /// Without a reply, it may be written a few milliseconds later, or together with its settlement.
+    Begin(Begin, Option<oneshot::Sender<Result<(), NotBegun>>>),
+    Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
+    /// A key answered: note when it was last used.
+    KeyUsed(Uuid),
+    /// A catalogue that nobody waits for.
+    Catalogue(Box<CatalogueFetch>, Fetched),
+    /// A model list that is one user's.
+    UserModels(Box<UserModels>),
+    /// A key was checked, or a model list fetched.
+    KeyChecked(Box<KeyChecked>),
+    /// When a user's keys were checked at a provider since then (microseconds since 1970).
+    RecentChecks {
+        user: String,
+        provider: Uuid,
+        since: i64,
+        reply: oneshot::Sender<Result<Vec<i64>, String>>,
+    },
+    /// Something cools down, or is well again.
+    Health(Box<HealthNote>),
+    /// A provider has counted more than the bound of a request.
+    HiddenTokens(Box<HiddenTokens>),
+    /// A transaction that wrote jobs has ended.
+    JobsWritten,
+    JobEnded(Box<JobEnd>),
+    /// A call goes on as the job of this id.
+    HandedOver(Uuid),
+    /// The transaction that should have made rows of these calls was rolled back.
+    HandOversUndone(Vec<Uuid>),
+    /// What holds now for a call that has waited since it was resolved.
+    Renew(Known, oneshot::Sender<Result<Renewed, Error>>),
+    /// What is asked about jobs over HTTP.
+    Job(Box<JobAsked>, oneshot::Sender<Result<JobTold, Error>>),
+    /// Whether a role that an access token claims may spend.
+    MaySpend(String, oneshot::Sender<Result<Vouched, Error>>),
+    /// Whether it may see what all users together do.
+    MayRead(String, oneshot::Sender<Result<bool, Error>>),
+    /// Whose a gateway key is that a program shows.
+    GatewayKey(KeyHash, oneshot::Sender<Result<FoundKey, Error>>),
+    /// Who may serve a call over HTTP.
+    Route(Box<RouteAsked>, oneshot::Sender<Result<Routed, Error>>),
+    /// What a user can call.
+    Models(Whose, oneshot::Sender<Result<Vec<CallableModel>, Error>>),
+    /// Of which generation routes and callers are now. `None`: that cannot be said.
+    Generation(oneshot::Sender<Option<u64>>),
+    /// Start a clerk, which comes to its socket by itself. False: there is no place for one.
+    StartClerk(oneshot::Sender<bool>),
+    /// Whether the database answers, and the extension is there.
+    Ready(oneshot::Sender<bool>),
+    /// What the ledger says was spent.
+    Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
+    /// So much of a budget is spent that somebody is told.
+    BudgetWarning(Box<BudgetWarning>),
+    /// A user is being forgotten. Whatever was in flight of theirs was sent before this.
+    Forget {
+        user: String,
+        /// For rows that could not be written yet.
+        anonymous: String,
+        done: oneshot::Sender<()>,
+    },
+    /// A session came for another installation of the extension.
+    Outdated,
+    /// A line for the server log.
+    Log(String),
+}
+
+/// What a role may do, as of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vouched {
+    pub may_spend: bool,
+    /// It may act for others.
+    pub is_admin: bool,
+    pub generation: u64,
+}
+
+/// A gateway key, as of a generation.
+#[derive(Debug, Clone)]
+pub struct FoundKey {
+    /// `None`: it passes nothing.
+    pub key: Option<Arc<GatewayKey>>,
+    pub generation: u64,
+}
+
+/// What a call asks for, the wanted model first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RouteAsked {
+    pub whose: Whose,
+    pub models: Vec<String>,
+}
+
+/// Who may serve a call and by which rules, as of a generation.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    pub candidates: Arc<[Candidate]>,
+    pub rules: Arc<Rules>,
+    pub generation: u64,
+}
+
+/// A model that a user can call.
+#[derive(Debug, Clone)]
+pub struct CallableModel {
+    pub provider: String,
+    pub id: String,
+    pub name: Option<String>,
+    pub context_window: Option<i32>,
+    pub max_output_tokens: Option<i32>,
+    pub pricing: Option<String>,
+    /// Seconds since 1970. `None`: nobody knows.
+    pub first_seen: Option<i64>,
+}
+
+/// What holds for a call to a candidate.
+#[derive(Debug, Clone)]
+pub struct Renewed {
+    pub rules: Arc<Rules>,
+    /// `None`: it may not serve the call any longer.
+    pub candidate: Option<Arc<Candidate>>,
+}
+
+/// The models that a provider lists to a user's key.
+#[derive(Debug, Clone)]
+pub struct UserModels {
+    pub user_id: String,
+    pub provider_id: Uuid,
+    pub models: Columns,
+}
+
+/// What a provider was seen to count beyond the bound of a request for a model.
+#[derive(Debug, Clone)]
+pub struct HiddenTokens {
+    pub provider: Uuid,
+    /// As rules know it.
+    pub model: String,
+    pub hidden: Hidden,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyCheckKind {
+    Check,
+    Sync,
+}
+
+impl KeyCheckKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+/// How a request that cost nothing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckOutcome {
+    Success,
+    /// The provider does not take the key.
+    Refused,
+    Error,
+}
+
+impl CheckOutcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Refused => "refused",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A request that cost nothing, and how it ended.
+#[derive(Debug, Clone)]
+pub struct KeyChecked {
+    pub kind: KeyCheckKind,
+    /// `None`: it was with the platform's key, or with none.
+    pub user_id: Option<String>,
+    pub provider_id: Uuid,
+    /// Microseconds since 1970.
+    pub created_at: i64,
+    pub outcome: CheckOutcome,
+    pub http_status: Option<u16>,
+    pub error_code: Option<String>,
+    pub latency_ms: u64,
+}
+
+impl JobEnd {
+    /// About how many bytes it holds.
+    pub fn size(&self) -> usize {
+        self.outcome.as_ref().map_or(0, |(answer, _)| answer.response.len()) + size_of::<Self>()
+    }
+}
+
+/// A question to the ledger. `user`: only that user's rows, beyond the scope.
+#[derive(Debug, Clone)]
+pub enum SpendingQuery {
+    /// What counts against a budget since then (microseconds since 1970).
+    Budget { scope: Scope, keys: Keys, user: Option<String>, since: i64 },
+    /// The requests since then.
+    LastMinute { scope: Scope, user: Option<String>, since: i64 },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Spending {
+    pub amount: Amount,
+    /// When requests were made, oldest first, and their tokens.
+    pub calls: Vec<(i64, i64)>,
+}
+
+/// A budget of which so much is spent.
+#[derive(Debug, Clone)]
+pub struct BudgetWarning {
+    pub budget: Uuid,
+    pub user: Option<String>,
+    /// Microseconds since 1970.
+    pub period_start: i64,
+    /// 80 or 100 percent.
+    pub level: i16,
+    pub spent: Amount,
+}
+
+/// A change of health, and whose key it is about (`None`: the platform's, or no key's).
+#[derive(Debug, Clone)]
+pub struct HealthNote {
+    pub change: Change,
+    pub user_id: Option<String>,
+}
+
+impl HealthNote {
+    /// Whether a key is meant, and not a provider with all of them.
+    pub fn is_about_a_key(&self) -> bool {
+        !matches!(self.change.0, Place::Provider(_))
+    }
+}
