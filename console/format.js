@@ -82,7 +82,7 @@ export function ago(at, never = 'never') {
 
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${Number(n) === 1 ? one : many}`
 
-export const price = (text) => (text === null || text === undefined ? null : `$${Number(Number(text).toPrecision(6))}`)
+export const price = (text) => (text === null || text === undefined ? null : `$${String(Number(Number(text).toPrecision(6))).replace(/(\.\d)$/, '$10')}`)
 
 export function context(n) {
   if (!n) return DASH
