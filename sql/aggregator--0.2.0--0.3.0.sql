@@ -2514,6 +2514,83 @@ $page$,
 END
 $$;
 
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_dashboard_style() RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $style$
+SELECT '
+:root {
+  color-scheme: light dark;
+  --page: #f6f7f9; --panel: #fff; --edge: #e4e7ec; --text: #14181f; --soft: #596273; --track: #edf0f4;
+  --main: #3b6fe0; --good: #1f9d63; --bad: #d2453f; --odd: #c98a12; --warn: #85500a; --shadow: 0 1px 2px rgb(16 24 40 / 5%);
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #0e1116; --panel: #171b22; --edge: #2a313c; --text: #e8ebf0; --soft: #9aa4b4; --track: #252b35;
+    --main: #6f9bf5; --good: #43c088; --bad: #f0716b; --odd: #e0ad45; --warn: #e9bd66; --shadow: none;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--page); color: var(--text);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
+  font-variant-numeric: tabular-nums; -webkit-text-size-adjust: 100%;
+}
+main { max-width: 960px; margin: 0 auto; padding: 32px 20px 40px; }
+header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 20px; }
+h1 { font-size: 26px; line-height: 1.2; font-weight: 650; letter-spacing: -0.02em; margin: 0; }
+header p { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
+h2 { font-size: 15px; line-height: 1.4; font-weight: 600; margin: 0 0 12px; }
+small, .note, footer { font-size: 13px; font-weight: 400; color: var(--soft); }
+.panel, .card { background: var(--panel); border: 1px solid var(--edge); border-radius: 12px; box-shadow: var(--shadow); }
+.panel { padding: 18px 20px; margin-top: 14px; }
+.cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: 14px; }
+.card { padding: 16px 18px; min-width: 0; }
+.card h2 { font-size: 13px; font-weight: 500; color: var(--soft); margin: 0 0 4px; }
+.big { font-size: 28px; line-height: 1.2; font-weight: 650; letter-spacing: -0.02em; margin: 0; white-space: nowrap; }
+.note { margin: 4px 0 0; }
+.warn { color: var(--warn); }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { font-size: 12px; fill: var(--soft); }
+svg .y { text-anchor: end; }
+svg .x { text-anchor: middle; }
+.grid line { stroke: var(--edge); stroke-width: 1; }
+.bar .room { fill: transparent; }
+.bar .value { fill: var(--main); }
+.bar:hover .room { fill: var(--track); }
+table { width: 100%; border-collapse: collapse; }
+thead th { font-size: 13px; font-weight: 500; color: var(--soft); padding: 0 0 8px; border-bottom: 1px solid var(--edge); }
+th { text-align: left; font-weight: 400; }
+td, thead th + th { text-align: right; padding-left: 18px; white-space: nowrap; }
+tbody th, td { padding-top: 9px; padding-bottom: 9px; vertical-align: top; }
+tbody tr + tr > * { border-top: 1px solid var(--edge); }
+td .note { display: block; margin: 0; }
+.name { font-weight: 550; overflow-wrap: anywhere; }
+.track { display: block; height: 5px; margin-top: 7px; border-radius: 3px; background: var(--track); overflow: hidden; }
+.fill { display: block; height: 100%; min-width: 2px; border-radius: 3px; background: var(--main); }
+.fill.success { background: var(--good); }
+.fill.error, .fill.unreachable { background: var(--bad); }
+.fill.cancelled, .fill.unknown { background: var(--odd); }
+#by-model th:first-child, #by-status th:first-child { width: 55%; }
+.empty { text-align: center; padding: 56px 20px; }
+.empty p { margin: 0; color: var(--soft); }
+code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.92em; }
+footer { margin-top: 18px; }
+@media (max-width: 640px) {
+  main { padding: 20px 14px 28px; }
+  .cards { grid-template-columns: 1fr 1fr; gap: 10px; }
+  .card { padding: 13px 14px; }
+  .big { font-size: 23px; }
+  .panel { padding: 15px 14px; margin-top: 10px; }
+  svg text { font-size: 22px; }
+  svg .extra { display: none; }
+  td, thead th + th { padding-left: 10px; }
+  td, tbody th { font-size: 14px; }
+  #by-model th:first-child, #by-status th:first-child { width: 42%; }
+}
+'
+$style$;
+
 COMMENT ON FUNCTION @extschema@.aggregator_count(bigint) IS 'HTML of a number that is shown short and kept whole.';
 
 -- Makes the partition of a month (UTC), with the rights, row-level security and storage of the

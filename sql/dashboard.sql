@@ -325,28 +325,28 @@ AS $style$
 SELECT '
 :root {
   color-scheme: light dark;
-  --page: #f6f7f9; --panel: #fff; --edge: #e4e7ec; --text: #14181f; --soft: #667085; --track: #edf0f4;
-  --main: #3b6fe0; --good: #1f9d63; --bad: #d2453f; --odd: #c98a12; --warn: #a15c07;
+  --page: #f6f7f9; --panel: #fff; --edge: #e4e7ec; --text: #14181f; --soft: #596273; --track: #edf0f4;
+  --main: #3b6fe0; --good: #1f9d63; --bad: #d2453f; --odd: #c98a12; --warn: #85500a; --shadow: 0 1px 2px rgb(16 24 40 / 5%);
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --page: #0e1116; --panel: #171b22; --edge: #272d37; --text: #e8ebf0; --soft: #949eae; --track: #252b35;
-    --main: #6f9bf5; --good: #43c088; --bad: #f0716b; --odd: #e0ad45; --warn: #e6b35c;
+    --page: #0e1116; --panel: #171b22; --edge: #2a313c; --text: #e8ebf0; --soft: #9aa4b4; --track: #252b35;
+    --main: #6f9bf5; --good: #43c088; --bad: #f0716b; --odd: #e0ad45; --warn: #e9bd66; --shadow: none;
   }
 }
 * { box-sizing: border-box; }
 body {
   margin: 0; background: var(--page); color: var(--text);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; -webkit-text-size-adjust: 100%;
 }
 main { max-width: 960px; margin: 0 auto; padding: 32px 20px 40px; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 20px; }
-h1 { font-size: 26px; font-weight: 650; letter-spacing: -0.02em; margin: 0; }
+h1 { font-size: 26px; line-height: 1.2; font-weight: 650; letter-spacing: -0.02em; margin: 0; }
 header p { margin: 0; color: var(--soft); overflow-wrap: anywhere; }
-h2 { font-size: 15px; font-weight: 600; margin: 0 0 14px; }
+h2 { font-size: 15px; line-height: 1.4; font-weight: 600; margin: 0 0 12px; }
 small, .note, footer { font-size: 13px; font-weight: 400; color: var(--soft); }
-.panel, .card { background: var(--panel); border: 1px solid var(--edge); border-radius: 12px; }
+.panel, .card { background: var(--panel); border: 1px solid var(--edge); border-radius: 12px; box-shadow: var(--shadow); }
 .panel { padding: 18px 20px; margin-top: 14px; }
 .cards { display: grid; grid-template-columns: repeat(4, 1fr); gap: 14px; }
 .card { padding: 16px 18px; min-width: 0; }
