@@ -6,7 +6,7 @@ use super::own::{Own, until_down};
 use super::{Bed, Request, Response, token};
 use crate::bed::{eventually, eventually_within, rows, value};
 use crate::upstream::{Answer, Upstream};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -283,4 +283,65 @@ async fn what_the_console_did_is_committed_when_it_says_so() {
         asked(bed.port, "u-1", post("revoke-gateway-key", json!({"id": made["id"]}))).await;
     assert_eq!(revoked.json(), json!({"revoked": true}));
     assert_eq!(bed.send(&calls).await.status, 401);
+}
+
+#[tokio::test]
+async fn every_statement_that_writes_does_what_its_function_does() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let bed = ready(&upstream).await;
+    let done = async |user: &str, name: &str, body: Value| {
+        let mut claims = token::claims(user);
+        if user == "ops" {
+            claims["role"] = json!("service_role");
+        }
+        let bearer = token::with(claims, json!({}));
+        let answered = bed.send(&post(name, body).bearer(&bearer)).await;
+        assert_eq!(answered.status, 200, "{name}: {answered:?}");
+        answered.json()
+    };
+    let told = async |sql: &str| value(&bed.root, sql).await.unwrap_or_default();
+    // Keys of providers.
+    let key = json!({"provider": "standin", "key": "sk-good-new-0123456789"});
+    assert!(done("u-2", "save-key", key.clone()).await["id"].is_string());
+    let valid = json!({"provider": "standin", "key": "sk-bad-0123456789"});
+    assert_eq!(done("u-2", "check-key", valid).await["status"], "refused");
+    let change = json!({"provider": "standin", "priority": 7, "is_active": false});
+    assert_eq!(done("u-2", "change-key", change).await, json!({"changed": true}));
+    let changed =
+        "SELECT priority || ' ' || is_active FROM user_api_providers WHERE user_id = 'u-2'";
+    assert_eq!(told(changed).await, "7 false");
+    assert_eq!(done("u-2", "remove-key", json!({"provider": "standin"})).await["removed"], true);
+    assert_eq!(told(changed).await, "");
+    done("ops", "save-platform-key", key).await;
+    let synced = done("ops", "sync", json!({"provider": "standin"})).await;
+    let synced = &synced["providers"][0];
+    assert_eq!((&synced["provider"], &synced["error"]), (&json!("standin"), &Value::Null));
+    done("ops", "remove-platform-key", json!({"provider": "standin"})).await;
+    assert_eq!(told("SELECT count(*) FROM user_api_providers").await, "1");
+    // Gateway keys.
+    let made = done(
+        "u-1",
+        "create-gateway-key",
+        json!({"name": "x", "models": ["m"], "tags": ["a", "b"], "requests_per_minute": 100,
+            "expires_at": "2099-01-01T00:00:00Z"}),
+    )
+    .await;
+    let rotated =
+        done("u-1", "rotate-gateway-key", json!({"id": made["id"], "grace": "1 hour"})).await;
+    assert!(rotated["key"] != made["key"] && rotated["key"].is_string());
+    let kept = "SELECT models::text || tags::text || expires_at FROM aggregator_gateway_keys";
+    assert_eq!(told(kept).await, "{m}{a,b}2099-01-01 00:00:00+00");
+    // Limits.
+    let set = json!({"limit_usd": "12.345", "period": "day", "user_id": "u-1"});
+    let budget = done("ops", "set-budget", set).await;
+    let set = json!({"requests_per_minute": 50, "each_user": true});
+    let rate = done("ops", "set-rate-limit", set).await;
+    assert_eq!(done("ops", "remove-budget", json!({"id": budget["id"]})).await["removed"], true);
+    assert_eq!(done("ops", "remove-rate-limit", json!({"id": rate["id"]})).await["removed"], true);
+    // A job that waits.
+    let owner = bed.database.rest("authenticated", Some("u-1")).await;
+    let submit = "SELECT chat_submit('m', '[{\"role\":\"user\",\"content\":\"hi\"}]', p_run_after => now() + interval '1 day')";
+    let job = value(&owner, submit).await.unwrap();
+    assert_eq!(done("u-1", "cancel-job", json!({"id": job})).await, json!({"cancelled": true}));
+    eventually(&bed.root, "SELECT string_agg(status, ' ') FROM aggregator_jobs", "cancelled").await;
 }
