@@ -1,4 +1,4 @@
-// Bars over time. What they say is in the table below them too.
+// Bars over time.
 import { h } from './dom.js'
 import { short } from './format.js'
 
@@ -6,7 +6,6 @@ const LEFT = 52
 const TOP = 12
 const HEIGHT = 176
 
-/** The end of an axis: a power of ten, or 2, 4 or 8 of them, whose quarters are round too. */
 function axisEnd(most) {
   if (!(most > 0)) return 1
   const power = 10 ** Math.floor(Math.log10(most))

@@ -65,7 +65,7 @@ function reveal(title, key) {
     copyIt.setAttribute('autofocus', '')
     return [
       h('p', {}, 'This is shown once. Only its hash is kept here.'),
-      h('div.code.big', {}, h('code', { 'data-secret': true }, key), copyIt),
+      h('div.code', {}, h('code', { 'data-secret': true }, key), copyIt),
       h('p.note', {}, `Programs take it as their API key, with the base URL ${new URL('../v1', document.baseURI).href}`),
       h('div.foot', {}, stored, done),
     ]

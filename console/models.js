@@ -96,7 +96,6 @@ export function models(page) {
   return h('div', {}, heading('Models', 'What can be called, and the price of a million tokens in USD.', page.me.is_admin && syncButton()), result, tools, place)
 }
 
-/** One provider after the other, so that it can be seen how far it is. */
 async function sync(place, page, fresh) {
   const label = h('p', {}, 'Looking for providers…')
   const progress = h('progress', { max: '1', value: '0', 'aria-label': 'Sync' })

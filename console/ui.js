@@ -1,4 +1,4 @@
-// The parts that every page is made of. What it says to the reader of a screen goes into one region.
+// The parts that every page is made of.
 import { add, h, icon, show } from './dom.js'
 
 let number = 0
