@@ -3105,6 +3105,8 @@ LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 CREATE TABLE @extschema@.aggregator_gateway_keys (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id         text        NOT NULL CHECK (user_id <> ''),
+    -- As which its owner made it. NULL: somebody else did.
+    role            text,
     name            text        NOT NULL,
     key_hash        bytea       NOT NULL CHECK (octet_length(key_hash) = 32),
     key_hint        text        NOT NULL,
@@ -3135,6 +3137,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_gateway_keys'
 -- are not revoked. Of those that are, the oldest make room.
 CREATE FUNCTION @extschema@.aggregator_store_gateway_key(
     p_user_id             text,
+    p_role                text,
     p_name                text,
     p_key_hash            bytea,
     p_key_hint            text,
@@ -3167,8 +3170,8 @@ BEGIN
         RETURN NULL;
     END IF;
     INSERT INTO @extschema@.aggregator_gateway_keys
-        (user_id, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
-    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
+        (user_id, role, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
+    VALUES (p_user_id, p_role, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
     RETURNING id INTO v_id;
     IF p_limit_usd IS NOT NULL THEN
         INSERT INTO @extschema@.aggregator_budgets (user_id, gateway_key_id, period, limit_usd, action, keys)
@@ -3231,6 +3234,8 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.id IS 'Stays the same when
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.user_id IS 'Its owner, as whom it spends.';
 
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.role IS 'The role as which it looks at the console: the one in effect when its owner made it. NULL: it opens no console.';
+
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.name IS 'What its owner calls it.';
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hash IS 'SHA-256 of the key, which is stored nowhere.';
@@ -3257,12 +3262,126 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.created_at IS 'When it was
 
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.rotated_at IS 'When it was rotated last.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
     'Stores a gateway key and its limits; NULL: the user has as many as there may be. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_after_gateway_key() IS 'Takes the limits of a gateway key away that is no more, or is revoked.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_gateway_key_owner(uuid, text, boolean) IS 'The owner of a gateway key that a rule is about; without one, the user of the rule. PT400, PT404.';
+
+CREATE TABLE @extschema@.aggregator_console_sessions (
+    id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
+    user_id         text        NOT NULL CHECK (user_id <> ''),
+    role            text        NOT NULL,
+    -- Another role that gets its name later is not it.
+    role_oid        oid         NOT NULL,
+    is_anonymous    boolean     NOT NULL,
+    code_hash       bytea       NOT NULL CHECK (octet_length(code_hash) = 32),
+    code_expires_at timestamptz NOT NULL,
+    token_hash      bytea       CHECK (octet_length(token_hash) = 32),
+    expires_at      timestamptz,
+    revoked_at      timestamptz,
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (num_nulls(token_hash, expires_at) IN (0, 2))
+);
+
+CREATE UNIQUE INDEX ON @extschema@.aggregator_console_sessions (code_hash);
+
+CREATE UNIQUE INDEX ON @extschema@.aggregator_console_sessions (token_hash) WHERE token_hash IS NOT NULL;
+
+CREATE INDEX ON @extschema@.aggregator_console_sessions (user_id);
+
+-- What is long over is looked for by this.
+CREATE INDEX ON @extschema@.aggregator_console_sessions ((coalesce(expires_at, code_expires_at)));
+
+-- Deletes sessions that have been over for a day, some at a time. By the worker alone, whose transactions are short:
+-- nobody waits for a row of theirs because somebody else signs in. What is held itself is left for another time.
+CREATE FUNCTION @extschema@.aggregator_sweep_console_sessions() RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM @extschema@.aggregator_console_sessions AS s
+    USING (
+        SELECT old.id
+        FROM @extschema@.aggregator_console_sessions AS old
+        WHERE coalesce(old.expires_at, old.code_expires_at) < clock_timestamp() - interval '1 day'
+        ORDER BY coalesce(old.expires_at, old.code_expires_at)
+        LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    ) AS old
+    WHERE s.id = old.id
+$$;
+
+-- Stores a code that was just made, for a user who acts as a role; of the user's sessions the oldest make room. Its
+-- arguments are checked, but for the right of the role. False: the role may not chat.
+CREATE FUNCTION @extschema@.aggregator_store_console_code(
+    p_user_id      text,
+    p_role         oid,
+    p_is_anonymous boolean,
+    p_code_hash    bytea,
+    p_lasts        interval,
+    p_most         bigint
+) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_role text;
+BEGIN
+    SELECT r.rolname INTO v_role
+    FROM pg_roles AS r
+    WHERE r.oid = p_role
+      AND has_function_privilege(r.oid, '@extschema@.chat_completions(jsonb)'::regprocedure, 'EXECUTE');
+    IF v_role IS NULL THEN
+        RETURN false;
+    END IF;
+    DELETE FROM @extschema@.aggregator_console_sessions AS s
+    USING (
+        SELECT old.id
+        FROM @extschema@.aggregator_console_sessions AS old
+        WHERE old.user_id = p_user_id
+        -- Those that are over go first.
+        ORDER BY
+            coalesce(old.expires_at, old.code_expires_at) > clock_timestamp() AND old.revoked_at IS NULL DESC,
+            old.created_at DESC
+        OFFSET p_most - 1
+    ) AS old
+    WHERE s.id = old.id;
+    INSERT INTO @extschema@.aggregator_console_sessions
+        (user_id, role, role_oid, is_anonymous, code_hash, code_expires_at)
+    VALUES (p_user_id, v_role, p_role, p_is_anonymous, p_code_hash, clock_timestamp() + p_lasts);
+    RETURN true;
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_console_sessions IS 'Who has signed in to the console. Made by console_url(). Users see their own, administrators all.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.id IS 'Id of the session.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.user_id IS 'Who has signed in.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.role IS 'The role as which the session acts: the one in effect where console_url() was called.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.role_oid IS 'Its oid.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.is_anonymous IS 'Whether the claims of whoever called console_url() said is_anonymous.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.code_hash IS 'SHA-256 of the code in the link, which is stored nowhere.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.code_expires_at IS 'From then on the link signs nobody in.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.token_hash IS 'SHA-256 of the token that the code was exchanged for; NULL: it was not.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.expires_at IS 'From then on the token passes nothing; NULL: there is none yet.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.revoked_at IS 'When the session was ended, by its user or an administrator; NULL: it was not.';
+
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.created_at IS 'When console_url() was called.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_sweep_console_sessions() IS 'Deletes sessions of the console that have been over for a day. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_store_console_code(text, oid, boolean, bytea, interval, bigint) IS
+    'Stores the code of a link to the console; false: the role may not chat. Internal.';
 
 CREATE FUNCTION @extschema@.aggregator_routes_changed() RETURNS trigger
 LANGUAGE c
@@ -3294,6 +3413,10 @@ FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, is_anonymous,
     expires_at, old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
+-- Of sessions of the console, those that have a token are kept. A code that is exchanged for one changes nothing.
+CREATE TRIGGER routes_changed AFTER DELETE OR UPDATE ON @extschema@.aggregator_console_sessions
+FOR EACH ROW WHEN (OLD.token_hash IS NOT NULL) EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
     'Has every process forget the routes that it keeps, once the transaction commits. Internal.';
@@ -3552,6 +3675,10 @@ BEGIN
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
         ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_user_models', 'aggregator_jobs']),
+        -- Who has signed in, without the hashes by which they are known.
+        ('user', 'SELECT (id, user_id, role, is_anonymous, code_expires_at, expires_at, revoked_at, created_at)', ARRAY[
+            'aggregator_console_sessions'
+        ]),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
         ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
@@ -3624,6 +3751,8 @@ BEGIN
             'create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text)',
             'rotate_gateway_key(uuid, interval)',
             'revoke_gateway_key(uuid)',
+            'console_url(text)',
+            'revoke_console_sessions(text)',
             'chat_complete(text, jsonb, jsonb, text, text)',
             'chat(text, text, jsonb)',
             'chat_completions(jsonb)',
@@ -4284,6 +4413,7 @@ AS $$
 BEGIN
     DELETE FROM @extschema@.user_api_providers WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_gateway_keys WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_console_sessions WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
@@ -4349,6 +4479,12 @@ BEGIN
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
+    ),
+    sessions AS (
+        DELETE FROM @extschema@.aggregator_console_sessions AS s
+        USING ready
+        WHERE sha256(convert_to(s.user_id, 'UTF8')) = ready.user_hash
+          AND s.created_at <= ready.forgotten_at
     ),
     jobs AS (
         DELETE FROM @extschema@.aggregator_jobs AS job
@@ -4483,6 +4619,13 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_status_wrapper';
 
+-- aggregator::session::console::console_url
+CREATE  FUNCTION "console_url"(
+	"p_base_url" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS TEXT /* String */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'console_url_wrapper';
+
 -- aggregator::session::gateway_keys::create_gateway_key
 CREATE  FUNCTION "create_gateway_key"(
 	"p_name" TEXT, /* Option < & '_ str > */
@@ -4500,6 +4643,13 @@ CREATE  FUNCTION "create_gateway_key"(
 )
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'create_gateway_key_wrapper';
+
+-- aggregator::session::console::revoke_console_sessions
+CREATE  FUNCTION "revoke_console_sessions"(
+	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS bigint /* i64 */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'revoke_console_sessions_wrapper';
 
 -- aggregator::session::gateway_keys::revoke_gateway_key
 CREATE  FUNCTION "revoke_gateway_key"(
@@ -4555,6 +4705,8 @@ ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE @extschema@.aggregator_console_sessions ENABLE ROW LEVEL SECURITY;
+
 -- A model of one's own may have a name that is nobody else's business.
 CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
@@ -4573,6 +4725,9 @@ CREATE POLICY seen ON @extschema@.aggregator_usage_labels FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
 CREATE POLICY seen ON @extschema@.aggregator_gateway_keys FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+CREATE POLICY seen ON @extschema@.aggregator_console_sessions FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 COMMENT ON FUNCTION @extschema@.aggregator_platform_models(text) IS
@@ -4603,6 +4758,12 @@ COMMENT ON FUNCTION @extschema@.rotate_gateway_key(uuid, interval) IS
 
 COMMENT ON FUNCTION @extschema@.revoke_gateway_key(uuid) IS
     'Revokes a gateway key: once that is committed no request passes with it. False: it is revoked already, or there is no such key of the caller. PT403.';
+
+COMMENT ON FUNCTION @extschema@.console_url(text) IS
+    'A link to the console that signs its caller in, once, within a minute from its commit on: as the caller''s user id and the role in effect, for twelve hours. p_base_url: where browsers reach the HTTP endpoint, as https://llm.example.org; NULL: as aggregator.console_base_url or aggregator.http_listen says. PT400, PT403; PT503: the console is not served here.';
+
+COMMENT ON FUNCTION @extschema@.revoke_console_sessions(text) IS
+    'Ends every session of the console, and every link to one, of the caller or (administrators) another user: once that is committed no request passes with them. How many there were. PT403.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_tag_problem(text) IS 'Why a text is no tag of a call: empty, longer than 64 bytes, with spaces around it, or a character that cannot be seen; NULL: it is one.';
 
@@ -4675,9 +4836,13 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_gateway_keys
     ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0,
     ALTER COLUMN name SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN tags SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_console_sessions
+    ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

@@ -22,6 +22,7 @@ ALTER TABLE @extschema@.aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_console_sessions ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
@@ -85,6 +86,9 @@ CREATE POLICY seen ON @extschema@.aggregator_usage_labels FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
 CREATE POLICY seen ON @extschema@.aggregator_gateway_keys FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+CREATE POLICY seen ON @extschema@.aggregator_console_sessions FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 -- What administrators write by plain statements.
@@ -159,6 +163,10 @@ COMMENT ON FUNCTION @extschema@.rotate_gateway_key(uuid, interval) IS
     'Gives a gateway key another secret, and returns it, this one time. Its id, limits and counts stay. The old secret passes for p_grace more, of at most 30 days. PT400, PT403; PT404: there is no such key of the caller, or it is revoked.';
 COMMENT ON FUNCTION @extschema@.revoke_gateway_key(uuid) IS
     'Revokes a gateway key: once that is committed no request passes with it. False: it is revoked already, or there is no such key of the caller. PT403.';
+COMMENT ON FUNCTION @extschema@.console_url(text) IS
+    'A link to the console that signs its caller in, once, within a minute from its commit on: as the caller''s user id and the role in effect, for twelve hours. p_base_url: where browsers reach the HTTP endpoint, as https://llm.example.org; NULL: as aggregator.console_base_url or aggregator.http_listen says. PT400, PT403; PT503: the console is not served here.';
+COMMENT ON FUNCTION @extschema@.revoke_console_sessions(text) IS
+    'Ends every session of the console, and every link to one, of the caller or (administrators) another user: once that is committed no request passes with them. How many there were. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_tag_problem(text) IS 'Why a text is no tag of a call: empty, longer than 64 bytes, with spaces around it, or a character that cannot be seen; NULL: it is one.';
 COMMENT ON FUNCTION @extschema@.set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text) IS
     'Sets what may be spent per period (hour, day, week from Monday, month, total; UTC) in USD, tokens or requests: by one user (p_user_id), by each (p_each_user) or by all together; optionally at one provider (name or id), of one model, of one gateway key (p_gateway_key) or with one tag (p_tag). p_keys: whose money it protects, and so what it counts: platform, own or all; NULL: that of the budget that is set anew, else the platform''s for all users together and all for one user or each. block refuses what does not fit, before it is sent (PT402); warn only tells. At 80 and 100 percent a row in aggregator_budget_warnings and NOTIFY aggregator_budgets. Setting it again replaces the limits. Returns its id. Administrators. PT400, PT403, PT404.';

@@ -7,6 +7,8 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 CREATE TABLE @extschema@.aggregator_gateway_keys (
     id              uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
     user_id         text        NOT NULL CHECK (user_id <> ''),
+    -- As which its owner made it. NULL: somebody else did.
+    role            text,
     name            text        NOT NULL,
     key_hash        bytea       NOT NULL CHECK (octet_length(key_hash) = 32),
     key_hint        text        NOT NULL,
@@ -34,6 +36,7 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_gateway_keys'
 -- once somebody was forgotten.
 ALTER TABLE @extschema@.aggregator_gateway_keys
     ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0,
     ALTER COLUMN name SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN tags SET STATISTICS 0;
@@ -42,6 +45,7 @@ ALTER TABLE @extschema@.aggregator_gateway_keys
 -- are not revoked. Of those that are, the oldest make room.
 CREATE FUNCTION @extschema@.aggregator_store_gateway_key(
     p_user_id             text,
+    p_role                text,
     p_name                text,
     p_key_hash            bytea,
     p_key_hint            text,
@@ -74,8 +78,8 @@ BEGIN
         RETURN NULL;
     END IF;
     INSERT INTO @extschema@.aggregator_gateway_keys
-        (user_id, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
-    VALUES (p_user_id, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
+        (user_id, role, name, key_hash, key_hint, models, tags, is_anonymous, expires_at)
+    VALUES (p_user_id, p_role, p_name, p_key_hash, p_key_hint, p_models, p_tags, p_is_anonymous, p_expires_at)
     RETURNING id INTO v_id;
     IF p_limit_usd IS NOT NULL THEN
         INSERT INTO @extschema@.aggregator_budgets (user_id, gateway_key_id, period, limit_usd, action, keys)
@@ -134,6 +138,7 @@ $$;
 COMMENT ON TABLE @extschema@.aggregator_gateway_keys IS 'Keys that programs show over HTTP and that spend as their owner. Made by create_gateway_key(). Users see their own, administrators all.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.id IS 'Stays the same when the key is rotated.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.user_id IS 'Its owner, as whom it spends.';
+COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.role IS 'The role as which it looks at the console: the one in effect when its owner made it. NULL: it opens no console.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.name IS 'What its owner calls it.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hash IS 'SHA-256 of the key, which is stored nowhere.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.key_hint IS 'Last four characters of the key.';
@@ -147,7 +152,7 @@ COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.revoked_at IS 'When it was
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.last_used_at IS 'When a call was made with it last, give or take some seconds.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.created_at IS 'When it was made.';
 COMMENT ON COLUMN @extschema@.aggregator_gateway_keys.rotated_at IS 'When it was rotated last.';
-COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
+COMMENT ON FUNCTION @extschema@.aggregator_store_gateway_key(text, text, text, bytea, text, text[], text[], boolean, timestamptz, numeric, text, bigint, bigint, bigint) IS
     'Stores a gateway key and its limits; NULL: the user has as many as there may be. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_gateway_key() IS 'Takes the limits of a gateway key away that is no more, or is revoked.';
 COMMENT ON FUNCTION @extschema@.aggregator_gateway_key_owner(uuid, text, boolean) IS 'The owner of a gateway key that a rule is about; without one, the user of the rule. PT400, PT404.';

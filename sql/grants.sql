@@ -50,6 +50,10 @@ BEGIN
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
         ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_user_models', 'aggregator_jobs']),
+        -- Who has signed in, without the hashes by which they are known.
+        ('user', 'SELECT (id, user_id, role, is_anonymous, code_expires_at, expires_at, revoked_at, created_at)', ARRAY[
+            'aggregator_console_sessions'
+        ]),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
         ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
@@ -122,6 +126,8 @@ BEGIN
             'create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text)',
             'rotate_gateway_key(uuid, interval)',
             'revoke_gateway_key(uuid)',
+            'console_url(text)',
+            'revoke_console_sessions(text)',
             'chat_complete(text, jsonb, jsonb, text, text)',
             'chat(text, text, jsonb)',
             'chat_completions(jsonb)',

@@ -183,6 +183,7 @@ AS $$
 BEGIN
     DELETE FROM @extschema@.user_api_providers WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_gateway_keys WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_console_sessions WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
@@ -248,6 +249,12 @@ BEGIN
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
+    ),
+    sessions AS (
+        DELETE FROM @extschema@.aggregator_console_sessions AS s
+        USING ready
+        WHERE sha256(convert_to(s.user_id, 'UTF8')) = ready.user_hash
+          AND s.created_at <= ready.forgotten_at
     ),
     jobs AS (
         DELETE FROM @extschema@.aggregator_jobs AS job

@@ -34,6 +34,10 @@ CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, k
     expires_at, old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
+-- Of sessions of the console, those that have a token are kept. A code that is exchanged for one changes nothing.
+CREATE TRIGGER routes_changed AFTER DELETE OR UPDATE ON @extschema@.aggregator_console_sessions
+FOR EACH ROW WHEN (OLD.token_hash IS NOT NULL) EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
+
 COMMENT ON FUNCTION @extschema@.aggregator_routes_changed() IS
     'Has every process forget the routes that it keeps, once the transaction commits. Internal.';
 

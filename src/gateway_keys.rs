@@ -65,6 +65,7 @@ struct Row {
     tags: Option<Vec<Option<String>>>,
     until: Option<i64>,
     is_anonymous: bool,
+    role: Option<String>,
 }
 
 fn read(row: &SpiHeapTupleData<'_>) -> spi::Result<Row> {
@@ -75,6 +76,7 @@ fn read(row: &SpiHeapTupleData<'_>) -> spi::Result<Row> {
         tags: row.get(4)?,
         until: row.get(5)?,
         is_anonymous: required(row, 6)?,
+        role: row.get(7)?,
     })
 }
 
@@ -91,12 +93,13 @@ impl Row {
             Models::read(models.as_deref()).map_err(|error| unreadable(&error.to_string()))?;
         let tags = whole(self.tags.unwrap_or_default()).and_then(tags::checked);
         let tags = tags.ok_or_else(|| unreadable("its tags are none"))?;
-        let Self { id, user_id, until, is_anonymous, .. } = self;
-        Ok(GatewayKey { id, user_id, models, tags, until, is_anonymous })
+        let Self { id, user_id, until, is_anonymous, role, .. } = self;
+        Ok(GatewayKey { id, user_id, models, tags, until, is_anonymous, role })
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// As `decode(…, 'hex')` takes them.
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a String does not fail.

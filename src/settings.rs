@@ -6,7 +6,7 @@ mod http;
 
 use crate::gateway;
 pub use calls::{QueueLimits, job_max_attempts, job_retention_s, limits, queue_limits};
-pub use http::anonymous_users;
+pub use http::{anonymous_users, console_base};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
 use std::path::PathBuf;

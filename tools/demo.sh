@@ -57,7 +57,10 @@ curl -sS -N --fail-with-body "http://127.0.0.1:$PORT/v1/chat/completions" -H "Au
     -d "{\"model\": \"$DEMO_MODEL\", \"stream\": true, \"temperature\": 0, \"max_tokens\": 12,
          \"messages\": [{\"role\": \"user\", \"content\": \"Count from one to three.\"}]}"
 
+say "the console, in a browser: the link signs in once, for a minute"
+ask "SELECT console_url()"
+
 if [ -t 0 ] && [ -t 1 ]; then
-    say "your turn: psql, until \\q (try: SELECT chat('Hello!', '$DEMO_MODEL');)"
+    say "your turn: psql, until \\q (try: SELECT chat('Hello!', '$DEMO_MODEL'); SELECT console_url();)"
     "${psql[@]}" || true
 fi

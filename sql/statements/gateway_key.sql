@@ -1,14 +1,16 @@
 -- gateway_key
 -- The gateway key with this hash ($1, hexadecimal) or this id ($2), if it passes now: it is not revoked and has not
 -- expired, its owner was not forgotten since, and, where that is a role, may chat. Whose it is, what it may,
--- until when (microseconds since 1970; NULL: without an end), and whether its owner had not signed in.
+-- until when (microseconds since 1970; NULL: without an end), whether its owner had not signed in, and as which role
+-- its owner made it.
 SELECT k.id, k.user_id, k.models, k.tags,
     (extract(epoch FROM least(
         k.expires_at,
         CASE WHEN k.old_key_hash = decode($1, 'hex') THEN k.old_valid_until END,
         CASE WHEN k.expires_at IS NOT NULL OR k.old_key_hash = decode($1, 'hex') THEN '3000-01-01 UTC'::timestamptz END
     )) * 1000000)::bigint,
-    k.is_anonymous
+    k.is_anonymous,
+    k.role
 FROM @extschema@.aggregator_gateway_keys AS k
 WHERE (k.key_hash = decode($1, 'hex')
        OR k.old_key_hash = decode($1, 'hex') AND k.old_valid_until > clock_timestamp()

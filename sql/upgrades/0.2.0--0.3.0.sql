@@ -108,9 +108,13 @@ $upgrade$;
 ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_gateway_keys
     ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0,
     ALTER COLUMN name SET STATISTICS 0,
     ALTER COLUMN key_hint SET STATISTICS 0,
     ALTER COLUMN tags SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_console_sessions
+    ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN role SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

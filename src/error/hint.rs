@@ -94,6 +94,7 @@ impl Error {
             Self::NoGatewayKey => {
                 "Nothing was sent. SELECT create_gateway_key('name') makes another."
             }
+            Self::NoSession => "Nothing was sent. SELECT console_url() signs in again.",
             Self::NotForKey { .. } => {
                 "SELECT models FROM aggregator_gateway_keys; create_gateway_key makes one for others."
             }

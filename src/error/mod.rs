@@ -94,6 +94,8 @@ pub enum Error {
     UnknownGatewayKey { id: String },
     #[error("the gateway key of this call is revoked or expired, or its owner is gone")]
     NoGatewayKey,
+    #[error("the session of the console of this call is over or was ended, or its user is gone")]
+    NoSession,
     #[error("this user has {limit} gateway keys, and may have no more")]
     TooManyKeys { limit: u64 },
     #[error("the idempotency key '{key}' belongs to a job with another request")]
@@ -255,7 +257,7 @@ impl Error {
             Self::Stalled { .. } => ("PT504", "stalled"),
             Self::UnknownJob { .. } => ("PT404", "unknown_job"),
             Self::UnknownGatewayKey { .. } => ("PT404", "unknown_gateway_key"),
-            Self::NoGatewayKey => ("PT401", "invalid_api_key"),
+            Self::NoGatewayKey | Self::NoSession => ("PT401", "invalid_api_key"),
             Self::TooManyKeys { .. } => ("PT409", "too_many_keys"),
             Self::KeyReused { .. } => ("PT409", "idempotency_key_reused"),
             Self::NoTurn { .. } => ("PT504", "no_turn"),

@@ -4,7 +4,9 @@ use crate::clock::unix_micros;
 use crate::core::front::credential::{self, Credential, Refusal};
 use crate::core::front::failure::{Failure, Refused, Sent};
 use crate::core::front::gateway_key::{GatewayKey, KeyHash};
+use crate::core::front::opaque::Hash;
 use crate::core::front::proxies::machine;
+use crate::core::front::session::{self, Session};
 use crate::core::front::throttle::{Source, Throttle};
 use crate::core::front::token::Claims;
 use crate::core::front::token::cache::{Verifier, print};
@@ -15,7 +17,7 @@ use crate::front::connection::Peer;
 use crate::front::kept::Kept;
 use crate::front::{Front, files};
 use crate::gateway::ledger::Ledger;
-use crate::gateway::task::{FoundKey, Task, Vouched};
+use crate::gateway::task::{FoundKey, FoundSession, Task, Vouched};
 use crate::gateway::{AnonymousUsers, Http};
 use crate::protocol::Whose;
 use http::HeaderMap;
@@ -27,6 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Roles of which it is kept what they may do, and gateway keys.
 const MOST_ROLES: usize = 256;
 const MOST_KEYS: usize = 1024;
+/// Sessions of the console.
+const MOST_SESSIONS: usize = 1024;
 /// Who asks who somebody is.
 const NOBODY_YET: &str = "";
 
@@ -47,6 +51,7 @@ pub struct Caller {
 enum Shown {
     Token(Arc<Claims>),
     Key(KeyHash, Arc<GatewayKey>),
+    Session(Hash, Arc<Session>),
 }
 
 /// How sure it must be that what a caller may do has not changed.
@@ -70,15 +75,23 @@ impl Caller {
     pub fn claims(&self) -> Option<&Claims> {
         match &self.shown {
             Shown::Token(claims) => Some(claims),
-            Shown::Key(..) => None,
+            Shown::Key(..) | Shown::Session(..) => None,
         }
     }
 
     /// The gateway key that was shown.
     pub fn gateway_key(&self) -> Option<&GatewayKey> {
         match &self.shown {
-            Shown::Token(_) => None,
+            Shown::Token(_) | Shown::Session(..) => None,
             Shown::Key(_, key) => Some(key),
+        }
+    }
+
+    /// The session of the console whose token was shown.
+    pub fn session(&self) -> Option<&Session> {
+        match &self.shown {
+            Shown::Session(_, session) => Some(session),
+            Shown::Token(_) | Shown::Key(..) => None,
         }
     }
 
@@ -96,10 +109,13 @@ impl Caller {
 pub struct Callers {
     tokens: Mutex<Tokens>,
     failures: Mutex<Throttle>,
+    /// Roles that tokens claim, and those that have signed in or made a key themselves.
     roles: Kept<String, Vouched, MOST_ROLES>,
+    acting: Kept<String, Vouched, MOST_ROLES>,
     keys: Kept<KeyHash, Arc<GatewayKey>, MOST_KEYS>,
-    /// Keys that have passed, at whatever time.
-    passed: Mutex<HashSet<KeyHash>>,
+    sessions: Kept<Hash, Arc<Session>, MOST_SESSIONS>,
+    /// Keys and sessions that have passed, at whatever time.
+    passed: Mutex<HashSet<Hash>>,
 }
 
 #[derive(Default)]
@@ -154,12 +170,16 @@ impl Callers {
                 self.vouch(front, claims, look).await.map_err(of)
             }
             Credential::Key(hash) => {
-                // One that has passed before is not kept out by what others show.
-                let machine = machine.filter(|_| !lock(&self.passed).contains(&hash));
-                let source = self.may_try(laid_to(machine, &hash.0))?;
+                let source = self.may_try_again(machine, hash)?;
                 let look = front.look(rights).await.map_err(of)?;
                 let found = self.find(front, hash, look).await.map_err(of)?;
                 found.ok_or_else(|| self.failed(source, Refusal::DeadKey))
+            }
+            Credential::Session(hash) => {
+                let source = self.may_try_again(machine, hash)?;
+                let look = front.look(rights).await.map_err(of)?;
+                let found = self.find_session(front, hash, look).await.map_err(of)?;
+                found.ok_or_else(|| self.failed(source, Refusal::DeadSession))
             }
         }
     }
@@ -174,7 +194,7 @@ impl Callers {
         let shown = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let claims = match credential::find(shown)? {
             Credential::Token(token) => self.verify(token, another_machine(front, peer))?,
-            Credential::Key(_) => return Err(Refusal::Unknown.into()),
+            Credential::Key(_) | Credential::Session(_) => return Err(Refusal::Unknown.into()),
         };
         let of = |error: Error| Failure::of(&error, Sent::Nothing);
         let turn = front.questions.turn(NOBODY_YET).await.map_err(of)?;
@@ -202,6 +222,43 @@ impl Callers {
         verified.map_err(|error| self.failed(source, error.into()))
     }
 
+    /// Exchanges the code of a link for this token: until when that passes, in microseconds since 1970.
+    pub async fn sign_in(
+        &self,
+        front: &Front,
+        peer: Peer,
+        code: &str,
+        token: Hash,
+    ) -> Result<i64, Failure> {
+        let machine = another_machine(front, peer);
+        let Some(code) = session::read_code(code.as_bytes()) else {
+            return Err(match machine.map(Source::Address) {
+                Some(source) => self.failed(self.may_try(source)?, Refusal::DeadCode),
+                None => Refusal::DeadCode.into(),
+            });
+        };
+        let source = self.may_try(laid_to(machine, &code.0))?;
+        let of = |error: Error| Failure::of(&error, Sent::Nothing);
+        let turn = front.questions.turn(NOBODY_YET).await.map_err(of)?;
+        let asking = turn.ask(|reply| Task::SignIn { code, token, reply });
+        let until = asking.await.flatten().map_err(of)?;
+        until.ok_or_else(|| self.failed(source, Refusal::DeadCode))
+    }
+
+    /// Whether one more key or session is looked for. One that has passed before is not kept out by what others show.
+    fn may_try_again(&self, machine: Option<IpAddr>, hash: Hash) -> Result<Source, Failure> {
+        let machine = machine.filter(|_| !lock(&self.passed).contains(&hash));
+        self.may_try(laid_to(machine, &hash.0))
+    }
+
+    fn note_passed(&self, hash: Hash) {
+        let mut passed = lock(&self.passed);
+        if passed.len() >= MOST_KEYS + MOST_SESSIONS {
+            passed.clear();
+        }
+        passed.insert(hash);
+    }
+
     /// Whether one more credential of this source is looked at.
     fn may_try(&self, source: Source) -> Result<Source, Failure> {
         match lock(&self.failures).wait(source, unix_micros()) {
@@ -225,20 +282,17 @@ impl Callers {
                 let found = self.find(front, *hash, look).await?;
                 found.ok_or(Error::NoGatewayKey)
             }
+            Shown::Session(hash, _) => {
+                let found = self.find_session(front, *hash, look).await?;
+                found.ok_or(Error::NoSession)
+            }
         }
     }
 
     async fn vouch(&self, front: &Front, claims: Arc<Claims>, look: Look) -> Result<Caller, Error> {
         let forbidden =
             || Error::Forbidden { role: claims.role.clone(), action: "chat over HTTP".to_owned() };
-        let own_keys_only = match front.shared.settings().http.anonymous_users {
-            _ if !claims.is_anonymous => false,
-            AnonymousUsers::Allow => false,
-            AnonymousUsers::OwnKeys => true,
-            AnonymousUsers::Refuse => {
-                return Err(Error::NotSignedIn { action: "chat".to_owned() });
-            }
-        };
+        let own_keys_only = own_keys_only(front, claims.is_anonymous)?;
         let Vouched { may_spend, is_admin, generation } =
             self.may_spend(front, &claims.role, look.generation).await?;
         if !may_spend {
@@ -266,11 +320,7 @@ impl Callers {
                 // Of one that passes nothing, nothing is kept: nobody would tell that it does now.
                 let Some(key) = key else { return Ok(None) };
                 self.keys.keep(hash, key.clone(), generation);
-                let mut passed = lock(&self.passed);
-                if passed.len() >= MOST_KEYS {
-                    passed.clear();
-                }
-                passed.insert(hash);
+                self.note_passed(hash);
                 (key, generation)
             }
         };
@@ -282,6 +332,63 @@ impl Callers {
         let whose = Whose::of(key.user_id.as_str(), Some(key.id));
         let shown = Shown::Key(hash, key);
         Ok(Some(Caller { whose, generation, at: look.at, is_admin: false, shown }))
+    }
+
+    /// Whose a session is, likewise, with the rights that its role has now.
+    async fn find_session(
+        &self,
+        front: &Front,
+        hash: Hash,
+        look: Look,
+    ) -> Result<Option<Caller>, Error> {
+        let (session, generation) = match self.sessions.get(&hash, look.generation) {
+            Some(session) => (session, look.generation),
+            None => {
+                let turn = front.questions.turn(NOBODY_YET).await?;
+                let found = turn.ask(|reply| Task::Session(hash, reply)).await??;
+                let FoundSession { session, generation } = found;
+                let Some(session) = session else { return Ok(None) };
+                self.sessions.keep(hash, session.clone(), generation);
+                self.note_passed(hash);
+                (session, generation)
+            }
+        };
+        if !session.lasts(unix_micros()) {
+            return Ok(None);
+        }
+        let own_keys_only = own_keys_only(front, session.is_anonymous)?;
+        let vouched = self.may_act(front, &session.role, generation).await?;
+        if !vouched.may_spend {
+            let action = "use the console".to_owned();
+            return Err(Error::Forbidden { role: session.role.clone(), action });
+        }
+        let whose = Whose { own_keys_only, ..Whose::of(session.user_id.as_str(), None) };
+        Ok(Some(Caller {
+            whose,
+            // What is older decides: the ledger refuses both where only one of them is of now.
+            generation: generation.min(vouched.generation),
+            at: look.at,
+            is_admin: vouched.is_admin,
+            shown: Shown::Session(hash, session),
+        }))
+    }
+
+    /// What a role may do that nobody need become, likewise.
+    pub async fn may_act(
+        &self,
+        front: &Front,
+        role: &str,
+        generation: u64,
+    ) -> Result<Vouched, Error> {
+        if let Some(vouched) = self.acting.get(role, generation) {
+            return Ok(vouched);
+        }
+        let turn = front.questions.turn(NOBODY_YET).await?;
+        let vouched = turn.ask(|reply| Task::MayAct(role.to_owned(), reply)).await??;
+        if vouched.may_spend {
+            self.acting.keep(role.to_owned(), vouched, vouched.generation);
+        }
+        Ok(vouched)
     }
 
     /// What a role may do, as it is kept for this generation, or as the main thread says.
@@ -304,6 +411,16 @@ impl Callers {
             self.roles.keep(role.to_owned(), vouched, vouched.generation);
         }
         Ok(vouched)
+    }
+}
+
+/// Whether somebody may spend with their own keys only.
+fn own_keys_only(front: &Front, is_anonymous: bool) -> Result<bool, Error> {
+    match front.shared.settings().http.anonymous_users {
+        _ if !is_anonymous => Ok(false),
+        AnonymousUsers::Allow => Ok(false),
+        AnonymousUsers::OwnKeys => Ok(true),
+        AnonymousUsers::Refuse => Err(Error::NotSignedIn { action: "chat".to_owned() }),
     }
 }
 

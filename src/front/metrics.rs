@@ -195,7 +195,7 @@ fn name(route: Option<&Route>) -> &'static str {
         Some(Route::SubmitJob | Route::Job(_) | Route::CancelJob(_)) => "jobs",
         Some(Route::Health | Route::Ready) => "health",
         Some(Route::Metrics) => "metrics",
-        Some(Route::ConsoleApi(_)) => "console",
+        Some(Route::ConsoleRoot | Route::Console(_) | Route::ConsoleApi(_)) => "console",
         Some(Route::Preflight) => "preflight",
         None => "none",
     }

@@ -9,7 +9,7 @@ use crate::front::addresses::Counting;
 use crate::front::connection::Peer;
 use crate::front::cors::{self, Asked};
 use crate::front::reply::{self, Body, Dialect};
-use crate::front::{Front, endpoints, metrics, models};
+use crate::front::{Front, console, endpoints, metrics, models};
 use crate::gateway::Http;
 use crate::gateway::task::Task;
 use http::header::{HOST, HeaderMap};
@@ -37,6 +37,7 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Counting<Body>> {
     let id = Uuid::now_v7();
+    let is_console = path::is_console(request.uri().path());
     let settings = front.shared.settings();
     let http = &settings.http;
     let peer = Peer { address: client(peer, request.headers(), http), ..peer };
@@ -64,7 +65,10 @@ pub async fn answer(
         }
     }
     reply::add(&mut response, "x-content-type-options", "nosniff");
-    cors::finish(&mut response, &asked, &http.origins);
+    match is_console {
+        true => console::finish(&mut response),
+        false => cors::finish(&mut response, &asked, &http.origins),
+    }
     response.map(|body| Counting::new(body, counted))
 }
 
@@ -155,8 +159,8 @@ async fn serve(
         Route::Ready => ready(front).await,
         Route::Metrics => metrics::tell(front, parts, peer).await,
         Route::Models => models::models(front, parts, peer, None, dialect).await,
-        Route::ConsoleApi(name) => {
-            crate::front::console::api(front, parts, peer, body, &name).await
+        Route::ConsoleRoot | Route::Console(_) | Route::ConsoleApi(_) => {
+            console::serve(front, &route, parts, peer, body).await
         }
         Route::Model(name) => models::models(front, parts, peer, Some(&name), dialect).await,
         route => endpoints::serve(front, &route, parts, peer, body, id).await,

@@ -264,6 +264,7 @@ mod tests {
                 token_rules: Default::default(),
                 anonymous_users: AnonymousUsers::Refuse,
                 tags_from_metadata: false,
+                console: true,
             },
         })
         .unwrap()

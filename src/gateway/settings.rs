@@ -55,6 +55,8 @@ pub struct Http {
     pub anonymous_users: AnonymousUsers,
     /// The values of OpenAI's `metadata` are tags.
     pub tags_from_metadata: bool,
+    /// Whether the console is served.
+    pub console: bool,
 }
 
 /// What users may do who have signed in without saying who they are, as Supabase's tokens tell.

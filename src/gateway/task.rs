@@ -4,6 +4,8 @@ use crate::core::bound::Hidden;
 use crate::core::budget::{Amount, Keys, Rules, Scope};
 use crate::core::catalogue::Columns;
 use crate::core::front::gateway_key::{GatewayKey, KeyHash};
+use crate::core::front::opaque::Hash;
+use crate::core::front::session::Session;
 use crate::core::health::{Change, Place};
 use crate::core::tags::Labels;
 use crate::core::usage::Usage;
@@ -170,6 +172,18 @@ pub enum Task {
     MaySpend(String, oneshot::Sender<Result<Vouched, Error>>),
     /// Whether it may see what all users together do.
     MayRead(String, oneshot::Sender<Result<bool, Error>>),
+    /// What a role may do that has signed in to the console, or has made a gateway key.
+    MayAct(String, oneshot::Sender<Result<Vouched, Error>>),
+    /// Who shows a token of the console.
+    Session(Hash, oneshot::Sender<Result<FoundSession, Error>>),
+    /// Exchange a code for a token, which passes until then (microseconds since 1970). `None`: the code does not.
+    SignIn {
+        code: Hash,
+        token: Hash,
+        reply: oneshot::Sender<Result<Option<i64>, Error>>,
+    },
+    /// End a session of the console.
+    SignOut(Uuid, oneshot::Sender<Result<(), Error>>),
     /// Whose a gateway key is that a program shows.
     GatewayKey(KeyHash, oneshot::Sender<Result<FoundKey, Error>>),
     /// Who may serve a call over HTTP.
@@ -213,6 +227,14 @@ pub struct Vouched {
 pub struct FoundKey {
     /// `None`: it passes nothing.
     pub key: Option<Arc<GatewayKey>>,
+    pub generation: u64,
+}
+
+/// A session of the console, as of a generation.
+#[derive(Debug, Clone)]
+pub struct FoundSession {
+    /// `None`: the token passes nothing.
+    pub session: Option<Arc<Session>>,
     pub generation: u64,
 }
 

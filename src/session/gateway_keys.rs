@@ -106,6 +106,9 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     let tags = checked_tags(&wish.tags)?;
     check_expiry(wish.expires_at)?;
     check_limits(&wish.limit_usd, wish.period, wish.requests_per_minute, wish.tokens_per_minute)?;
+    // As another user nobody knows which roles they have.
+    let role = identity::current_user_id().filter(|own| *own == user);
+    let role = role.map(|_| identity::acting_role().1);
     let installed = installed()?;
     let key = make()?;
     let count = installed.sql(
@@ -113,8 +116,9 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
          WHERE k.user_id = $1 AND k.revoked_at IS NULL",
     );
     let sql = installed.sql(
-        "SELECT @extschema@.aggregator_store_gateway_key($1::text, $2::text, $3::bytea, $4::text, $5::text[], $6::text[],
-             $7::boolean, $8::timestamptz, $9::numeric, $10::text, $11::bigint, $12::bigint, $13::bigint)",
+        "SELECT @extschema@.aggregator_store_gateway_key($1::text, $2::text, $3::text, $4::bytea, $5::text, $6::text[],
+             $7::text[], $8::boolean, $9::timestamptz, $10::numeric, $11::text, $12::bigint, $13::bigint,
+             $14::bigint)",
     );
     let is_anonymous = identity::is_anonymous(&user);
     let id = as_owner_in_time(&installed, ACTION, || {
@@ -126,8 +130,9 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
             if rows.first().map(|row| required::<i64>(row, 1)).transpose()? >= Some(MOST_KEYS) {
                 return Ok(None);
             }
-            let arguments: [DatumWithOid<'_>; 13] = [
+            let arguments: [DatumWithOid<'_>; 14] = [
                 user.as_str().into(),
+                role.as_deref().into(),
                 name.into(),
                 key.hash.0.as_slice().into(),
                 key.hint.as_str().into(),

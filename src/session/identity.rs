@@ -13,7 +13,7 @@ use crate::{on_behalf, settings};
 use pgrx::direct_function_call;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// The user id of the caller, or NULL for one who may not spend.
 #[pg_extern(stable, parallel_safe)]
@@ -153,6 +153,20 @@ fn is_granted(of_type: pg_sys::Oid, role: pg_sys::Oid) -> bool {
         }
         pg_sys::ReleaseSysCache(tuple);
         is_granted
+    }
+}
+
+/// The role as which the caller acts, and its name: the one that makes up the user id, and not that of a function
+/// which runs with its owner's rights.
+pub fn acting_role() -> (pg_sys::Oid, String) {
+    // SAFETY: look-ups in a backend; a name that holds a NUL is nobody's.
+    unsafe {
+        let role = match on_behalf::principal().map(|known| CString::new(known.role)) {
+            None => pg_sys::GetOuterUserId(),
+            Some(Ok(name)) => pg_sys::get_role_oid(name.as_ptr(), true),
+            Some(Err(_)) => pg_sys::InvalidOid,
+        };
+        (role, role_name(role))
     }
 }
 

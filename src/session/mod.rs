@@ -4,6 +4,7 @@
 mod admin;
 mod catalogue;
 mod chat;
+mod console;
 mod cost;
 mod deadline;
 mod flush;

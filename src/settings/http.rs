@@ -3,7 +3,9 @@
 use super::{kilobytes, list, text};
 use crate::core::front::place;
 use crate::core::front::proxies::Proxies;
+use crate::core::front::session;
 use crate::core::front::token;
+use crate::error::Error;
 use crate::gateway;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use std::ffi::CString;
@@ -20,6 +22,9 @@ static HTTP_TLS_CERTIFICATE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_TLS_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static HTTP_MAX_BODY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+static CONSOLE: GucSetting<bool> = GucSetting::<bool>::new(true);
+static CONSOLE_BASE_URL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
 static TAGS_FROM_METADATA: GucSetting<bool> = GucSetting::<bool>::new(false);
 static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static JWT_AUDIENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -40,6 +45,7 @@ enum AnonymousUsers {
 
 pub fn register() {
     register_listening();
+    register_console();
     register_tags();
     register_tokens();
 }
@@ -111,6 +117,26 @@ fn register_listening() {
         256 * 1024,
         GucContext::Sighup,
         GucFlags::UNIT_KB,
+    );
+}
+
+/// Settings of the console.
+fn register_console() {
+    GucRegistry::define_bool_guc(
+        c"aggregator.console",
+        c"Whether the HTTP endpoint has the console at /console/.",
+        c"",
+        &CONSOLE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"aggregator.console_base_url",
+        c"Where browsers reach the HTTP endpoint, for the links of console_url(): 'https://llm.example.org'.",
+        c"Empty: at the address of aggregator.http_listen. Behind a proxy, name the proxy.",
+        &CONSOLE_BASE_URL,
+        GucContext::Sighup,
+        GucFlags::default(),
     );
 }
 
@@ -187,5 +213,42 @@ pub fn of(database: &str) -> gateway::Http {
         token_rules: token::Rules { audience: given(&JWT_AUDIENCE), issuer: given(&JWT_ISSUER) },
         anonymous_users: anonymous_users(),
         tags_from_metadata: TAGS_FROM_METADATA.get(),
+        console: CONSOLE.get(),
     }
+}
+
+/// Where browsers reach a database's console, as far as it is known here.
+pub fn console_base(database: &str) -> Result<String, Error> {
+    let down = |reason: &str, hint: &str| Error::GatewayDown {
+        reason: reason.to_owned(),
+        hint: hint.to_owned(),
+    };
+    let http = of(database);
+    let place = match http.place {
+        Some(Ok(place)) => place,
+        _ => {
+            let listen =
+                format!("ALTER SYSTEM SET aggregator.http_listen = '{database}=127.0.0.1:8787';");
+            return Err(down("this database is not reached over HTTP", &listen));
+        }
+    };
+    if !http.console {
+        let switch = "ALTER SYSTEM SET aggregator.console = on;";
+        return Err(down("the console is switched off", switch));
+    }
+    if let Some(base) = text(&CONSOLE_BASE_URL).filter(|base| !base.is_empty()) {
+        return match session::base_problem(&base) {
+            None => Ok(base),
+            Some(problem) => Err(down(
+                &format!("aggregator.console_base_url {problem}"),
+                "For example: 'https://llm.example.org'.",
+            )),
+        };
+    }
+    place.page(http.tls_certificate.is_some(), &http.hosts).ok_or_else(|| {
+        down(
+            "no browser reaches a Unix socket",
+            "Name the proxy in front of it: aggregator.console_base_url = 'https://llm.example.org'.",
+        )
+    })
 }

@@ -55,18 +55,25 @@ pub fn watch(client: &SpiClient, installed: &Installed) -> spi::Result<()> {
 
 /// Whether a role may spend that an access token claims.
 pub fn may_spend(role: &str) -> Result<Vouched, Error> {
-    has_right(role, TO_SPEND, function)
+    has_right(role, TO_SPEND, true, function)
+}
+
+/// What a role may do that was there itself when a session of the console or a gateway key was made.
+pub fn may_act(role: &str) -> Result<Vouched, Error> {
+    has_right(role, TO_SPEND, false, function)
 }
 
 /// Whether it may see what all users together do.
 pub fn may_read(role: &str) -> Result<bool, Error> {
     let admin_type = |_: &SpiClient, installed: &Installed| Ok(installed.admin_type);
-    has_right(role, TO_READ, admin_type).map(|vouched| vouched.may_spend)
+    has_right(role, TO_READ, true, admin_type).map(|vouched| vouched.may_spend)
 }
 
+/// `is_claimed`: it is in an access token, and somebody whose claims are believed must be able to become it.
 fn has_right(
     role: &str,
     right: &str,
+    is_claimed: bool,
     about: impl FnOnce(&SpiClient, &Installed) -> spi::Result<Oid>,
 ) -> Result<Vouched, Error> {
     let named = settings::trusted_authenticators();
@@ -75,7 +82,9 @@ fn has_right(
         .map(|name| name.trim().trim_matches('"').to_owned())
         .filter(|name| !name.is_empty())
         .collect();
+    let is_itself = if is_claimed { "false" } else { "true" };
     let sql = CLAIMED_ROLE.replace("{SET}", SET).replace("{RIGHT}", right);
+    let sql = sql.replace("{IS_ITSELF}", is_itself);
     answer("see what a role may do", |installed| {
         let generation = route_cache::generation();
         let rights = Spi::connect(|client| -> spi::Result<_> {
@@ -164,8 +173,16 @@ pub fn models(whose: &Whose) -> Result<Vec<CallableModel>, Error> {
 }
 
 /// Answers the gateway. What cannot be read refuses.
-fn answer<T>(action: &str, find: impl FnOnce(&Installed) -> Result<T, Error>) -> Result<T, Error> {
-    match process::transaction(|installed| Ok(find(installed))) {
+pub fn answer<T>(
+    action: &str,
+    find: impl FnOnce(&Installed) -> Result<T, Error>,
+) -> Result<T, Error> {
+    told(action, process::transaction(|installed| Ok(find(installed))))
+}
+
+/// What a transaction came to.
+pub fn told<T>(action: &str, ended: Result<Result<T, Error>, Failure>) -> Result<T, Error> {
+    match ended {
         Ok(found) => found,
         Err(Failure::NotInstalled) => {
             Err(Error::Ledger { reason: "the extension was dropped".to_owned() })

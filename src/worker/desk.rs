@@ -15,6 +15,7 @@ use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
 use crate::worker::callers;
+use crate::worker::console;
 use crate::worker::cooling;
 use crate::worker::forgotten;
 use crate::worker::held::Held;
@@ -321,6 +322,7 @@ impl Desk {
     /// next time.
     fn maintain(&mut self) {
         self.maintained_at = Some(Instant::now());
+        console::sweep();
         let arguments = [self.has_written.into(), settings::usage_retention_s().into()];
         let maintained = process::transaction(|_| {
             Spi::connect_mut(|client| {

@@ -5,6 +5,7 @@ mod asked_jobs;
 mod batch;
 mod callers;
 mod catalogue;
+mod console;
 mod cooling;
 mod desk;
 mod forgotten;

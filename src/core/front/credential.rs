@@ -2,6 +2,8 @@
 
 use super::failure::{Failure, Refused};
 use super::gateway_key::{self, KeyHash};
+use super::opaque::Hash;
+use super::session;
 use super::token::{self, TokenError};
 
 /// Most bytes of a credential: the longest one is a token.
@@ -15,6 +17,8 @@ const PROVIDERS: [&str; 6] = ["sk-", "sk_", "gsk_", "xai-", "AIza", "key-"];
 pub enum Credential<'a> {
     /// A gateway key that may have been made. Whether it was, and is still good, the database knows.
     Key(KeyHash),
+    /// A token of the console that may have been made, likewise.
+    Session(Hash),
     /// What has the form of an access token.
     Token(&'a str),
 }
@@ -23,6 +27,7 @@ impl std::fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Key(_) => "Key",
+            Self::Session(_) => "Session",
             Self::Token(_) => "Token",
         })
     }
@@ -50,6 +55,15 @@ pub enum Refusal {
     /// One answer for all of them: who does not hold a key learns nothing about it.
     #[error("this gateway key is unknown, has expired or was revoked")]
     DeadKey,
+    #[error("this is no token of the console: its checksum is wrong, so a part of it is missing")]
+    MistypedSession,
+    #[error("this session of the console is unknown, is over or was ended: sign in again")]
+    DeadSession,
+    /// One answer for all of them, likewise.
+    #[error(
+        "this link is unknown, older than a minute or was used: SELECT console_url() makes one"
+    )]
+    DeadCode,
     #[error("this is a Supabase project key: send a user's access token or a gateway key")]
     ProjectKey,
     #[error(
@@ -151,6 +165,10 @@ fn by_form(credential: &[u8]) -> Result<Credential<'_>, Refusal> {
     if text.starts_with(gateway_key::PREFIX) {
         return gateway_key::read(credential).map(Credential::Key).ok_or(Refusal::MistypedKey);
     }
+    if text.starts_with(session::PREFIX) {
+        let token = session::read_token(credential);
+        return token.map(Credential::Session).ok_or(Refusal::MistypedSession);
+    }
     if text.starts_with("sb_") {
         return Err(Refusal::ProjectKey);
     }
@@ -196,6 +214,14 @@ mod tests {
         let bearer = format!("Bearer {TOKEN}");
         assert_eq!(found(&[("authorization", &bearer)]), Ok(Credential::Token(TOKEN)));
         assert_eq!(found(&[("x-api-key", TOKEN)]), Ok(Credential::Token(TOKEN)));
+        let session = session::make_token(&[5; 32]);
+        let bearer = format!("Bearer {}", *session.text);
+        assert_eq!(found(&[("authorization", &bearer)]), Ok(Credential::Session(session.hash)));
+        // What a link bears is no credential.
+        let code = session::make_code(&[5; 32]);
+        assert_eq!(found(&[("x-api-key", &code.text)]), Err(Refusal::Unknown));
+        let mistyped = &session.text[..session.text.len() - 1];
+        assert_eq!(found(&[("x-api-key", mistyped)]), Err(Refusal::MistypedSession));
     }
 
     #[test]
@@ -295,6 +321,9 @@ mod tests {
             Refusal::NotText,
             Refusal::MistypedKey,
             Refusal::DeadKey,
+            Refusal::MistypedSession,
+            Refusal::DeadSession,
+            Refusal::DeadCode,
             Refusal::ProjectKey,
             Refusal::ProviderKey,
             Refusal::Unknown,
@@ -351,7 +380,7 @@ mod tests {
             }
             for name in ["authorization", "x-api-key"] {
                 let alone = find([(name, &bytes[..])]);
-                proptest::prop_assert!(!matches!(alone, Ok(Credential::Key(_))));
+                proptest::prop_assert!(!matches!(alone, Ok(Credential::Key(_) | Credential::Session(_))));
             }
         }
     }

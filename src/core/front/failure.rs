@@ -72,7 +72,7 @@ impl Failure {
             more: Box::new(More {
                 param: param(error),
                 about: Some(about(error)),
-                challenge: matches!(error, Error::NoGatewayKey)
+                challenge: matches!(error, Error::NoGatewayKey | Error::NoSession)
                     .then(|| challenge(&error.to_string())),
                 ..More::default()
             }),

@@ -1,98 +1,28 @@
 //! Gateway keys: what programs show that hold no user's token.
-//!
-//! A key is `agk_`, 43 digits of base 62 that hold 256 random bits, and six digits of a CRC-32 of what is before
-//! them. By the checksum a mistyped or an invented key is refused without a question to the database, and
-//! scanners of source code find lost keys without a question to anybody (as GitHub's tokens have it). The
-//! prefix is not `sk-`, which scanners would report to a provider. Only the SHA-256 is stored: against 256
-//! random bits a slow hash would protect nothing, and cost everybody who calls.
 
+use super::opaque::{self, Form};
+pub use super::opaque::{Hash as KeyHash, Made as NewKey, RANDOM_BYTES};
 use crate::core::model;
 use crate::core::tags::{self, Labels};
 use crate::error::Error;
-use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
-pub const PREFIX: &str = "agk_";
-/// Random bytes that a key is made of.
-pub const RANDOM_BYTES: usize = 32;
-/// Base 62 digits of 256 bits.
-const SECRET_DIGITS: usize = 43;
-/// Base 62 digits of 32 bits.
-const CHECK_DIGITS: usize = 6;
-const CHECKED: usize = PREFIX.len() + SECRET_DIGITS;
-/// Bytes of a key.
-pub const LEN: usize = CHECKED + CHECK_DIGITS;
-/// Characters of a key's end that its owner sees: all of them of the checksum.
-const HINT: usize = 4;
-const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+pub const PREFIX: &str = FORM.prefix;
+/// Not `sk-`, which scanners of source code would report to a provider.
+const FORM: Form = Form { prefix: "agk_" };
 
 /// Most patterns in a key's list of models.
 pub const MOST_PATTERNS: usize = 100;
 
-/// By this a key is stored and looked up: its SHA-256.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyHash(pub [u8; 32]);
-
-/// A key that was just made: the only time that it is known. Wiped when dropped; never printed.
-pub struct NewKey {
-    pub text: Zeroizing<String>,
-    pub hash: KeyHash,
-    /// Its last characters, to tell it from others.
-    pub hint: String,
-}
-
-impl std::fmt::Debug for NewKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NewKey({PREFIX}…{})", self.hint)
-    }
-}
-
 /// The key that these random bytes make. It is as secret as they are.
 pub fn make(random: &[u8; RANDOM_BYTES]) -> NewKey {
-    // Its size from the start, so that no copy of it is left where it grew.
-    let mut text = Zeroizing::new(String::with_capacity(LEN));
-    text.push_str(PREFIX);
-    let digits = Zeroizing::new(digits::<SECRET_DIGITS>(random));
-    text.extend(digits.iter().map(|digit| char::from(*digit)));
-    let check = checksum(text.as_bytes());
-    text.extend(check.map(char::from));
-    let hint = text.chars().skip(LEN - HINT).collect();
-    NewKey { hash: hash(text.as_bytes()), hint, text }
+    opaque::make(FORM, random)
 }
 
 /// What a key is looked up by, if it can be one. `None`: it was never made.
 pub fn read(key: &[u8]) -> Option<KeyHash> {
-    let (checked, check) = key.split_at_checked(CHECKED)?;
-    let secret = checked.strip_prefix(PREFIX.as_bytes())?;
-    let is_made = secret.iter().all(u8::is_ascii_alphanumeric) && check == checksum(checked);
-    is_made.then(|| hash(key))
-}
-
-fn hash(key: &[u8]) -> KeyHash {
-    KeyHash(Sha256::digest(key).into())
-}
-
-fn checksum(checked: &[u8]) -> [u8; CHECK_DIGITS] {
-    digits(&crc32fast::hash(checked).to_be_bytes())
-}
-
-/// A number, written big end first in bytes, in so many digits of base 62. They must be enough for it.
-fn digits<const N: usize>(number: &[u8]) -> [u8; N] {
-    let mut rest = Zeroizing::new(number.to_vec());
-    let mut out = [DIGITS[0]; N];
-    for place in out.iter_mut().rev() {
-        let mut left = 0;
-        for byte in rest.iter_mut() {
-            let value = left << 8 | usize::from(*byte);
-            // Less than 256, because what is left is less than 62.
-            *byte = (value / DIGITS.len()) as u8;
-            left = value % DIGITS.len();
-        }
-        *place = DIGITS[left];
-    }
-    out
+    opaque::read(FORM, key)
 }
 
 /// A key that passes at the moment at which it was looked for.
@@ -109,6 +39,8 @@ pub struct GatewayKey {
     pub until: Option<i64>,
     /// Its owner had not signed in when it was made.
     pub is_anonymous: bool,
+    /// As which its owner made it. `None`: somebody else did.
+    pub role: Option<String>,
 }
 
 impl GatewayKey {
@@ -222,58 +154,6 @@ impl Pattern {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_key_has_its_form() {
-        let key = make(&[0; 32]);
-        assert_eq!(&key.text[..CHECKED], format!("agk_{}", "0".repeat(43)));
-        assert_eq!((key.text.len(), LEN), (53, 53));
-        // 2^256 - 1 in base 62, by another way of reckoning.
-        let key = make(&[0xff; 32]);
-        assert_eq!(&key.text[4..CHECKED], MOST);
-        let mut one = [0; 32];
-        one[31] = 62;
-        assert_eq!(&make(&one).text[4..CHECKED], format!("{}10", "0".repeat(41)));
-        // The check value of CRC-32.
-        assert_eq!(checksum(b"123456789"), digits::<6>(&0xcbf4_3926_u32.to_be_bytes()));
-        assert_eq!(&digits::<6>(&[0xff; 4]), b"4gfFC3");
-    }
-
-    const MOST: &str = "yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1";
-
-    #[test]
-    fn a_made_key_is_read_and_nothing_near_it() {
-        let key = make(&std::array::from_fn(|i| i as u8 * 7));
-        let text = key.text.as_bytes();
-        assert_eq!(read(text), Some(key.hash));
-        assert_eq!(key.hash.0, <[u8; 32]>::from(Sha256::digest(text)));
-        assert!(key.text.ends_with(&key.hint) && key.hint.len() == 4);
-        for place in 0..text.len() {
-            for byte in [b'0', b'Z', b'a', b'-', b'_', b' ', 0, 0xff] {
-                let mut other = text.to_vec();
-                other[place] = byte;
-                assert_eq!(read(&other).is_some(), other == text, "{place} {byte}");
-            }
-            assert_eq!(read(&text[..place]), None);
-            assert_eq!(read(&text[place + 1..]), None);
-        }
-        for other in [key.text.to_uppercase(), format!("{}0", *key.text), format!(" {}", *key.text)]
-        {
-            assert_eq!(read(other.as_bytes()), None, "{other}");
-        }
-        // A checksum that is right does not make up for digits that are none.
-        let mut other = b"agk_".to_vec();
-        other.extend([b'-'; SECRET_DIGITS]);
-        let check = checksum(&other);
-        other.extend(check);
-        assert_eq!(read(&other), None);
-    }
-
-    #[test]
-    fn a_key_is_not_printed() {
-        let key = make(&[9; 32]);
-        assert_eq!(format!("{key:?}"), format!("NewKey(agk_…{})", key.hint));
-    }
-
     fn models(list: &[&str]) -> Models {
         let list: Vec<String> = list.iter().map(|text| (*text).to_owned()).collect();
         Models::read(Some(&list)).unwrap()
@@ -337,6 +217,7 @@ mod tests {
             tags: vec!["a".to_owned(), "b".to_owned()],
             until,
             is_anonymous: false,
+            role: None,
         };
         assert!(key(None).passes(i64::MAX));
         assert!(key(Some(10)).passes(9) && !key(Some(10)).passes(10) && !key(Some(10)).passes(11));
@@ -363,13 +244,6 @@ mod tests {
     }
 
     proptest::proptest! {
-        #[test]
-        fn no_two_keys_are_one(a in proptest::array::uniform32(0u8..), b in proptest::array::uniform32(0u8..)) {
-            let (one, other) = (make(&a), make(&b));
-            proptest::prop_assert_eq!(a == b, *one.text == *other.text);
-            proptest::prop_assert_eq!(read(one.text.as_bytes()), Some(one.hash));
-        }
-
         #[test]
         fn nothing_from_outside_panics(
             bytes in proptest::collection::vec(0u8.., 0..70),

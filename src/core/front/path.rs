@@ -21,7 +21,11 @@ pub enum Route {
     Models,
     /// By its name, unescaped.
     Model(String),
-    /// By its name.
+    /// `/console`: its pages are below it.
+    ConsoleRoot,
+    /// A file of the console by its name, which may not be there. Without a name: its page.
+    Console(String),
+    /// What the console reads or does, by its name, which may not be there.
     ConsoleApi(String),
     SubmitJob,
     Job(Uuid),
@@ -43,14 +47,14 @@ pub enum Unrouted {
 
 /// The endpoint of a request. `HEAD` is a `GET` whose answer has no body.
 pub fn route(method: &str, path: &str) -> Result<Route, Unrouted> {
-    if method == "OPTIONS" {
-        return Ok(Route::Preflight);
-    }
-    if path.len() > LONGEST {
+    if path.len() > LONGEST && method != "OPTIONS" {
         return Err(Unrouted::NotFound);
     }
-    if let Some(name) = path.strip_prefix("/console/api/") {
-        return Ok(Route::ConsoleApi(name.to_owned()));
+    if is_console(path) {
+        return console(method, path);
+    }
+    if method == "OPTIONS" {
+        return Ok(Route::Preflight);
     }
     let path = without_version(path.split(['?', '#']).next().unwrap_or_default());
     let gets = matches!(method, "GET" | "HEAD");
@@ -79,6 +83,30 @@ pub fn route(method: &str, path: &str) -> Result<Route, Unrouted> {
                 _ => Err(Unrouted::Method("GET, HEAD, DELETE")),
             }
         }
+    }
+}
+
+/// Whether a path is the console's, which knows no other origins and no versions.
+pub fn is_console(path: &str) -> bool {
+    path == "/console" || path.starts_with("/console/")
+}
+
+/// In exactly this spelling: no escapes, no second slash, nothing after a name.
+fn console(method: &str, path: &str) -> Result<Route, Unrouted> {
+    let get = |route| match method {
+        "GET" | "HEAD" => Ok(route),
+        _ => Err(Unrouted::Method("GET, HEAD")),
+    };
+    let Some(name) = path.strip_prefix("/console/") else { return get(Route::ConsoleRoot) };
+    let is_name = |name: &str, more: &[u8]| {
+        name.bytes().all(|byte| byte.is_ascii_lowercase() || more.contains(&byte))
+    };
+    match name.strip_prefix("api/") {
+        Some(name) if !name.is_empty() && is_name(name, b"-") => {
+            Ok(Route::ConsoleApi(name.to_owned()))
+        }
+        None if is_name(name, b"-.") => get(Route::Console(name.to_owned())),
+        _ => Err(Unrouted::NotFound),
     }
 }
 
@@ -240,6 +268,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_console_has_one_spelling() {
+        let page = |name: &str| Ok(Route::Console(name.to_owned()));
+        let api = |name: &str| Ok(Route::ConsoleApi(name.to_owned()));
+        for method in ["GET", "HEAD"] {
+            assert_eq!(route(method, "/console"), Ok(Route::ConsoleRoot));
+            assert_eq!(route(method, "/console/"), page(""));
+            assert_eq!(route(method, "/console/app.js"), page("app.js"));
+        }
+        for method in ["GET", "POST", "DELETE", "OPTIONS"] {
+            assert_eq!(route(method, "/console/api/gateway-keys"), api("gateway-keys"));
+        }
+        for path in ["/console", "/console/", "/console/app.js"] {
+            for method in ["POST", "DELETE", "OPTIONS", "get"] {
+                assert_eq!(route(method, path), Err(Unrouted::Method("GET, HEAD")), "{path}");
+            }
+        }
+        for path in [
+            "/v1/console",
+            "/v1/console/",
+            "//console/",
+            "/console//",
+            "/Console/",
+            "/console/api/",
+            "/console/api/me/",
+            "/console/api/%6de",
+            "/console/api/a/b",
+            "/console/api/ME",
+            "/console/../v1/models",
+            "/console/%61pp.js",
+            "/console/app.js/",
+            "/console/app.js?x",
+            "/console/..%2fapp.js",
+            "/console/\0",
+            "/consoles",
+        ] {
+            assert_eq!(route("GET", path), Err(Unrouted::NotFound), "{path}");
+        }
+        assert_eq!(route("OPTIONS", "/consoles"), Ok(Route::Preflight));
+    }
+
     proptest! {
         #[test]
         fn a_name_survives_its_escapes(name in "[a-zA-Z0-9/:._é漢-]{0,20}[a-z]", escapes in any::<u64>()) {
@@ -258,7 +327,7 @@ mod tests {
         fn nothing_from_outside_panics(
             method in "GET|POST|DELETE|HEAD|\\PC{0,8}",
             path in "\\PC{0,40}",
-            like in "(/|v1|models|jobs|%2f|%|%e6%bc|chat/completions|\\?|#|é){0,12}",
+            like in "(/|v1|console/|api/|models|jobs|%2f|%|%e6%bc|chat/completions|\\?|#|é){0,12}",
         ) {
             let _ = (route(&method, &path), route(&method, &like));
         }

@@ -32,6 +32,22 @@ impl Place {
         }
     }
 
+    /// Where a browser on this machine finds it, or by the first of its names where it has no address of its own.
+    /// `None`: on a socket no browser does.
+    pub fn page(&self, is_encrypted: bool, names: &[String]) -> Option<String> {
+        let Self::Tcp(address) = self else { return None };
+        if !address.ip().is_unspecified() {
+            return Some(self.url(is_encrypted));
+        }
+        let scheme = if is_encrypted { "https" } else { "http" };
+        let name = names.first().map_or("localhost", String::as_str);
+        let has_port = name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        Some(match has_port && !name.ends_with(']') {
+            true => format!("{scheme}://{name}"),
+            false => format!("{scheme}://{name}:{}", address.port()),
+        })
+    }
+
     fn read(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') || path.ends_with('/') {

@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::front::Front;
 use crate::front::body;
 use crate::front::console::caller::{ConsoleCaller, Kind};
+use crate::front::console::is_of_this_site;
 use crate::front::reply::{self, Body};
 use crate::protocol::clerk::Principal;
-use http::header::HeaderMap;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -76,14 +76,6 @@ fn check_rights(parts: &Parts, statement: &Statement, caller: &ConsoleCaller) ->
     Ok(())
 }
 
-/// Whether no page of another site asks: browsers say so (`Sec-Fetch-Site`), and nobody else has to.
-fn is_of_this_site(headers: &HeaderMap) -> bool {
-    headers
-        .get_all("sec-fetch-site")
-        .iter()
-        .all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
-}
-
 /// Has a clerk run the statement.
 async fn ask(
     front: &Front,
@@ -127,7 +119,7 @@ fn with_caller(text: &str, caller: &ConsoleCaller) -> Result<String, Error> {
     Ok(Value::Object(me).to_string())
 }
 
-fn response(told: Told) -> Response<Body> {
+pub fn response(told: Told) -> Response<Body> {
     let status = StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     reply::json(status, told.body())
 }

@@ -11,6 +11,7 @@ use crate::route_cache;
 use crate::worker::asked_jobs;
 use crate::worker::callers;
 use crate::worker::catalogue;
+use crate::worker::console;
 use crate::worker::forgotten;
 use crate::worker::hidden;
 use crate::worker::process;
@@ -77,6 +78,25 @@ impl Desk {
                 }
                 Task::MayRead(role, reply) => {
                     let _ = reply.send(callers::may_read(&role));
+                    inbox.wake.done();
+                }
+                Task::MayAct(role, reply) => {
+                    let _ = reply.send(callers::may_act(&role));
+                    inbox.wake.done();
+                }
+                Task::Session(token, reply) => {
+                    let _ = reply.send(console::find(token));
+                    inbox.wake.done();
+                }
+                Task::SignIn { code, token, reply } => {
+                    // Whoever has gone would not learn the token, and may try once more.
+                    if !reply.is_closed() {
+                        let _ = reply.send(console::sign_in(code, token));
+                    }
+                    inbox.wake.done();
+                }
+                Task::SignOut(session, reply) => {
+                    let _ = reply.send(console::sign_out(session));
                     inbox.wake.done();
                 }
                 Task::GatewayKey(hash, reply) => {

@@ -5,6 +5,8 @@ mod calls;
 mod clerks;
 mod clients;
 mod console_data;
+mod console_pages;
+mod console_sessions;
 mod dialects;
 mod encrypted;
 mod errors;

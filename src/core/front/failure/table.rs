@@ -119,7 +119,9 @@ pub(super) fn line_of(error: &Error) -> Line {
         | Error::Stalled { .. }
         | Error::NoTime { .. }
         | Error::NoTurn { .. } => own(504, Kind::Timeout, IfUnsent),
-        Error::NoGatewayKey => line(401, Kind::Unauthorized, "invalid_api_key", Unsaid),
+        Error::NoGatewayKey | Error::NoSession => {
+            line(401, Kind::Unauthorized, "invalid_api_key", Unsaid)
+        }
         Error::TooManyKeys { .. }
         | Error::KeyReused { .. }
         | Error::BadProvider { .. }

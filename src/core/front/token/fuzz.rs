@@ -288,7 +288,7 @@ fn check(keys: &Keys, verifier: &mut Verifier, token: &str) -> bool {
     for (name, value) in [("authorization", &bearer), ("x-api-key", &token.to_owned())] {
         match credential::find([(name, value.as_bytes())]) {
             Ok(Credential::Token(found)) => assert_eq!(found, token.trim_ascii()),
-            Ok(Credential::Key(_)) => panic!("a key"),
+            Ok(Credential::Key(_) | Credential::Session(_)) => panic!("no token"),
             Err(refusal) => {
                 assert!(read.is_err() && refusal != Refusal::DeadKey, "{refusal}");
             }
