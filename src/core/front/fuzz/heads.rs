@@ -228,7 +228,7 @@ fn a_host_is_ours_only_by_a_name_or_an_address_of_ours() {
         "2130706433",
     ];
     let names = ["llm.example".to_owned()];
-    try_all("hosts", 50, |rng, host| {
+    try_all("hosts", 100, |rng, host| {
         for _ in 0..rng.usize(0..4) {
             host.push_str(any(rng, PARTS));
         }
