@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Real clients: Node with packages from npm, Python with some from PyPI, a REST server for the database, and a small
-# model for them to ask. Sourced after setup.sh; what they are is fetched and built once, and kept outside the tree.
-# AGGREGATOR_CLIENTS=skip goes without them.
+# Real clients: Node with packages from npm, some of which drive a browser, Python with some from PyPI, a REST server
+# for the database, and a small model for them to ask. Sourced after setup.sh; what they are is fetched and built
+# once, and kept outside the tree. AGGREGATOR_CLIENTS=skip goes without them.
 #
 # Exports: AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are gone
 # without, and else AGGREGATOR_MODEL_URL and AGGREGATOR_MODEL_KEY.
@@ -70,6 +70,7 @@ bring_clients() {
     bring_node \
         && bring_packages "$CLIENTS" "supabase-js, openai and Supabase's linter (86 MB)" \
         && bring_packages "$CLIENTS/http" "OpenAI's, Anthropic's and Vercel's libraries (32 MB)" \
+        && bring_packages "$CLIENTS/console" "Playwright and axe, for the console in a browser (18 MB)" \
         && bring_python && bring_postrust && bring_model
     local status=$?
     exec {lock}>&-

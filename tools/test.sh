@@ -59,10 +59,10 @@ say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
 upgrade_script > "$BUILD/upgrade.sql"
 cmp -s "$BUILD/upgrade.sql" "$(upgrade_path)" || fail "$(upgrade_path) is not up to date: make upgrade-sql"
-# One test looks at the page of usage_dashboard in a browser.
+# Some tests look at the console and at the page of usage_dashboard in a browser.
 if ! command -v chromium >/dev/null; then
     as_root env DEBIAN_FRONTEND=noninteractive bash -c 'apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium' \
-        > "$BUILD/chromium.log" 2>&1 || say "NO CHROMIUM HERE, AND NOT ROOT: the page of usage_dashboard is NOT looked at in a browser"
+        > "$BUILD/chromium.log" 2>&1 || say "NO CHROMIUM HERE, AND NOT ROOT: the console and the page of usage_dashboard are NOT looked at in a browser"
 fi
 source "$TREE/tools/clients.sh"
 without=()

@@ -7,6 +7,7 @@ mod clients;
 mod console_data;
 mod console_pages;
 mod console_sessions;
+mod console_walks;
 mod dialects;
 mod encrypted;
 mod errors;

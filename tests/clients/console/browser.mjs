@@ -1,0 +1,93 @@
+// A browser that is told what to do, and that notes what must not happen: code of strangers that runs, what the
+// page's policy had to forbid, errors of the page, and requests to anywhere but the gateway.
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { chromium } from 'playwright-core'
+
+export const BASE = process.env.CONSOLE_URL
+const axeSource = readFileSync(new URL('./node_modules/axe-core/axe.min.js', import.meta.url), 'utf8')
+const browser = await chromium.launch({
+  executablePath: process.env.AGGREGATOR_CHROMIUM,
+  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync'],
+})
+export const close = () => browser.close()
+
+const faults = []
+
+/** A page of its own, with nothing of other pages in it. */
+export async function page({ width = 1280, height = 860, dark = false } = {}) {
+  const context = await browser.newContext({
+    viewport: { width, height },
+    colorScheme: dark ? 'dark' : 'light',
+    reducedMotion: 'reduce',
+    timezoneId: 'UTC',
+    locale: 'en-US',
+  })
+  await context.grantPermissions(['clipboard-read', 'clipboard-write'], { origin: new URL(BASE).origin })
+  await context.addInitScript(() => {
+    globalThis.violations = []
+    addEventListener('securitypolicyviolation', (event) => globalThis.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`))
+  })
+  const made = await context.newPage()
+  made.setDefaultTimeout(20000)
+  made.on('pageerror', (error) => faults.push(`error: ${error.stack}`))
+  made.on('dialog', (dialog) => {
+    faults.push(`dialog: ${dialog.message()}`)
+    dialog.dismiss()
+  })
+  made.on('console', (message) => {
+    // What a request was refused with is shown by the page, and said here as well.
+    const isFault = message.type() === 'error' && !message.text().startsWith('Failed to load resource')
+    if (isFault || /Content Security Policy|Trusted/i.test(message.text())) faults.push(`console: ${message.text()}`)
+  })
+  made.on('request', (request) => {
+    const url = new URL(request.url())
+    if (url.protocol !== 'blob:' && url.origin !== new URL(BASE).origin) faults.push(`request: ${request.url()}`)
+  })
+  return made
+}
+
+/** Once the page has what it was to fetch. */
+export async function settled(at) {
+  await at.waitForTimeout(60)
+  await at.waitForFunction(() => document.querySelector('main') && !document.querySelector('[aria-busy]'))
+  await at.waitForTimeout(60)
+}
+
+export async function go(at, where) {
+  await at.goto(`${BASE}#/${where}`)
+  await settled(at)
+}
+
+/** Nothing ran that is not ours, and nothing was asked for that the policy forbids. */
+export async function nothingForeign(at, where) {
+  const seen = await at.evaluate(() => ({ violations: globalThis.violations, ran: globalThis.ran ?? null, images: [...document.images].map((one) => one.getAttribute('src')) }))
+  assert.deepEqual(seen.violations, [], where)
+  assert.equal(seen.ran, null, where)
+  assert.ok(seen.images.every((src) => src === 'icon.svg'), `${where}: ${seen.images}`)
+  assert.deepEqual(faults, [], where)
+}
+
+/** axe-core finds nothing. It is put in by the debugger: the page's policy lets nothing else in. */
+export async function accessible(at, where) {
+  const session = await at.context().newCDPSession(at)
+  await session.send('Runtime.evaluate', { expression: axeSource })
+  const { result, exceptionDetails } = await session.send('Runtime.evaluate', {
+    expression: `axe.run(document, { resultTypes: ['violations'] }).then((found) => JSON.stringify(found.violations.map((one) => ({ id: one.id, help: one.help, nodes: one.nodes.slice(0, 3).map((node) => node.html) }))))`,
+    awaitPromise: true,
+    returnByValue: true,
+  })
+  assert.equal(exceptionDetails, undefined, where)
+  assert.deepEqual(JSON.parse(result.value), [], where)
+  await session.detach()
+}
+
+/** Nothing sticks out of the page to the right. */
+export async function fits(at, where) {
+  const [has, room] = await at.evaluate(() => [document.documentElement.scrollWidth, innerWidth])
+  assert.ok(has <= room, `${where}: ${has} of ${room}`)
+}
+
+/** The figure that a page shows short and keeps whole. */
+export const whole = (locator) => locator.locator('data').first().getAttribute('value')
