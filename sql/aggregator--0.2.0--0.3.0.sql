@@ -3410,7 +3410,7 @@ FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_rate_limits
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
-CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, key_hash, models, tags, is_anonymous,
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, role, key_hash, models, tags, is_anonymous,
     expires_at, old_key_hash, old_valid_until, revoked_at ON @extschema@.aggregator_gateway_keys
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 

@@ -148,7 +148,7 @@ async fn users_see_and_change_their_own_keys_and_administrators_all() {
     }
     for (sql, client) in [
         (format!("INSERT INTO aggregator_gateway_keys (user_id, name, key_hash, key_hint) VALUES ('ben', 'x', sha256('{key}'::bytea), 'x')"), &ben),
-        ("SELECT aggregator_store_gateway_key('ann', 'x', sha256('x'), 'x', NULL, NULL, false, NULL, NULL, 'day', NULL, NULL, 9)".to_owned(), &ben),
+        ("SELECT aggregator_store_gateway_key('ann', NULL, 'x', sha256('x'), 'x', NULL, NULL, false, NULL, NULL, 'day', NULL, NULL, 9)".to_owned(), &ben),
         ("SELECT set_budget(1000, p_gateway_key => gen_random_uuid())".to_owned(), &ann),
     ] {
         let (code, message) = failure(client, &sql).await;
