@@ -191,8 +191,15 @@ async fn one_that_is_killed_is_an_error_and_the_next_one_answers() {
             // A process that dies takes the others along, as any of PostgreSQL's.
             true => {
                 let _ = slow.await;
-                let root = own.cluster.again("app").await;
-                value(&root, "SELECT aggregator_start()").await;
+                // The server may not have noticed yet.
+                while own
+                    .cluster
+                    .again("app")
+                    .await
+                    .simple_query("SELECT aggregator_start()")
+                    .await
+                    .is_err()
+                {}
                 own.is_up().await;
                 assert_eq!(asked(own.port, "slow-1", get("me")).await.status, 200);
             }

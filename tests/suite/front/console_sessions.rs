@@ -242,31 +242,34 @@ async fn a_session_has_the_rights_that_its_role_has_now() {
     let bed = bed().await;
     bed.root
         .batch_execute(
-            "CREATE ROLE visitor LOGIN; CREATE ROLE boss LOGIN;
-             SELECT aggregator_grant('visitor', 'user'), aggregator_grant('boss', 'admin')",
+            "CREATE ROLE console_visitor LOGIN; CREATE ROLE console_boss LOGIN;
+             SELECT aggregator_grant('console_visitor', 'user'), aggregator_grant('console_boss', 'admin')",
         )
         .await
         .unwrap();
-    let visitor = bed.database.user("visitor").await;
-    let boss = bed.database.user("boss").await;
+    let visitor = bed.database.user("console_visitor").await;
+    let boss = bed.database.user("console_boss").await;
     let (token, boss_token) = (sign_in(&bed, &visitor).await, sign_in(&bed, &boss).await);
     let known = me(&bed, &token).await.json();
-    assert_eq!((&known["user_id"], &known["role"]), (&json!("role:visitor"), &json!("visitor")));
+    assert_eq!(
+        (&known["user_id"], &known["role"]),
+        (&json!("role:console_visitor"), &json!("console_visitor"))
+    );
     assert_eq!(me(&bed, &boss_token).await.json()["is_admin"], json!(true));
     assert_eq!(bed.send(&get("users").bearer(&boss_token)).await.status, 200);
     // A user is told of nobody else.
     let own = bed.send(&get("users").bearer(&token)).await;
     assert_eq!((own.status, own.json()), (200, json!({"users": []})));
     // Whoever is no administrator any more is none at once.
-    bed.root.batch_execute("SELECT aggregator_revoke('boss', 'admin')").await.unwrap();
+    bed.root.batch_execute("SELECT aggregator_revoke('console_boss', 'admin')").await.unwrap();
     let answered = me(&bed, &boss_token).await;
     assert_eq!(answered.status, 403, "{answered:?}");
-    bed.root.batch_execute("SELECT aggregator_grant('boss', 'user')").await.unwrap();
+    bed.root.batch_execute("SELECT aggregator_grant('console_boss', 'user')").await.unwrap();
     assert_eq!(me(&bed, &boss_token).await.json()["is_admin"], json!(false));
     let own = bed.send(&get("users").bearer(&boss_token)).await;
     assert_eq!((own.status, own.json()), (200, json!({"users": []})));
     // And nobody at all.
-    bed.root.batch_execute("SELECT aggregator_revoke('visitor', 'user')").await.unwrap();
+    bed.root.batch_execute("SELECT aggregator_revoke('console_visitor', 'user')").await.unwrap();
     assert_eq!(me(&bed, &token).await.status, 403);
     assert_eq!(bed.send(&chat(&token)).await.status, 403);
     let url = failure(&visitor, "SELECT console_url()").await;
@@ -275,21 +278,21 @@ async fn a_session_has_the_rights_that_its_role_has_now() {
     drop((visitor, boss));
     eventually(
         &bed.root,
-        "SELECT count(*) FROM pg_stat_activity WHERE usename IN ('visitor', 'boss')",
+        "SELECT count(*) FROM pg_stat_activity WHERE usename IN ('console_visitor', 'console_boss')",
         "0",
     )
     .await;
     bed.root
         .batch_execute(
-            "SELECT aggregator_revoke('boss', 'user'); DROP ROLE boss; CREATE ROLE boss LOGIN;
-             SELECT aggregator_grant('boss', 'user')",
+            "SELECT aggregator_revoke('console_boss', 'user'); DROP ROLE console_boss; CREATE ROLE console_boss LOGIN;
+             SELECT aggregator_grant('console_boss', 'user')",
         )
         .await
         .unwrap();
     assert_eq!(told(&me(&bed, &boss_token).await), refused());
     bed.root
         .batch_execute(
-            "SELECT aggregator_revoke('boss', 'user'); DROP ROLE boss; DROP ROLE visitor",
+            "SELECT aggregator_revoke('console_boss', 'user'); DROP ROLE console_boss; DROP ROLE console_visitor",
         )
         .await
         .unwrap();

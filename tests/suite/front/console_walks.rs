@@ -122,7 +122,7 @@ async fn run(bed: &Bed, chromium: &str, script: &str, variables: &[(&str, &str)]
 #[tokio::test]
 async fn a_user_and_an_administrator_walk_through_it() {
     let Some(chromium) = chromium() else { return };
-    let upstream = Upstream::start(provider).await;
+    let upstream = Upstream::raw(provider).await;
     let bed = ready(&upstream).await;
     bed.root
         .batch_execute(
@@ -175,7 +175,7 @@ async fn fill(root: &Client) {
 #[tokio::test]
 async fn every_page_is_fit_to_be_seen_by_everybody_and_runs_nothing_of_strangers() {
     let Some(chromium) = chromium() else { return };
-    let upstream = Upstream::start(provider).await;
+    let upstream = Upstream::raw(provider).await;
     let bed = ready(&upstream).await;
     let user = bed.database.rest("authenticated", Some("u-walk")).await;
     let admin = bed.database.rest("service_role", Some("u-boss")).await;
@@ -235,7 +235,7 @@ async fn every_page_is_fit_to_be_seen_by_everybody_and_runs_nothing_of_strangers
 
 #[tokio::test]
 async fn the_pages_say_what_the_reports_say() {
-    let upstream = Upstream::start(provider).await;
+    let upstream = Upstream::raw(provider).await;
     let bed = ready(&upstream).await;
     fill(&bed.root).await;
     let user = bed.database.rest("authenticated", Some("u-walk")).await;
