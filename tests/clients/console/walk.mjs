@@ -248,6 +248,7 @@ test('a gateway key is made, used, limited to what it may, and revoked', async (
   await accessible(user, 'revealed')
   await dialog.getByLabel('I have stored it').check()
   await dialog.getByRole('button', { name: 'Done' }).click()
+  await dialog.waitFor({ state: 'detached' })
   assert.ok(!(await user.content()).includes(key), 'the key is still in the page')
 
   const answer = await call(key)
