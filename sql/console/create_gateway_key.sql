@@ -3,13 +3,14 @@
 SELECT jsonb_build_object('id', made.id, 'key', made.key)
 FROM @extschema@.create_gateway_key(
     p_name => $1 ->> 'name',
-    p_models => CASE jsonb_typeof($1 -> 'models')
-        WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text($1 -> 'models')) END,
+    -- What is no list refuses: without one, nothing would be kept to.
+    p_models => CASE WHEN jsonb_typeof($1 -> 'models') <> 'null'
+        THEN ARRAY(SELECT jsonb_array_elements_text($1 -> 'models')) END,
     p_expires_at => ($1 ->> 'expires_at')::timestamptz,
     p_limit_usd => ($1 ->> 'limit_usd')::numeric,
     p_period => coalesce($1 ->> 'period', 'month'),
     p_requests_per_minute => ($1 ->> 'requests_per_minute')::bigint,
     p_tokens_per_minute => ($1 ->> 'tokens_per_minute')::bigint,
-    p_tags => CASE jsonb_typeof($1 -> 'tags')
-        WHEN 'array' THEN ARRAY(SELECT jsonb_array_elements_text($1 -> 'tags')) END
+    p_tags => CASE WHEN jsonb_typeof($1 -> 'tags') <> 'null'
+        THEN ARRAY(SELECT jsonb_array_elements_text($1 -> 'tags')) END
 ) AS made
