@@ -253,6 +253,14 @@ async fn no_parameter_changes_who_asks_or_what_is_run() {
     ] {
         assert_eq!(sent("revoke-gateway-key", body).await, refused, "{body}");
     }
+    // What is no list is not as good as none, which is a key for every model.
+    for body in [
+        r#"{"name": "x", "models": "m"}"#,
+        r#"{"name": "x", "models": true}"#,
+        r#"{"name": "x", "tags": "t"}"#,
+    ] {
+        assert_eq!(sent("create-gateway-key", body).await, refused, "{body}");
+    }
     for query in
         ["before=x", "before=x%7Ey%7Ez", "limit=many", "limit=99999999999999", "key=1%20OR%201=1"]
     {
