@@ -1,7 +1,7 @@
 // The frame around the pages: who is signed in, where one is, and the way from one page to another.
 import { h, icon, show } from './dom.js'
 import * as api from './api.js'
-import { button, problem, tell } from './ui.js'
+import { button, closeAll, problem, tell } from './ui.js'
 import { signIn, takeToken } from './signin.js'
 import { welcome } from './welcome.js'
 import { providers } from './providers.js'
@@ -75,7 +75,7 @@ function signedOut(error) {
   me = null
   leave?.()
   leave = null
-  for (const open of document.querySelectorAll('dialog[open]')) open.close()
+  closeAll()
   document.title = 'Sign in · aggregator'
   alone(signIn(error, enter))
 }
@@ -129,7 +129,7 @@ function go() {
   main.dataset.page = name
   leave?.()
   // What lies over the page that one leaves goes with it.
-  for (const open of document.querySelectorAll('dialog[open]')) open.close()
+  closeAll()
   const page = { me, query: at.query, canWrite: me.can_write !== false, to, refresh, change: (...where) => { if (current === page) change(...where) } }
   current = page
   const draw = PAGES[name]?.draw ?? welcome

@@ -184,7 +184,11 @@ export function meter(spent, limit, words, label) {
 export function dialog(title, draw, { kind = '', onclose } = {}) {
   const id = unique('title')
   const box = h('dialog', { class: kind, 'aria-labelledby': id })
-  const close = () => box.close()
+  // At once, and not when the browser gets to its event: what stood in it may be a secret.
+  const close = () => {
+    box.close()
+    box.remove()
+  }
   box.addEventListener('close', () => {
     box.remove()
     onclose?.()
@@ -197,6 +201,13 @@ export function dialog(title, draw, { kind = '', onclose } = {}) {
   box.showModal()
   ;(box.querySelector('[autofocus]') ?? box.querySelector('h2')).focus()
   return close
+}
+
+export function closeAll() {
+  for (const open of document.querySelectorAll('dialog[open]')) {
+    open.close()
+    open.remove()
+  }
 }
 
 export function confirm(title, text, action, work) {
