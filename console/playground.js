@@ -188,8 +188,8 @@ function room(page, list) {
 /** What the usage log says of it, once it is settled: a moment after the end. */
 async function settled(place, id, { ended, first }) {
   let row = null
-  for (let turn = 0; id && turn < 12 && (row === null || row.status === 'pending'); turn += 1) {
-    await new Promise((done) => { setTimeout(done, turn < 3 ? 150 : 600) })
+  for (let turn = 1; id && turn < 20 && (row === null || row.status === 'pending'); turn += 1) {
+    await new Promise((done) => { setTimeout(done, 150 * turn) })
     try {
       const { attempts } = await api.get('request', { id })
       row = attempts.at(-1) ?? row

@@ -12,6 +12,7 @@ const browser = await chromium.launch({
     '--disable-component-update', '--disable-sync'],
 })
 export const close = () => browser.close()
+const PATIENCE = 60000
 
 const faults = []
 
@@ -30,7 +31,8 @@ export async function page({ width = 1280, height = 860, dark = false } = {}) {
     addEventListener('securitypolicyviolation', (event) => globalThis.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`))
   })
   const made = await context.newPage()
-  made.setDefaultTimeout(20000)
+  // A machine that has much else to do is slow.
+  made.setDefaultTimeout(PATIENCE)
   made.on('pageerror', (error) => faults.push(`error: ${error.stack}`))
   made.on('dialog', (dialog) => {
     faults.push(`dialog: ${dialog.message()}`)
@@ -48,16 +50,37 @@ export async function page({ width = 1280, height = 860, dark = false } = {}) {
   return made
 }
 
-/** Once the page has what it was to fetch. */
+/** Once the page has what it was to fetch, and has drawn it. */
 export async function settled(at) {
-  await at.waitForTimeout(60)
   await at.waitForFunction(() => document.querySelector('main') && !document.querySelector('[aria-busy]'))
-  await at.waitForTimeout(60)
+  // And what is drawn a turn later.
+  await at.evaluate(() => new Promise((done) => { setTimeout(done, 20) }))
+  await at.waitForFunction(() => !document.querySelector('[aria-busy]'))
 }
 
+/** To a page of the console, from another one of it: whoever is there already sees it anew. */
 export async function go(at, where) {
-  await at.goto(`${BASE}#/${where}`)
+  const isThere = await at.evaluate((hash) => new Promise((done) => {
+    if (location.hash === hash) return done(true)
+    // The page's own listener was there first: it has drawn when this one is called.
+    addEventListener('hashchange', () => done(false), { once: true })
+    location.hash = hash
+    return undefined
+  }), `#/${where}`)
+  if (isThere) await at.reload()
   await settled(at)
+}
+
+/** Reads something until it is as wanted: what follows an action is there when the page gets to it. */
+export async function becomes(read, wanted, where = '') {
+  const until = Date.now() + PATIENCE
+  for (;;) {
+    const seen = await read()
+    const isIt = wanted instanceof RegExp ? wanted.test(seen) : seen === wanted
+    if (isIt) return
+    if (Date.now() > until) return wanted instanceof RegExp ? assert.match(seen, wanted, where) : assert.equal(seen, wanted, where)
+    await new Promise((done) => { setTimeout(done, 50) })
+  }
 }
 
 /** Nothing ran that is not ours, and nothing was asked for that the policy forbids. */
