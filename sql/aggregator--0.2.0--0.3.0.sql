@@ -90,7 +90,9 @@ BEGIN
         ORDER BY c.relname
     LOOP
         IF v_part.reloptions = '{fillfactor=80}'::text[] THEN
-            EXECUTE pg_catalog.format('ALTER TABLE %s SET (fillfactor = 95)', v_part.oid::pg_catalog.regclass);
+            EXECUTE pg_catalog.format(
+                'ALTER TABLE %s SET (fillfactor = 95, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)',
+                v_part.oid::pg_catalog.regclass);
         END IF;
         FOR v_index IN
             SELECT c.oid, c.relname, pg_catalog.substring(pg_catalog.pg_get_indexdef(c.oid), ' USING (.*)$') AS keys
@@ -2626,7 +2628,7 @@ BEGIN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.aggregator_usage_logs_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)
-        WITH (fillfactor = 95)', v_name);
+        WITH (fillfactor = 95, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)', v_name);
     -- The default privileges of the database may have handed it to anybody; it is read through the
     -- ledger alone.
     FOR v_grantee IN

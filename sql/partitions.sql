@@ -35,7 +35,7 @@ BEGIN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.aggregator_usage_logs_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)
-        WITH (fillfactor = 95)', v_name);
+        WITH (fillfactor = 95, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)', v_name);
     -- The default privileges of the database may have handed it to anybody; it is read through the
     -- ledger alone.
     FOR v_grantee IN

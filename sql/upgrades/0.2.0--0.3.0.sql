@@ -84,7 +84,9 @@ BEGIN
         ORDER BY c.relname
     LOOP
         IF v_part.reloptions = '{fillfactor=80}'::text[] THEN
-            EXECUTE pg_catalog.format('ALTER TABLE %s SET (fillfactor = 95)', v_part.oid::pg_catalog.regclass);
+            EXECUTE pg_catalog.format(
+                'ALTER TABLE %s SET (fillfactor = 95, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)',
+                v_part.oid::pg_catalog.regclass);
         END IF;
         FOR v_index IN
             SELECT c.oid, c.relname, pg_catalog.substring(pg_catalog.pg_get_indexdef(c.oid), ' USING (.*)$') AS keys

@@ -2,6 +2,7 @@
 //! neither the main thread, which has the ledger to keep, nor anybody's call. The gateway has it started when there
 //! is something to do, and lets it go by closing the connection.
 
+mod priority;
 mod signals;
 mod transaction;
 
@@ -44,6 +45,7 @@ pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
 #[pg_guard]
 pub extern "C-unwind" fn aggregator_clerk_main(argument: pg_sys::Datum) {
     let database = argument.value() as u32;
+    priority::stand_back();
     signals::end_when_told();
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     // As no role in particular: whose each statement is comes with it.

@@ -3,6 +3,8 @@
 
 use crate::bed::{Database, value};
 use std::cell::Cell;
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -83,6 +85,22 @@ impl Times {
     pub fn at(&self, percent: usize) -> f64 {
         ms(self.0[(self.0.len() - 1) * percent / 100])
     }
+}
+
+/// What it takes to flush a page of a file to the disk that the clusters are on, after so long a silence each time.
+pub fn flushes(count: usize, silence: Duration) -> Times {
+    let path = std::path::Path::new(&crate::bed::var("AGGREGATOR_RUN")).join("flushed");
+    let mut file = File::create(&path).expect("a file beside the clusters");
+    let times = (0..count).map(|_| {
+        std::thread::sleep(silence);
+        let began = Instant::now();
+        file.rewind().and_then(|()| file.write_all(&[1; 8192])).expect("it is written");
+        file.sync_data().expect("it is flushed");
+        began.elapsed()
+    });
+    let times = Times::new(times.collect());
+    std::fs::remove_file(path).expect("it is removed");
+    times
 }
 
 pub fn ms(duration: Duration) -> f64 {

@@ -11,7 +11,7 @@ pub async fn execute(client: &Client, sql: &str) -> Duration {
     began.elapsed()
 }
 
-/// Rows in the order in which they were made, past the triggers of the ledger; then their sums.
+/// Rows in the order in which they were made, past the triggers of the ledger.
 pub async fn fill(root: &Client, count: usize) {
     let first = value(root, "SELECT now() - interval '720 hours'").await.unwrap();
     let months = format!(
@@ -34,8 +34,17 @@ pub async fn fill(root: &Client, count: usize) {
         took.as_secs_f64(),
         count as f64 / took.as_secs_f64()
     );
+    analyze(root).await;
+}
+
+/// The sums of those rows.
+pub async fn add_up(root: &Client) {
     let took = execute(root, "SELECT aggregator_recount_usage()").await;
     println!("{:<44} {:>8.1} s", "aggregator_recount_usage()", took.as_secs_f64());
+    analyze(root).await;
+}
+
+async fn analyze(root: &Client) {
     let took = execute(
         root,
         "VACUUM ANALYZE aggregator_usage_logs, aggregator_usage_hourly, aggregator_usage_totals",

@@ -17,7 +17,7 @@ mod process;
 mod standin;
 
 use bed::{Cluster, value};
-use common::{Direct, Times, prepare};
+use common::{Direct, Times, flushes, prepare};
 use pgbench::{Load, load};
 use standin::{Manner, Standin};
 use std::time::{Duration, Instant};
@@ -36,12 +36,24 @@ async fn main() {
     for sync in ["on", "off"] {
         let cluster = Cluster::start(
             &format!("bench_{sync}"),
-            &format!("aggregator.ledger_sync = {sync}\nshared_buffers = 256MB\nmax_wal_size = 4GB"),
+            &format!(
+                "aggregator.ledger_sync = {sync}\nshared_buffers = 256MB\nmax_wal_size = 4GB\nautovacuum_naptime = 5s"
+            ),
         );
         let upstream = Standin::start(Manner::Late(Duration::ZERO));
         let database = cluster.database().await;
         let root = prepare(&database, &upstream.base_url()).await;
         value(&root, &CHAT.replace(';', "")).await;
+        if sync == "on" {
+            let flush = flushes(500, Duration::ZERO);
+            println!(
+                "{:<22} {:>7} | {:>8.3} {:>8.3} |",
+                "a flush alone",
+                1,
+                flush.at(50),
+                flush.at(99)
+            );
+        }
         let direct = direct(&Direct::to(&upstream.base_url())).await;
         println!(
             "{:<22} {:>7} | {:>8.3} {:>8.3} | {:>8} | {:>8.0} |",
@@ -76,7 +88,7 @@ async fn main() {
         );
         let size = size.await.unwrap();
         println!(
-            "ledger_sync {sync}: {rows} rows settled as success, {size} bytes per row with indexes"
+            "ledger_sync {sync}: {rows} rows settled as success, {size} bytes per row with indexes, autovacuum each 5 s"
         );
     }
     println!(

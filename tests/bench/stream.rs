@@ -13,7 +13,7 @@ mod standin;
 mod wire;
 
 use bed::Cluster;
-use common::{Direct, HELLO, Times};
+use common::{Direct, HELLO, Times, flushes};
 use standin::{Manner, Standin, Told};
 use std::time::{Duration, Instant};
 use wire::Wire;
@@ -64,6 +64,14 @@ async fn main() {
             );
         }
     }
+    let silence = PAUSE * CHUNKS as u32;
+    let flush = flushes(20, silence);
+    println!(
+        "a flush alone, after a silence of {} ms, of which ledger_sync has one before upstream: {:.3} {:.3}",
+        silence.as_millis(),
+        flush.at(50),
+        flush.at(99)
+    );
     println!("times in milliseconds; aim: first text added50 at most 1.0");
 }
 

@@ -12,7 +12,7 @@ mod written;
 
 use bed::{Cluster, Database, rows, value};
 use common::{Times, ms};
-use filled::{execute, fill};
+use filled::{add_up, execute, fill};
 use std::time::Instant;
 use tokio_postgres::Client;
 
@@ -39,6 +39,7 @@ async fn main() {
     println!("usage: {rows} rows over 30 days, 1000 users, 3 providers, 12 models");
     written::print(&root).await;
     fill(&root, rows).await;
+    add_up(&root).await;
     sizes(&root, rows).await;
     summaries(&database, &root).await;
     models(&database, &root).await;

@@ -416,11 +416,12 @@ async fn an_upgrade_makes_partitions_smaller_and_rewrites_no_row() {
         .unwrap_or_else(|error| panic!("{}", bed::shown(&error)));
     assert_eq!(rows(&root, files).await, before);
     assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["2"]);
-    for (partition, fillfactor, mine) in [
-        ("aggregator_usage_logs_default", 95, 0),
-        (first.as_str(), 95, 1),
-        (second, 70, 0),
-        (third, 95, 0),
+    let ours = "fillfactor=95,autovacuum_vacuum_scale_factor=0,autovacuum_vacuum_threshold=10000";
+    for (partition, storage_of, mine) in [
+        ("aggregator_usage_logs_default", ours, 0),
+        (first.as_str(), ours, 1),
+        (second, "fillfactor=70", 0),
+        (third, ours, 0),
     ] {
         let storage = format!(
             "SELECT reloptions,
@@ -432,7 +433,7 @@ async fn an_upgrade_makes_partitions_smaller_and_rewrites_no_row() {
         assert_eq!(
             rows(&root, &storage).await,
             [format!(
-                "{{fillfactor={fillfactor}}}|brin (created_at) WITH (autosummarize='on'), btree (user_id, created_at), \
+                "{{{storage_of}}}|brin (created_at) WITH (autosummarize='on'), btree (user_id, created_at), \
                  btree (call_id, attempt, created_at)|{mine}"
             )],
             "{partition}"
