@@ -329,7 +329,8 @@ RETURNS TABLE (
     context_window    integer,
     max_output_tokens integer,
     can_stream        boolean,
-    is_listed         boolean
+    is_listed         boolean,
+    may_embed         boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -371,16 +372,18 @@ BEGIN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, m.model_id,
             k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
-            p.features @> '{"supports_streaming": true}'::jsonb, true
+            p.features @> '{"supports_streaming": true}'::jsonb, true,
+            -- A type may be a guess from the name. One that is paid for what comes out gives no embeddings.
+            m.model_type = 'embedding' OR m.model_type = 'chat' AND coalesce((m.pricing ->> 'output')::numeric, 0) = 0
         FROM (
             SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
-                listed.max_output_tokens, listed.is_available, NULL::text AS user_id
+                listed.max_output_tokens, listed.model_type, listed.is_available, NULL::text AS user_id
             FROM @extschema@.aggregator_models AS listed
             WHERE listed.model_id = v_model OR listed.model_name = v_model
             UNION ALL
             -- What only the user's own key is shown.
             SELECT own.provider_id, own.model_id, own.model_name, own.pricing, own.context_window,
-                own.max_output_tokens, true, own.user_id
+                own.max_output_tokens, own.model_type, true, own.user_id
             FROM @extschema@.aggregator_user_models AS own
             WHERE own.user_id = p_user_id
               AND (own.model_id = v_model OR own.model_name = v_model)
@@ -429,7 +432,7 @@ BEGIN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
             k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
-            p.features @> '{"supports_streaming": true}'::jsonb, false
+            p.features @> '{"supports_streaming": true}'::jsonb, false, true
         FROM @extschema@.api_providers AS p
         JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
         WHERE p.id = v_provider
@@ -1382,6 +1385,25 @@ COMMENT ON COLUMN @extschema@.aggregator_key_checks.http_status IS 'The provider
 COMMENT ON COLUMN @extschema@.aggregator_key_checks.latency_ms IS 'Milliseconds.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_key_checks(integer) IS 'Forgets key checks that are older than so many seconds, or than 90 days. Internal.';
+
+-- The vectors of a job of embed_submit, in the order of its inputs. Runs as the caller, as chat_result does.
+CREATE FUNCTION @extschema@.embed_result(p_job_id uuid)
+RETURNS TABLE (
+    ord       integer,
+    embedding real[]
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT vector.ord, vector.embedding
+    FROM @extschema@.aggregator_jobs AS job
+    CROSS JOIN LATERAL @extschema@.aggregator_embeddings(job.response) AS vector
+    WHERE job.id = p_job_id
+    ORDER BY vector.ord;
+END
+$$;
 
 -- What providers were seen to count beyond the bound of a request: by it the bound of the next one grows.
 -- A row per model of the catalogue at the most.
@@ -3760,6 +3782,11 @@ BEGIN
             'chat_completions(jsonb)',
             'chat_stream(text, jsonb, jsonb, text, text)',
             'chat_many(jsonb, jsonb, integer)',
+            'embed(text, text, jsonb, text, text)',
+            'embed_many(text[], text, jsonb, text, text)',
+            'embed_submit(text[], text, jsonb, text, text, timestamptz, text)',
+            'embed_result(uuid)',
+            'aggregator_embeddings(jsonb)',
             'chat_submit(text, jsonb, jsonb, text, text, timestamptz, text)',
             'chat_result(uuid)',
             'chat_wait(uuid, integer)',
@@ -4547,6 +4574,17 @@ STRICT
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'aggregator_checked_headers_wrapper';
 
+-- aggregator::session::embed::aggregator_embeddings
+CREATE  FUNCTION "aggregator_embeddings"(
+	"p_response" jsonb /* Option < JsonText > */
+) RETURNS TABLE (
+	"ord" INT,  /* i32 */
+	"embedding" real[]  /* Vec < f32 > */
+)
+IMMUTABLE PARALLEL SAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'aggregator_embeddings_wrapper';
+
 -- aggregator::session::locks::aggregator_lock_keys
 CREATE  FUNCTION "aggregator_lock_keys"(
 	"p_provider_id" uuid /* pgrx :: Uuid */
@@ -4645,6 +4683,45 @@ CREATE  FUNCTION "create_gateway_key"(
 )
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'create_gateway_key_wrapper';
+
+-- aggregator::session::embed::embed
+CREATE  FUNCTION "embed"(
+	"input" TEXT, /* Option < & str > */
+	"model" TEXT, /* Option < & str > */
+	"options" jsonb DEFAULT '{}', /* Option < JsonText > */
+	"provider" TEXT DEFAULT NULL, /* Option < & str > */
+	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS real[] /* :: std :: option :: Option < Vec < f32 > > */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'embed_wrapper';
+
+-- aggregator::session::embed::embed_many
+CREATE  FUNCTION "embed_many"(
+	"inputs" TEXT[], /* :: std :: option :: Option < Vec < Option < String > > > */
+	"model" TEXT, /* Option < & str > */
+	"options" jsonb DEFAULT '{}', /* Option < JsonText > */
+	"provider" TEXT DEFAULT NULL, /* Option < & str > */
+	"p_user_id" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS TABLE (
+	"ord" INT,  /* i32 */
+	"embedding" real[],  /* :: std :: option :: Option < Vec < f32 > > */
+	"error" jsonb  /* Option < JsonText > */
+)
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'embed_many_wrapper';
+
+-- aggregator::session::jobs::embed_submit
+CREATE  FUNCTION "embed_submit"(
+	"inputs" TEXT[], /* :: std :: option :: Option < Vec < Option < String > > > */
+	"model" TEXT, /* Option < & str > */
+	"options" jsonb DEFAULT '{}', /* Option < JsonText > */
+	"provider" TEXT DEFAULT NULL, /* Option < & str > */
+	"p_user_id" TEXT DEFAULT NULL, /* Option < & str > */
+	"p_run_after" timestamp with time zone DEFAULT NULL, /* Option < TimestampWithTimeZone > */
+	"p_idempotency_key" TEXT DEFAULT NULL /* Option < & str > */
+) RETURNS uuid /* pgrx :: Uuid */
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'embed_submit_wrapper';
 
 -- aggregator::session::console::revoke_console_sessions
 CREATE  FUNCTION "revoke_console_sessions"(
@@ -4751,6 +4828,21 @@ COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
 
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
+
+COMMENT ON FUNCTION @extschema@.embed(text, text, jsonb, text, text) IS
+    'The embedding of a text: the numbers of its vector. NULL and '''' give NULL, and nothing is sent. options: dimensions, user, encoding_format as the provider is asked (base64, or float), extra_body, timeout_ms (120000), max_retries (2), tags. Falls back to other providers of the same model alone. PT400 to PT504; PT501: the provider has no embeddings.';
+
+COMMENT ON FUNCTION @extschema@.embed_many(text[], text, jsonb, text, text) IS
+    'The embeddings of many texts (50000 at the most), a row for each in their order: ord from 1, embedding, error. One that fails is a row with its error; NULL and '''' are rows with neither. options as of embed, and batch_size: inputs of one request (128; halved where the provider says that they are too many); concurrency: requests at a time (16). PT400 to PT504.';
+
+COMMENT ON FUNCTION @extschema@.embed_submit(text[], text, jsonb, text, text, timestamptz, text) IS
+    'Writes the embeddings of 1 to 2048 texts, none of them NULL or '''', as one job and returns its id: chat_wait, chat_result and chat_cancel take it, embed_result gives its vectors. Arguments as of chat_submit, options as of embed. PT400, PT403, PT404; PT409: the key belongs to another request.';
+
+COMMENT ON FUNCTION @extschema@.embed_result(uuid) IS
+    'The vectors of a job of embed_submit that succeeded, in the order of its inputs: ord from 1, embedding. No row: it has not (see chat_result), or there is no such job of the caller.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_embeddings(jsonb) IS
+    'The vectors of an answer as a job of embed_submit keeps it, in the order of its inputs. Internal.';
 
 COMMENT ON FUNCTION @extschema@.create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text) IS
     'Makes a key for a program that holds no user''s token, to be shown over HTTP, and returns its id and the key, this one time. It spends as its owner (p_user_id: another user, for administrators), within the owner''s budgets and its own: p_limit_usd per p_period, requests and tokens per minute. p_models: ids, provider:id, or beginnings with a * at the end; NULL: all; empty: none. p_tags: of every call with it. PT400, PT403; PT409: there are as many as a user may have.';

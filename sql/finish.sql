@@ -149,6 +149,16 @@ COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns a row for each piece of text (delta) as it arrives, then one with the whole response, its usage and its cost in USD. Rows arrive one by one only from a SELECT list: SELECT (t).delta FROM (SELECT chat_stream(...) AS t) AS s. Options and errors as in chat_complete; a stream that is silent for aggregator.stream_idle_timeout is PT504.';
 COMMENT ON FUNCTION @extschema@.chat_many(jsonb, jsonb, integer) IS
     'Sends an array of OpenAI request bodies, at most concurrency at a time, and returns a row for each as it ends: ord from 1, ok, response, content, error, cost in USD, latency_ms. options hold for every request that says nothing else; dedupe: identical requests with temperature 0 are sent once. PT400.';
+COMMENT ON FUNCTION @extschema@.embed(text, text, jsonb, text, text) IS
+    'The embedding of a text: the numbers of its vector. NULL and '''' give NULL, and nothing is sent. options: dimensions, user, encoding_format as the provider is asked (base64, or float), extra_body, timeout_ms (120000), max_retries (2), tags. Falls back to other providers of the same model alone. PT400 to PT504; PT501: the provider has no embeddings.';
+COMMENT ON FUNCTION @extschema@.embed_many(text[], text, jsonb, text, text) IS
+    'The embeddings of many texts (50000 at the most), a row for each in their order: ord from 1, embedding, error. One that fails is a row with its error; NULL and '''' are rows with neither. options as of embed, and batch_size: inputs of one request (128; halved where the provider says that they are too many); concurrency: requests at a time (16). PT400 to PT504.';
+COMMENT ON FUNCTION @extschema@.embed_submit(text[], text, jsonb, text, text, timestamptz, text) IS
+    'Writes the embeddings of 1 to 2048 texts, none of them NULL or '''', as one job and returns its id: chat_wait, chat_result and chat_cancel take it, embed_result gives its vectors. Arguments as of chat_submit, options as of embed. PT400, PT403, PT404; PT409: the key belongs to another request.';
+COMMENT ON FUNCTION @extschema@.embed_result(uuid) IS
+    'The vectors of a job of embed_submit that succeeded, in the order of its inputs: ord from 1, embedding. No row: it has not (see chat_result), or there is no such job of the caller.';
+COMMENT ON FUNCTION @extschema@.aggregator_embeddings(jsonb) IS
+    'The vectors of an answer as a job of embed_submit keeps it, in the order of its inputs. Internal.';
 COMMENT ON FUNCTION @extschema@.chat_submit(text, jsonb, jsonb, text, text, timestamptz, text) IS
     'Writes a chat as a job and returns its id. It runs once the caller''s transaction is committed, not before p_run_after. The same p_idempotency_key of the same user gives the same job. Options as in chat_complete. PT400, PT403, PT404; PT409: the key belongs to another request.';
 COMMENT ON FUNCTION @extschema@.chat_result(uuid) IS

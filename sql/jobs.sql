@@ -87,6 +87,25 @@ BEGIN
 END
 $$;
 
+-- The vectors of a job of embed_submit, in the order of its inputs. Runs as the caller, as chat_result does.
+CREATE FUNCTION @extschema@.embed_result(p_job_id uuid)
+RETURNS TABLE (
+    ord       integer,
+    embedding real[]
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT vector.ord, vector.embedding
+    FROM @extschema@.aggregator_jobs AS job
+    CROSS JOIN LATERAL @extschema@.aggregator_embeddings(job.response) AS vector
+    WHERE job.id = p_job_id
+    ORDER BY vector.ord;
+END
+$$;
+
 -- In plpgsql each statement takes a snapshot of its own: the second sees how the job ended.
 CREATE FUNCTION @extschema@.chat_wait(p_job_id uuid, p_timeout_ms integer DEFAULT 30000)
 RETURNS TABLE (

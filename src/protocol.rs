@@ -13,6 +13,7 @@ pub mod clerk;
 
 use crate::core::budget::Rules;
 use crate::core::catalogue::{Columns, Dialect};
+use crate::core::embedding::Kind;
 use crate::core::front::gateway_key::GatewayKey;
 use crate::core::model::UNLISTED;
 use crate::core::price::Unit;
@@ -31,7 +32,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// After [`Request::Outbox`], at the end of the transaction.
 pub const COMMITTED: u8 = b'+';
@@ -87,9 +88,10 @@ impl Provider {
     }
 }
 
-/// One chat call.
+/// One call of a model: a chat, or embeddings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChatCall {
+    pub kind: Kind,
     /// Of a job: its id.
     pub call_id: Uuid,
     pub user_id: String,
@@ -152,6 +154,8 @@ pub struct Candidate {
     pub max_output_tokens: Option<i32>,
     /// `api_providers.features.supports_streaming`.
     pub can_stream: bool,
+    /// Not known to be a model of another kind than one that gives embeddings.
+    pub may_embed: bool,
 }
 
 impl Candidate {

@@ -27,7 +27,8 @@ pub struct Route {
 const ROUTES: &str = "
     SELECT r.provider_id, r.provider_name, r.provider_type, r.api_standard, r.base_url,
         r.headers::text, r.model_id, r.user_provider_id, r.is_platform_key, r.api_key_encrypted,
-        r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream, r.is_listed
+        r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream, r.is_listed,
+        r.may_embed
     FROM @extschema@.aggregator_routes($1, $2, $3) AS r
     LIMIT 64";
 
@@ -248,6 +249,7 @@ struct Columns {
     max_output_tokens: Option<i32>,
     can_stream: bool,
     is_listed: bool,
+    may_embed: bool,
 }
 
 impl Columns {
@@ -268,6 +270,7 @@ impl Columns {
             max_output_tokens: row.get(13)?,
             can_stream: required(row, 14)?,
             is_listed: required(row, 15)?,
+            may_embed: required(row, 16)?,
         })
     }
 
@@ -294,6 +297,7 @@ impl Columns {
                 context_window: self.context_window,
                 max_output_tokens: self.max_output_tokens,
                 can_stream: self.can_stream,
+                may_embed: self.may_embed,
             },
             api_standard: self.api_standard,
         })

@@ -94,6 +94,12 @@ if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
     skipped "cron::a_schedule_really_runs_and_syncs: it takes pg_cron"
     without+=(--skip cron::a_schedule_really_runs_and_syncs)
 fi
+source "$TREE/tools/vector.sh"
+if [ "$AGGREGATOR_WITH_VECTOR" != 1 ]; then
+    say "NO PGVECTOR WITH HNSW FOR POSTGRESQL $PG: the README's statements for it are NOT run"
+    skipped "embeddings::vectors: it takes pgvector"
+    without+=(--skip embeddings::vectors::)
+fi
 say "tests from outside"
 # Most of them wait most of the time.
 counted cargo test --quiet --test suite "${features[@]}" -- --test-threads=$(($(nproc) * 3)) "${without[@]}" "$@"

@@ -173,6 +173,15 @@ pub struct Dearest {
 impl Dearest {
     /// Of `aggregator_models.pricing`.
     pub fn of(pricing: Option<&str>) -> Result<Self, NoBound> {
+        Self::read(pricing, &["input", "output"])
+    }
+
+    /// The same of a model that no token comes out of: it needs no price for that.
+    pub fn of_input(pricing: Option<&str>) -> Result<Self, NoBound> {
+        Self::read(pricing, &["input"])
+    }
+
+    fn read(pricing: Option<&str>, needed: &[&str]) -> Result<Self, NoBound> {
         #[derive(Deserialize)]
         struct Tiers<'a> {
             #[serde(borrow, default)]
@@ -201,12 +210,16 @@ impl Dearest {
             price.copied().map(per_token)
         };
         // Without its base price a part could be billed at anything.
-        if !base.contains_key("input") || !base.contains_key("output") {
+        if !needed.iter().all(|part| base.contains_key(*part)) {
             return Err(NoBound::Unpriced);
         }
+        let has_output = needed.contains(&"output");
         Ok(Self {
             input: of(INPUT).ok_or(NoBound::Unpriced)?,
-            output: of(OUTPUT).ok_or(NoBound::Unpriced)?,
+            output: match of(OUTPUT) {
+                None if has_output => return Err(NoBound::Unpriced),
+                price => price.unwrap_or(Decimal::ZERO),
+            },
             // Not every provider takes money for the request itself.
             request: dearest.get("request").copied().unwrap_or(Decimal::ZERO),
         })

@@ -7,6 +7,7 @@ pub mod calendar;
 pub mod calls;
 pub mod catalogue;
 pub mod cost;
+pub mod embedding;
 pub mod estimate;
 pub mod failure;
 pub mod fair;

@@ -2,6 +2,7 @@
 //!
 //! Values pass through as the text they were given as: no number is read and printed again.
 
+use crate::core::embedding;
 use crate::core::json;
 use crate::core::model;
 use crate::core::parameters::{self, PARAMETERS};
@@ -11,6 +12,10 @@ use crate::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
+
+mod vectors;
+
+pub use vectors::Batching;
 
 /// Ours: they steer the call and are never sent.
 const OURS: &[&str] = &[
@@ -58,6 +63,7 @@ pub enum OnDeadline {
 /// A request, checked and ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Prepared {
+    pub kind: embedding::Kind,
     pub model: String,
     /// Models to fall back on, in this order.
     pub fallbacks: Vec<String>,
@@ -125,32 +131,12 @@ impl Prepared {
         let messages = messages.ok_or_else(no_messages)?;
         let mut values = checked_messages(messages.get())?;
         let streams = take(&mut fields, "stream", "true or false")?.unwrap_or(false);
-        let expected = format!("a number of milliseconds from 1 to {}", times.longest_ms);
-        let timeout_ms = take(&mut fields, "timeout_ms", &expected)?.unwrap_or(times.default_ms);
-        if !(1..=times.longest_ms).contains(&timeout_ms) {
-            return Err(invalid("timeout_ms", &expected));
-        }
-        let max_retries = take(&mut fields, "max_retries", "a whole number from 0 to 10")?
-            .unwrap_or(DEFAULT_RETRIES);
-        if max_retries > MOST_RETRIES {
-            return Err(invalid("max_retries", "a whole number from 0 to 10"));
-        }
-        let expected = "an array of at most 8 model names";
-        let fallbacks: Vec<String> = take(&mut fields, "models", expected)?.unwrap_or_default();
-        if fallbacks.len() > MOST_MODELS {
-            return Err(invalid("models", expected));
-        }
-        let fallbacks = fallbacks
-            .iter()
-            .map(|model| checked_model(model, "options.models"))
-            .collect::<Result<Vec<_>, _>>()?;
+        let Steering { timeout_ms, max_retries, fallbacks, tags } =
+            Steering::take(&mut fields, times)?;
         let throw_on_error = take(&mut fields, "throw_on_error", "true or false")?.unwrap_or(true);
         let on_deadline =
             take(&mut fields, "on_deadline", "'error' or 'queue'")?.unwrap_or_default();
         let stream_upstream = take(&mut fields, "stream_upstream", "true or false")?;
-        let expected = "an array of at most 8 texts of at most 64 bytes each";
-        let tags: Vec<String> = take(&mut fields, "tags", expected)?.unwrap_or_default();
-        let tags = tags::checked(tags).ok_or_else(|| invalid("tags", expected))?;
         for (name, value) in &fields {
             values += checked_parameter(name, value.get())?;
             if values > MAX_VALUES {
@@ -159,6 +145,7 @@ impl Prepared {
         }
         fields.insert("messages".to_owned(), messages);
         Ok(Self {
+            kind: embedding::Kind::Chat,
             model,
             fallbacks,
             timeout_ms,
@@ -256,6 +243,43 @@ impl Prepared {
     }
 }
 
+/// How a call is made, of whatever kind it is.
+struct Steering {
+    timeout_ms: u64,
+    max_retries: u16,
+    fallbacks: Vec<String>,
+    tags: Vec<String>,
+}
+
+impl Steering {
+    /// Takes it out of the members of a request.
+    fn take(fields: &mut Fields, times: Times) -> Result<Self, Error> {
+        let expected = format!("a number of milliseconds from 1 to {}", times.longest_ms);
+        let timeout_ms = take(fields, "timeout_ms", &expected)?.unwrap_or(times.default_ms);
+        if !(1..=times.longest_ms).contains(&timeout_ms) {
+            return Err(invalid("timeout_ms", &expected));
+        }
+        let max_retries =
+            take(fields, "max_retries", "a whole number from 0 to 10")?.unwrap_or(DEFAULT_RETRIES);
+        if max_retries > MOST_RETRIES {
+            return Err(invalid("max_retries", "a whole number from 0 to 10"));
+        }
+        let expected = "an array of at most 8 model names";
+        let fallbacks: Vec<String> = take(fields, "models", expected)?.unwrap_or_default();
+        if fallbacks.len() > MOST_MODELS {
+            return Err(invalid("models", expected));
+        }
+        let fallbacks = fallbacks
+            .iter()
+            .map(|model| checked_model(model, "options.models"))
+            .collect::<Result<Vec<_>, _>>()?;
+        let expected = "an array of at most 8 texts of at most 64 bytes each";
+        let tags: Vec<String> = take(fields, "tags", expected)?.unwrap_or_default();
+        let tags = tags::checked(tags).ok_or_else(|| invalid("tags", expected))?;
+        Ok(Self { timeout_ms, max_retries, fallbacks, tags })
+    }
+}
+
 /// Options, checked: what holds for every request of a batch.
 #[derive(Debug, Default)]
 pub struct Options(Fields);
@@ -283,7 +307,9 @@ fn checked_options(options: Option<&str>) -> Result<Fields, Error> {
     }
     let extra = extra_body(&mut fields, "options.extra_body")?;
     if let Some(unknown) = fields.keys().find(|key| !is_known(key)) {
-        return Err(unknown_option(unknown));
+        let known = PARAMETERS.iter().filter(|parameter| parameter.is_openais);
+        let known = known.map(|parameter| parameter.name).chain(OURS.iter().copied());
+        return Err(unknown_option(unknown, known));
     }
     fields.extend(extra);
     Ok(fields)
@@ -390,11 +416,8 @@ fn invalid(key: &str, expected: &str) -> Error {
     Error::bad_request(format!("options.{key} must be {expected}"))
 }
 
-fn unknown_option(key: &str) -> Error {
-    let known = PARAMETERS.iter().filter(|parameter| parameter.is_openais);
+fn unknown_option<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Error {
     let nearest = known
-        .map(|parameter| parameter.name)
-        .chain(OURS.iter().copied())
         .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)))
         .expect("there are known options");
     Error::bad_request_hint(

@@ -127,6 +127,7 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
             Err(error) => return failed(error, attempts, sent),
         };
         let call = ChatCall {
+            kind: prepared.kind,
             call_id: *id,
             user_id: caller.whose.user.clone(),
             candidates: routed.candidates,

@@ -13,7 +13,7 @@ use crate::front::connection::{Ending, Peer};
 use crate::front::form::Form;
 use crate::front::pump::Order;
 use crate::front::reply::{self, Body};
-use crate::front::{Front, body, chat, jobs, messages, responses};
+use crate::front::{Front, body, chat, embeddings, jobs, messages, responses};
 use crate::gateway::memory::Lease;
 use http::Response;
 use http::header::HeaderMap;
@@ -92,7 +92,9 @@ pub fn refused(error: Error) -> Failure {
 /// How sure it must be what the caller may do: of what the ledger writes it looks itself.
 fn rights(route: &Route) -> Rights {
     match route {
-        Route::ChatCompletions | Route::Messages | Route::Responses => Rights::AsKept,
+        Route::ChatCompletions | Route::Embeddings | Route::Messages | Route::Responses => {
+            Rights::AsKept
+        }
         _ => Rights::AsOfNow,
     }
 }
@@ -111,9 +113,6 @@ pub async fn serve(
     match route {
         Route::Job(job) => return jobs::look(front, &caller, *job).await,
         Route::CancelJob(job) => return jobs::cancel(front, &caller, *job).await,
-        Route::Embeddings => {
-            return Err(Failure::refused(&Refused::NotYet { what: "Embeddings" }));
-        }
         _ => {}
     }
     let mut lease = front.shared.memory.lease(&caller.whose.user);
@@ -124,6 +123,7 @@ pub async fn serve(
     let asking = Asking { front, caller, headers, id, standings: told, text, lease, ending };
     let answered = match route {
         Route::ChatCompletions => chat::answer(asking).await,
+        Route::Embeddings => embeddings::answer(asking).await,
         Route::Messages => messages::answer(asking).await,
         Route::CountTokens => messages::count_tokens(asking).await,
         Route::Responses => responses::answer(asking).await,

@@ -9,6 +9,7 @@ mod chat;
 mod connection;
 mod console;
 mod cors;
+mod embeddings;
 mod endpoints;
 mod files;
 mod form;

@@ -113,6 +113,12 @@ pub struct Done {
 }
 
 impl Done {
+    /// Takes memory for more of it.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), Failure> {
+        let grown = self.lease.grow(bytes);
+        grown.map_err(|shortage| Failure::of(&Error::from(shortage), Sent::PerhapsPaid))
+    }
+
     /// Answers with this text of it.
     pub fn respond(self, body: String) -> Response<Body> {
         let held = Held { bytes: body.into_bytes(), _leases: vec![self.lease] };

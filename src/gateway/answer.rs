@@ -1,5 +1,6 @@
 //! What a whole answer says.
 
+use crate::core::embedding::{self, Wanted};
 use crate::core::reply::{self, Completion, Reading};
 use crate::core::standard::Standard;
 use crate::core::usage::Usage;
@@ -42,11 +43,8 @@ pub fn read_answer(
     key: &str,
     form: Form,
 ) -> Read {
-    if status.is_redirection() {
-        return Read::Broken("a redirect, which is never followed".to_owned());
-    }
-    if !status.is_success() {
-        return Read::Refused(refusal::read(status.as_u16(), body, Some(key)), Usage::default());
+    if let Some(read) = unsuccessful(status, body, key) {
+        return read;
     }
     let own = mend::json(body);
     let body = standard.wire().answer(&own);
@@ -71,6 +69,32 @@ pub fn read_answer(
         Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
         Reading::Broken(what) => Read::Broken(refusal::instead(what, &body, Some(key))),
     }
+}
+
+/// The same of an answer that must have these embeddings.
+pub fn read_embeddings(status: StatusCode, body: &str, key: &str, wanted: Wanted) -> Read {
+    if let Some(read) = unsuccessful(status, body, key) {
+        return read;
+    }
+    let body = mend::json(body);
+    match embedding::answer::read(&body, wanted, Some(key)) {
+        embedding::answer::Reading::Embeddings { completion, response } => {
+            Read::Completion { completion, response, other: String::new() }
+        }
+        embedding::answer::Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
+        embedding::answer::Reading::Broken(what) => {
+            Read::Broken(refusal::instead(&what, &body, Some(key)))
+        }
+    }
+}
+
+/// What an answer of another status than success says.
+fn unsuccessful(status: StatusCode, body: &str, key: &str) -> Option<Read> {
+    if status.is_redirection() {
+        return Some(Read::Broken("a redirect, which is never followed".to_owned()));
+    }
+    (!status.is_success())
+        .then(|| Read::Refused(refusal::read(status.as_u16(), body, Some(key)), Usage::default()))
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use crate::core::bound::{self, Model, Size};
 use crate::core::budget::Rules;
+use crate::core::embedding::{Kind, Wanted};
 use crate::core::request::Outline;
 use crate::core::retry::{Again, Sent};
 use crate::core::standard::anthropic::front::native;
-use crate::core::standard::{Sending, Standard, openai};
+use crate::core::standard::{self, Sending, Standard, openai};
 use crate::error::Error;
 use crate::gateway::admission::{self, Permit};
 use crate::gateway::clients::{Outgoing, What};
@@ -57,6 +58,8 @@ pub struct Outlines {
     pub chat: Outline,
     /// In the form of those that speak Anthropic.
     pub native: Option<Outline>,
+    /// What the answer must have, where embeddings are asked for: `chat` is about that request then.
+    pub wanted: Option<Wanted>,
 }
 
 impl<'a> Attempts<'a> {
@@ -130,6 +133,7 @@ impl<'a> Attempts<'a> {
                 &mut self.has_delivered,
             ),
             is_native: native.is_some(),
+            wanted: self.outlines.wanted,
             deadline: self.deadline,
             waited_ms: call.deadline_ms,
         });
@@ -255,8 +259,12 @@ impl<'a> Attempts<'a> {
         let max_output_tokens = candidate.max_output_tokens;
         let streams = self.streams(candidate, settings);
         let is_native = native.is_some();
+        let is_chat = self.call.kind == Kind::Chat;
         let bytes = body.len();
         let translate = move || {
+            if !is_chat {
+                return standard::embeddings_request(&body, &model_id);
+            }
             let sending = Sending {
                 model_id: &model_id,
                 max_output_tokens,
@@ -285,7 +293,8 @@ impl<'a> Attempts<'a> {
                 let headers = native::headers(native.version, native.betas.clone(), is_anthropic);
                 What::Native(body, headers)
             }
-            None => What::Chat(body),
+            None if is_chat => What::Chat(body),
+            None => What::Embeddings(body),
         };
         self.shared.clients(settings)?.prepare(Outgoing {
             provider,
@@ -297,6 +306,9 @@ impl<'a> Attempts<'a> {
     }
 
     fn streams(&self, candidate: &Candidate, settings: &Settings) -> bool {
+        if self.call.kind != Kind::Chat {
+            return false;
+        }
         match self.delivery {
             Delivery::Deltas(_) | Delivery::Chunks(_) => true,
             // Whole, it is the caller's own form.

@@ -1,8 +1,11 @@
 //! The life of one chat call: candidates in the order of their health, the next one where a
 //! failure allows it, and another round after a pause.
 
+use crate::core::embedding;
+use crate::core::embedding::Kind;
 use crate::core::request::{self, Outline};
 use crate::core::retry::{self, Again, Sent};
+use crate::core::scan::Unfit;
 use crate::core::standard::Standard;
 use crate::error::Error;
 use crate::gateway::attempt::{Attempts, Outlines};
@@ -55,6 +58,10 @@ pub async fn run(
 /// What the request asks for, within the bounds of a request. Whoever wrote it has looked already,
 /// but a job may be old, and this is where all requests pass.
 async fn read(shared: &Shared, call: &ChatCall) -> Result<Outlines, Error> {
+    if call.kind == Kind::Embeddings {
+        let (chat, wanted) = read_with(shared, &call.body, embedding::request::outline).await?;
+        return Ok(Outlines { chat, native: None, wanted: Some(wanted) });
+    }
     let chat = outline(shared, &call.body).await?;
     let speaks_it = |candidate: &Candidate| candidate.provider.standard == Standard::Anthropic;
     let native = match &call.native {
@@ -63,21 +70,38 @@ async fn read(shared: &Shared, call: &ChatCall) -> Result<Outlines, Error> {
         }
         _ => None,
     };
-    Ok(Outlines { chat, native })
+    Ok(Outlines { chat, native, wanted: None })
 }
 
 async fn outline(shared: &Shared, body: &Arc<String>) -> Result<Outline, Error> {
+    read_with(shared, body, request::outline).await
+}
+
+async fn read_with<T: Send + 'static>(
+    shared: &Shared,
+    body: &Arc<String>,
+    outline: fn(&str) -> Result<T, Unfit>,
+) -> Result<T, Error> {
     let (bytes, most) = (body.len(), shared.settings().max_request_size);
     if bytes > most {
         return Err(Error::RequestBeyond { limit: most as u64, unit: "bytes".to_owned() });
     }
     let body = body.clone();
-    shared.heavy.run(bytes, move || request::outline(&body)).await?.map_err(Error::unfit)
+    shared.heavy.run(bytes, move || outline(&body)).await?.map_err(Error::unfit)
 }
 
 async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAnswer, Failed> {
     let candidates = attempts.call.candidates.clone();
     let mut order = attempts.shared.health.order(&candidates);
+    if attempts.call.kind == Kind::Embeddings {
+        order.retain(|index| refuses_to_embed(&candidates[*index]).is_none());
+        if order.is_empty() {
+            // All refuse: what the first says.
+            let error = candidates.first().and_then(refuses_to_embed);
+            let error = error.unwrap_or_else(|| Error::internal("nobody is there to be asked"));
+            return Err(Failed::finally(error));
+        }
+    }
     let mut round = 0;
     let mut too_short = TooShort::default();
     loop {
@@ -135,6 +159,21 @@ async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAn
             .map(|(index, _)| index)
             .collect();
     }
+}
+
+/// Why a candidate cannot be asked for embeddings, as far as that is known beforehand.
+fn refuses_to_embed(candidate: &Candidate) -> Option<Error> {
+    let (provider, model) = (&candidate.provider.name, &candidate.model_id);
+    if candidate.provider.standard.wire().embeddings_path().is_none() {
+        let what = format!("asking provider '{provider}' for embeddings");
+        return Some(Error::unsupported(what));
+    }
+    (!candidate.may_embed).then(|| {
+        Error::bad_request_hint(
+            format!("model '{model}' of provider '{provider}' gives no embeddings, as the catalogue has it"),
+            "SELECT model_id FROM get_user_available_models() WHERE model_type = 'embedding';",
+        )
+    })
 }
 
 /// The longest context that is known to be too short for the prompt of a call. A candidate whose

@@ -51,6 +51,8 @@ struct Chat {
     base_url: String,
     extra: Vec<(String, String)>,
     place: Place,
+    /// Where embeddings are asked for.
+    embeddings: Option<Place>,
 }
 
 impl Chat {
@@ -83,6 +85,7 @@ pub struct Outgoing<'a> {
 pub enum What<'a> {
     /// With this body.
     Chat(Bytes),
+    Embeddings(Bytes),
     /// In the provider's own form, with the headers that go with it.
     Native(Bytes, Vec<(&'static str, String)>),
     /// What is at this URL.
@@ -126,7 +129,15 @@ impl Clients {
         let Outgoing { provider, target, what, key, limit } = request;
         let (method, body, mut place) = match &what {
             What::Chat(body) | What::Native(body, _) => {
-                (Method::POST, Some(body.clone()), self.chat(provider, &target)?)
+                (Method::POST, Some(body.clone()), self.chat(provider, &target)?.place.clone())
+            }
+            What::Embeddings(body) => {
+                let chat = self.chat(provider, &target)?;
+                let place = chat
+                    .embeddings
+                    .clone()
+                    .ok_or_else(|| Error::unsupported("embeddings in this API standard"))?;
+                (Method::POST, Some(body.clone()), place)
             }
             What::Url(url) => (Method::GET, None, self.place(url, provider, &target)?),
         };
@@ -148,22 +159,28 @@ impl Clients {
     }
 
     /// Where chats go. What a provider's row says is checked once, until it says something else.
-    fn chat(&self, provider: &Provider, target: &Target) -> Result<Place, Error> {
+    fn chat(&self, provider: &Provider, target: &Target) -> Result<Arc<Chat>, Error> {
         let known = self.chats().get(&provider.id).filter(|chat| chat.is_of(provider)).cloned();
         if let Some(chat) = known {
-            return Ok(chat.place.clone());
+            return Ok(chat);
         }
-        let url = provider.standard.chat_url(&provider.base_url);
-        let mut place = self.place(&url, provider, target)?;
-        place.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let post = |url: &str| {
+            let mut place = self.place(url, provider, target)?;
+            place.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Ok::<_, Error>(place)
+        };
+        let place = post(&provider.standard.chat_url(&provider.base_url))?;
+        let embeddings = provider.standard.embeddings_url(&provider.base_url);
+        let embeddings = embeddings.map(|url| post(&url)).transpose()?;
         let (base_url, extra) = (provider.base_url.clone(), provider.headers.clone());
-        let chat = Chat { standard: provider.standard, base_url, extra, place: place.clone() };
+        let chat =
+            Arc::new(Chat { standard: provider.standard, base_url, extra, place, embeddings });
         let mut chats = self.chats();
         if chats.len() >= MOST_CHATS {
             chats.clear();
         }
-        chats.insert(provider.id, Arc::new(chat));
-        Ok(place)
+        chats.insert(provider.id, chat.clone());
+        Ok(chat)
     }
 
     fn chats(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Chat>>> {

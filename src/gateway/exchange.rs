@@ -1,6 +1,7 @@
 //! The exchange with one candidate once its row is open: what the answer is, how it reads, and how it
 //! settles the row.
 
+use crate::core::embedding::Wanted;
 use crate::core::health::Fault;
 use crate::core::reply::Completion;
 use crate::core::retry::{self, Again, Sent};
@@ -9,7 +10,7 @@ use crate::core::standard::{Standard, Step};
 use crate::core::stream::Assembler;
 use crate::core::usage::Usage;
 use crate::error::{Error, Refusal, UNREACHABLE};
-use crate::gateway::answer::{Form, Read, read_answer};
+use crate::gateway::answer::{Form, Read, read_answer, read_embeddings};
 use crate::gateway::delivery::Delivery;
 use crate::gateway::http::{Answer, Failure, Incoming};
 use crate::gateway::memory::{Lease, Shortage};
@@ -75,6 +76,8 @@ pub struct Exchange<'a, 'l> {
     pub outlet: Outlet<'a, 'l>,
     /// The request went as it came, in the provider's own form.
     pub is_native: bool,
+    /// Embeddings were asked for, and the answer must have these.
+    pub wanted: Option<Wanted>,
     pub deadline: Instant,
     /// How long the caller waits in all.
     pub waited_ms: u64,
@@ -90,8 +93,9 @@ impl Exchange<'_, '_> {
             false => Ok(Kind::Whole),
         };
         match kind {
-            Ok(Kind::Events) => self.read_stream(incoming).await,
-            Ok(Kind::Whole) => {
+            Ok(Kind::Events) if self.wanted.is_none() => self.read_stream(incoming).await,
+            // Embeddings have no stream: events are no answer.
+            Ok(Kind::Whole | Kind::Events) => {
                 let reading = incoming.read(limit, self.lease);
                 match timeout_at(self.deadline, reading).await {
                     Ok(Ok(answer)) => self.read_whole(answer).await,
@@ -156,8 +160,18 @@ impl Exchange<'_, '_> {
         {
             return Err(self.out_of_memory(shortage).await);
         }
+        // Numbers of one digit grow most.
+        if self.wanted.is_some()
+            && let Err(shortage) = self.lease.grow(3 * bytes)
+        {
+            return Err(self.out_of_memory(shortage).await);
+        }
         let body = answer.body;
-        let read = move || read_answer(standard, http_status, &body, &key, form);
+        let wanted = self.wanted;
+        let read = move || match wanted {
+            Some(wanted) => read_embeddings(http_status, &body, &key, wanted),
+            None => read_answer(standard, http_status, &body, &key, form),
+        };
         let what = match self.shared.heavy.run(bytes, read).await {
             Ok(Read::Completion { completion, response, other }) => {
                 let native = match form {

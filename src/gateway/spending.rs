@@ -156,7 +156,12 @@ impl Spending {
         }
         let budgets: Vec<&Budget> =
             rules.budgets.iter().filter(|budget| budget.applies(&subject)).collect();
-        let prices = Dearest::of(candidate.pricing.as_deref());
+        let pricing = candidate.pricing.as_deref();
+        // Embeddings: only what goes in is paid.
+        let prices = match size.output_tokens {
+            Some(0) => Dearest::of_input(pricing),
+            _ => Dearest::of(pricing),
+        };
         hold.plan = loop {
             for budget in &budgets {
                 if let Err(error) = self.read_budget(ledger, budget, user, began).await {

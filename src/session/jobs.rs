@@ -13,7 +13,7 @@ use crate::session::locks::as_owner_in_time;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
 use crate::session::request::{Resolved, usable_ms};
-use crate::session::{identity, link, outbox, queue, writable};
+use crate::session::{embed, identity, link, outbox, queue, writable};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
@@ -38,18 +38,49 @@ fn chat_submit(
 ) -> pgrx::Uuid {
     let prepared = Prepared::from_arguments(model, text(&messages), text(&options));
     drop((messages, options));
-    let job = prepared.and_then(Prepared::whole).and_then(|prepared| {
-        if let Some(key) = p_idempotency_key {
-            check_idempotency_key("p_idempotency_key", key)?;
-        }
-        check_run_after(p_run_after)?;
-        // A request that nobody can serve is better refused now than later.
-        let resolved = Resolved::find(&prepared, provider, p_user_id)?;
-        resolved.may_wait()?;
-        let job = Job { prepared: &prepared, user: &resolved.whose.user, provider };
-        submit(&job, p_run_after, p_idempotency_key)
+    let job = prepared.and_then(Prepared::whole);
+    let job = job.and_then(|prepared| {
+        submit_for(&prepared, provider, p_user_id, p_run_after, p_idempotency_key)
     });
     pg_uuid(or_raise(job))
+}
+
+/// Writes embeddings of these texts as a job that runs once the caller's transaction is committed.
+#[pg_extern]
+fn embed_submit(
+    inputs: Option<Vec<Option<String>>>,
+    model: Option<&str>,
+    options: default!(Option<JsonText>, "'{}'"),
+    provider: default!(Option<&str>, "NULL"),
+    p_user_id: default!(Option<&str>, "NULL"),
+    p_run_after: default!(Option<TimestampWithTimeZone>, "NULL"),
+    p_idempotency_key: default!(Option<&str>, "NULL"),
+) -> pgrx::Uuid {
+    let prepared = embed::job(inputs, model, text(&options));
+    drop(options);
+    let job = prepared.and_then(|prepared| {
+        submit_for(&prepared, provider, p_user_id, p_run_after, p_idempotency_key)
+    });
+    pg_uuid(or_raise(job))
+}
+
+/// Writes a job for a user, or says why there can be none.
+fn submit_for(
+    prepared: &Prepared,
+    provider: Option<&str>,
+    p_user_id: Option<&str>,
+    run_after: Option<TimestampWithTimeZone>,
+    idempotency_key: Option<&str>,
+) -> Result<Uuid, Error> {
+    if let Some(key) = idempotency_key {
+        check_idempotency_key("p_idempotency_key", key)?;
+    }
+    check_run_after(run_after)?;
+    // A request that nobody can serve is better refused now than later.
+    let resolved = Resolved::find(prepared, provider, p_user_id)?;
+    resolved.may_wait()?;
+    let job = Job { prepared, user: &resolved.whose.user, provider };
+    submit(&job, run_after, idempotency_key)
 }
 
 /// A job that never runs would wait for ever, and keep the worker from leaving.

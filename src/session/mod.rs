@@ -7,6 +7,7 @@ mod chat;
 mod console;
 mod cost;
 mod deadline;
+mod embed;
 mod flush;
 mod forget;
 mod gateway_keys;

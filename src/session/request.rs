@@ -64,6 +64,7 @@ impl Resolved {
         // From SQL no gateway key comes: it has roles.
         let labels = Labels::of(None, &prepared.tags);
         ChatCall {
+            kind: prepared.kind,
             call_id: Uuid::now_v7(),
             user_id: self.whose.user.clone(),
             candidates: self.candidates.clone(),

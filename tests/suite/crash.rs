@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
-const WORKER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
+pub const WORKER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
 
 /// A preloaded cluster with one database that has the provider `standin` and a key.
 async fn preloaded(name: &str, configuration: &str, upstream: &Upstream) -> (Cluster, String) {

@@ -16,6 +16,7 @@ mod cron;
 mod dashboard;
 mod documents;
 mod dump;
+mod embeddings;
 mod errors;
 mod fallback;
 mod front;

@@ -1,24 +1,46 @@
 //! Every SQL in the README is executed, in order, on a server of its own.
 
 use crate::bed::{Cluster, quoted, shown, value, var};
-use crate::upstream::{Answer, Upstream};
+use crate::upstream::{Answer, Seen, Upstream};
+use serde_json::{Value, json};
 use tokio_postgres::SimpleQueryMessage;
 
-pub const MODELS: &str = r#"{"data":[{"id":"openai/gpt-4o-mini","name":"GPT-4o mini","context_length":128000,
+pub const MODELS: &str = r#"{"data":[{"id":"openai/text-embedding-3-small","name":"Embedding 3 small","context_length":8192,
+    "architecture":{"input_modalities":["text"],"output_modalities":["embeddings"]},
+    "pricing":{"prompt":"0.00000002","completion":"0"}},
+    {"id":"openai/gpt-4o-mini","name":"GPT-4o mini","context_length":128000,
     "architecture":{"input_modalities":["text"],"output_modalities":["text"]},
     "pricing":{"prompt":"0.00000015","completion":"0.0000006"},"supported_parameters":["tools"]}]}"#;
 
 /// psql's way to keep the columns of a row as variables.
 const GSET: &str = "\\gset";
 
-/// The statements of the fenced blocks of SQL; without pg_cron, those of the blocks for it are left out.
-fn statements(readme: &str, with_cron: bool) -> Vec<String> {
+/// Vectors of as many numbers as were asked for.
+fn embeds(seen: &Seen) -> Answer {
+    let body = seen.json();
+    let dimensions = body["dimensions"].as_u64().unwrap_or(3) as usize;
+    let texts = body["input"].as_array().expect("a list");
+    let data: Vec<Value> = texts
+        .iter()
+        .map(|text| {
+            let mut vector = vec![0.5; dimensions];
+            vector[0] = text.as_str().unwrap().len() as f32;
+            json!({"embedding": vector})
+        })
+        .collect();
+    Answer::json(200, json!({"data": data, "usage": {"prompt_tokens": 3}}).to_string())
+}
+
+/// The statements of the fenced blocks of SQL; those of blocks for an extension that is not there are left out.
+fn statements(readme: &str, with_cron: bool, with_vector: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut is_sql = false;
     let mut statement = String::new();
     for line in readme.lines() {
         if line.starts_with("```") {
-            is_sql = line.starts_with("```sql") && (with_cron || line != "```sql cron");
+            is_sql = line.starts_with("```sql")
+                && (with_cron || line != "```sql cron")
+                && (with_vector || line != "```sql vector");
             assert!(statement.trim().is_empty(), "a block ends inside a statement: {statement}");
             continue;
         }
@@ -39,14 +61,17 @@ async fn every_statement_of_the_readme_runs() {
     let upstream = Upstream::raw(|seen| match seen.path.as_str() {
         path if path.ends_with("/models") => Answer::json(200, MODELS),
         path if path.ends_with("/chat/completions") => Answer::hello(),
+        path if path.ends_with("/embeddings") => embeds(seen),
         _ => Answer::json(200, r#"{"data":{"label":"key"}}"#),
     })
     .await;
-    let with_cron = match var("AGGREGATOR_WITH_CRON").as_str() {
+    let is_there = |name: &str| match var(name).as_str() {
         "1" => true,
         "0" => false,
-        other => panic!("AGGREGATOR_WITH_CRON is {other}"),
+        other => panic!("{name} is {other}"),
     };
+    let with_cron = is_there("AGGREGATOR_WITH_CRON");
+    let with_vector = is_there("AGGREGATOR_WITH_VECTOR");
     let cron = if with_cron { "pg_cron, " } else { "" };
     let preload = format!("shared_preload_libraries = '{cron}aggregator'");
     let cluster = Cluster::start("readme", &preload);
@@ -57,7 +82,7 @@ async fn every_statement_of_the_readme_runs() {
     root.batch_execute("CREATE ROLE app_user LOGIN; CREATE ROLE app_admin LOGIN").await.unwrap();
     let readme =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let statements = statements(&readme, with_cron);
+    let statements = statements(&readme, with_cron, with_vector);
     assert!(statements.len() > 20, "{}", statements.len());
     let mut variables: Vec<(String, String)> = vec![];
     for statement in &statements {
@@ -93,8 +118,9 @@ async fn every_statement_of_the_readme_runs() {
         value(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'")
             .await
             .unwrap(),
-        // chat, chat_complete, chat_stream, chat_many's, a job, and one with tags.
-        (3 + 200 + 1 + 1).to_string()
+        // chat, chat_complete, chat_stream, chat_many's, a job, and one with tags; embed and embed_many, and once
+        // more of the 200 texts with pgvector.
+        (3 + 200 + 1 + 1 + 2 + if with_vector { 3 } else { 0 }).to_string()
     );
     assert_eq!(
         value(&root, "SELECT count(*) FROM articles WHERE summary = 'hello'").await.unwrap(),

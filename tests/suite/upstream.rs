@@ -31,7 +31,9 @@ impl Seen {
     }
 
     fn is_chat(&self) -> bool {
-        self.path.ends_with("/chat/completions") || self.path.ends_with("/messages")
+        ["/chat/completions", "/messages", "/embeddings"]
+            .iter()
+            .any(|path| self.path.ends_with(path))
     }
 }
 

@@ -17,7 +17,7 @@ pub use crate::core::retry::Sent;
 use self::refused::challenge;
 use self::table::{Again, Kind, Line, line_of};
 use crate::core::front::limits::Header;
-use crate::core::{options, parameters};
+use crate::core::{embedding, options, parameters};
 use crate::error::Error;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -236,9 +236,10 @@ fn param(error: &Error) -> Option<String> {
     let first = message.split([' ', ':']).next()?;
     let place = first.strip_prefix("options.").unwrap_or(first);
     let name = place.split(['.', '[']).next()?;
-    let is_known = matches!(name, "model" | "messages")
+    let is_known = matches!(name, "model" | "messages" | "input")
         || options::is_ours(name)
-        || parameters::find(name).is_some();
+        || parameters::find(name).is_some()
+        || embedding::find(name).is_some();
     is_known.then(|| place.to_owned())
 }
 

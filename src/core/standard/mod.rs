@@ -48,12 +48,20 @@ impl Standard {
     pub fn chat_url(self, base_url: &str) -> String {
         join(base_url, self.wire().chat_path())
     }
+
+    /// Where requests for embeddings go. `None`: the standard has none.
+    pub fn embeddings_url(self, base_url: &str) -> Option<String> {
+        self.wire().embeddings_path().map(|path| join(base_url, path))
+    }
 }
 
 /// One API standard: requests go out in its form, answers come back in OpenAI's.
 pub trait Wire: Sync {
     /// Where chat requests go, below the provider's `base_url`.
     fn chat_path(&self) -> &'static str;
+
+    /// Where requests for embeddings go, in OpenAI's form. `None`: the standard has none.
+    fn embeddings_path(&self) -> Option<&'static str>;
 
     /// The headers that carry a key: name and value.
     fn auth_header(&self, key: &str) -> (&'static str, String);
@@ -107,6 +115,16 @@ impl Sending<'_> {
             _ => Ok(Cow::Borrowed(asked)),
         }
     }
+}
+
+/// A request for embeddings, which is of one form: with the model that is asked.
+pub fn embeddings_request(body: &str, model_id: &str) -> Result<String, Error> {
+    let given = members(body)?;
+    let mut fields: BTreeMap<&str, &RawValue> =
+        given.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let model = to_raw_value(model_id).map_err(Error::internal)?;
+    fields.insert("model", &model);
+    serde_json::to_string(&fields).map_err(Error::internal)
 }
 
 /// The members of a request: under the names that the bound of its cost has read them by.

@@ -42,6 +42,10 @@ impl Wire for OpenAi {
         "chat/completions"
     }
 
+    fn embeddings_path(&self) -> Option<&'static str> {
+        Some("embeddings")
+    }
+
     fn auth_header(&self, key: &str) -> (&'static str, String) {
         ("authorization", format!("Bearer {key}"))
     }

@@ -297,7 +297,7 @@ fn prepare(
     let mut missing: HashSet<(Whose, Vec<String>, Option<String>)> = HashSet::new();
     let resolved_at = time::now();
     let mut prepare = |job: &Claimed| {
-        let prepared = Prepared::from_body(Some(&job.request))?;
+        let prepared = Prepared::of_job(&job.request)?;
         let models: Vec<String> = prepared.models().map(str::to_owned).collect();
         let provider = job.provider.as_deref();
         let no_route = || Error::NoRoute { model: prepared.model.clone() };
@@ -334,6 +334,7 @@ fn prepare(
             None => Labels::of(None, &prepared.tags),
         };
         Ok(ChatCall {
+            kind: prepared.kind,
             call_id: job.id,
             user_id: job.user.clone(),
             candidates,

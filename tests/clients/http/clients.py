@@ -59,6 +59,11 @@ check("openai: a response", client.responses.create(model="m", input="hi").outpu
 with client.responses.stream(model="m", input="hi") as stream:
     final = stream.get_final_response()
 check("openai: a streamed response", final.output_text == "re: hi")
+vectors = client.embeddings.create(model="e", input=["hi", "hello"])
+check("openai: embeddings", [one.embedding for one in vectors.data] == [[2, 104, 0.5], [5, 104, 0.5]])
+vectors = client.embeddings.create(model="e", input="hi", encoding_format="float")
+check("openai: embeddings as numbers", vectors.data[0].embedding == [2, 104, 0.5] and vectors.usage.total_tokens == 2)
+check("openai: no embeddings of tokens", raises(openai.BadRequestError, lambda: client.embeddings.create(model="e", input=[1, 2])))
 check("openai: models", "m" in [model.id for model in client.models.list()])
 check("openai: a model with a slash in its id", client.models.retrieve("v/m").id == "v/m")
 check("openai: NotFoundError", raises(openai.NotFoundError, lambda: create(model="nobody-has-it", messages=hi)))

@@ -101,6 +101,24 @@ test('responses, whole and streamed', async () => {
   assert.equal(final.usage.total_tokens, 15)
 })
 
-test('embeddings are not there yet', async () => {
-  await assert.rejects(openai.embeddings.create({ model: 'm', input: 'x' }), (error) => error.status === 501)
+test('embeddings, as base64 where nobody says, and as numbers', async () => {
+  for (const more of [{}, { encoding_format: 'float' }]) {
+    const answer = await openai.embeddings.create({ model: 'e', input: ['hi', 'hello'], ...more })
+    assert.deepEqual(answer.data.map((one) => [...one.embedding]), [[2, 104, 0.5], [5, 104, 0.5]])
+    assert.equal(answer.usage.total_tokens, 7)
+    assert.ok(answer.aggregator.cost > 0)
+  }
+  const raw = await openai.embeddings.create({ model: 'e', input: 'hi', encoding_format: 'base64' })
+  assert.equal(raw.data[0].embedding, 'AAAAQAAA0EIAAAA/')
+})
+
+test('embeddings that cannot be', async () => {
+  const refused = (more, param) =>
+    assert.rejects(openai.embeddings.create({ model: 'e', input: 'x', ...more }), (error) => {
+      assert.ok(error instanceof OpenAI.BadRequestError, `${error}`)
+      assert.equal(error.param, param)
+      return true
+    })
+  await refused({ input: [1, 2] }, 'input')
+  await refused({ dimensions: -1 }, 'dimensions')
 })

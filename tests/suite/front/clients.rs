@@ -4,6 +4,7 @@ use super::dialects::Both;
 use super::{Bed, token};
 use crate::bed::{rows, var};
 use crate::chat::{add_named, save_key};
+use crate::embeddings::embeds;
 use crate::supabase::{are_there, clients};
 use crate::upstream::{Answer, Piece, Seen, USAGE};
 use serde_json::{Value, json};
@@ -24,6 +25,9 @@ fn asked(seen: &Seen) -> String {
 
 /// OpenAI's form, with as little in it as upstreams send.
 pub fn openai(seen: &Seen) -> Answer {
+    if seen.path.ends_with("/embeddings") {
+        return embeds(seen);
+    }
     let (text, streams) = (asked(seen), seen.json()["stream"] == true);
     let call = |index: bool| {
         let mut call = json!({"id": "call_1", "function": {"name": "weather", "arguments": r#"{"city":"Paris"}"#}});
@@ -153,7 +157,7 @@ async fn openais_library_for_node_works_unchanged_and_buys_nothing_twice() {
         return;
     }
     let both = both().await;
-    run_script(&both.bed, "openai.mjs", 12).await;
+    run_script(&both.bed, "openai.mjs", 13).await;
     // One whole and one stream.
     assert_eq!((times(&both, "break off"), times(&both, "fail with 500")), (2, 1));
     assert_eq!(times(&both, "be busy once"), 2);
@@ -184,7 +188,7 @@ async fn the_libraries_for_python_work_unchanged_and_buy_nothing_twice() {
         return;
     }
     let both = both().await;
-    run_script(&both.bed, "clients.py", 37).await;
+    run_script(&both.bed, "clients.py", 40).await;
     // One whole and one stream.
     assert_eq!(times(&both, "break off"), 2);
     assert_eq!(times(&both, "be busy once"), 2);

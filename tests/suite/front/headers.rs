@@ -65,7 +65,7 @@ async fn every_answer_has_an_id_of_its_own() {
         (405, get("/v1/chat/completions")),
         (413, known(Request::new("POST", "/v1/responses").json(vec![b' '; (1 << 20) + 1]))),
         (415, known(Request::new("POST", "/v1/responses"))),
-        (501, known(Request::new("POST", "/v1/embeddings").json("{}"))),
+        (400, known(Request::new("POST", "/v1/embeddings").json("{}"))),
     ] {
         let response = bed.send(&request).await;
         assert_eq!(response.status, status, "{response:?}");

@@ -9,6 +9,7 @@ mod console_pages;
 mod console_sessions;
 mod console_walks;
 mod dialects;
+mod embeddings;
 mod encrypted;
 mod errors;
 mod floods;

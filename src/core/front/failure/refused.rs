@@ -52,9 +52,6 @@ pub enum Refused<'a> {
     Slow,
     /// There are as many connections as there may be, or the server stops.
     Busy,
-    NotYet {
-        what: &'a str,
-    },
     /// So many credentials were bad that no more are looked at before this has passed.
     TooManyFailures {
         wait: Duration,
@@ -64,7 +61,7 @@ pub enum Refused<'a> {
 impl Refused<'_> {
     /// Its line of the table.
     pub(super) fn line(&self) -> Line {
-        use Again::{Later, Never, Unsaid};
+        use Again::{Later, Unsaid};
         match self {
             Self::NoCredential | Self::BadCredential { .. } => {
                 line(401, Kind::Unauthorized, "invalid_api_key", Unsaid)
@@ -80,7 +77,6 @@ impl Refused<'_> {
                 line(415, Kind::Invalid, "unsupported_media_type", Unsaid)
             }
             Self::NotUtf8 => line(400, Kind::Invalid, None, Unsaid),
-            Self::NotYet { .. } => line(501, Kind::Invalid, "unsupported", Never),
             Self::Busy => line(503, Kind::Overloaded, "busy", Later),
             Self::TooManyFailures { .. } => line(429, Kind::RateLimit, "too_many_failures", Later),
         }
@@ -124,7 +120,6 @@ impl Refused<'_> {
             Self::Host => "This server has another name than the header Host says".to_owned(),
             Self::Slow => "The body did not come in time".to_owned(),
             Self::Busy => "The server takes no more requests at this time".to_owned(),
-            Self::NotYet { what } => format!("{what} are not supported yet"),
             Self::TooManyFailures { .. } => {
                 "Too many credentials were bad: no more are looked at for a moment".to_owned()
             }

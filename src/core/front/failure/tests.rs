@@ -246,7 +246,6 @@ fn a_rate_limit_is_429_with_its_wait() {
 fn what_is_not_supported_is_501() {
     let expected = (501, INVALID, Some("unsupported"), Some(false));
     becomes(Error::unsupported("that"), Sent::Nothing, expected);
-    assert_eq!(told(&Failure::refused(&Refused::NotYet { what: "embeddings" })), expected);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! OpenAI's chat completions as clients speak them: what they ask, and answers in the form that they need.
 
+pub mod embeddings;
 pub mod models;
 pub mod repair;
 pub mod stream;

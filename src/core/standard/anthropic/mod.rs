@@ -23,6 +23,10 @@ impl Wire for Anthropic {
         "messages"
     }
 
+    fn embeddings_path(&self) -> Option<&'static str> {
+        None
+    }
+
     fn auth_header(&self, key: &str) -> (&'static str, String) {
         ("x-api-key", key.to_owned())
     }
