@@ -4,7 +4,7 @@
 # once, and kept outside the tree. AGGREGATOR_CLIENTS=skip goes without them.
 #
 # Exports: AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are gone
-# without, and else AGGREGATOR_MODEL_URL and AGGREGATOR_MODEL_KEY.
+# without, and else AGGREGATOR_MODEL_URL and AGGREGATOR_MODEL_KEY, and the same of AGGREGATOR_EMBEDDER.
 
 source "$TREE/tools/model.sh"
 CACHE=${AGGREGATOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aggregator}
@@ -71,7 +71,7 @@ bring_clients() {
         && bring_packages "$CLIENTS" "supabase-js, openai and Supabase's linter (86 MB)" \
         && bring_packages "$CLIENTS/http" "OpenAI's, Anthropic's and Vercel's libraries (32 MB)" \
         && bring_packages "$CLIENTS/console" "Playwright and axe, for the console in a browser (18 MB)" \
-        && bring_python && bring_postrust && bring_model
+        && bring_python && bring_postrust && bring_model && bring_embedder
     local status=$?
     exec {lock}>&-
     return $status
@@ -87,4 +87,6 @@ export AGGREGATOR_NODE AGGREGATOR_PYTHON AGGREGATOR_POSTRUST
 if [ -n "$AGGREGATOR_NODE" ]; then
     start_model
     export AGGREGATOR_MODEL_URL=$MODEL_URL AGGREGATOR_MODEL_KEY=$MODEL_KEY
+    start_embedder || fail "the model of sentences does not start"
+    export AGGREGATOR_EMBEDDER_URL=$EMBEDDER_URL AGGREGATOR_EMBEDDER_KEY=$EMBEDDER_KEY
 fi

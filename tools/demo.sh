@@ -6,10 +6,10 @@ source "$TREE/tools/model.sh"
 cd "$TREE"
 
 DIR=$BED/demo
-MODEL_PID=
+MODEL_PID='' EMBEDDER_PID=''
 cleanup() {
     [ -f "$DIR/data/postmaster.pid" ] && as_server "$PG_BIN/pg_ctl" -D "$DIR/data" -m immediate stop >/dev/null 2>&1
-    [ -n "$MODEL_PID" ] && kill "$MODEL_PID" 2>/dev/null
+    for pid in $MODEL_PID $EMBEDDER_PID; do kill "$pid" 2>/dev/null; done
     rm -rf "$DIR"
 }
 trap cleanup EXIT
@@ -37,6 +37,8 @@ else
     start_model
     export DEMO_PROVIDER=local DEMO_KEY=$MODEL_KEY DEMO_MODEL=smollm2-135m DEMO_URL=$MODEL_URL
 fi
+start_embedder || true
+export DEMO_EMBEDDER_URL=$EMBEDDER_URL DEMO_EMBEDDER_KEY=$EMBEDDER_KEY
 
 unset RUST_BACKTRACE
 psql=("$PG_BIN/psql" -h "$DIR" -U postgres -d postgres)

@@ -3,11 +3,13 @@
 \getenv key DEMO_KEY
 \getenv model DEMO_MODEL
 \getenv url DEMO_URL
+\getenv embedder_url DEMO_EMBEDDER_URL
+\getenv embedder_key DEMO_EMBEDDER_KEY
 \pset null '(unknown)'
 \pset pager off
 \pset footer off
 
-SELECT (:'url' <> '') AS is_local
+SELECT (:'url' <> '') AS is_local, (:'embedder_url' <> '') AS embeds
 \gset
 
 \echo '\n-- 1. The extension.'
@@ -64,3 +66,41 @@ ORDER BY created_at;
 
 \echo '\n-- 9. The cost report.'
 SELECT * FROM calculate_provider_costs(aggregator_user_id());
+
+\if :embeds
+\echo '\n-- 10. Ten sentences and their vectors, by a model of sentences on this machine, and the nearest to a question.'
+\set ECHO none
+INSERT INTO api_providers (name, display_name, provider_type, api_standard, base_url, last_synced_at)
+VALUES ('sentences', 'MiniLM on this machine', 'direct', 'openai', :'embedder_url', now());
+SELECT save_provider_key('sentences', :'embedder_key') \gset saved_
+\set ECHO queries
+INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, model_type, pricing)
+SELECT id, 'all-minilm-l6-v2', 'all-minilm-l6-v2', 'MiniLM', 'embedding', '{"input": 0.01}'
+FROM api_providers
+WHERE name = 'sentences';
+
+CREATE TABLE sentences AS
+SELECT given.bodies[vectors.ord] AS body, vectors.embedding
+FROM (
+    SELECT ARRAY[
+        'A dog barks at the postman.', 'The bread is in the oven.', 'Interest rates rose again in March.',
+        'The river flooded two villages.', 'Her violin needs new strings.', 'The index made the query fast.',
+        'They painted the kitchen yellow.', 'The goalkeeper saved a penalty.', 'Snow closed the mountain pass.',
+        'The surgeon washed her hands.'
+    ] AS bodies
+) AS given
+CROSS JOIN embed_many(given.bodies, 'all-minilm-l6-v2') AS vectors;
+
+\echo '\n-- Vectors of length 1: the sum of products is how near they are. With pgvector it is an operator, and has an index.'
+WITH question AS (
+    SELECT embed('How do I speed up my database?', 'all-minilm-l6-v2') AS vector
+)
+SELECT body, (SELECT round(sum(a::float8 * b)::numeric, 3) FROM unnest(embedding, question.vector) AS pair (a, b)) AS near
+FROM sentences
+CROSS JOIN question
+ORDER BY near DESC
+LIMIT 3;
+SELECT count(*) AS requests, sum(prompt_tokens) AS tokens, sum(cost_estimate) AS cost_usd
+FROM aggregator_usage_logs
+WHERE model_id = 'all-minilm-l6-v2';
+\endif

@@ -5,6 +5,7 @@ mod jobs;
 mod many;
 mod money;
 mod one;
+mod real;
 mod vectors;
 
 use crate::bed::{self, Database, quoted};
