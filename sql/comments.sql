@@ -93,7 +93,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.status IS
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_estimate IS 'USD: what the provider reports, else what the prices give. NULL is unknown, never free.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost; else the same as cost_estimate.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_source IS
-    'upstream: reported; computed: by the catalogue''s prices; incomplete: usage or some price is missing; unpriced: no price is known.';
+    'upstream: reported; computed: by the catalogue''s prices; incomplete: usage or some price is missing; unpriced: no price is known; cached: the response cache has answered, for nothing.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt can cost at the most, reserved under a budget while it is pending; NULL: nothing was reserved.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that the attempt can use at the most, reserved likewise.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.error_code IS 'The provider''s error code, or ours; unreachable: nothing left this machine.';

@@ -23,6 +23,7 @@ ALTER TABLE @extschema@.aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_console_sessions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_cache ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
@@ -56,6 +57,10 @@ CREATE POLICY seen ON @extschema@.aggregator_usage_logs FOR SELECT
 
 CREATE POLICY seen ON @extschema@.aggregator_jobs FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+-- Which entries somebody has; what is in them, nobody reads.
+CREATE POLICY seen ON @extschema@.aggregator_cache FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()));
 
 CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_admin()));
@@ -144,7 +149,7 @@ COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
-    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream. PT400 to PT504.';
+    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream, tags, cache (ttl, refresh, no_store). PT400 to PT504.';
 COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns a row for each piece of text (delta) as it arrives, then one with the whole response, its usage and its cost in USD. Rows arrive one by one only from a SELECT list: SELECT (t).delta FROM (SELECT chat_stream(...) AS t) AS s. Options and errors as in chat_complete; a stream that is silent for aggregator.stream_idle_timeout is PT504.';
 COMMENT ON FUNCTION @extschema@.chat_many(jsonb, jsonb, integer) IS

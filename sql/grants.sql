@@ -54,6 +54,7 @@ BEGIN
         ('user', 'SELECT (id, user_id, role, is_anonymous, code_expires_at, expires_at, revoked_at, created_at)', ARRAY[
             'aggregator_console_sessions'
         ]),
+        ('user', 'SELECT (user_id, provider_id, model_id, is_shared, size, created_at, expires_at)', ARRAY['aggregator_cache']),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
         ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
@@ -84,6 +85,7 @@ BEGIN
             'usage_by_status(text, text, text)',
             'usage_by_key(text, text, text)',
             'usage_by_tag(text, text, text)',
+            'usage_cache(text, text, text)',
             'usage_dashboard(text, text, text)',
             -- What those and the views call under the caller's rights.
             'aggregator_acting_user(text)',

@@ -41,6 +41,8 @@ WITH calls AS (
     FROM @extschema@.aggregator_usage_logs AS log
     WHERE log.created_at >= now() - interval '24 hours'
       AND log.status <> 'pending'
+      -- Which asked nobody.
+      AND log.cost_source IS DISTINCT FROM 'cached'
     GROUP BY log.provider_id, log.model_id
 ),
 -- A key or a provider that cools does so for each of its models.

@@ -186,6 +186,7 @@ BEGIN
     DELETE FROM @extschema@.aggregator_console_sessions WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = p_user_id;
 END
@@ -204,7 +205,8 @@ BEGIN
     DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_cooling WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = p_user_id;
-    -- Once more: a list may have come while calls were being ended.
+    -- Once more: a list, or an answer, may have come while calls were being ended.
+    DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id, tags = NULL WHERE user_id = p_user_id;
     GET DIAGNOSTICS v_kept = ROW_COUNT;

@@ -177,7 +177,8 @@ BEGIN
             coalesce(sum(sign * latency_ms), 0) AS latency_ms_sum,
             coalesce(sum(sign) FILTER (WHERE time_to_first_token_ms IS NOT NULL), 0) AS first_tokens,
             coalesce(sum(sign * time_to_first_token_ms), 0) AS first_token_ms_sum,
-            coalesce(sum(sign * sent), 0) AS budget_requests,
+            -- What the cache has answered asks nothing of a provider.
+            coalesce(sum(sign * sent) FILTER (WHERE cost_source IS DISTINCT FROM 'cached'), 0) AS budget_requests,
             coalesce(sum(sign * counted_tokens), 0) AS budget_tokens,
             coalesce(sum(sign * cost_estimate), 0) AS cost,
             coalesce(sum(sign * counted_cost), 0) AS budget_cost,
@@ -185,7 +186,7 @@ BEGIN
             coalesce(
                 @extschema@.aggregator_sum_histograms(@extschema@.aggregator_latency_histogram(latency_ms, sign)),
                 array_fill(0, ARRAY[24])) AS latency,
-            coalesce(sum(sign * sent) FILTER (WHERE is_own_key), 0) AS own_requests,
+            coalesce(sum(sign * sent) FILTER (WHERE is_own_key AND cost_source IS DISTINCT FROM 'cached'), 0) AS own_requests,
             coalesce(sum(sign * counted_tokens) FILTER (WHERE is_own_key), 0) AS own_tokens,
             coalesce(sum(sign * counted_cost) FILTER (WHERE is_own_key), 0) AS own_cost
         FROM changed
@@ -473,7 +474,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_totals.start IS 'Beginning of the
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.provider_id IS 'As in aggregator_usage_logs.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine, and answers of the response cache.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.priced IS 'Of the requests: those with a cost, be it 0.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unpriced IS 'Of the requests: those whose cost is unknown.';
@@ -498,7 +499,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of t
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.provider_id IS 'As in aggregator_usage_logs.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine, and answers of the response cache.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.priced IS 'Of the requests: those with a cost, be it 0.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unpriced IS 'Of the requests: those whose cost is unknown.';

@@ -18,7 +18,7 @@ CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, p
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, pricing,
-    context_window, max_output_tokens, is_available ON @extschema@.aggregator_models
+    context_window, max_output_tokens, is_available, shares_cache ON @extschema@.aggregator_models
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_user_models

@@ -58,6 +58,7 @@ CREATE TABLE @extschema@.aggregator_models (
     pricing_source    text        NOT NULL DEFAULT 'sync' CHECK (pricing_source IN ('sync', 'manual')),
     is_available      boolean     NOT NULL DEFAULT true,
     first_seen_at     timestamptz NOT NULL DEFAULT now(),
+    shares_cache      boolean     NOT NULL DEFAULT false,
     UNIQUE (provider_id, model_id)
 );
 -- A model is looked for by its id and by the last part of its id ("gpt-4o" in "openai/gpt-4o").
@@ -97,7 +98,7 @@ CREATE TABLE @extschema@.aggregator_usage_logs (
     reserved_cost          numeric,
     reserved_tokens        bigint,
     cost_source            text
-                           CHECK (cost_source IN ('upstream', 'computed', 'incomplete', 'unpriced')),
+                           CHECK (cost_source IN ('upstream', 'computed', 'incomplete', 'unpriced', 'cached')),
     error_code             text,
     request_id             text,
     finish_reason          text,

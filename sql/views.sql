@@ -82,7 +82,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage.prompt_tokens IS 'Tokens that wen
 COMMENT ON COLUMN @extschema@.aggregator_usage.completion_tokens IS 'Tokens that came out.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.total_tokens IS 'Both together.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.cost IS 'USD; NULL: unknown.';
-COMMENT ON COLUMN @extschema@.aggregator_usage.cost_source IS 'upstream, computed, incomplete or unpriced.';
+COMMENT ON COLUMN @extschema@.aggregator_usage.cost_source IS 'upstream, computed, incomplete, unpriced or cached.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.latency_ms IS 'Milliseconds until the whole answer was there.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.time_to_first_token_ms IS 'Milliseconds until the first token of a stream was there.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.gateway_key_id IS 'The gateway key that it came with, if any.';

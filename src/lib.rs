@@ -70,7 +70,8 @@ extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["d
 extension_sql_file!("../sql/budgets.sql", name = "budgets", requires = ["partitions"]);
 extension_sql_file!("../sql/gateway_keys.sql", name = "gateway_keys", requires = ["budgets"]);
 extension_sql_file!("../sql/console.sql", name = "console", requires = ["gateway_keys"]);
-extension_sql_file!("../sql/route_cache.sql", name = "route_cache", requires = ["console"]);
+extension_sql_file!("../sql/cache.sql", name = "cache", requires = ["console"]);
+extension_sql_file!("../sql/route_cache.sql", name = "route_cache", requires = ["cache"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["route_cache"]);
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["views"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["schedule"]);

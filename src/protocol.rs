@@ -12,6 +12,7 @@
 pub mod clerk;
 
 use crate::core::budget::Rules;
+use crate::core::caching::Caching;
 use crate::core::catalogue::{Columns, Dialect};
 use crate::core::embedding::Kind;
 use crate::core::front::gateway_key::GatewayKey;
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// After [`Request::Outbox`], at the end of the transaction.
 pub const COMMITTED: u8 = b'+';
@@ -105,6 +106,8 @@ pub struct ChatCall {
     /// Ask the upstream for a stream even if the caller wants the answer whole. `None`: as
     /// `aggregator.stream_upstream` says.
     pub stream_upstream: Option<bool>,
+    /// What it asks of the response cache. `None`: it is passed by.
+    pub cache: Option<Caching>,
     /// Budgets and rate limits, as of `resolved_at`.
     pub rules: Arc<Rules>,
     /// When candidates and rules were read, or a moment before: microseconds since 1970. A call that
@@ -156,6 +159,8 @@ pub struct Candidate {
     pub can_stream: bool,
     /// Not known to be a model of another kind than one that gives embeddings.
     pub may_embed: bool,
+    /// `aggregator_models.shares_cache`.
+    pub shares_cache: bool,
 }
 
 impl Candidate {
@@ -167,6 +172,12 @@ impl Candidate {
     /// Whether the platform pays, and not the user.
     pub fn is_platform_key(&self) -> bool {
         self.key.binding.user_id.is_none()
+    }
+
+    /// Whether what it has answered to one user may answer others: an administrator has said so of the model, and
+    /// the platform pays.
+    pub fn is_shared(&self) -> bool {
+        self.shares_cache && self.is_platform_key()
     }
 
     /// The model as rules and sums know it.

@@ -28,7 +28,11 @@ const ROUTES: &str = "
     SELECT r.provider_id, r.provider_name, r.provider_type, r.api_standard, r.base_url,
         r.headers::text, r.model_id, r.user_provider_id, r.is_platform_key, r.api_key_encrypted,
         r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream, r.is_listed,
-        r.may_embed
+        r.may_embed,
+        EXISTS (
+            SELECT FROM @extschema@.aggregator_models AS m
+            WHERE m.provider_id = r.provider_id AND m.model_id = r.model_id AND m.shares_cache
+        )
     FROM @extschema@.aggregator_routes($1, $2, $3) AS r
     LIMIT 64";
 
@@ -250,6 +254,7 @@ struct Columns {
     can_stream: bool,
     is_listed: bool,
     may_embed: bool,
+    shares_cache: bool,
 }
 
 impl Columns {
@@ -271,6 +276,7 @@ impl Columns {
             can_stream: required(row, 14)?,
             is_listed: required(row, 15)?,
             may_embed: required(row, 16)?,
+            shares_cache: required(row, 17)?,
         })
     }
 
@@ -298,6 +304,7 @@ impl Columns {
                 max_output_tokens: self.max_output_tokens,
                 can_stream: self.can_stream,
                 may_embed: self.may_embed,
+                shares_cache: self.shares_cache,
             },
             api_standard: self.api_standard,
         })

@@ -1,10 +1,12 @@
 //! Every setting of the extension. Those that the worker obeys are read at reload only: a
 //! session's SET does not reach it.
 
+mod cache;
 mod calls;
 mod http;
 
 use crate::gateway;
+pub use cache::size as cache_size;
 pub use calls::{QueueLimits, job_max_attempts, job_retention_s, limits, queue_limits};
 pub use http::{anonymous_users, console_base};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -108,6 +110,7 @@ pub fn register(is_preloading: bool) {
     );
     register_usage();
     calls::register();
+    cache::register();
     http::register();
 }
 
@@ -183,6 +186,8 @@ pub fn for_gateway(database: &str) -> gateway::Settings {
         stream_idle_timeout: calls::stream_idle_timeout(),
         stream_upstream: calls::stream_upstream(),
         limits: limits(),
+        cache_ttl_s: cache::ttl_s(),
+        cache_size: cache::size(),
         key_checks_per_minute: calls::key_checks_per_minute(),
         http: http::of(database),
     }

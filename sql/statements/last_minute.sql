@@ -6,6 +6,7 @@ FROM (
     FROM @extschema@.aggregator_usage_logs AS log
     CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
     WHERE log.created_at >= $1
+      AND log.cost_source IS DISTINCT FROM 'cached'
       -- Of the future there is nothing to be paid back.
       AND log.created_at < now() + interval '1 minute'
       AND ($2 IS NULL OR log.user_id = $2)

@@ -30,6 +30,11 @@ BEGIN
         WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
 END
 $upgrade$;
+-- The response cache. Under its name each partition has the constraint as well, with the rows checked once more.
+ALTER TABLE @extschema@.aggregator_models ADD COLUMN shares_cache boolean NOT NULL DEFAULT false;
+ALTER TABLE @extschema@.aggregator_usage_logs DROP CONSTRAINT aggregator_usage_logs_cost_source_check;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD CONSTRAINT aggregator_usage_logs_cost_source_check
+    CHECK (cost_source IN ('upstream', 'computed', 'incomplete', 'unpriced', 'cached'));
 -- Rules about gateway keys and tags.
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN gateway_key_id uuid;
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN tag text CHECK (tag <> '');
@@ -117,6 +122,11 @@ ALTER TABLE @extschema@.aggregator_gateway_keys
 ALTER TABLE @extschema@.aggregator_console_sessions
     ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN role SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_cache ALTER COLUMN answer SET STORAGE EXTERNAL;
+ALTER TABLE @extschema@.aggregator_cache
+    ALTER COLUMN print SET STATISTICS 0,
+    ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN answer SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

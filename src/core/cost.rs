@@ -274,6 +274,9 @@ pub fn cost(list: &PriceList, counts: &Counts, clock: u16) -> Priced {
     Priced { is_complete: is_complete && cost.is_some(), cost }
 }
 
+/// Where a cost comes from that is 0 because the answer was there already.
+pub const CACHED: &str = "cached";
+
 /// The cost with which a row is settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettledCost {
@@ -281,8 +284,16 @@ pub struct SettledCost {
     pub cost: Option<BigDecimal>,
     /// What the rules say, also beside a reported cost.
     pub computed: Option<BigDecimal>,
-    /// `upstream`, `computed`, `incomplete` or `unpriced`.
+    /// `upstream`, `computed`, `incomplete`, `unpriced` or `cached`.
     pub source: &'static str,
+}
+
+impl SettledCost {
+    /// Of an answer that was there already.
+    pub fn cached() -> Self {
+        let nothing = BigDecimal::default;
+        Self { cost: Some(nothing()), computed: Some(nothing()), source: CACHED }
+    }
 }
 
 /// Prices an attempt. Without `counts` nothing is known of its use; `is_free`: then it cost nothing.

@@ -3,8 +3,10 @@
 pub mod address;
 pub mod bound;
 pub mod budget;
+pub mod caching;
 pub mod calendar;
 pub mod calls;
+pub mod canonical;
 pub mod catalogue;
 pub mod cost;
 pub mod embedding;
@@ -28,6 +30,7 @@ pub mod parameters;
 pub mod price;
 pub mod rate;
 pub mod refusal;
+pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod retry;

@@ -2,6 +2,7 @@
 //!
 //! Values pass through as the text they were given as: no number is read and printed again.
 
+use crate::core::caching::{self, Caching, Wanted};
 use crate::core::embedding;
 use crate::core::json;
 use crate::core::model;
@@ -19,6 +20,7 @@ pub use vectors::Batching;
 
 /// Ours: they steer the call and are never sent.
 const OURS: &[&str] = &[
+    "cache",
     "extra_body",
     "max_retries",
     "models",
@@ -74,6 +76,8 @@ pub struct Prepared {
     pub stream_upstream: Option<bool>,
     /// By which the call is found again in sums and reports.
     pub tags: Vec<String>,
+    /// What it asks of the response cache.
+    pub cache: Option<Wanted>,
     /// The caller said `stream: true`.
     pub streams: bool,
     fields: Fields,
@@ -137,6 +141,12 @@ impl Prepared {
         let on_deadline =
             take(&mut fields, "on_deadline", "'error' or 'queue'")?.unwrap_or_default();
         let stream_upstream = take(&mut fields, "stream_upstream", "true or false")?;
+        let cache = match fields.remove("cache").filter(|cache| cache.get() != "null") {
+            Some(cache) => {
+                Some(Wanted::read(&cache).ok_or_else(|| invalid("cache", caching::EXPECTED))?)
+            }
+            None => None,
+        };
         for (name, value) in &fields {
             values += checked_parameter(name, value.get())?;
             if values > MAX_VALUES {
@@ -154,6 +164,7 @@ impl Prepared {
             on_deadline,
             stream_upstream,
             tags,
+            cache,
             streams,
             fields,
         })
@@ -222,6 +233,8 @@ impl Prepared {
             stream_upstream: Option<bool>,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             tags: &'a [String],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            cache: Option<Wanted>,
             #[serde(flatten)]
             fields: BTreeMap<&'a str, &'a RawValue>,
         }
@@ -232,9 +245,16 @@ impl Prepared {
             max_retries: self.max_retries,
             stream_upstream: self.stream_upstream,
             tags: &self.tags,
+            cache: self.cache,
             fields: self.fields.iter().map(|(key, value)| (key.as_str(), &**value)).collect(),
         })
         .expect("raw JSON is JSON")
+    }
+
+    /// What the call asks of the response cache. `None`: it is passed by, as embeddings do.
+    pub fn caching(&self) -> Option<Caching> {
+        let is_chat = self.kind == embedding::Kind::Chat;
+        caching::of(self.cache, self.is_deterministic()).filter(|_| is_chat)
     }
 
     /// Whether the same request gives the same answer, as far as a request can ask for that.

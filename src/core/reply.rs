@@ -125,6 +125,15 @@ pub fn usage(answer: &str) -> Usage {
     Usage::of_answer(&own, &choices)
 }
 
+/// Why the first choice of an answer ended.
+pub fn finish_reason(answer: &str) -> Option<String> {
+    let [choices] = json::pick(answer, &["choices"]).ok()?;
+    let mut first = None;
+    json::each_item(choices?.get(), |choice| first = first.or(Some(choice)));
+    let [reason] = json::pick(first?.get(), &["finish_reason"]).ok()?;
+    word(reason?)
+}
+
 /// The text of the first choice of an answer; parts of a multi-part one are joined.
 pub fn content(answer: &str) -> Option<String> {
     let [choices] = json::pick(answer, &["choices"]).ok()?;

@@ -1,6 +1,7 @@
 //! What the reports read: settled rows of the ledger, added up before they reach the tables of sums.
 
 use crate::core::budget::{MOST_TOKENS, MOST_USD, Period};
+use crate::core::cost::CACHED;
 use crate::core::histogram;
 use crate::core::model::UNLISTED;
 use crate::core::tags::{Label, Labels};
@@ -113,8 +114,10 @@ impl Sums {
         let Counted { cost: counted, tokens, requests } = row.counted();
         let parts = row.parts.unwrap_or_default();
         let priced = if row.cost.is_some() { requests } else { 0 };
+        // What the cache has answered asks nothing of a provider.
+        let budget_requests = if row.cost_source == CACHED { 0 } else { requests };
         let (own_requests, own_tokens) =
-            if row.is_platform_key { (0, 0) } else { (requests, tokens) };
+            if row.is_platform_key { (0, 0) } else { (budget_requests, tokens) };
         let counts = [
             requests,
             1 - requests,
@@ -133,7 +136,7 @@ impl Sums {
             row.latency_ms.into(),
             i64::from(row.time_to_first_token_ms.is_some()),
             row.time_to_first_token_ms.map_or(0, i64::from),
-            requests,
+            budget_requests,
             tokens,
             own_requests,
             own_tokens,

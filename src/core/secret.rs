@@ -7,6 +7,7 @@
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -182,9 +183,7 @@ impl Ring {
 
     /// Seals with the newest key under a fresh nonce.
     pub fn seal(&self, plaintext: &[u8], binding: &Binding) -> Result<Vec<u8>, SecretError> {
-        let key =
-            self.keys.last().ok_or_else(|| SecretError::MissingMasterKey("(none)".to_owned()))?;
-        Self::seal_by(key, plaintext, binding)
+        Self::seal_by(self.newest()?, plaintext, &binding.associated_data())
     }
 
     /// Seals with the key of this id, pending or not.
@@ -196,24 +195,45 @@ impl Ring {
     ) -> Result<Vec<u8>, SecretError> {
         let key = self.all().find(|key| key.hex_id() == key_id);
         let key = key.ok_or_else(|| SecretError::MissingMasterKey(key_id.to_owned()))?;
-        Self::seal_by(key, plaintext, binding)
+        Self::seal_by(key, plaintext, &binding.associated_data())
+    }
+
+    /// Seals an answer of the response cache, bound to what it is found by.
+    pub fn seal_answer(&self, answer: &[u8], found_by: &Print) -> Result<Vec<u8>, SecretError> {
+        Self::seal_by(self.newest()?, answer, &found_by.associated_data())
+    }
+
+    /// Opens an answer that was sealed for the same.
+    pub fn open_answer(
+        &self,
+        envelope: &[u8],
+        found_by: &Print,
+    ) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        self.open_with(envelope, &found_by.associated_data())
+    }
+
+    /// What makes prints of requests: who has not the newest master key can neither make them nor try guesses on
+    /// them. Another master key makes others.
+    pub fn printer(&self) -> Result<Printer, SecretError> {
+        let master = hmac::Key::new(hmac::HMAC_SHA256, self.newest()?.bytes());
+        let derived = hmac::sign(&master, b"aggregator prints of requests/1");
+        Ok(Printer(hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())))
+    }
+
+    fn newest(&self) -> Result<&MasterKey, SecretError> {
+        self.keys.last().ok_or_else(|| SecretError::MissingMasterKey("(none)".to_owned()))
     }
 
     fn all(&self) -> impl Iterator<Item = &MasterKey> {
         self.keys.iter().chain(&self.pending)
     }
 
-    fn seal_by(
-        key: &MasterKey,
-        plaintext: &[u8],
-        binding: &Binding,
-    ) -> Result<Vec<u8>, SecretError> {
+    fn seal_by(key: &MasterKey, plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, SecretError> {
         let mut nonce = [0u8; NONCE_LEN];
         getrandom::fill(&mut nonce).map_err(|_| SecretError::Random)?;
-        let aad = binding.associated_data();
         let sealed = key
             .cipher()
-            .encrypt(Nonce::from_slice(&nonce), Payload { msg: plaintext, aad: &aad })
+            .encrypt(Nonce::from_slice(&nonce), Payload { msg: plaintext, aad })
             .map_err(|_| SecretError::Refused)?;
         let mut out = Vec::with_capacity(HEADER_LEN + sealed.len());
         out.push(VERSION);
@@ -229,6 +249,10 @@ impl Ring {
         envelope: &[u8],
         binding: &Binding,
     ) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+        self.open_with(envelope, &binding.associated_data())
+    }
+
+    fn open_with(&self, envelope: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         if envelope.len() <= HEADER_LEN || envelope[0] != VERSION {
             return Err(SecretError::Malformed);
         }
@@ -238,11 +262,39 @@ impl Ring {
             .all()
             .find(|key| key.id() == id)
             .ok_or_else(|| SecretError::MissingMasterKey(hex(id)))?;
-        let aad = binding.associated_data();
         key.cipher()
-            .decrypt(Nonce::from_slice(nonce), Payload { msg: sealed, aad: &aad })
+            .decrypt(Nonce::from_slice(nonce), Payload { msg: sealed, aad })
             .map(Zeroizing::new)
             .map_err(|_| SecretError::Refused)
+    }
+}
+
+/// By which an answer of the response cache is found: of a request, of whom it is for, and of who may answer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Print(pub [u8; 32]);
+
+impl Print {
+    /// Begins as no key's does.
+    fn associated_data(&self) -> Vec<u8> {
+        [b"aggregator answer/1".as_slice(), &self.0].concat()
+    }
+}
+
+/// Makes prints.
+#[derive(Clone)]
+pub struct Printer(hmac::Key);
+
+impl Printer {
+    /// The print of these parts, each of which carries its length: none can be moved into the next.
+    pub fn print(&self, parts: &[&[u8]]) -> Print {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }
+        let mut print = [0; 32];
+        print.copy_from_slice(context.sign().as_ref());
+        Print(print)
     }
 }
 
@@ -369,6 +421,25 @@ mod tests {
             only_new.open(&old, &binding(None)),
             Err(SecretError::MissingMasterKey(id)) if id == ring.keys()[0].hex_id()
         ));
+    }
+
+    #[test]
+    fn an_answer_opens_for_what_it_was_sealed_for_alone() {
+        let ring = ring();
+        let printer = ring.printer().unwrap();
+        let (one, other) = (printer.print(&[b"a", b"bc"]), printer.print(&[b"ab", b"c"]));
+        assert_ne!(one, other);
+        assert_eq!(one, ring.printer().unwrap().print(&[b"a", b"bc"]));
+        let sealed = ring.seal_answer(b"hello", &one).unwrap();
+        assert_eq!(ring.open_answer(&sealed, &one).unwrap().as_slice(), b"hello");
+        assert_eq!(ring.open_answer(&sealed, &other), Err(SecretError::Refused));
+        assert_eq!(ring.open(&sealed, &binding(None)), Err(SecretError::Refused));
+        // Nor is a key an answer.
+        let key = ring.seal(b"k", &binding(None)).unwrap();
+        assert_eq!(ring.open_answer(&key, &one), Err(SecretError::Refused));
+        let another = Ring::new(vec![MasterKey::from_bytes(&[4; 32]).unwrap()]);
+        assert_ne!(another.printer().unwrap().print(&[b"a", b"bc"]), one);
+        assert!(Ring::default().printer().is_err());
     }
 
     #[test]

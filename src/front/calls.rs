@@ -135,6 +135,7 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
             max_retries: prepared.max_retries,
             deadline_ms: left.max(1),
             stream_upstream: prepared.stream_upstream,
+            cache: prepared.caching(),
             rules: Rules::about(&routed.rules, labels.as_deref()),
             // What is kept of a generation holds for as long as that does.
             resolved_at: caller.at,

@@ -3,7 +3,7 @@
 use crate::clock::unix_micros;
 use crate::core::front::failure::{Failure, Refused, Sent};
 use crate::core::front::limits;
-use crate::core::front::openai::{add_tags, lower_timeout};
+use crate::core::front::openai::{add_tags, lower_timeout, take_caching};
 use crate::core::front::path::Route;
 use crate::core::options::Prepared;
 use crate::core::rate::Standings;
@@ -64,6 +64,9 @@ impl<'a> Asking<'a> {
         let tags = self.headers.get_all("x-aggregator-tags").iter();
         add_tags(prepared, tags.map(|value| value.as_bytes()))?;
         self.caller.labels(&prepared.tags).map_err(refused)?;
+        if let Some(header) = self.headers.get("x-aggregator-cache") {
+            take_caching(prepared, header.as_bytes())?;
+        }
         if let Some(metadata) = prepared.metadata() {
             self.tag_by(prepared, &metadata);
         }

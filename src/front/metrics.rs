@@ -88,6 +88,8 @@ pub struct Metrics {
     durations: Family<Routed, Histogram>,
     calls: Family<Called, Counter>,
     attempts: Counter,
+    cache_hits: Counter,
+    cache_misses: Counter,
     in_flight: Gauge,
     waiting: Gauge,
     ledger_queue: Gauge,
@@ -102,7 +104,7 @@ impl Default for Metrics {
         let of_buckets: fn() -> Histogram = || Histogram::new(BUCKETS);
         let durations = Family::new_with_constructor(of_buckets);
         let calls = Family::<Called, Counter>::default();
-        let attempts = Counter::default();
+        let [attempts, cache_hits, cache_misses] = [(); 3].map(|()| Counter::default());
         let [in_flight, waiting, ledger_queue, stall] = [(); 4].map(|()| Gauge::default());
         registry.register("http_requests", "Requests over HTTP", requests.clone());
         let about = "Until the head of the answer to a request over HTTP";
@@ -110,6 +112,10 @@ impl Default for Metrics {
         registry.register("http_calls", "Chat calls over HTTP, by who answered", calls.clone());
         let about = "Requests to providers for chat calls over HTTP";
         registry.register("http_attempts", about, attempts.clone());
+        let about = "Calls that a kept answer has answered, of sessions and jobs too";
+        registry.register("cache_hits", about, cache_hits.clone());
+        let about = "Calls that looked for a kept answer in vain";
+        registry.register("cache_misses", about, cache_misses.clone());
         for (name, about, gauge) in [
             ("in_flight", "Requests that are not answered yet, of sessions too", &in_flight),
             ("waiting", "Chat calls that wait for a limit in flight", &waiting),
@@ -124,6 +130,8 @@ impl Default for Metrics {
             durations,
             calls,
             attempts,
+            cache_hits,
+            cache_misses,
             in_flight,
             waiting,
             ledger_queue,
@@ -176,6 +184,11 @@ impl Metrics {
             (&self.stall, status.stall_ms),
         ] {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        let (hits, misses) = shared.cache.counts();
+        for (counter, now) in [(&self.cache_hits, hits), (&self.cache_misses, misses)] {
+            // Another scrape may have told it already.
+            counter.inc_by(now.saturating_sub(counter.get()));
         }
         let mut out = String::new();
         // A text takes whatever is written to it.

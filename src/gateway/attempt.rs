@@ -51,6 +51,8 @@ pub struct Attempts<'a> {
     pub has_delivered: bool,
     /// How far the attempts that failed got.
     pub sent: Sent,
+    /// Who has answered, as it was when it was asked, where its answer may be kept.
+    pub served: Option<Candidate>,
 }
 
 /// What a request asks for, in each form that it has.
@@ -137,11 +139,15 @@ impl<'a> Attempts<'a> {
             deadline: self.deadline,
             waited_ms: call.deadline_ms,
         });
-        match timeout_at(self.deadline, request.send(Some(&key))).await {
+        let answered = match timeout_at(self.deadline, request.send(Some(&key))).await {
             Ok(Ok(incoming)) => exchange.read(incoming).await,
             Ok(Err(failure)) => Err(exchange.failed(failure).await),
             Err(_) => Err(exchange.late().await),
+        };
+        if answered.is_ok() && call.cache.is_some() {
+            self.served = Some(candidate.clone());
         }
+        answered
     }
 
     /// The request in the candidate's own form, where it has come in that.

@@ -9,6 +9,7 @@ use crate::core::scan::Unfit;
 use crate::core::standard::Standard;
 use crate::error::Error;
 use crate::gateway::attempt::{Attempts, Outlines};
+use crate::gateway::cache;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::exchange::Failed;
 use crate::gateway::memory::Lease;
@@ -45,10 +46,11 @@ pub async fn run(
         made: 0,
         has_delivered: false,
         sent: Sent::Nothing,
+        served: None,
     };
     let outcome = {
         let answered =
-            pin!(async { rounds(&mut attempts, lease).await.map_err(|failed| failed.error) });
+            pin!(async { answer(&mut attempts, lease).await.map_err(|failed| failed.error) });
         shared.forgotten.guard(&call.user_id, call.call_id, answered).await
     };
     let latency_ms = started.elapsed().as_millis() as u64;
@@ -90,7 +92,16 @@ async fn read_with<T: Send + 'static>(
     shared.heavy.run(bytes, move || outline(&body)).await?.map_err(Error::unfit)
 }
 
-async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAnswer, Failed> {
+/// By the response cache, where the call asks for that, else by whoever may serve it.
+async fn answer(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAnswer, Failed> {
+    match attempts.call.cache {
+        None => rounds(attempts, lease).await,
+        Some(caching) => Box::pin(cache::run(attempts, lease, caching)).await,
+    }
+}
+
+/// Asks those who may serve a call until one answers.
+pub async fn rounds(attempts: &mut Attempts<'_>, lease: &mut Lease) -> Result<ChatAnswer, Failed> {
     let candidates = attempts.call.candidates.clone();
     let mut order = attempts.shared.health.order(&candidates);
     if attempts.call.kind == Kind::Embeddings {

@@ -266,6 +266,8 @@ mod tests {
             keyring_file: "keyring".into(),
             stream_idle_timeout: Duration::from_secs(1),
             stream_upstream: false,
+            cache_ttl_s: 0,
+            cache_size: 0,
             limits: Limits { all: 1, per_user: 1, per_key: 1 },
             key_checks_per_minute: 1,
             http: Http {

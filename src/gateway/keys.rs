@@ -62,7 +62,7 @@ impl Keys {
         .map_err(|error| Error::from_secret(error, "(any)"))
     }
 
-    fn with_ring<T>(&self, file: &Path, work: impl FnOnce(&Ring) -> T) -> Result<T, Error> {
+    pub fn with_ring<T>(&self, file: &Path, work: impl FnOnce(&Ring) -> T) -> Result<T, Error> {
         let mut cached = self.cached.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let about = std::fs::metadata(file).ok();
         let now = about

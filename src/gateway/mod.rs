@@ -8,6 +8,7 @@ pub mod asked;
 mod attempt;
 mod batch;
 mod body;
+mod cache;
 pub mod call;
 mod catalogue;
 mod checks;

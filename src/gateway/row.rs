@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 /// How long an answer waits for its row to be settled; the row is settled all the same.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
+pub const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is known at the end of an attempt.
 #[derive(Default)]
@@ -216,6 +216,7 @@ impl<'a> OpenRow<'a> {
             request_id: end.request_id,
             finish_reason: end.finish_reason,
             job: end.job,
+            cached: None,
         };
         self.ledger.send(Task::Settle(Box::new(settle), done));
         (sent, spent)

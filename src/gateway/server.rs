@@ -4,6 +4,7 @@ use crate::clock::unix_micros;
 use crate::core::health::Health;
 use crate::error::Error;
 use crate::gateway::admission::Admission;
+use crate::gateway::cache::Cache;
 use crate::gateway::checks::Checks;
 use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
@@ -101,6 +102,7 @@ impl Gateway {
             excesses: Arc::new(Excesses::restored(self.hidden)),
             spending: Arc::default(),
             renewals: Renewals::default(),
+            cache: Cache::default(),
             jobs: Jobs::default(),
             checks: Checks::default(),
             first_syncs: FirstSyncs::default(),

@@ -26,6 +26,10 @@ pub struct Settings {
     /// Whether answers that are wanted whole are asked for as streams.
     pub stream_upstream: bool,
     pub limits: Limits,
+    /// Seconds for which answers are kept where a call does not say. 0: they are not.
+    pub cache_ttl_s: u32,
+    /// Bytes of all answers that are kept. 0: none is.
+    pub cache_size: usize,
     /// Of one user at one provider.
     pub key_checks_per_minute: i64,
     pub http: Http,

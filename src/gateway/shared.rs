@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::gateway::admission::Admission;
+use crate::gateway::cache::Cache;
 use crate::gateway::checks::Checks;
 use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
@@ -38,6 +39,7 @@ pub struct Shared {
     pub spending: Arc<Spending>,
     pub excesses: Arc<Excesses>,
     pub renewals: Renewals,
+    pub cache: Cache,
     pub jobs: Jobs,
     pub checks: Checks,
     pub first_syncs: FirstSyncs,

@@ -7,6 +7,7 @@ use crate::core::front::gateway_key::{GatewayKey, KeyHash};
 use crate::core::front::opaque::Hash;
 use crate::core::front::session::Session;
 use crate::core::health::{Change, Place};
+use crate::core::secret::Print;
 use crate::core::tags::Labels;
 use crate::core::usage::Usage;
 use crate::error::Error;
@@ -115,6 +116,52 @@ pub struct Settle {
     pub finish_reason: Option<String>,
     /// The attempt answered a job, whose result is written in the same transaction.
     pub job: Option<JobAnswer>,
+    /// The answer was there already: it cost nothing. Rows that were set aside by earlier versions have none.
+    #[serde(default)]
+    pub cached: Option<Saved>,
+}
+
+/// What an answer that was there already would have come to, as it did the first time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// USD, decimal. `None`: that was not known.
+    pub cost: Option<String>,
+    pub tokens: Option<i64>,
+    /// How old it is.
+    pub age_s: i64,
+}
+
+/// Which kept answer will do.
+#[derive(Debug)]
+pub struct AnswerAsked {
+    /// Of those who may answer, best first.
+    pub prints: Vec<Print>,
+    /// The oldest that will do, in seconds.
+    pub ttl_s: u32,
+    /// As in [`Begin`].
+    pub generation: Option<u64>,
+}
+
+/// A kept answer.
+#[derive(Debug)]
+pub struct AnswerFound {
+    pub print: Print,
+    /// Sealed.
+    pub answer: Vec<u8>,
+    pub age_s: i64,
+}
+
+/// An answer to keep.
+#[derive(Debug)]
+pub struct AnswerKept {
+    pub print: Print,
+    pub user_id: String,
+    pub provider_id: Uuid,
+    pub model_id: String,
+    pub is_shared: bool,
+    /// Sealed.
+    pub answer: Vec<u8>,
+    pub ttl_s: u32,
 }
 
 /// What a job came to.
@@ -196,6 +243,10 @@ pub enum Task {
     StartClerk(oneshot::Sender<bool>),
     /// Whether the database answers, and the extension is there.
     Ready(oneshot::Sender<bool>),
+    /// Look for a kept answer.
+    FindAnswer(Box<AnswerAsked>, oneshot::Sender<Result<Option<AnswerFound>, Error>>),
+    /// Keep an answer. Nobody waits for it; who asks after it finds it.
+    KeepAnswer(Box<AnswerKept>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
     /// So much of a budget is spent that somebody is told.

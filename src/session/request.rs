@@ -72,6 +72,7 @@ impl Resolved {
             max_retries: prepared.max_retries,
             deadline_ms,
             stream_upstream: prepared.stream_upstream,
+            cache: prepared.caching(),
             rules: Rules::about(&self.rules, labels.as_deref()),
             resolved_at: self.at,
             earlier_attempts: 0,

@@ -7,7 +7,7 @@ use crate::core::cost::{self, Counts, PriceList, SettledCost};
 use crate::core::rollup::{self, Key, LabelKey, Rollup, Row, Sums};
 use crate::core::usage::Parts;
 use crate::error::UNREACHABLE;
-use crate::gateway::task::{Begin, Settle};
+use crate::gateway::task::{Begin, Saved, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
@@ -207,14 +207,17 @@ impl<'a> Settlement<'a> {
             }
         };
         let parts = settle.usage.parts;
-        let cost = cost::settled(
-            list,
-            parts.map(Counts::from).as_ref(),
-            settle.usage.reported_cost.as_deref().and_then(cost::exact),
-            settle.is_free_of_charge,
-            cost::clock(settle.begin.key.created_at),
-            settle.is_estimate,
-        );
+        let cost = match settle.cached {
+            Some(_) => SettledCost::cached(),
+            None => cost::settled(
+                list,
+                parts.map(Counts::from).as_ref(),
+                settle.usage.reported_cost.as_deref().and_then(cost::exact),
+                settle.is_free_of_charge,
+                cost::clock(settle.begin.key.created_at),
+                settle.is_estimate,
+            ),
+        };
         // A bound that is no number bounds everything; the table then refuses the row.
         let most_usd =
             settle.limits.cost.as_deref().map(|most| cost::exact(most).unwrap_or_default());
@@ -264,6 +267,14 @@ impl<'a> Settlement<'a> {
             .into_iter()
             .filter_map(|(what, is_beyond)| is_beyond.then_some(what))
             .collect();
+        if let Some(Saved { cost, tokens, age_s }) = &self.settle.cached {
+            let cost = cost.as_deref().map(Into::into);
+            let tokens = tokens.map(Into::into);
+            for (key, saved) in [("saved_cost", cost), ("saved_tokens", tokens)] {
+                members.extend(saved.map(|saved: serde_json::Value| (key.to_owned(), saved)));
+            }
+            members.insert("age_s".to_owned(), (*age_s).into());
+        }
         if let Some(cost) = &self.settle.usage.refused_cost {
             members.insert("refused_cost".to_owned(), cost.as_str().into());
         }

@@ -14,6 +14,7 @@ use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::{self, timestamp};
+use crate::worker::answers::Answers;
 use crate::worker::callers;
 use crate::worker::console;
 use crate::worker::cooling;
@@ -82,6 +83,8 @@ pub struct Desk {
     /// Whether this life has written the ledger: a restore has not, and brings its own partitions.
     has_written: bool,
     has_left: bool,
+    /// Answers that are kept.
+    answers: Answers,
     pub jobs: Jobs,
 }
 
@@ -132,6 +135,7 @@ impl Desk {
             maintained_at: None,
             has_written: false,
             has_left: false,
+            answers: Answers::default(),
         };
         desk.plan_ledger();
         // Before the jobs: of one that has ended, the ledger says how.
@@ -323,6 +327,7 @@ impl Desk {
     fn maintain(&mut self) {
         self.maintained_at = Some(Instant::now());
         console::sweep();
+        self.answers.sweep(&self.statements);
         let arguments = [self.has_written.into(), settings::usage_retention_s().into()];
         let maintained = process::transaction(|_| {
             Spi::connect_mut(|client| {

@@ -1,6 +1,7 @@
 //! The worker's main thread: it alone of the worker speaks to PostgreSQL. It keeps the ledger,
 //! starts and stops the gateway, and leaves when there is nothing to do.
 
+mod answers;
 mod asked_jobs;
 mod batch;
 mod callers;

@@ -123,16 +123,24 @@ pub fn passing_transaction<T>(
     transaction_with(&with_any_plan(NOT_DURABLE), work)
 }
 
+/// Likewise by keys, as the ledger is written, and what is locked is not waited for.
+pub fn fleeting_transaction<T>(
+    work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
+) -> Result<T, Failure> {
+    transaction_with(&[NOT_DURABLE, IMPATIENT], work)
+}
+
 /// Likewise where nobody is waited for who has locked what it needs.
 pub fn impatient_transaction<T>(
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    transaction_with(&with_any_plan((c"lock_timeout", Some(c"5ms"))), work)
+    transaction_with(&with_any_plan(IMPATIENT), work)
 }
 
 /// A setting for one transaction; `None`: the server's own value.
 type Local = (&'static CStr, Option<&'static CStr>);
 
+const IMPATIENT: Local = (c"lock_timeout", Some(c"5ms"));
 const NOT_DURABLE: Local = (c"synchronous_commit", Some(c"off"));
 
 /// What the ledger's transactions, by far the most, do without: off as long as the process is there, so that each

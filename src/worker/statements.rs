@@ -4,8 +4,8 @@ use crate::columns;
 use crate::installed::{Installed, VERSION};
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLARRAYOID, BOOLOID, INT2OID, INT4OID, INT8ARRAYOID, INT8OID, OIDOID, Oid, TEXTARRAYOID,
-    TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    BOOLARRAYOID, BOOLOID, BYTEAARRAYOID, BYTEAOID, FLOAT8OID, INT2OID, INT4OID, INT8ARRAYOID,
+    INT8OID, OIDOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -51,6 +51,11 @@ pub struct Statements {
     pub spent: OwnedPreparedStatement,
     pub last_minute: OwnedPreparedStatement,
     pub budget_warning: OwnedPreparedStatement,
+    pub find_answer: OwnedPreparedStatement,
+    pub keep_answer: OwnedPreparedStatement,
+    pub evict_answers: OwnedPreparedStatement,
+    pub expire_answers: OwnedPreparedStatement,
+    pub count_answers: OwnedPreparedStatement,
 }
 
 const CLOSE_ORPHANS: &str =
@@ -184,6 +189,9 @@ const NOTE_HIDDEN: &str = "
     SET prompt_tokens = greatest(seen.prompt_tokens, excluded.prompt_tokens),
         completion_tokens = greatest(seen.completion_tokens, excluded.completion_tokens),
         noted_at = now()";
+/// Bytes of all kept answers.
+const COUNT_ANSWERS: &str = "
+    SELECT coalesce(sum(kept.size), 0)::bigint FROM @extschema@.aggregator_cache AS kept";
 const WARM: &str = "
     DELETE FROM @extschema@.aggregator_cooling
     WHERE provider_id = $1
@@ -276,6 +284,23 @@ impl Statements {
                 include_str!("../../sql/statements/budget_warning.sql"),
                 &[UUIDOID, TEXTOID, TIMESTAMPTZOID, INT2OID, TEXTOID, INT8OID, INT8OID],
             )?,
+            find_answer: prepare(
+                include_str!("../../sql/statements/find_answer.sql"),
+                &[BYTEAARRAYOID, FLOAT8OID],
+            )?,
+            keep_answer: prepare(
+                include_str!("../../sql/statements/keep_answer.sql"),
+                &[BYTEAOID, TEXTOID, UUIDOID, TEXTOID, BOOLOID, BYTEAOID, INT4OID, FLOAT8OID],
+            )?,
+            evict_answers: prepare(
+                include_str!("../../sql/statements/evict_answers.sql"),
+                &[INT4OID],
+            )?,
+            expire_answers: prepare(
+                include_str!("../../sql/statements/expire_answers.sql"),
+                &[INT4OID],
+            )?,
+            count_answers: prepare(COUNT_ANSWERS, &[])?,
             hidden: prepare(HIDDEN, &[])?,
             note_hidden: prepare(NOTE_HIDDEN, &[UUIDOID, TEXTOID, INT8OID, INT8OID])?,
             warm: prepare(WARM, &[UUIDOID, UUIDOID, TEXTOID])?,

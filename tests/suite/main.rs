@@ -8,6 +8,7 @@ mod attacks;
 mod bad_input;
 mod bed;
 mod budgets;
+mod cache;
 mod catalogue;
 mod chat;
 mod cost;

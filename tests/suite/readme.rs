@@ -118,9 +118,9 @@ async fn every_statement_of_the_readme_runs() {
         value(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'")
             .await
             .unwrap(),
-        // chat, chat_complete, chat_stream, chat_many's, a job, and one with tags; embed and embed_many, and once
-        // more of the 200 texts with pgvector.
-        (3 + 200 + 1 + 1 + 2 + if with_vector { 3 } else { 0 }).to_string()
+        // chat, chat_complete, chat_stream, chat_many's, two for the cache, a job, and one with tags; embed and
+        // embed_many, and once more of the 200 texts with pgvector.
+        (3 + 200 + 2 + 1 + 1 + 2 + if with_vector { 3 } else { 0 }).to_string()
     );
     assert_eq!(
         value(&root, "SELECT count(*) FROM articles WHERE summary = 'hello'").await.unwrap(),

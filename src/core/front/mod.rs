@@ -18,4 +18,4 @@ pub mod responses;
 pub mod session;
 pub mod throttle;
 pub mod token;
-mod write;
+pub(super) mod write;

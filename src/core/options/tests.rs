@@ -241,3 +241,23 @@ fn values_of_metadata_are_tags_where_they_can_be() {
         assert_eq!(of(none, "[]"), "", "{none}");
     }
 }
+
+#[test]
+fn what_is_asked_of_the_cache_is_ours_and_kept_with_a_job() {
+    let of = |options: &str| with(options).unwrap();
+    let p = of(r#"{"cache":{"ttl":60,"refresh":true}}"#);
+    assert!(!p.body().contains("cache"));
+    assert!(p.caching().is_some_and(|cache| cache.ttl == Some(60) && cache.refresh));
+    for options in [r#"{"cache":{"ttl":60}}"#, r#"{"cache":false,"temperature":0}"#, "{}"] {
+        let p = of(options);
+        let again = Prepared::from_body(Some(&p.to_request())).unwrap();
+        assert_eq!((again.cache, again.caching()), (p.cache, p.caching()), "{options}");
+    }
+    // Without a time, what is asked at temperature 0 alone.
+    assert!(of(r#"{"temperature":0}"#).caching().is_some_and(|cache| cache.ttl.is_none()));
+    assert_eq!(of(r#"{"temperature":0.1}"#).caching(), None);
+    assert_eq!(of(r#"{"temperature":0,"cache":false}"#).caching(), None);
+    assert_eq!(of(r#"{"cache":null}"#).cache, None);
+    let error = with(r#"{"cache":true}"#).unwrap_err().to_string();
+    assert!(error.starts_with("options.cache must be false, or an object of ttl"), "{error}");
+}

@@ -165,6 +165,7 @@ impl Prepared {
             on_deadline: super::OnDeadline::Error,
             stream_upstream: None,
             tags,
+            cache: None,
             streams: false,
             fields,
         })

@@ -8,6 +8,7 @@ use crate::gateway::asked::JobAsked;
 use crate::gateway::ledger::Inbox;
 use crate::gateway::task::Task;
 use crate::route_cache;
+use crate::worker::answers;
 use crate::worker::asked_jobs;
 use crate::worker::callers;
 use crate::worker::catalogue;
@@ -25,7 +26,9 @@ impl Desk {
     pub fn work(&mut self, inbox: &Inbox) -> bool {
         let mut did = false;
         let mut rows = Vec::new();
-        while rows.len() < BATCH
+        // Kept before it is looked for: who waits for it asks after it was sent.
+        let (mut kept, mut asking) = (Vec::new(), Vec::new());
+        while rows.len() + kept.len() + asking.len() < BATCH
             && let Ok(task) = inbox.tasks.try_recv()
         {
             did = true;
@@ -123,6 +126,14 @@ impl Desk {
                     let _ = reply.send(process::transaction(|_| Ok(())).is_ok());
                     inbox.wake.done();
                 }
+                Task::KeepAnswer(answer) => {
+                    kept.push(answer);
+                    inbox.wake.done();
+                }
+                Task::FindAnswer(asked, reply) => {
+                    asking.push((asked, reply));
+                    inbox.wake.done();
+                }
                 Task::Spending(query, reply) => {
                     // What was sent before must be in the ledger before it is read.
                     self.write_all(std::mem::take(&mut rows), inbox);
@@ -164,6 +175,8 @@ impl Desk {
                 }
                 Task::Forget { user, anonymous, done } => {
                     self.write_all(std::mem::take(&mut rows), inbox);
+                    // Before the session deletes what is theirs.
+                    self.answers.keep(&self.statements, &std::mem::take(&mut kept));
                     self.forget_user(&user, &anonymous);
                     let _ = done.send(());
                     inbox.wake.done();
@@ -178,7 +191,14 @@ impl Desk {
                 }
             }
         }
-        self.write_counted(rows, inbox);
+        if asking.is_empty() {
+            self.write_counted(rows, inbox);
+            self.answers.keep(&self.statements, &kept);
+        } else {
+            self.answers.keep(&self.statements, &kept);
+            answers::find(&self.statements, asking);
+            self.write_counted(rows, inbox);
+        }
         let due = self.held.due();
         self.begin(due);
         self.flush();

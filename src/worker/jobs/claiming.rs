@@ -342,6 +342,7 @@ fn prepare(
             max_retries: prepared.max_retries,
             deadline_ms: prepared.timeout_ms,
             stream_upstream: prepared.stream_upstream,
+            cache: prepared.caching(),
             rules: Rules::about(&rules, labels.as_deref()),
             resolved_at,
             earlier_attempts: job.earlier_attempts,

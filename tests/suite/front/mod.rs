@@ -1,5 +1,6 @@
 //! The HTTP endpoint, from outside.
 
+mod cache;
 mod callers;
 mod calls;
 mod clerks;

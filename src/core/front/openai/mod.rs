@@ -8,6 +8,8 @@ pub mod stream;
 mod tests;
 
 use self::repair::{Choice, Repair, Repaired};
+use crate::core::caching::Wanted;
+use crate::core::embedding::Kind;
 use crate::core::front::event::readable;
 use crate::core::front::failure::{Failure, Sent};
 use crate::core::front::responses;
@@ -77,6 +79,22 @@ pub fn add_tags<'a>(
                            with commas between them; those of the body count too";
             return Err(Failure::of(&Error::bad_request(message), Sent::Nothing));
         }
+    }
+    Ok(())
+}
+
+/// Takes what the header `x-aggregator-cache` asks of the response cache, in the place of what the body asks.
+pub fn take_caching(prepared: &mut Prepared, header: &[u8]) -> Result<(), Failure> {
+    let wanted = std::str::from_utf8(header).ok().and_then(Wanted::of_header);
+    let message = "x-aggregator-cache must be 'off', or of ttl=SECONDS (1 to 2592000), no-store and \
+                   refresh, with commas between them";
+    match wanted {
+        Some(Wanted::On(_)) if prepared.kind == Kind::Embeddings => {
+            let message = "x-aggregator-cache is no option of embeddings";
+            return Err(Failure::of(&Error::bad_request(message), Sent::Nothing));
+        }
+        Some(wanted) => prepared.cache = Some(wanted),
+        None => return Err(Failure::of(&Error::bad_request(message), Sent::Nothing)),
     }
     Ok(())
 }

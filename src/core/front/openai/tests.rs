@@ -373,6 +373,20 @@ fn our_options_work_in_a_body() {
 }
 
 #[test]
+fn a_header_asks_the_cache_before_the_body_does() {
+    let mut prepared = asked(r#","cache":{"ttl":5}"#).unwrap().prepared;
+    take_caching(&mut prepared, b"ttl=60, no-store").unwrap();
+    assert!(prepared.caching().is_some_and(|cache| cache.ttl == Some(60) && cache.no_store));
+    take_caching(&mut prepared, b"off").unwrap();
+    assert_eq!(prepared.caching(), None);
+    for bad in [&b"on"[..], b"", b"ttl=0", b"\xff"] {
+        let refused = take_caching(&mut prepared, bad).unwrap_err();
+        assert_eq!(refused.status, 400, "{bad:?}");
+        assert!(refused.message().contains("x-aggregator-cache must be"), "{refused:?}");
+    }
+}
+
+#[test]
 fn headers_add_tags_and_lower_the_time() {
     let mut prepared = asked(r#","tags":["a"]"#).unwrap().prepared;
     let add = |prepared: &mut _, headers: &[&[u8]]| add_tags(prepared, headers.iter().copied());

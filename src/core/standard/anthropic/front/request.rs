@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 /// Ours: they steer the call, and mean here what they mean in every other body.
 pub(super) const STEERING: &[&str] = &[
+    "cache",
     "extra_body",
     "max_retries",
     "models",
