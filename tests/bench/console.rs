@@ -9,6 +9,7 @@ mod bed;
 mod caller;
 #[allow(dead_code)]
 mod common;
+#[allow(dead_code)]
 mod filled;
 #[allow(dead_code)]
 mod process;
