@@ -172,7 +172,7 @@ async fn a_browser_shows_it() {
     let chromium = var("AGGREGATOR_CHROMIUM");
     if chromium.is_empty() {
         // tools/test.sh says so where it is seen.
-        eprintln!("SKIPPED: there is no chromium here");
+        crate::supabase::skipped("there is no chromium here");
         return;
     }
     let database = bed::database().await;

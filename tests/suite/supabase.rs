@@ -19,9 +19,15 @@ pub fn are_there() -> bool {
     let there = !var("AGGREGATOR_NODE").is_empty();
     if !there {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "CI skips nothing");
-        tell("SKIPPED: there are no real clients here\n");
+        skipped("there are no real clients here");
     }
     there
+}
+
+/// Says of the test that runs that it has tried nothing, where it is seen whether or not the test passes: on a line of
+/// its own, which tools/test.sh counts.
+pub fn skipped(why: &str) {
+    tell(&format!("\nSKIPPED: {why}\n"));
 }
 
 /// Writes where it is seen whether or not the test passes.

@@ -7,7 +7,7 @@ use crate::chat::{add_named, add_provider, user};
 use crate::upstream::{Answer, Piece, USAGE, Upstream};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 
@@ -310,18 +310,27 @@ async fn what_a_commit_took_away_serves_no_later_request() {
     let chat = Request::new("POST", "/v1/chat/completions").bearer(&bearer).json(body(json!({})));
     assert_eq!(bed.send(&chat).await.status, 200);
     let is_over = Arc::new(AtomicBool::new(false));
+    let made = Arc::new(AtomicUsize::new(0));
     let calling = tokio::spawn({
-        let (bed, is_over) = (bed.clone(), is_over.clone());
+        let (bed, is_over, made) = (bed.clone(), is_over.clone(), made.clone());
         async move {
             let mut calls = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 let status = bed.send(&chat).await.status;
                 calls.push((began, Instant::now(), status));
+                made.fetch_add(1, Ordering::Relaxed);
             }
             calls
         }
     });
+    // However slow the machine is: the first of them may have begun before.
+    let more = async || {
+        let enough = made.load(Ordering::Relaxed) + 5;
+        while made.load(Ordering::Relaxed) < enough && !calling.is_finished() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
     let mut held = Vec::new();
     for (off, on, status) in [
         (
@@ -354,11 +363,11 @@ async fn what_a_commit_took_away_serves_no_later_request() {
     {
         bed.root.batch_execute(off).await.unwrap();
         let from = Instant::now();
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        more().await;
         let until = Instant::now();
         bed.root.batch_execute(on).await.unwrap();
         held.push((from, until, status));
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        more().await;
     }
     is_over.store(true, Ordering::Relaxed);
     let calls = calling.await.unwrap();
