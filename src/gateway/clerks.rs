@@ -2,6 +2,7 @@
 //! somebody asks and let go when nobody does; each has one question at a time, and so has each user.
 
 mod clerk;
+mod signals;
 
 use crate::core::front::console::statements::Statement;
 use crate::core::front::console::told::Raised;

@@ -1,5 +1,6 @@
 //! One clerk, as the gateway knows it: a connection, and the process on its other side.
 
+use crate::gateway::clerks::signals;
 use crate::protocol::clerk::{Answer, MAX_FRAME, Question};
 use crate::protocol::{self, HEADER_LEN};
 use std::pin::pin;
@@ -56,7 +57,7 @@ impl Clerk {
             match answer {
                 Some(answer) => answer,
                 None => loop {
-                    signal(pid, libc::SIGINT);
+                    signals::cancel(pid);
                     tokio::select! {
                         answer = &mut asked => break answer,
                         () = sleep(AGAIN) => {}
@@ -74,7 +75,7 @@ impl Drop for Clerk {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         if self.is_busy {
-            signal(self.pid, libc::SIGTERM);
+            signals::end(self.pid);
         }
     }
 }
@@ -87,11 +88,4 @@ async fn ask(stream: &mut UnixStream, question: &Question) -> Option<Answer> {
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await.ok()?;
     protocol::decode(&body)
-}
-
-fn signal(pid: Option<i32>, signal: i32) {
-    if let Some(pid) = pid {
-        // SAFETY: a plain call of the system. The process is there: its connection is, and its end is read from that.
-        unsafe { libc::kill(pid, signal) };
-    }
 }
