@@ -10,6 +10,8 @@ CREATE TABLE @extschema@.aggregator_console_sessions (
     role            text        NOT NULL,
     -- Another role that gets its name later is not it.
     role_oid        oid         NOT NULL,
+    -- Who had logged in to the database.
+    login_oid       oid         NOT NULL,
     is_anonymous    boolean     NOT NULL,
     code_hash       bytea       NOT NULL CHECK (octet_length(code_hash) = 32),
     code_expires_at timestamptz NOT NULL,
@@ -53,6 +55,7 @@ $$;
 CREATE FUNCTION @extschema@.aggregator_store_console_code(
     p_user_id      text,
     p_role         oid,
+    p_login        oid,
     p_is_anonymous boolean,
     p_code_hash    bytea,
     p_lasts        interval,
@@ -84,8 +87,8 @@ BEGIN
     ) AS old
     WHERE s.id = old.id;
     INSERT INTO @extschema@.aggregator_console_sessions
-        (user_id, role, role_oid, is_anonymous, code_hash, code_expires_at)
-    VALUES (p_user_id, v_role, p_role, p_is_anonymous, p_code_hash, clock_timestamp() + p_lasts);
+        (user_id, role, role_oid, login_oid, is_anonymous, code_hash, code_expires_at)
+    VALUES (p_user_id, v_role, p_role, p_login, p_is_anonymous, p_code_hash, clock_timestamp() + p_lasts);
     RETURN true;
 END
 $$;
@@ -95,6 +98,7 @@ COMMENT ON COLUMN @extschema@.aggregator_console_sessions.id IS 'Id of the sessi
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.user_id IS 'Who has signed in.';
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.role IS 'The role as which the session acts: the one in effect where console_url() was called.';
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.role_oid IS 'Its oid.';
+COMMENT ON COLUMN @extschema@.aggregator_console_sessions.login_oid IS 'The role that had logged in to the database there: the session lasts for as long as it can log in and become the other.';
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.is_anonymous IS 'Whether the claims of whoever called console_url() said is_anonymous.';
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.code_hash IS 'SHA-256 of the code in the link, which is stored nowhere.';
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.code_expires_at IS 'From then on the link signs nobody in.';
@@ -103,7 +107,7 @@ COMMENT ON COLUMN @extschema@.aggregator_console_sessions.expires_at IS 'From th
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.revoked_at IS 'When the session was ended, by its user or an administrator; NULL: it was not.';
 COMMENT ON COLUMN @extschema@.aggregator_console_sessions.created_at IS 'When console_url() was called.';
 COMMENT ON FUNCTION @extschema@.aggregator_sweep_console_sessions() IS 'Deletes sessions of the console that have been over for a day. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_store_console_code(text, oid, boolean, bytea, interval, bigint) IS
+COMMENT ON FUNCTION @extschema@.aggregator_store_console_code(text, oid, oid, boolean, bytea, interval, bigint) IS
     'Stores the code of a link to the console; false: the role may not chat. Internal.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

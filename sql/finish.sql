@@ -140,6 +140,8 @@ COMMENT ON FUNCTION @extschema@.save_platform_key(text, text) IS
     'Seals and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
     'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors: PT403 for a region or a service that is not enabled, PT402 for an account without credit. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT402, PT403, PT404, PT429, PT502.';
+COMMENT ON FUNCTION @extschema@.check_provider_key(text, text) IS
+    'As validate_provider_key, and where the provider refuses the key, what it says, without keys. PT402, PT403, PT404, PT429, PT502.';
 COMMENT ON FUNCTION @extschema@.remove_provider_key(text, text) IS
     'Removes the user''s key for a provider; false if there was none. PT403.';
 COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
@@ -148,6 +150,8 @@ COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
     'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.sync_own_models(text) IS
+    'Brings the models that the caller is shown up to date, of one provider, or of all at which they have a key of their own. What everybody sees is fetched with the platform''s key or none, once an hour at the most; what a provider lists to the caller''s key alone, as often as keys are checked. One row per provider; one that fails has its error. PT403; PT404: no such provider, or no key there.';
 COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream, tags, cache (ttl, refresh, no_store). PT400 to PT504.';
 COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS

@@ -124,6 +124,8 @@ BEGIN
             'get_model_provider_config(text, text)',
             'save_provider_key(text, text, text, boolean)',
             'validate_provider_key(text, text)',
+            'check_provider_key(text, text)',
+            'sync_own_models(text)',
             'remove_provider_key(text, text)',
             'create_gateway_key(text, text[], timestamptz, numeric, text, bigint, bigint, text[], text)',
             'rotate_gateway_key(uuid, interval)',

@@ -1,12 +1,32 @@
-//! What the failure of a statement of ours says: in its own words, with its own SQLSTATE.
+//! The database that this process is connected to, and what the failure of a statement of ours says: in its own
+//! words, with its own SQLSTATE.
 
 use crate::core::secret;
 use crate::error::Error;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::spi;
+use pgrx::{pg_sys, spi};
+use std::ffi::CStr;
 
 /// Most characters of a database's words that are repeated.
 const LONGEST: usize = 500;
+
+/// The name of a database, in a transaction. Empty: there is none.
+pub fn name(database: u32) -> String {
+    // SAFETY: a look-up of the catalog inside a transaction; gives a palloc'd C string, or NULL.
+    unsafe {
+        let name = pg_sys::get_database_name(database.into());
+        match name.is_null() {
+            true => String::new(),
+            false => CStr::from_ptr(name).to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// That of this one.
+pub fn current() -> String {
+    // SAFETY: a variable that is set before a process is connected, and not changed after.
+    name(unsafe { pg_sys::MyDatabaseId }.into())
+}
 
 /// Turns what SPI says into the error that `action` failed.
 pub fn failed(action: &str) -> impl FnOnce(spi::Error) -> Error {

@@ -243,7 +243,7 @@ pub struct CatalogueFetch {
     pub platform_key: Option<SealedKey>,
 }
 
-/// What a saved key sets off at a provider that was never synced.
+/// What a saved key sets off at a provider that was never synced, and what its user asks for later.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FirstSync {
     pub fetch: CatalogueFetch,
@@ -299,6 +299,8 @@ pub enum Request {
     CheckKey(Box<KeyCheck>),
     /// Sync this provider soon; the reply does not wait for it.
     SyncSoon(Box<FirstSync>),
+    /// The same for the user whose key it is; the reply comes once the list is stored.
+    SyncNow(Box<FirstSync>),
     /// Open these envelopes and seal them with the master key of this id.
     Reseal {
         master_key: String,
@@ -322,6 +324,7 @@ impl Request {
             | Self::Catalogues(_)
             | Self::CheckKey(_)
             | Self::SyncSoon(_)
+            | Self::SyncNow(_)
             | Self::Reseal { .. }
             | Self::Forget { .. }
             | Self::Status => false,
@@ -335,7 +338,7 @@ impl Request {
             Self::Stream(call) => &call.user_id,
             Self::Many(batch) => batch.calls.first().map_or("", |call| &call.user_id),
             Self::CheckKey(check) => check.key.binding.user_id.as_deref().unwrap_or(""),
-            Self::SyncSoon(sync) => {
+            Self::SyncSoon(sync) | Self::SyncNow(sync) => {
                 sync.own_key.as_ref().and_then(|key| key.binding.user_id.as_deref()).unwrap_or("")
             }
             _ => "",
@@ -423,6 +426,7 @@ pub enum Reply {
     /// Whether the provider takes the key.
     CheckKey(Result<Verdict, Error>),
     SyncSoon,
+    SyncNow(Result<(), Error>),
     Reseal(Result<Vec<Vec<u8>>, Error>),
     Status(Box<Status>),
     /// The request failed as a whole.

@@ -2,7 +2,8 @@
 -- believed may become it, it may use the schema $4, and has the right that is asked about, to what has the oid $5; and
 -- whether it administers, by USAGE on the type of the oid $6. $2: logins that are named; NULL: those that have the mark,
 -- USAGE on the type of the oid $3. {IS_ITSELF}: true where nobody need become it. {SET}: what the login's right to become
--- it is called. No row: there is no such role.
+-- it is called. And whether it can log in, or somebody can who may become it, other than superusers, who always may. No
+-- row: there is no such role.
 SELECT has_schema_privilege(r.oid, $4, 'USAGE')
     AND {RIGHT}
     AND ({IS_ITSELF} OR EXISTS (
@@ -18,6 +19,13 @@ SELECT has_schema_privilege(r.oid, $4, 'USAGE')
                   WHERE mark.oid = $3 AND granted.grantee = login.oid)
               END
     )),
-    has_type_privilege(r.oid, $6, 'USAGE')
+    has_type_privilege(r.oid, $6, 'USAGE'),
+    r.rolcanlogin OR EXISTS (
+        SELECT
+        FROM pg_roles AS login
+        WHERE login.rolcanlogin
+          AND NOT login.rolsuper
+          AND pg_has_role(login.oid, r.oid, '{SET}')
+    )
 FROM pg_roles AS r
 WHERE r.rolname = $1

@@ -17,7 +17,7 @@ use crate::front::connection::Peer;
 use crate::front::kept::Kept;
 use crate::front::{Front, files};
 use crate::gateway::ledger::Ledger;
-use crate::gateway::task::{FoundKey, FoundSession, Task, Vouched};
+use crate::gateway::task::{Found, Task, Vouched};
 use crate::gateway::{AnonymousUsers, Http};
 use crate::protocol::Whose;
 use http::HeaderMap;
@@ -25,6 +25,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::oneshot;
 
 /// Roles of which it is kept what they may do, and gateway keys.
 const MOST_ROLES: usize = 256;
@@ -293,7 +294,7 @@ impl Callers {
         let forbidden =
             || Error::Forbidden { role: claims.role.clone(), action: "chat over HTTP".to_owned() };
         let own_keys_only = own_keys_only(front, claims.is_anonymous)?;
-        let Vouched { may_spend, is_admin, generation } =
+        let Vouched { may_spend, is_admin, generation, .. } =
             self.may_spend(front, &claims.role, look.generation).await?;
         if !may_spend {
             return Err(forbidden());
@@ -310,20 +311,9 @@ impl Callers {
         hash: KeyHash,
         look: Look,
     ) -> Result<Option<Caller>, Error> {
-        let (key, generation) = match self.keys.get(&hash, look.generation) {
-            Some(key) => (key, look.generation),
-            None => {
-                // The main thread has more to do than to look for keys that nobody has made.
-                let turn = front.questions.turn(NOBODY_YET).await?;
-                let found = turn.ask(|reply| Task::GatewayKey(hash, reply)).await??;
-                let FoundKey { key, generation } = found;
-                // Of one that passes nothing, nothing is kept: nobody would tell that it does now.
-                let Some(key) = key else { return Ok(None) };
-                self.keys.keep(hash, key.clone(), generation);
-                self.note_passed(hash);
-                (key, generation)
-            }
-        };
+        let asked = |reply| Task::GatewayKey(hash, reply);
+        let found = self.known(front, &self.keys, hash, look, asked).await?;
+        let Some((key, generation)) = found else { return Ok(None) };
         // That its time is over changes no generation.
         if !key.passes(unix_micros()) {
             return Ok(None);
@@ -341,18 +331,9 @@ impl Callers {
         hash: Hash,
         look: Look,
     ) -> Result<Option<Caller>, Error> {
-        let (session, generation) = match self.sessions.get(&hash, look.generation) {
-            Some(session) => (session, look.generation),
-            None => {
-                let turn = front.questions.turn(NOBODY_YET).await?;
-                let found = turn.ask(|reply| Task::Session(hash, reply)).await??;
-                let FoundSession { session, generation } = found;
-                let Some(session) = session else { return Ok(None) };
-                self.sessions.keep(hash, session.clone(), generation);
-                self.note_passed(hash);
-                (session, generation)
-            }
-        };
+        let asked = |reply| Task::Session(hash, reply);
+        let found = self.known(front, &self.sessions, hash, look, asked).await?;
+        let Some((session, generation)) = found else { return Ok(None) };
         if !session.lasts(unix_micros()) {
             return Ok(None);
         }
@@ -371,6 +352,28 @@ impl Callers {
             is_admin: vouched.is_admin,
             shown: Shown::Session(hash, session),
         }))
+    }
+
+    /// What has this hash, as it is kept for this generation, or as the main thread says, and as of which generation.
+    async fn known<T, const MOST: usize>(
+        &self,
+        front: &Front,
+        kept: &Kept<Hash, Arc<T>, MOST>,
+        hash: Hash,
+        look: Look,
+        asked: impl FnOnce(oneshot::Sender<Result<Found<T>, Error>>) -> Task,
+    ) -> Result<Option<(Arc<T>, u64)>, Error> {
+        if let Some(known) = kept.get(&hash, look.generation) {
+            return Ok(Some((known, look.generation)));
+        }
+        // The main thread has more to do than to look for what nobody has made.
+        let turn = front.questions.turn(NOBODY_YET).await?;
+        let Found { found, generation } = turn.ask(asked).await??;
+        // Of what passes nothing, nothing is kept: nobody would tell that it does now.
+        let Some(found) = found else { return Ok(None) };
+        kept.keep(hash, found.clone(), generation);
+        self.note_passed(hash);
+        Ok(Some((found, generation)))
     }
 
     /// What a role may do that nobody need become, likewise.

@@ -1,4 +1,5 @@
-//! The sync that a saved key sets off at a provider whose catalogue was never fetched. Nobody waits for it.
+//! The sync that a saved key sets off at a provider whose catalogue was never fetched, for which nobody waits, and the
+//! one that a user asks for.
 //!
 //! What everybody sees is asked for with the platform's key, or with none; one at a time at each provider. Only
 //! where that is refused is the list asked for with the user's key, and it is that user's alone.
@@ -42,6 +43,22 @@ pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
     }
 }
 
+/// A user asks for the list that they are shown, and waits until it is stored.
+pub async fn now(shared: &Shared, sync: FirstSync) -> Result<(), Error> {
+    let FirstSync { fetch, own_key } = sync;
+    let nobody = || Error::internal("a list is nobody's");
+    let key = own_key.ok_or_else(nobody)?;
+    let user = key.binding.user_id.clone().ok_or_else(nobody)?;
+    let synced = pin!(async {
+        match for_all(shared, &fetch, true).await {
+            Outcome::Listed => Ok(()),
+            Outcome::NeedsKey => own(shared, &user, &fetch, &key).await,
+            Outcome::Failed(error) => Err(error),
+        }
+    });
+    shared.forgotten.guard(&user, Uuid::now_v7(), synced).await
+}
+
 /// A user has saved a key. One sync at a time of each user: the key that is saved meanwhile has its turn after
 /// it, the last one alone.
 async fn by_user(shared: &Shared, fetch: CatalogueFetch, key: SealedKey) {
@@ -59,56 +76,71 @@ async fn by_user(shared: &Shared, fetch: CatalogueFetch, key: SealedKey) {
     let mut next = Some(Box::new((fetch, key)));
     while let Some(boxed) = next {
         let (fetch, key) = *boxed;
-        if for_all(shared, &fetch, true).await == Outcome::NeedsKey {
-            own(shared, &place.0, &fetch, &key).await;
+        if let Outcome::NeedsKey = for_all(shared, &fetch, true).await {
+            // It is in the user's key checks; everybody's log is not for it.
+            let _ = own(shared, &place.0, &fetch, &key).await;
         }
         next = shared.first_syncs.lock().own.get_mut(&place).and_then(Option::take);
     }
 }
 
 /// Fetches the list that a user's key is shown, no more often than they may have keys checked.
-async fn own(shared: &Shared, user: &str, fetch: &CatalogueFetch, key: &SealedKey) {
+async fn own(
+    shared: &Shared,
+    user: &str,
+    fetch: &CatalogueFetch,
+    key: &SealedKey,
+) -> Result<(), Error> {
     let most = shared.settings().key_checks_per_minute;
-    if shared.checks.take(&shared.ledger, most, user, &fetch.provider).await.is_err() {
-        return;
-    }
+    shared.checks.take(&shared.ledger, most, user, &fetch.provider).await?;
     let mut lease = shared.memory.lease(user);
     match catalogue::list(shared, fetch, Some(key), &mut lease).await {
-        Ok(fetched) => shared.ledger.send(Task::UserModels(Box::new(UserModels {
-            user_id: user.to_owned(),
-            provider_id: fetch.provider.id,
-            models: fetched.models,
-        }))),
-        Err(Error::AddressRefused { .. }) => {
-            shared.checks.give_back(most, user, &fetch.provider);
+        Ok(fetched) => {
+            let models = UserModels {
+                user_id: user.to_owned(),
+                provider_id: fetch.provider.id,
+                models: fetched.models,
+            };
+            let asked = |reply| Task::UserModels(Box::new(models), reply);
+            stored(shared.ledger.ask(asked).await)
         }
-        // It is in the user's key checks; everybody's log is not for it.
-        Err(_) => {}
+        Err(error) => {
+            if matches!(error, Error::AddressRefused { .. }) {
+                shared.checks.give_back(most, user, &fetch.provider);
+            }
+            Err(error)
+        }
     }
+}
+
+fn stored(answer: Result<bool, Error>) -> Result<(), Error> {
+    let not = || Error::Ledger { reason: "the models could not be stored".to_owned() };
+    answer?.then_some(()).ok_or_else(not)
 }
 
 /// `by_user`: what was found a moment ago holds.
 async fn for_all(shared: &Shared, fetch: &CatalogueFetch, by_user: bool) -> Outcome {
     let last = shared.first_syncs.lock().for_all.entry(fetch.provider.id).or_default().clone();
     let mut last = last.lock().await;
-    if let Some((at, outcome)) = *last
+    if let Some((at, outcome)) = &*last
         && by_user
         && at.elapsed() < PAUSE
     {
-        return outcome;
+        return outcome.clone();
     }
     let mut lease = shared.memory.lease("");
     let outcome = match catalogue::fetch(shared, fetch, &mut lease).await {
         Ok(fetched) => {
-            shared.ledger.send(Task::Catalogue(Box::new(fetch.clone()), fetched));
-            Outcome::Listed
+            let asked = |reply| Task::Catalogue(Box::new(fetch.clone()), fetched, reply);
+            stored(shared.ledger.ask(asked).await)
+                .map_or_else(Outcome::Failed, |()| Outcome::Listed)
         }
         Err(Error::NoPlatformKey { .. }) => Outcome::NeedsKey,
         Err(error) => {
             shared.ledger.send(Task::Log(format!("first sync failed: {}", error.in_full())));
-            Outcome::Failed
+            Outcome::Failed(error)
         }
     };
-    *last = Some((Instant::now(), outcome));
+    *last = Some((Instant::now(), outcome.clone()));
     outcome
 }

@@ -449,6 +449,7 @@ async fn reply_to(
             tokio::spawn(first_sync::run(shared, *sync));
             Reply::SyncSoon
         }
+        (Request::SyncNow(sync), _) => Reply::SyncNow(first_sync::now(&shared, *sync).await),
         (Request::Reseal { master_key, keys }, _) => {
             let file = &shared.settings().keyring_file;
             Reply::Reseal(shared.keys.reseal(file, &master_key, &keys))

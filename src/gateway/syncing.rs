@@ -1,5 +1,6 @@
 //! Which first syncs are on their way, and what the last one of each provider came to.
 
+use crate::error::Error;
 use crate::protocol::{CatalogueFetch, SealedKey};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,11 +23,12 @@ pub struct State {
 /// A user's list that is to be fetched.
 pub type Own = Box<(CatalogueFetch, SealedKey)>;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Outcome {
+    /// It is stored.
     Listed,
     NeedsKey,
-    Failed,
+    Failed(Error),
 }
 
 impl FirstSyncs {

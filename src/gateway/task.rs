@@ -187,10 +187,10 @@ pub enum Task {
     Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
     /// A key answered: note when it was last used.
     KeyUsed(Uuid),
-    /// A catalogue that nobody waits for.
-    Catalogue(Box<CatalogueFetch>, Fetched),
-    /// A model list that is one user's.
-    UserModels(Box<UserModels>),
+    /// A catalogue that everybody sees. Whether it is stored.
+    Catalogue(Box<CatalogueFetch>, Fetched, oneshot::Sender<bool>),
+    /// A model list that is one user's. Likewise.
+    UserModels(Box<UserModels>, oneshot::Sender<bool>),
     /// A key was checked, or a model list fetched.
     KeyChecked(Box<KeyChecked>),
     /// When a user's keys were checked at a provider since then (microseconds since 1970).
@@ -222,7 +222,7 @@ pub enum Task {
     /// What a role may do that has signed in to the console, or has made a gateway key.
     MayAct(String, oneshot::Sender<Result<Vouched, Error>>),
     /// Who shows a token of the console.
-    Session(Hash, oneshot::Sender<Result<FoundSession, Error>>),
+    Session(Hash, oneshot::Sender<Result<Found<Session>, Error>>),
     /// Exchange a code for a token, which passes until then (microseconds since 1970). `None`: the code does not.
     SignIn {
         code: Hash,
@@ -232,7 +232,7 @@ pub enum Task {
     /// End a session of the console.
     SignOut(Uuid, oneshot::Sender<Result<(), Error>>),
     /// Whose a gateway key is that a program shows.
-    GatewayKey(KeyHash, oneshot::Sender<Result<FoundKey, Error>>),
+    GatewayKey(KeyHash, oneshot::Sender<Result<Found<GatewayKey>, Error>>),
     /// Who may serve a call over HTTP.
     Route(Box<RouteAsked>, oneshot::Sender<Result<Routed, Error>>),
     /// What a user can call.
@@ -270,22 +270,16 @@ pub struct Vouched {
     pub may_spend: bool,
     /// It may act for others.
     pub is_admin: bool,
+    /// It can log in, or somebody can who is no superuser and may become it.
+    pub is_reached: bool,
     pub generation: u64,
 }
 
-/// A gateway key, as of a generation.
+/// A gateway key or a session of the console, as of a generation.
 #[derive(Debug, Clone)]
-pub struct FoundKey {
-    /// `None`: it passes nothing.
-    pub key: Option<Arc<GatewayKey>>,
-    pub generation: u64,
-}
-
-/// A session of the console, as of a generation.
-#[derive(Debug, Clone)]
-pub struct FoundSession {
-    /// `None`: the token passes nothing.
-    pub session: Option<Arc<Session>>,
+pub struct Found<T> {
+    /// `None`: there is none that passes.
+    pub found: Option<Arc<T>>,
     pub generation: u64,
 }
 

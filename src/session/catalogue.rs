@@ -88,7 +88,7 @@ fn sync(wanted: Option<&str>) -> Result<Vec<SyncRow>, Error> {
 }
 
 /// With what the provider says, and what can be done about it.
-fn described(error: &Error) -> String {
+pub fn described(error: &Error) -> String {
     match error.hint() {
         Some(hint) => format!("{}. {hint}", error.in_full()),
         None => error.in_full(),

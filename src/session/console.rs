@@ -2,6 +2,7 @@
 
 use crate::core::front::opaque::RANDOM_BYTES;
 use crate::core::front::session;
+use crate::database;
 use crate::error::Error;
 use crate::protocol::Whose;
 use crate::session::identity;
@@ -13,7 +14,6 @@ use crate::settings;
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
-use std::ffi::CStr;
 use zeroize::Zeroizing;
 
 /// How long a link signs in.
@@ -44,7 +44,7 @@ fn url(base: Option<&str>) -> Result<String, Error> {
             None => base.to_owned(),
             Some(problem) => return Err(Error::bad_request(format!("p_base_url {problem}"))),
         },
-        None => settings::console_base(&database())?,
+        None => settings::console_base(&database::current())?,
     };
     let installed = installed()?;
     let mut random = Zeroizing::new([0; RANDOM_BYTES]);
@@ -53,16 +53,17 @@ fn url(base: Option<&str>) -> Result<String, Error> {
     let code = session::make_code(&random);
     let (role, name) = identity::acting_role();
     let sql = installed.sql(
-        "SELECT @extschema@.aggregator_store_console_code($1::text, $2::oid, $3::boolean, $4::bytea, $5::interval,
-             $6::bigint)",
+        "SELECT @extschema@.aggregator_store_console_code($1::text, $2::oid, $3::oid, $4::boolean, $5::bytea,
+             $6::interval, $7::bigint)",
     );
     let is_stored = as_owner_in_time(&installed, ACTION, || {
         // One after the other: each sees the sessions that others have committed by then.
         locks::lock_user(pg_sys::TypeRelationId, installed.admin_type, &user);
         Spi::connect_mut(|client| {
-            let arguments: [DatumWithOid<'_>; 6] = [
+            let arguments: [DatumWithOid<'_>; 7] = [
                 user.as_str().into(),
                 role.into(),
+                identity::login().into(),
                 identity::is_anonymous(&user).into(),
                 code.hash.0.as_slice().into(),
                 CODE_LASTS.into(),
@@ -96,16 +97,4 @@ fn revoke(user: Option<&str>) -> Result<i64, Error> {
                 .map(|rows| i64::try_from(rows.len()).unwrap_or(i64::MAX))
         })
     })
-}
-
-/// The name of this database.
-fn database() -> String {
-    // SAFETY: a look-up in a backend, which is connected to a database. It gives a palloc'd C string, or NULL.
-    unsafe {
-        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        match name.is_null() {
-            true => String::new(),
-            false => CStr::from_ptr(name).to_string_lossy().into_owned(),
-        }
-    }
 }

@@ -97,11 +97,17 @@ pub fn current_user_id() -> Option<String> {
     about_caller(identity::user_id)
 }
 
+/// The role that has logged in to this session.
+pub fn login() -> pg_sys::Oid {
+    // SAFETY: a look at a variable of the session.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
 /// What is asked about the caller.
 fn about_caller<T>(ask: impl FnOnce(Caller<'_>) -> T) -> T {
     // SAFETY: plain look-ups in a backend; the claims are copied before anything can change them.
     let (login_oid, is_superuser, outer_role, claims) = unsafe {
-        let login = pg_sys::GetSessionUserId();
+        let login = login();
         let claims = pg_sys::GetConfigOption(c"request.jwt.claims".as_ptr(), true, false);
         let claims =
             (!claims.is_null()).then(|| CStr::from_ptr(claims).to_string_lossy().into_owned());

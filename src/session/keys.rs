@@ -52,9 +52,19 @@ fn validate_provider_key(
     p_api_key: default!(Option<&str>, "NULL"),
 ) -> bool {
     hiding_statement(|| {
-        let is_valid = validate(p_provider, p_api_key);
-        or_raise(is_valid)
+        let verdict = validate(p_provider, p_api_key);
+        or_raise(verdict.map(|refused| refused.is_none()))
     })
+}
+
+/// The same, and where it does not, what the provider says.
+#[pg_extern]
+fn check_provider_key(
+    p_provider: Option<&str>,
+    p_api_key: default!(Option<&str>, "NULL"),
+) -> TableIterator<'static, (name!(is_valid, bool), name!(reason, Option<String>))> {
+    let refused = hiding_statement(|| or_raise(validate(p_provider, p_api_key)));
+    TableIterator::once((refused.is_none(), refused.map(|error| error.in_full())))
 }
 
 /// Removes the user's key for a provider; false if there was none.
@@ -87,8 +97,8 @@ fn save(
     let row = provider::find(&installed, provider)?;
     let key = checked(key)?;
     let sealed = seal(&installed, &row.provider, user.clone(), key)?;
-    if validate && let Verdict::Refused(refusal) = check(&row, sealed.clone())? {
-        return Err(Error::KeyRefused { provider: row.provider.name, refusal });
+    if validate && let Some(refused) = refusal_of(&row, sealed.clone())? {
+        return Err(refused);
     }
     let sql = installed.sql(
         "INSERT INTO @extschema@.user_api_providers AS k
@@ -124,6 +134,17 @@ fn sync_soon(installed: &Installed, row: ProviderRow, key: SealedKey) -> Result<
     if row.is_synced {
         return Ok(());
     }
+    let sync = first_sync(installed, row, key)?;
+    let _ = link::exchange(&Request::SyncSoon(Box::new(sync)));
+    Ok(())
+}
+
+/// What is fetched of a provider for whom this key is.
+pub fn first_sync(
+    installed: &Installed,
+    row: ProviderRow,
+    key: SealedKey,
+) -> Result<FirstSync, Error> {
     let (platform_key, own_key) = match &key.binding.user_id {
         None => (Some(key), None),
         Some(_) => (saved_key(installed, &row.provider, None)?, Some(key)),
@@ -135,8 +156,7 @@ fn sync_soon(installed: &Installed, row: ProviderRow, key: SealedKey) -> Result<
         provider: row.provider,
         platform_key,
     };
-    let _ = link::exchange(&Request::SyncSoon(Box::new(FirstSync { fetch, own_key })));
-    Ok(())
+    Ok(FirstSync { fetch, own_key })
 }
 
 /// A key that a header can carry.
@@ -198,7 +218,8 @@ fn check(row: &ProviderRow, key: SealedKey) -> Result<Verdict, Error> {
     }
 }
 
-fn validate(provider: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
+/// `None`: the provider takes the key. Else that it refuses it, in its words.
+fn validate(provider: Option<&str>, key: Option<&str>) -> Result<Option<Error>, Error> {
     writable::require("validate a key")?;
     let user = identity::acting_user(None, "validate a key")?;
     let installed = installed()?;
@@ -207,14 +228,27 @@ fn validate(provider: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
         return validate_saved(&installed, row, user);
     };
     let sealed = seal(&installed, &row.provider, Some(user), checked(Some(key))?)?;
-    Ok(check(&row, sealed)? == Verdict::Valid)
+    refusal_of(&row, sealed)
 }
 
-fn validate_saved(installed: &Installed, row: ProviderRow, user: String) -> Result<bool, Error> {
+fn refusal_of(row: &ProviderRow, key: SealedKey) -> Result<Option<Error>, Error> {
+    Ok(match check(row, key)? {
+        Verdict::Valid => None,
+        Verdict::Refused(refusal) => {
+            Some(Error::KeyRefused { provider: row.provider.name.clone(), refusal })
+        }
+    })
+}
+
+fn validate_saved(
+    installed: &Installed,
+    row: ProviderRow,
+    user: String,
+) -> Result<Option<Error>, Error> {
     let no_key = || Error::NoKey { provider: row.provider.name.clone() };
     let sealed = saved_key(installed, &row.provider, Some(&user))?.ok_or_else(no_key)?;
-    if check(&row, sealed.clone())? != Verdict::Valid {
-        return Ok(false);
+    if let Some(refused) = refusal_of(&row, sealed.clone())? {
+        return Ok(Some(refused));
     }
     let sql = installed.sql(
         "UPDATE @extschema@.user_api_providers SET last_validated_at = now()
@@ -228,7 +262,7 @@ fn validate_saved(installed: &Installed, row: ProviderRow, user: String) -> Resu
     })?;
     // A list of one's own may have changed.
     sync_soon(installed, row, sealed)?;
-    Ok(true)
+    Ok(None)
 }
 
 /// The active key of a user (`None`: the platform's) for a provider.

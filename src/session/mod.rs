@@ -22,6 +22,7 @@ mod locks;
 mod many;
 mod models;
 mod outbox;
+mod own_models;
 mod owner;
 #[cfg(feature = "pg_test")]
 mod pg_tests;

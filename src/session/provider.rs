@@ -21,11 +21,14 @@ pub struct ProviderRow {
     pub catalogue_format: String,
     pub price_unit: Option<Unit>,
     pub is_synced: bool,
+    /// Within the last hour.
+    pub is_fresh: bool,
 }
 
 const COLUMNS: &str = "
     SELECT p.id, p.name, p.api_standard, p.base_url, p.headers::text, p.models_url,
-        p.key_check_url, p.catalogue_format, p.last_synced_at IS NOT NULL, p.price_unit
+        p.key_check_url, p.catalogue_format, p.last_synced_at IS NOT NULL, p.price_unit,
+        coalesce(p.last_synced_at > clock_timestamp() - interval '1 hour', false)
     FROM @extschema@.api_providers AS p
     WHERE p.is_active";
 
@@ -75,6 +78,7 @@ struct Columns {
     catalogue_format: String,
     is_synced: bool,
     price_unit: String,
+    is_fresh: bool,
 }
 
 impl Columns {
@@ -90,6 +94,7 @@ impl Columns {
             catalogue_format: required(row, 8)?,
             is_synced: required(row, 9)?,
             price_unit: required(row, 10)?,
+            is_fresh: required(row, 11)?,
         })
     }
 
@@ -106,6 +111,7 @@ impl Columns {
             catalogue_format: self.catalogue_format,
             price_unit: Unit::parse(&self.price_unit)?,
             is_synced: self.is_synced,
+            is_fresh: self.is_fresh,
         })
     }
 }

@@ -3,11 +3,11 @@
 //!
 //! No role is ever taken on: what it may do is asked about it, by the rules that hold in SQL.
 
-use crate::core::front::gateway_key::KeyHash;
+use crate::core::front::gateway_key::{GatewayKey, KeyHash};
 use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
-use crate::gateway::task::{CallableModel, FoundKey, RouteAsked, Routed, Vouched};
+use crate::gateway::task::{CallableModel, Found, RouteAsked, Routed, Vouched};
 use crate::gateway_keys::{self, By};
 use crate::installed::Installed;
 use crate::protocol::Whose;
@@ -27,7 +27,7 @@ const TO_READ: &str = "(has_type_privilege(r.oid, $5, 'USAGE') OR has_type_privi
 const CALLABLE_MODELS: &str = include_str!("../../sql/statements/callable_models.sql");
 
 /// What the right to become a role is called: before version 16, every member has it.
-const SET: &str = if cfg!(feature = "pg15") { "MEMBER" } else { "SET" };
+pub const SET: &str = if cfg!(feature = "pg15") { "MEMBER" } else { "SET" };
 
 /// The function whose execution is the right to spend, in this very schema: one of the same name that somebody has
 /// put there takes other arguments.
@@ -100,21 +100,26 @@ fn has_right(
             let plan = Plan::prepare(client, &sql, &types)?;
             // By a snapshot of now, and not of before the generation was read.
             let rows = fresh::select(client, &plan, &arguments)?;
-            let Some(row) = rows.first() else { return Ok((None, None)) };
-            Ok((row.get::<bool>(1)?, row.get::<bool>(2)?))
+            let Some(row) = rows.first() else { return Ok((None, None, None)) };
+            Ok((row.get::<bool>(1)?, row.get::<bool>(2)?, row.get::<bool>(3)?))
         });
-        let (may_spend, is_admin) = rights.map_err(failed("see what a role may do"))?;
-        let (may_spend, is_admin) = (may_spend == Some(true), is_admin == Some(true));
-        Ok(Vouched { may_spend, is_admin: may_spend && is_admin, generation })
+        let (may_spend, is_admin, is_reached) = rights.map_err(failed("see what a role may do"))?;
+        let may_spend = may_spend == Some(true);
+        Ok(Vouched {
+            may_spend,
+            is_admin: may_spend && is_admin == Some(true),
+            is_reached: is_reached == Some(true),
+            generation,
+        })
     })
 }
 
 /// The gateway key of this hash, if it passes now.
-pub fn gateway_key(hash: KeyHash) -> Result<FoundKey, Error> {
+pub fn gateway_key(hash: KeyHash) -> Result<Found<GatewayKey>, Error> {
     answer("look for a gateway key", |installed| {
         let generation = route_cache::generation();
         let key = Spi::connect(|client| gateway_keys::find(client, installed, By::Hash(hash)))?;
-        Ok(FoundKey { key: key.map(Arc::new), generation })
+        Ok(Found { found: key.map(Arc::new), generation })
     })
 }
 

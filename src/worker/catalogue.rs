@@ -11,8 +11,8 @@ use crate::worker::statements::Statements;
 use pgrx::spi::{self, Spi};
 use uuid::Uuid;
 
-/// Stores the catalogue that everybody sees.
-pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched) {
+/// Stores the catalogue that everybody sees. Whether that came about.
+pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched) -> bool {
     let stored = process::transaction(|installed| {
         Spi::connect_mut(|client| {
             let provider = [pg_uuid(fetch.provider.id).into(), fetched.is_inferred.into()];
@@ -23,13 +23,14 @@ pub fn store(statements: &Statements, fetch: &CatalogueFetch, fetched: &Fetched)
             Ok(())
         })
     });
-    if let Err(failure) = stored {
+    if let Err(failure) = &stored {
         pgrx::warning!("aggregator: models of '{}' not stored: {failure:?}", fetch.provider.name);
     }
+    stored.is_ok()
 }
 
-/// Stores the list that a user's key gave.
-pub fn store_own(statements: &Statements, own: &UserModels) {
+/// Stores the list that a user's key gave. Likewise.
+pub fn store_own(statements: &Statements, own: &UserModels) -> bool {
     let stored = process::transaction(|installed| {
         Spi::connect_mut(|client| {
             let whose = [own.user_id.as_str().into(), pg_uuid(own.provider_id).into()];
@@ -40,9 +41,10 @@ pub fn store_own(statements: &Statements, own: &UserModels) {
             Ok(())
         })
     });
-    if let Err(failure) = stored {
+    if let Err(failure) = &stored {
         pgrx::warning!("aggregator: models of a user's key not stored: {failure:?}");
     }
+    stored.is_ok()
 }
 
 /// Writes the row of a key check or a sync.

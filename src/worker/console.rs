@@ -5,7 +5,7 @@ use crate::core::front::session::Session;
 use crate::database::failed;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
-use crate::gateway::task::FoundSession;
+use crate::gateway::task::Found;
 use crate::gateway_keys::hex;
 use crate::installed::Installed;
 use crate::route_cache;
@@ -28,12 +28,13 @@ const LASTS_S: i64 = 12 * 60 * 60;
 const NOT_AVAILABLE: &str = "55P03";
 
 /// The session with a token of this hash, if it passes now.
-pub fn find(token: Hash) -> Result<FoundSession, Error> {
+pub fn find(token: Hash) -> Result<Found<Session>, Error> {
     const ACTION: &str = "look for a session of the console";
     callers::answer(ACTION, |installed| {
         let generation = route_cache::generation();
         let session = Spi::connect(|client| -> spi::Result<_> {
-            let plan = Plan::prepare(client, &installed.sql(FIND), &[TEXTOID])?;
+            let sql = installed.sql(&FIND.replace("{SET}", callers::SET));
+            let plan = Plan::prepare(client, &sql, &[TEXTOID])?;
             let rows = fresh::select(client, &plan, &[hex(&token.0).into()])?;
             let session = rows.first().map(|row| {
                 Ok(Session {
@@ -47,7 +48,7 @@ pub fn find(token: Hash) -> Result<FoundSession, Error> {
             session.transpose()
         });
         let session = session.map_err(failed(ACTION))?;
-        Ok(FoundSession { session: session.map(Arc::new), generation })
+        Ok(Found { found: session.map(Arc::new), generation })
     })
 }
 
@@ -56,7 +57,7 @@ pub fn find(token: Hash) -> Result<FoundSession, Error> {
 pub fn sign_in(code: Hash, token: Hash) -> Result<Option<i64>, Error> {
     const ACTION: &str = "sign in to the console";
     let until = write(ACTION, |installed| {
-        let sql = installed.sql(SIGN_IN);
+        let sql = installed.sql(&SIGN_IN.replace("{SET}", callers::SET));
         let arguments = [hex(&code.0).into(), hex(&token.0).into(), LASTS_S.into()];
         Spi::connect_mut(|client| {
             let until = client.update(sql.as_str(), None, &arguments)?.next();

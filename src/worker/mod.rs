@@ -24,6 +24,7 @@ mod spending;
 mod statements;
 mod triggers;
 
+use crate::database;
 use crate::gateway::ledger::{self, Inbox};
 use crate::gateway::{Gateway, Handle};
 use crate::installed::{self, Installed, LIBRARY};
@@ -70,7 +71,7 @@ pub extern "C-unwind" fn aggregator_worker_main(argument: pg_sys::Datum) {
     let Some(_lock) = lock(database) else { return };
     let found = process::transaction(|installed| {
         let version = Spi::connect(|client| installed.version(client))?;
-        Ok((installed.clone(), version, process::database_name(database)))
+        Ok((installed.clone(), version, database::name(database)))
     });
     match found {
         Ok((_, version, _)) if version != LIBRARY => {

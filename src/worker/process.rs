@@ -336,18 +336,6 @@ impl Events {
     }
 }
 
-/// The name of a database, in a transaction. Empty: there is none.
-pub fn database_name(database: u32) -> String {
-    // SAFETY: a look-up of the catalog inside a transaction; gives a palloc'd C string, or NULL.
-    unsafe {
-        let name = pg_sys::get_database_name(database.into());
-        if name.is_null() {
-            return String::new();
-        }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
-    }
-}
-
 /// Reads the configuration again.
 pub fn reload() {
     // SAFETY: called between transactions, as every process does after SIGHUP.

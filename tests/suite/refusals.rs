@@ -112,6 +112,10 @@ async fn a_bad_key_is_one_whatever_the_status_that_says_so() {
         let validate = |key| format!("SELECT validate_provider_key('p1', '{key}')");
         assert_eq!(value(&root, &validate("bad-1")).await.unwrap(), "f", "{body}");
         assert_eq!(value(&root, &validate("sk-good-1")).await.unwrap(), "t", "{body}");
+        let check = |key| format!("SELECT is_valid, reason FROM check_provider_key('p1', '{key}')");
+        assert_eq!(rows(&root, &check("sk-good-1")).await, ["t|∅"], "{body}");
+        let told = rows(&root, &check("bad-1")).await.remove(0);
+        assert!(told.starts_with("f|") && told.contains(words), "{told}");
         let (code, message) = failure(&root, "SELECT save_provider_key('p1', 'bad-1')").await;
         assert_eq!(code, "PT401", "{body}: {message}");
         assert!(message.contains(words) && message.contains("Nothing was saved"), "{message}");

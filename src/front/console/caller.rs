@@ -69,6 +69,10 @@ async fn role_of_key(front: &Front, known: &Caller) -> Result<Result<String, Tol
     if !vouched.may_spend {
         return Err(of(Error::Forbidden { role, action: "use the console".to_owned() }));
     }
+    if !vouched.is_reached {
+        let message = "nobody can log in as the role that made this gateway key";
+        return Ok(Err(Told::forbidden(message, HINT)));
+    }
     if vouched.is_admin {
         let message = "the gateway key of an administrator opens no console";
         return Ok(Err(Told::forbidden(message, HINT)));

@@ -156,12 +156,12 @@ impl Desk {
                     self.used.insert(key);
                     inbox.wake.done();
                 }
-                Task::Catalogue(fetch, fetched) => {
-                    catalogue::store(&self.statements, &fetch, &fetched);
+                Task::Catalogue(fetch, fetched, reply) => {
+                    let _ = reply.send(catalogue::store(&self.statements, &fetch, &fetched));
                     inbox.wake.done();
                 }
-                Task::UserModels(own) => {
-                    catalogue::store_own(&self.statements, &own);
+                Task::UserModels(own, reply) => {
+                    let _ = reply.send(catalogue::store_own(&self.statements, &own));
                     inbox.wake.done();
                 }
                 Task::KeyChecked(checked) => {

@@ -3,6 +3,8 @@
 use crate::bed::{self, eventually, failure, rows, value};
 use crate::chat::HELLO;
 use crate::upstream::{Answer, Seen, Upstream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_postgres::Client;
 
 /// To each key its own list.
@@ -166,5 +168,87 @@ async fn what_a_users_key_showed_goes_with_the_key() {
     .await
     .unwrap();
     root.batch_execute("DELETE FROM api_providers WHERE name = 'list'").await.unwrap();
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_user_models").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn a_user_syncs_what_their_own_key_is_shown_and_not_without_end() {
+    let has_grown = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::raw({
+        let has_grown = has_grown.clone();
+        move |seen: &Seen| {
+            if seen.header("authorization") != Some("Bearer sk-alice") {
+                return Answer::json(401, r#"{"error":{"message":"no key"}}"#);
+            }
+            let ids: &[&str] = match has_grown.load(Ordering::Relaxed) {
+                false => &["gpt-big", "gpt-old"],
+                true => &["gpt-big", "gpt-new", "gpt-newer"],
+            };
+            let data: Vec<_> = ids.iter().map(|id| serde_json::json!({"id": id})).collect();
+            Answer::json(200, serde_json::json!({"data": data}).to_string())
+        }
+    })
+    .await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, &upstream).await;
+    let alice = with_key(&database, "alice", "sk-alice", "gpt-big,gpt-old").await;
+    let sync = "SELECT provider_name, total, added, removed, error FROM sync_own_models()";
+    has_grown.store(true, Ordering::Relaxed);
+    assert_eq!(rows(&alice, sync).await, ["list|3|2|1|∅"]);
+    assert_eq!(value(&alice, SEES).await.unwrap(), "gpt-big,gpt-new,gpt-newer");
+    assert_eq!(rows(&alice, sync).await, ["list|3|0|0|∅"]);
+    // It is theirs, and nobody else's.
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_models").await.unwrap(), "0");
+    let bob = database.rest("authenticated", Some("bob")).await;
+    assert!(rows(&bob, sync).await.is_empty());
+    for (provider, code) in [("list", "PT404"), ("nosuch", "PT404")] {
+        let named = format!("SELECT * FROM sync_own_models('{provider}')");
+        assert_eq!(failure(&bob, &named).await.0, code, "{provider}");
+    }
+    // As often as keys are checked, and no more often.
+    let asked = || upstream.seen().len();
+    let mut last = String::new();
+    for _ in 0..40 {
+        last = rows(&alice, sync).await.remove(0);
+        if last.starts_with("list|∅") {
+            break;
+        }
+    }
+    assert!(last.contains("key checks"), "{last}");
+    let before = asked();
+    assert_eq!(rows(&alice, sync).await.len(), 1);
+    assert_eq!(asked(), before);
+}
+
+#[tokio::test]
+async fn what_everybody_sees_is_fetched_without_a_users_key_and_once_an_hour() {
+    let has_grown = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::raw({
+        let has_grown = has_grown.clone();
+        move |_: &Seen| match has_grown.load(Ordering::Relaxed) {
+            false => Answer::json(200, r#"{"data": [{"id": "one"}]}"#),
+            true => Answer::json(200, r#"{"data": [{"id": "one"}, {"id": "two"}]}"#),
+        }
+    })
+    .await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, &upstream).await;
+    rows(&root, "SELECT sync_models('list')").await;
+    let alice = with_key(&database, "alice", "sk-alice", "one").await;
+    has_grown.store(true, Ordering::Relaxed);
+    let before = upstream.seen().len();
+    let sync = "SELECT provider_name, total, added, removed, error FROM sync_own_models('list')";
+    assert_eq!(rows(&alice, sync).await, ["list|1|0|0|∅"]);
+    assert_eq!(upstream.seen().len(), before);
+    root.batch_execute("UPDATE api_providers SET last_synced_at = now() - interval '2 hours'")
+        .await
+        .unwrap();
+    assert_eq!(rows(&alice, sync).await, ["list|2|1|0|∅"]);
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), before + 1);
+    assert_eq!(seen[before].header("authorization"), None);
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_models").await.unwrap(), "2");
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_user_models").await.unwrap(), "0");
 }

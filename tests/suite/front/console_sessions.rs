@@ -168,7 +168,7 @@ async fn no_code_passes_that_is_old_uncommitted_revoked_or_none() {
     // A page of another site asks for nothing, and the code is good still.
     for site in ["cross-site", "same-site"] {
         let foreign = post("session", json!({ "code": other })).header("sec-fetch-site", site);
-        assert_eq!(bed.send(&foreign).await.status, 400);
+        assert_eq!(bed.send(&foreign).await.status, 403);
     }
     let own = post("session", json!({ "code": other })).header("sec-fetch-site", "same-origin");
     assert_eq!(bed.send(&own).await.status, 200);
@@ -300,6 +300,72 @@ async fn a_session_has_the_rights_that_its_role_has_now() {
 }
 
 #[tokio::test]
+async fn a_session_lasts_while_its_login_may_log_in_and_become_its_role() {
+    let bed = bed().await;
+    bed.root
+        .batch_execute(
+            "CREATE ROLE console_login LOGIN; CREATE ROLE console_hat NOLOGIN; GRANT console_hat TO console_login;
+             SELECT aggregator_grant('console_login', 'user'), aggregator_grant('console_hat', 'user')",
+        )
+        .await
+        .unwrap();
+    let login = bed.database.user("console_login").await;
+    let plain = sign_in(&bed, &login).await;
+    let (_, plain_key) = create(&login, "'plain'").await;
+    login.batch_execute("SET ROLE console_hat").await.unwrap();
+    let hatted = sign_in(&bed, &login).await;
+    let (_, hatted_key) = create(&login, "'hatted'").await;
+    // A superuser may become anything, and what they opened so is theirs.
+    bed.root.batch_execute("SET ROLE console_hat").await.unwrap();
+    let of_root = sign_in(&bed, &bed.root).await;
+    bed.root.batch_execute("RESET ROLE").await.unwrap();
+    let statuses = async || {
+        let mut statuses = Vec::new();
+        for credential in [&plain, &plain_key, &hatted, &hatted_key, &of_root] {
+            statuses.push(me(&bed, credential).await.status);
+        }
+        statuses
+    };
+    assert_eq!(statuses().await, [200; 5]);
+    for (off, on, expected) in [
+        (
+            "ALTER ROLE console_login NOLOGIN",
+            "ALTER ROLE console_login LOGIN",
+            [401, 403, 401, 403, 200],
+        ),
+        (
+            "REVOKE console_hat FROM console_login",
+            "GRANT console_hat TO console_login",
+            [200, 200, 401, 403, 200],
+        ),
+    ] {
+        bed.root.batch_execute(off).await.unwrap();
+        assert_eq!(statuses().await, expected, "{off}");
+        // Nor does it chat.
+        assert_eq!(bed.send(&chat(&hatted)).await.status, 401, "{off}");
+        bed.root.batch_execute(on).await.unwrap();
+        assert_eq!(statuses().await, [200; 5], "{on}");
+    }
+    // A link that nobody has opened yet is good for nothing more than the session would be.
+    let unopened = code(&login).await;
+    bed.root.batch_execute("REVOKE console_hat FROM console_login").await.unwrap();
+    assert_eq!(told(&exchange(&bed, &unopened).await), refused());
+    drop(login);
+    let gone = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'console_login'";
+    eventually(&bed.root, gone, "0").await;
+    bed.root
+        .batch_execute("SELECT aggregator_revoke('console_login', 'user'); DROP ROLE console_login")
+        .await
+        .unwrap();
+    assert_eq!(statuses().await, [401, 401, 401, 403, 200]);
+    bed.root
+        .batch_execute("SELECT aggregator_revoke('console_hat', 'user'); DROP ROLE console_hat")
+        .await
+        .unwrap();
+    assert_eq!(statuses().await, [401; 5]);
+}
+
+#[tokio::test]
 async fn nobody_gets_a_link_as_somebody_else() {
     let bed = bed().await;
     bed.root
@@ -349,7 +415,7 @@ async fn nobody_gets_a_link_as_somebody_else() {
         "INSERT INTO aggregator_console_sessions (user_id, role, role_oid, is_anonymous, code_hash, code_expires_at)
          VALUES ('ben', 'authenticated', 'authenticated'::regrole, false, sha256('x'), now())",
         "SELECT id FROM aggregator_console_sessions FOR UPDATE",
-        "SELECT aggregator_store_console_code('ben', 10, false, sha256('x'), '1 min', 100)",
+        "SELECT aggregator_store_console_code('ben', 10, 10, false, sha256('x'), '1 min', 100)",
     ] {
         assert_eq!(failure(&ann, sql).await.0, "42501", "{sql}");
     }

@@ -111,6 +111,7 @@ pub const STATEMENTS: &[Statement] = &[
         "requests_per_minute", "tokens_per_minute", "user_id", "each_user", "provider", "model", "tag"
     ]),
     statement!(Post "sync" "sync.sql" ["provider"], true),
+    statement!(Post "sync-own" "sync_own.sql" ["provider"], true),
     statement!(Get "usage" "usage.sql" ["range", "provider", "user_id"]),
     statement!(Get "usage-by-user" "usage_by_user.sql" ["range", "provider", "user_id"]),
     statement!(Get "users" "users.sql" []),
