@@ -2,7 +2,11 @@
 // sessionStorage, and sent to where this page came from and nowhere else.
 
 const KEPT = 'aggregator.token'
-let token = sessionStorage.getItem(KEPT)
+/** A browser may keep nothing of what is in a frame of another site. */
+export const store = (() => {
+  try { return sessionStorage } catch { return null }
+})()
+let token = store?.getItem(KEPT) ?? null
 let onSignedOut = () => {}
 
 export class ApiError extends Error {
@@ -21,12 +25,13 @@ export class ApiError extends Error {
 }
 
 export const isSignedIn = () => token !== null
+export const credential = () => token
 export const whenSignedOut = (then) => { onSignedOut = then }
 
 export function keep(given) {
   token = given
-  if (given === null) sessionStorage.removeItem(KEPT)
-  else sessionStorage.setItem(KEPT, given)
+  if (given === null) store?.removeItem(KEPT)
+  else store?.setItem(KEPT, given)
 }
 
 async function failure(response) {
@@ -69,10 +74,13 @@ export async function send(path, { method = 'GET', body, signal, headers } = {})
   throw error
 }
 
+export function query(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => ![null, undefined, ''].includes(value))
+  return given.length ? `?${new URLSearchParams(given)}` : ''
+}
+
 export async function get(name, parameters = {}, options = {}) {
-  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== '')
-  const query = given.length ? `?${new URLSearchParams(given)}` : ''
-  return (await send(`api/${name}${query}`, options)).json()
+  return (await send(`api/${name}${query(parameters)}`, options)).json()
 }
 
 export async function post(name, body = {}, options = {}) {
@@ -94,7 +102,7 @@ export async function signOut() {
 }
 
 let known = null
-/** What of the providers and models several pages need, until something changes them. */
+/** Kept until something changes them. */
 export function models() {
   known ??= get('models').catch((error) => {
     known = null
@@ -103,3 +111,5 @@ export function models() {
   return known
 }
 export const forgetModels = () => { known = null }
+
+export const providerNames = () => get('providers').then(({ providers }) => providers.map((one) => [one.name, one.display_name]))

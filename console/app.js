@@ -2,7 +2,7 @@
 import { h, icon, show } from './dom.js'
 import * as api from './api.js'
 import { button, closeAll, problem, tell } from './ui.js'
-import { signIn, takeToken } from './signin.js'
+import { announce, listen, signIn, takeToken } from './signin.js'
 import { welcome } from './welcome.js'
 import { providers } from './providers.js'
 import { models } from './models.js'
@@ -35,7 +35,7 @@ function place() {
   return { name: path, query: new URLSearchParams(query) }
 }
 
-/** Takes a credential out of the address before anything else sees it. */
+/** Takes a credential out of the address. */
 function credential() {
   const given = new URLSearchParams(location.hash.replace(/^#/, ''))
   const found = { code: given.get('code'), accessToken: given.get('access_token') }
@@ -65,7 +65,7 @@ async function enter() {
   } catch (error) {
     if (!api.isSignedIn()) return signedOut(error)
     return alone(h('div.alone', {}, h('h1', {}, 'The console cannot start'), problem(error, enter),
-      button('Sign out', async () => { await api.signOut(); signedOut() })))
+      button('Sign out', async () => { await api.signOut(); signedOut(null) })))
   }
   frame()
   return go()
@@ -78,6 +78,8 @@ function signedOut(error) {
   closeAll()
   document.title = 'Sign in · aggregator'
   alone(signIn(error, enter))
+  // Whoever has signed out wants to be out.
+  if (error !== null) announce()
 }
 
 function alone(content) {
@@ -96,7 +98,7 @@ function frame() {
         h('p', {}, h('b', { title: me.user_id }, me.user_id), h('span', {}, me.is_admin ? 'Administrator' : me.kind === 'gateway_key' ? 'Gateway key, reading only' : 'User')),
         h('button.bare', { type: 'button', 'aria-label': 'Sign out', title: me.expires_at ? `Sign out (the session ends ${ago(me.expires_at).textContent})` : 'Sign out', onclick: async () => {
           await api.signOut()
-          signedOut()
+          signedOut(null)
         } }, icon('out')))))
   const fold = (isOpen) => {
     side.classList.toggle('open', isOpen)
@@ -128,7 +130,6 @@ function go() {
   const isSame = main.dataset.page === name
   main.dataset.page = name
   leave?.()
-  // What lies over the page that one leaves goes with it.
   closeAll()
   const page = { me, query: at.query, canWrite: me.can_write !== false, to, refresh, change: (...where) => { if (current === page) change(...where) } }
   current = page
@@ -147,15 +148,13 @@ function go() {
 }
 
 function to(name, query = {}) {
-  const kept = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== '')
-  const next = `#/${name}${kept.length ? `?${new URLSearchParams(kept)}` : ''}`
+  const next = `#/${name}${api.query(query)}`
   if (next === location.hash) go()
   else location.hash = next
 }
 
 function change(name, query) {
-  const kept = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== '')
-  history.replaceState(null, '', `#/${name}${kept.length ? `?${new URLSearchParams(kept)}` : ''}`)
+  history.replaceState(null, '', `#/${name}${api.query(query)}`)
 }
 
 async function refresh() {
@@ -166,6 +165,7 @@ async function refresh() {
 }
 
 api.whenSignedOut((error) => signedOut(error))
+listen(enter)
 addEventListener('hashchange', () => {
   // The link that skips to the content is no page.
   if (location.hash === '#main') {

@@ -4,7 +4,7 @@
 const SVG = 'http://www.w3.org/2000/svg'
 const DRAWN = new Set(['svg', 'g', 'path', 'rect', 'line', 'circle', 'text', 'title'])
 
-/** Makes an element. `tag` may name classes ("p.note"), `props` are attributes; those with `on` are listeners. */
+/** An element. `tag` may name classes ("p.note"); props with `on` are listeners. */
 export function h(tag, props, ...children) {
   const [name, ...classes] = tag.split('.')
   const drawn = DRAWN.has(name)
@@ -20,7 +20,7 @@ export function h(tag, props, ...children) {
     else element.setAttribute(key, given === true ? '' : given)
   }
   add(element, children)
-  // A select knows its value once its options are there; a button and an option have it as an attribute.
+  // A select knows its value once its options are there.
   if (value !== undefined) {
     if ('value' in element && !['BUTTON', 'OPTION', 'DATA', 'METER', 'PROGRESS'].includes(element.tagName)) element.value = value
     else element.setAttribute('value', value)

@@ -21,7 +21,7 @@ export function short(n) {
 /** A decimal of the database without the zeros at its end. */
 export const exact = (text) => (String(text).includes('.') ? String(text).replace(/\.?0+$/, '') : String(text))
 
-/** USD for the eye: cents, or as many digits as a small sum needs. Unknown is unpriced, never $0. */
+/** Cents, or as many digits as a small sum needs. Unknown is unpriced, never $0. */
 export function usd(text, unknown = 'unpriced') {
   if (text === null || text === undefined) return unknown
   const n = Number(text)

@@ -2,10 +2,10 @@
 import { add, h, icon, outward, show } from './dom.js'
 import * as api from './api.js'
 import { badge, busy, button, confirm, dialog, field, input, problem, tell, toggle } from './ui.js'
-import { ago } from './format.js'
+import { ago, plural } from './format.js'
 import { secret, trimmed } from './signin.js'
 
-/** Whether an error says that the provider was not reached, or could not tell; the key may be good all the same. */
+/** Whether the key may be good all the same. */
 const isUnknown = (error) => error.status === 0 || error.status >= 500 || error.status === 429
 
 export function addKey(provider, page, changed, { platform = false } = {}) {
@@ -24,13 +24,13 @@ export function addKey(provider, page, changed, { platform = false } = {}) {
       footer.querySelector('button').focus()
       await page.refresh()
       changed()
-      if (provider.models === 0) await fetched(provider, state, changed)
+      if (provider.models === 0) await fetched(provider, state, changed, platform ? 'sync' : 'sync-own')
     }
     const store = async (key, unchecked) => {
       if (platform) {
         if (!unchecked) {
-          const { status } = await api.post('check-key', { provider: provider.name, key })
-          if (status !== 'valid') throw new api.ApiError(424, { message: 'It does not say why.', code: 'key_refused', sqlstate: 'PT401' })
+          const { status, message } = await api.post('check-key', { provider: provider.name, key })
+          if (status !== 'valid') throw new api.ApiError(424, { message, code: 'key_refused', sqlstate: 'PT401' })
         }
         return api.post('save-platform-key', { provider: provider.name, key })
       }
@@ -81,23 +81,15 @@ const host = (url) => {
   try { return new URL(url).host } catch { return 'the provider' }
 }
 
-/** After the first key of a provider its models are fetched, which takes a moment. */
-async function fetched(provider, state, changed) {
+async function fetched(provider, state, changed, how) {
   const note = h('p.waiting', {}, 'Fetching its models…')
   add(state, [note])
-  for (let turn = 0; turn < 8; turn += 1) {
-    await new Promise((done) => { setTimeout(done, 600) })
-    const { providers } = await api.get('providers')
-    const now = providers.find((one) => one.name === provider.name)
-    if (now?.models) {
-      api.forgetModels()
-      show(note, `${now.models} models are listed.`)
-      note.classList.remove('waiting')
-      changed()
-      return
-    }
-  }
-  note.remove()
+  const { providers: [one] } = await api.post(how, { provider: provider.name })
+    .catch((error) => ({ providers: [{ error: error.message }] }))
+  note.classList.remove('waiting')
+  show(note, one.error ?? `${plural(one.models, 'model')} listed.`)
+  api.forgetModels()
+  changed()
 }
 
 export function manageKey(provider, page, changed) {
@@ -113,10 +105,10 @@ export function manageKey(provider, page, changed) {
       const again = button('Validate again', () => busy(again, async () => {
         show(result, h('p.waiting', {}, `Asking ${provider.display_name}…`))
         try {
-          const { status } = await api.post('check-key', { provider: provider.name, key: null })
+          const { status, message } = await api.post('check-key', { provider: provider.name, key: null })
           show(result, status === 'valid'
             ? h('div.line.good', {}, icon('check'), h('p', {}, 'Valid: the provider takes the key.'))
-            : h('div.line.bad', {}, icon('warn'), h('p', {}, 'The provider refuses the key. Replace it.')))
+            : h('div.line.bad', {}, icon('warn'), h('div', {}, h('p', {}, 'The provider refuses the key. Replace it.'), h('p.quote', {}, message))))
           await after()
         } catch (error) {
           show(result, problem(error))

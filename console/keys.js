@@ -1,7 +1,7 @@
 // Gateway keys: what programs show over HTTP that hold no user's token.
 import { h } from './dom.js'
 import * as api from './api.js'
-import { badge, button, confirm, copyButton, dialog, empty, field, form, heading, input, load, meter, select, skeleton, tell, toggle } from './ui.js'
+import { badge, button, confirm, copyButton, dialog, empty, field, form, heading, input, load, meter, select, skeleton, tell, toggle, whole } from './ui.js'
 import { ago, count, time, usd } from './format.js'
 
 export const PERIODS = [['hour', 'an hour'], ['day', 'a day'], ['week', 'a week'], ['month', 'a month'], ['total', 'in all']]
@@ -78,8 +78,8 @@ function create(fresh) {
     const models = h('textarea', { rows: '2', placeholder: 'openai/gpt-4o-mini, anthropic/*', spellcheck: 'false' })
     const limit = input({ inputmode: 'decimal', placeholder: 'no limit' })
     const period = select(PERIODS, 'month')
-    const requests = input({ type: 'number', min: '1', inputmode: 'numeric', placeholder: 'no limit' })
-    const tokens = input({ type: 'number', min: '1', inputmode: 'numeric', placeholder: 'no limit' })
+    const requests = whole()
+    const tokens = whole()
     const expires = input({ type: 'date', min: new Date(Date.now() + 86400000).toISOString().slice(0, 10) })
     const tags = input({ placeholder: 'agents, team a' })
     return form([

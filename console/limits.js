@@ -1,7 +1,7 @@
 // Budgets and rate limits: what may be spent, what is, and what was warned of.
 import { h } from './dom.js'
 import * as api from './api.js'
-import { badge, button, confirm, dialog, empty, field, form, heading, input, load, meter, select, skeleton, table, tell } from './ui.js'
+import { badge, button, confirm, dialog, empty, field, form, heading, input, load, meter, select, skeleton, table, tell, whole } from './ui.js'
 import { ago, count, short, usd } from './format.js'
 import { numberOf, PERIODS, perPeriod } from './keys.js'
 
@@ -95,8 +95,8 @@ const sameScope = (rule, given, keys) => keys.every((key) => (rule[key] ?? null)
 function budget(fresh, rule) {
   dialog(rule ? 'Change the budget' : 'New budget', (close) => {
     const dollars = input({ inputmode: 'decimal', value: rule?.limit_usd ? String(Number(rule.limit_usd)) : '', autofocus: true, placeholder: 'no limit' })
-    const tokens = input({ type: 'number', min: '0', inputmode: 'numeric', value: rule?.limit_tokens ?? '', placeholder: 'no limit' })
-    const requests = input({ type: 'number', min: '0', inputmode: 'numeric', value: rule?.limit_requests ?? '', placeholder: 'no limit' })
+    const tokens = whole(rule?.limit_tokens, { min: '0' })
+    const requests = whole(rule?.limit_requests, { min: '0' })
     const period = select(PERIODS, rule?.period ?? 'month')
     const action = select([['block', 'refuse what does not fit'], ['warn', 'only warn']], rule?.action ?? 'block')
     const keys = select([['', 'as is usual'], ['platform', 'the platform’s keys'], ['own', 'users’ own keys'], ['all', 'all keys']], rule?.keys ?? '')
@@ -123,8 +123,8 @@ function budget(fresh, rule) {
 
 function rateLimit(fresh, rule) {
   dialog(rule ? 'Change the rate limit' : 'New rate limit', (close) => {
-    const requests = input({ type: 'number', min: '1', inputmode: 'numeric', value: rule?.requests_per_minute ?? '', autofocus: true, placeholder: 'no limit' })
-    const tokens = input({ type: 'number', min: '1', inputmode: 'numeric', value: rule?.tokens_per_minute ?? '', placeholder: 'no limit' })
+    const requests = whole(rule?.requests_per_minute, { autofocus: true })
+    const tokens = whole(rule?.tokens_per_minute)
     const about = scoped(rule)
     return form([h('div.pair', {}, field('Requests per minute', requests, { optional: true }), field('Tokens per minute', tokens, { optional: true })), about.fields], 'Save', async () => {
       const given = about.value()

@@ -93,7 +93,7 @@ export function models(page) {
   mine.addEventListener('change', (event) => { wanted.mine = event.target.checked ? '1' : ''; draw() })
   add(tools, [field('Search', search, { wide: true }), provider, field('Can', can), mine])
   fresh()
-  return h('div', {}, heading('Models', 'What can be called, and the price of a million tokens in USD.', page.me.is_admin && syncButton()), result, tools, place)
+  return h('div', {}, heading('Models', 'What can be called, and the price of a million tokens in USD.', syncButton()), result, tools, place)
 }
 
 async function sync(place, page, fresh) {
@@ -103,15 +103,17 @@ async function sync(place, page, fresh) {
   try {
     const { providers } = await api.get('providers')
     const active = providers.filter((one) => one.is_active)
-    // Whose list nobody would be shown without a key, and there is none, is left out.
-    const known = active.filter((one) => one.last_synced_at || one.is_spendable || one.has_platform_key || one.type === 'aggregator')
-    const asked = known.length ? known : active
+    // Users sync with keys of their own. Whose list nobody would be shown without a key, and there is none, is left out.
+    const all = page.me.is_admin
+    const known = active.filter((one) => (all ? one.last_synced_at || one.is_spendable || one.has_platform_key || one.type === 'aggregator' : one.own_key?.is_active))
+    const asked = known.length || !all ? known : active
+    if (!asked.length) return show(place, problem({ message: 'You have no key of your own.', hint: 'What the platform pays for is synced by administrators.' }))
     const rows = []
     progress.max = asked.length
     for (const [at, one] of asked.entries()) {
       show(label, `${at + 1} of ${asked.length}: ${one.display_name}…`)
       try {
-        const answer = await api.post('sync', { provider: one.name })
+        const answer = await api.post(all ? 'sync' : 'sync-own', { provider: one.name })
         rows.push(...answer.providers.map((row) => ({ ...row, display_name: one.display_name })))
       } catch (error) {
         if (!api.isSignedIn()) throw error
@@ -121,9 +123,9 @@ async function sync(place, page, fresh) {
     }
     await page.refresh()
     await fresh()
-    show(place, synced(rows, () => show(place)))
+    return show(place, synced(rows, () => show(place)))
   } catch (error) {
-    show(place, problem(error))
+    return show(place, problem(error))
   }
 }
 

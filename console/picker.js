@@ -1,5 +1,4 @@
-// Choosing a model: a combobox with a listbox in groups, by the ARIA authoring practices. Everything works by
-// keyboard; the list shows as many as one can look through, and typing narrows it down.
+// Choosing a model: a combobox with a listbox in groups, by the ARIA authoring practices.
 import { h, icon, show } from './dom.js'
 import { badge, unique } from './ui.js'
 import { context, price } from './format.js'

@@ -1,7 +1,7 @@
 // Asking a model, with the answer as it comes and what it cost.
 import { h, show } from './dom.js'
 import * as api from './api.js'
-import { button, copyButton, dialog, empty, field, heading, input, load, problem, select, skeleton, unique, whisper } from './ui.js'
+import { button, copyButton, dialog, empty, field, heading, input, load, problem, select, skeleton, unique, whisper, whole } from './ui.js'
 import { count, money, ms } from './format.js'
 import { picker } from './picker.js'
 import { LANGUAGES, snippet } from './snippets.js'
@@ -10,7 +10,7 @@ const LAST = 'aggregator.playground'
 
 function remembered() {
   try {
-    return JSON.parse(sessionStorage.getItem(LAST)) ?? {}
+    return JSON.parse(api.store.getItem(LAST)) ?? {}
   } catch {
     return {}
   }
@@ -57,7 +57,7 @@ function room(page, list) {
   const choose = picker(list, set.model, (value) => { set.model = value; keep() })
   const system = h('textarea', { rows: '3', value: set.system, placeholder: 'Be brief.' })
   const temperature = input({ type: 'number', min: '0', max: '2', step: '0.1', value: set.temperature, placeholder: 'default', inputmode: 'decimal' })
-  const most = input({ type: 'number', min: '1', step: '1', value: set.most, placeholder: 'default', inputmode: 'numeric' })
+  const most = whole(set.most, { placeholder: 'default' })
   const log = h('div.talk', { role: 'log', 'aria-live': 'off', 'aria-label': 'Conversation', tabindex: '0' })
   const text = h('textarea', { rows: '2', placeholder: 'Ask something', 'aria-label': 'Message', id: 'message' })
   const go = button('Send', null, { type: 'submit', kind: 'main', sign: 'send' })
@@ -69,7 +69,7 @@ function room(page, list) {
     set.system = system.value
     set.temperature = temperature.value
     set.most = most.value
-    sessionStorage.setItem(LAST, JSON.stringify(set))
+    api.store?.setItem(LAST, JSON.stringify(set))
   }
 
   function request(next) {
@@ -185,7 +185,7 @@ function room(page, list) {
   return root
 }
 
-/** What the usage log says of it, once it is settled: a moment after the end. */
+/** What the usage log says of it, a moment after the end. */
 async function settled(place, id, { ended, first }) {
   let row = null
   for (let turn = 1; id && turn < 20 && (row === null || row.status === 'pending'); turn += 1) {

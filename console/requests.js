@@ -1,7 +1,7 @@
 // The usage log, newest first: every request that left. Prompts and answers are not in it.
 import { h } from './dom.js'
 import * as api from './api.js'
-import { button, copyButton, dialog, empty, field, heading, input, load, pages, select, skeleton } from './ui.js'
+import { button, copyButton, dialog, empty, field, heading, input, load, pages, select, selectOf, skeleton } from './ui.js'
 import { count, exact, figure, money, ms, precise } from './format.js'
 import { statusBadge } from './usage.js'
 
@@ -20,16 +20,8 @@ export function requests(page) {
 
 function filters(asked, page, seesAll) {
   const set = (name) => (event) => page.to('requests', { ...asked, [name]: event.target.value.trim() })
-  const provider = select([['', 'All'], ...(asked.provider ? [[asked.provider, asked.provider]] : [])], asked.provider ?? '', { id: 'requests-provider', onchange: set('provider') })
-  const key = select([['', 'All'], ...(asked.key ? [[asked.key, asked.key]] : [])], asked.key ?? '', { id: 'requests-key', onchange: set('key') })
-  const fill = (control, current, list) => {
-    for (const [value, text] of list) {
-      if (value === current) control.querySelector(`option:nth-child(2)`).textContent = text
-      else control.append(h('option', { value }, text))
-    }
-  }
-  api.get('providers').then(({ providers }) => fill(provider, asked.provider, providers.map((one) => [one.name, one.display_name])), () => {})
-  api.get('gateway-keys').then(({ keys }) => fill(key, asked.key, keys.map((one) => [one.id, `${one.name} …${one.hint}`])), () => {})
+  const provider = selectOf('All', asked.provider, api.providerNames(), { id: 'requests-provider', onchange: set('provider') })
+  const key = selectOf('All', asked.key, api.get('gateway-keys').then(({ keys }) => keys.map((one) => [one.id, `${one.name} …${one.hint}`])), { id: 'requests-key', onchange: set('key') })
   return h('div.filters', { role: 'search' },
     field('Status', select([['', 'All'], ...STATUSES.map((one) => [one, one])], asked.status ?? '', { id: 'requests-status', onchange: set('status') })),
     field('Provider', provider),

@@ -1,4 +1,4 @@
-// Signing in: by the link of console_url(), a gateway key, or an access token of one's own application.
+// Signing in: by a link, a gateway key, or an access token.
 import { h, icon, show } from './dom.js'
 import * as api from './api.js'
 import { busy, button, copyButton, field, input, problem } from './ui.js'
@@ -66,6 +66,26 @@ function claims(token) {
   } catch {
     return {}
   }
+}
+
+const listed = document.querySelector('meta[name=origins]').content.split(' ').filter(Boolean)
+const other = globalThis.opener ?? (parent === globalThis ? null : parent)
+
+/** Tells the page that has this one in a frame, or has opened it, if it is of a listed origin. */
+export function announce() {
+  for (const origin of other ? listed : []) other.postMessage({ aggregator: 'ready' }, origin)
+}
+
+/** Takes an access token from it, and later ones of the same user. */
+export function listen(enter) {
+  addEventListener('message', ({ source, origin, data }) => {
+    const token = data?.access_token
+    if (source !== other || !listed.includes(origin) || !/^[\w-]+(\.[\w-]+){2}$/.test(typeof token === 'string' ? token : '')) return
+    const before = api.credential()
+    if (before !== null && !(claims(before).sub && claims(before).sub === claims(token).sub)) return
+    api.keep(token)
+    if (before === null) enter()
+  })
 }
 
 /** A token that came in the address: a stranger's link must not sign anybody in unasked. */

@@ -61,7 +61,7 @@ export async function copy(text, what) {
 }
 
 export function problem(error, retry) {
-  return h('div.problem', {},
+  return h('div.line.bad.problem', {},
     icon('warn'),
     h('div', {},
       h('p', {}, error.message),
@@ -108,8 +108,22 @@ export function field(label, control, { hint, wide, optional } = {}) {
 
 export const input = (props = {}) => h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', ...props })
 
+export const whole = (value, props = {}) => input({ type: 'number', min: '1', inputmode: 'numeric', placeholder: 'no limit', value, ...props })
+
 export function select(options, value, props = {}) {
   return h('select', { value, ...props }, options.map(([key, label]) => h('option', { value: key }, label)))
+}
+
+/** A select whose options come later; what is chosen is there at once. */
+export function selectOf(all, chosen, fetching, props) {
+  const control = select([['', all], ...(chosen ? [[chosen, chosen]] : [])], chosen ?? '', props)
+  fetching.then((list) => {
+    for (const [value, text] of list) {
+      if (value === chosen) control.options[1].textContent = text
+      else control.append(h('option', { value }, text))
+    }
+  }, () => {})
+  return control
 }
 
 export function toggle(label, checked, props = {}) {
@@ -121,10 +135,7 @@ export function tabs(label, choices, current) {
     h('a', { href, 'aria-current': key === current ? 'page' : null }, text)))
 }
 
-/**
- * A table that is a list of cards on a phone. Columns: label, cell(row), and num, main, wide or rare (gone where
- * there is no room).
- */
+/** A table, on a phone a list of cards. Columns: label, cell(row), and num, main, act or rare (gone where it is narrow). */
 export function table(caption, columns, rows, { onrow, bars } = {}) {
   const kind = (column) => [column.num && 'num', column.main && 'main', column.rare && 'rare', column.act && 'act'].filter(Boolean).join(' ')
   return h('table', { role: 'table' },
@@ -149,7 +160,7 @@ export function table(caption, columns, rows, { onrow, bars } = {}) {
     })))
 }
 
-/** A table of which the rows come a page at a time; `fetch(next)` gives the rows after these, and where they end. */
+/** A table in pages; `fetch(next)` gives the next rows, and what comes after them. */
 export function pages(caption, columns, rows, next, onrow, fetch) {
   const holder = h('div.panel.flush', {}, table(caption, columns, rows, { onrow }))
   const foot = h('div.row.middle', {})
@@ -180,7 +191,7 @@ export function meter(spent, limit, words, label) {
     'aria-valuenow': String(Math.round(100 * Math.min(share, 1))), 'aria-valuetext': words }, h('span', {}, words), bar(share, kind))
 }
 
-/** A dialog over the page. `draw(close)` gives what is in it; it is gone when it is closed. */
+/** A dialog over the page; `draw(close)` gives what is in it. */
 export function dialog(title, draw, { kind = '', onclose } = {}) {
   const id = unique('title')
   const box = h('dialog', { class: kind, 'aria-labelledby': id })
@@ -225,7 +236,7 @@ export function confirm(title, text, action, work) {
   }, { kind: 'narrow' })
 }
 
-/** A form in a dialog: `work` saves it, and what it throws is shown above the buttons. */
+/** A form in a dialog: what `work` throws is shown above the buttons. */
 export function form(fields, action, work, close) {
   const wrong = h('div', { 'aria-live': 'polite' })
   const save = button(action, null, { type: 'submit', kind: 'main' })
@@ -242,7 +253,7 @@ export function form(fields, action, work, close) {
   } }, fields, wrong, h('div.foot', {}, button('Cancel', close), save))
 }
 
-/** Saves rows as a file; a text that a spreadsheet would compute is kept a text. */
+/** Saves a file, in which a text that a spreadsheet would compute is kept a text. */
 export function csv(name, columns, rows) {
   const cell = (value) => {
     const text = value === null || value === undefined ? '' : String(value)

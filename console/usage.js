@@ -1,7 +1,7 @@
 // What was used and what it cost: the numbers of usage_summary() and its kin.
 import { h } from './dom.js'
 import * as api from './api.js'
-import { badge, button, csv, empty, field, heading, input, load, select, skeleton, table, tabs, unique } from './ui.js'
+import { badge, button, csv, empty, field, heading, input, load, selectOf, skeleton, table, tabs, unique } from './ui.js'
 import { count, exact, figure, money, ms, percent, plural, short, usd } from './format.js'
 import { bars } from './chart.js'
 
@@ -31,15 +31,10 @@ export function usage(page) {
     filters(asked, page, seesAll), place)
 }
 
-const address = (asked) => `#/usage?${new URLSearchParams(Object.entries(asked).filter(([key, value]) => value && !(key === 'by' && value === 'tokens')))}`
+const address = (asked) => `#/usage${api.query({ ...asked, by: asked.by === 'tokens' ? null : asked.by })}`
 
 function filters(asked, page, seesAll) {
-  const provider = select([['', 'All providers'], ...(asked.provider ? [[asked.provider, asked.provider]] : [])], asked.provider ?? '', { id: 'usage-provider',
-    onchange: () => page.to('usage', { ...asked, by: null, provider: provider.value }) })
-  api.get('providers').then(({ providers: list }) => {
-    const others = list.filter((one) => one.name !== asked.provider)
-    provider.append(...others.map((one) => h('option', { value: one.name }, one.display_name)))
-  }, () => {})
+  const provider = selectOf('All providers', asked.provider, api.providerNames(), { id: 'usage-provider', onchange: () => page.to('usage', { ...asked, by: null, provider: provider.value }) })
   if (!seesAll) return h('div.filters', {}, field('Provider', provider))
   const names = unique('users')
   const list = h('datalist', { id: names })

@@ -36,6 +36,11 @@ BEGIN
         WHERE c.conrelid = '@extschema@.aggregator_budgets'::pg_catalog.regclass AND c.contype = 'u');
 END
 $upgrade$;
+-- The response cache. Under its name each partition has the constraint as well, with the rows checked once more.
+ALTER TABLE @extschema@.aggregator_models ADD COLUMN shares_cache boolean NOT NULL DEFAULT false;
+ALTER TABLE @extschema@.aggregator_usage_logs DROP CONSTRAINT aggregator_usage_logs_cost_source_check;
+ALTER TABLE @extschema@.aggregator_usage_logs ADD CONSTRAINT aggregator_usage_logs_cost_source_check
+    CHECK (cost_source IN ('upstream', 'computed', 'incomplete', 'unpriced', 'cached'));
 -- Rules about gateway keys and tags.
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN gateway_key_id uuid;
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN tag text CHECK (tag <> '');
@@ -1416,6 +1421,59 @@ CREATE TABLE @extschema@.aggregator_hidden_tokens (
     PRIMARY KEY (provider_id, model_id)
 );
 
+CREATE OR REPLACE VIEW @extschema@.aggregator_provider_health WITH (security_invoker = true) AS
+WITH calls AS (
+    SELECT log.provider_id,
+        log.model_id,
+        count(*) AS calls,
+        count(*) FILTER (WHERE log.status = 'error') AS errors,
+        count(*) FILTER (WHERE log.http_status = 429) AS rate_limited,
+        percentile_disc(0.5) WITHIN GROUP (ORDER BY log.latency_ms) FILTER (WHERE log.status = 'success') AS p50_latency_ms,
+        percentile_disc(0.95) WITHIN GROUP (ORDER BY log.latency_ms) FILTER (WHERE log.status = 'success') AS p95_latency_ms,
+        (array_agg(log.error_code ORDER BY log.created_at DESC) FILTER (WHERE log.status = 'error'))[1] AS last_error,
+        max(log.created_at) FILTER (WHERE log.status = 'error') AS last_error_at
+    FROM @extschema@.aggregator_usage_logs AS log
+    WHERE log.created_at >= now() - interval '24 hours'
+      AND log.status <> 'pending'
+      -- Which asked nobody.
+      AND log.cost_source IS DISTINCT FROM 'cached'
+    GROUP BY log.provider_id, log.model_id
+),
+-- A key or a provider that cools does so for each of its models.
+cooling AS (
+    SELECT cold.provider_id, cold.model_id, max(cold.cooling_until) AS cooling_until,
+        (array_agg(cold.reason ORDER BY cold.noted_at DESC))[1] AS reason,
+        max(cold.noted_at) AS noted_at
+    FROM @extschema@.aggregator_cooling AS cold
+    WHERE cold.cooling_until > now()
+      -- A key that was saved again since is another key.
+      AND NOT EXISTS (
+          SELECT FROM @extschema@.user_api_providers AS k
+          WHERE k.id = cold.user_provider_id AND k.updated_at > cold.noted_at AND cold.cooling_until = 'infinity'
+      )
+    GROUP BY cold.provider_id, cold.model_id
+)
+SELECT p.id AS provider_id,
+    p.name AS provider_name,
+    seen.model_id,
+    coalesce(calls.calls, 0) AS calls,
+    coalesce(calls.errors, 0) AS errors,
+    coalesce(calls.rate_limited, 0) AS rate_limited,
+    calls.p50_latency_ms,
+    calls.p95_latency_ms,
+    greatest(own.cooling_until, whole.cooling_until) AS cooling_until,
+    coalesce(calls.last_error, own.reason, whole.reason) AS last_error,
+    coalesce(calls.last_error_at, own.noted_at, whole.noted_at) AS last_error_at
+FROM (
+    SELECT provider_id, model_id FROM calls
+    UNION
+    SELECT provider_id, model_id FROM cooling
+) AS seen
+JOIN @extschema@.api_providers AS p ON p.id = seen.provider_id
+LEFT JOIN calls ON calls.provider_id = seen.provider_id AND calls.model_id = seen.model_id
+LEFT JOIN cooling AS own ON own.provider_id = seen.provider_id AND own.model_id = seen.model_id
+LEFT JOIN cooling AS whole ON whole.provider_id = seen.provider_id AND whole.model_id IS NULL;
+
 -- What a row counts against a budget, pending or settled: what it cost where that is certain, else
 -- the upper bound that was reserved for it, or what is known if that is more. No single row counts
 -- without end: what was beyond the bound of its request counts as the bound, and what had none as
@@ -1510,7 +1568,8 @@ BEGIN
             coalesce(sum(sign * latency_ms), 0) AS latency_ms_sum,
             coalesce(sum(sign) FILTER (WHERE time_to_first_token_ms IS NOT NULL), 0) AS first_tokens,
             coalesce(sum(sign * time_to_first_token_ms), 0) AS first_token_ms_sum,
-            coalesce(sum(sign * sent), 0) AS budget_requests,
+            -- What the cache has answered asks nothing of a provider.
+            coalesce(sum(sign * sent) FILTER (WHERE cost_source IS DISTINCT FROM 'cached'), 0) AS budget_requests,
             coalesce(sum(sign * counted_tokens), 0) AS budget_tokens,
             coalesce(sum(sign * cost_estimate), 0) AS cost,
             coalesce(sum(sign * counted_cost), 0) AS budget_cost,
@@ -1518,7 +1577,7 @@ BEGIN
             coalesce(
                 @extschema@.aggregator_sum_histograms(@extschema@.aggregator_latency_histogram(latency_ms, sign)),
                 array_fill(0, ARRAY[24])) AS latency,
-            coalesce(sum(sign * sent) FILTER (WHERE is_own_key), 0) AS own_requests,
+            coalesce(sum(sign * sent) FILTER (WHERE is_own_key AND cost_source IS DISTINCT FROM 'cached'), 0) AS own_requests,
             coalesce(sum(sign * counted_tokens) FILTER (WHERE is_own_key), 0) AS own_tokens,
             coalesce(sum(sign * counted_cost) FILTER (WHERE is_own_key), 0) AS own_cost
         FROM changed
@@ -1794,7 +1853,11 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_cost IS 'Of budget_cos
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine, and answers of the response cache.';
+
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine, and answers of the response cache.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
@@ -1854,9 +1917,9 @@ BEGIN
         coalesce(sum(sign * (changed.log).prompt_tokens), 0),
         coalesce(sum(sign * (changed.log).completion_tokens), 0),
         coalesce(sum(sign * (changed.log).total_tokens), 0),
-        sum(sign * counted.requests),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_source IS DISTINCT FROM 'cached'), 0),
         sum(sign * counted.tokens),
-        coalesce(sum(sign * counted.requests) FILTER (WHERE counted.is_own_key), 0),
+        coalesce(sum(sign * counted.requests) FILTER (WHERE counted.is_own_key AND (changed.log).cost_source IS DISTINCT FROM 'cached'), 0),
         coalesce(sum(sign * counted.tokens) FILTER (WHERE counted.is_own_key), 0),
         coalesce(sum(sign * (changed.log).cost_estimate), 0),
         sum(sign * counted.cost),
@@ -3412,6 +3475,90 @@ COMMENT ON FUNCTION @extschema@.aggregator_sweep_console_sessions() IS 'Deletes 
 COMMENT ON FUNCTION @extschema@.aggregator_store_console_code(text, oid, oid, boolean, bytea, interval, bigint) IS
     'Stores the code of a link to the console; false: the role may not chat. Internal.';
 
+CREATE UNLOGGED TABLE @extschema@.aggregator_cache (
+    -- Keyed by a master key: of the request, whose it is, and who answered (src/gateway/cache).
+    print       bytea       PRIMARY KEY CHECK (octet_length(print) = 32),
+    user_id     text        NOT NULL,
+    provider_id uuid        NOT NULL,
+    model_id    text        NOT NULL,
+    is_shared   boolean     NOT NULL,
+    answer      bytea       NOT NULL,
+    size        integer     NOT NULL CHECK (size > 0),
+    created_at  timestamptz NOT NULL,
+    expires_at  timestamptz NOT NULL
+);
+
+CREATE INDEX ON @extschema@.aggregator_cache (user_id);
+
+-- The oldest go first; those that are no longer good go by themselves.
+CREATE INDEX ON @extschema@.aggregator_cache (created_at) INCLUDE (size);
+
+CREATE INDEX ON @extschema@.aggregator_cache (expires_at);
+
+-- What the cache has answered, and what that would have cost. Its rows of the ledger are the source, so that a hit
+-- costs no sum of its own.
+CREATE FUNCTION @extschema@.usage_cache(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
+RETURNS TABLE (
+    provider_name text,
+    model_id      text,
+    hits          bigint,
+    saved_cost    numeric,
+    saved_tokens  bigint,
+    unpriced_hits bigint
+)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_report record;
+BEGIN
+    SELECT * INTO v_report FROM @extschema@.aggregator_report(p_range, p_provider, p_user_id);
+    RETURN QUERY
+    SELECT coalesce(p.name, hit.provider_id::text),
+        hit.model_id,
+        count(*),
+        @extschema@.aggregator_known_cost(
+            sum((hit.metadata ->> 'saved_cost')::numeric),
+            count(hit.metadata ->> 'saved_cost')::numeric,
+            (count(*) - count(hit.metadata ->> 'saved_cost'))::numeric),
+        coalesce(sum((hit.metadata ->> 'saved_tokens')::bigint), 0)::bigint,
+        count(*) - count(hit.metadata ->> 'saved_cost')
+    FROM @extschema@.aggregator_usage_logs AS hit
+    LEFT JOIN @extschema@.api_providers AS p ON p.id = hit.provider_id
+    WHERE hit.cost_source = 'cached'
+      AND hit.created_at >= v_report.since
+      AND (v_report.all_users OR hit.user_id = v_report.user_id)
+      AND (v_report.provider IS NULL OR hit.provider_id = v_report.provider)
+    GROUP BY p.name, hit.provider_id, hit.model_id
+    ORDER BY 4 DESC NULLS LAST, 3 DESC, 1, 2;
+END
+$$;
+
+COMMENT ON TABLE @extschema@.aggregator_cache IS 'Answers that are kept for calls that ask the same, sealed. Of its columns users see those that say which entries they have.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.print IS 'By which the answer is found: of the request, of whose it is and of who answered, keyed by a master key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.user_id IS 'Whose call was answered by the provider.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.provider_id IS 'Who answered.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.model_id IS 'The model that was asked.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.is_shared IS 'Whether it answers other users too (aggregator_models.shares_cache).';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.answer IS 'The answer, sealed by a master key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.size IS 'Bytes that count against aggregator.cache_size.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.created_at IS 'When it was kept.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cache.expires_at IS 'Until when it is good.';
+
+COMMENT ON COLUMN @extschema@.aggregator_models.shares_cache IS 'Whether an answer of the platform''s key to one user may answer others who ask the same. They can tell, by time and cost, that somebody has asked that.';
+
+COMMENT ON FUNCTION @extschema@.usage_cache(text, text, text) IS
+    'Calls that the response cache has answered in the last day, week or month, by model, and what they would have cost. PT400, PT404.';
+
 CREATE FUNCTION @extschema@.aggregator_routes_changed() RETURNS trigger
 LANGUAGE c
 AS 'MODULE_PATHNAME', 'aggregator_routes_changed_wrapper';
@@ -3427,7 +3574,7 @@ CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, p
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, pricing,
-    context_window, max_output_tokens, is_available ON @extschema@.aggregator_models
+    context_window, max_output_tokens, is_available, shares_cache ON @extschema@.aggregator_models
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_user_models
@@ -3510,6 +3657,8 @@ SELECT used.start AS day,
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage.cost_source IS 'upstream, computed, incomplete, unpriced or cached.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage.gateway_key_id IS 'The gateway key that it came with, if any.';
 
@@ -3610,6 +3759,9 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.served_model IS 'The model t
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_computed IS 'USD by the catalogue''s prices, kept beside a reported cost; else the same as cost_estimate.';
 
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_source IS
+    'upstream: reported; computed: by the catalogue''s prices; incomplete: usage or some price is missing; unpriced: no price is known; cached: the response cache has answered, for nothing.';
+
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
 
 COMMENT ON COLUMN @extschema@.aggregator_jobs.gateway_key_id IS 'The gateway key that it was submitted with, if any; once that is revoked, it is not run.';
@@ -3708,6 +3860,7 @@ BEGIN
         ('user', 'SELECT (id, user_id, role, is_anonymous, code_expires_at, expires_at, revoked_at, created_at)', ARRAY[
             'aggregator_console_sessions'
         ]),
+        ('user', 'SELECT (user_id, provider_id, model_id, is_shared, size, created_at, expires_at)', ARRAY['aggregator_cache']),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
         ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
@@ -3738,6 +3891,7 @@ BEGIN
             'usage_by_status(text, text, text)',
             'usage_by_key(text, text, text)',
             'usage_by_tag(text, text, text)',
+            'usage_cache(text, text, text)',
             'usage_dashboard(text, text, text)',
             -- What those and the views call under the caller's rights.
             'aggregator_acting_user(text)',
@@ -4452,6 +4606,7 @@ BEGIN
     DELETE FROM @extschema@.aggregator_console_sessions WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = p_user_id;
 END
@@ -4470,7 +4625,8 @@ BEGIN
     DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_cooling WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = p_user_id;
-    -- Once more: a list may have come while calls were being ended.
+    -- Once more: a list, or an answer, may have come while calls were being ended.
+    DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id, tags = NULL WHERE user_id = p_user_id;
     GET DIAGNOSTICS v_kept = ROW_COUNT;
@@ -4817,12 +4973,18 @@ ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE @extschema@.aggregator_console_sessions ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE @extschema@.aggregator_cache ENABLE ROW LEVEL SECURITY;
+
 -- A model of one's own may have a name that is nobody else's business.
 CREATE POLICY seen ON @extschema@.aggregator_user_models FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
 
 CREATE POLICY seen ON @extschema@.aggregator_key_checks FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
+
+-- Which entries somebody has; what is in them, nobody reads.
+CREATE POLICY seen ON @extschema@.aggregator_cache FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()));
 
 CREATE POLICY seen ON @extschema@.aggregator_quarantine FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_admin()));
@@ -4865,6 +5027,9 @@ COMMENT ON FUNCTION @extschema@.sync_models(text) IS
 
 COMMENT ON FUNCTION @extschema@.sync_own_models(text) IS
     'Brings the models that the caller is shown up to date, of one provider, or of all at which they have a key of their own. What everybody sees is fetched with the platform''s key or none, once an hour at the most; what a provider lists to the caller''s key alone, as often as keys are checked. One row per provider; one that fails has its error. PT403; PT404: no such provider, or no key there.';
+
+COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
+    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream, tags, cache (ttl, refresh, no_store). PT400 to PT504.';
 
 COMMENT ON FUNCTION @extschema@.embed(text, text, jsonb, text, text) IS
     'The embedding of a text: the numbers of its vector. NULL and '''' give NULL, and nothing is sent. options: dimensions, user, encoding_format as the provider is asked (base64, or float), extra_body, timeout_ms (120000), max_retries (2), tags. Falls back to other providers of the same model alone. PT400 to PT504; PT501: the provider has no embeddings.';
@@ -4974,6 +5139,11 @@ ALTER TABLE @extschema@.aggregator_gateway_keys
 ALTER TABLE @extschema@.aggregator_console_sessions
     ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN role SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_cache ALTER COLUMN answer SET STORAGE EXTERNAL;
+ALTER TABLE @extschema@.aggregator_cache
+    ALTER COLUMN print SET STATISTICS 0,
+    ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN answer SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

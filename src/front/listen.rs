@@ -1,5 +1,6 @@
 //! Listening: at the address that is set, or trying to, for as long as it is set.
 
+use crate::core::front::console::origins;
 use crate::core::front::place::Place;
 use crate::front::connection::{self, Peer};
 use crate::front::listener::{Listener, Stream};
@@ -94,7 +95,10 @@ impl Door {
     fn obey(&mut self) {
         // Whoever has other keys of tokens knows nobody that the last ones did.
         let http = &self.front.shared.settings().http;
-        for problem in self.front.callers.reload(http) {
+        let (_, problems) = origins::read(&http.console_origins);
+        let problems =
+            problems.iter().map(|problem| format!("aggregator.console_origins: {problem}"));
+        for problem in self.front.callers.reload(http).into_iter().chain(problems) {
             log(&self.front, problem);
         }
         if let Err(problem) = &http.proxies {

@@ -50,13 +50,19 @@ pub async fn answer(
         Some(_) => find(&parts, peer, http),
         None => Err(Failure::refused(&Refused::Busy)),
     };
-    let dialect = dialect(found.as_ref().ok(), &parts.headers);
+    let dialect = match is_console {
+        true => Dialect::Console,
+        false => dialect(found.as_ref().ok(), &parts.headers),
+    };
     let (began, route) = (Instant::now(), found.as_ref().ok().cloned());
     let answered = match found {
         Ok(route) => serve(front, route, &parts, peer, body, id, dialect).await,
         Err(failure) => Err(failure),
     };
-    let mut response = answered.unwrap_or_else(|failure| reply::failure(&failure, dialect, id));
+    let mut response = answered.unwrap_or_else(|failure| match is_console {
+        true => console::failure(&failure, &parts, http, id),
+        false => reply::failure(&failure, dialect, id),
+    });
     front.metrics.answered(route.as_ref(), response.status().as_u16(), began.elapsed());
     let id = id.to_string();
     for name in ["x-request-id", "request-id"] {
@@ -66,7 +72,7 @@ pub async fn answer(
     }
     reply::add(&mut response, "x-content-type-options", "nosniff");
     match is_console {
-        true => console::finish(&mut response),
+        true => console::finish(&mut response, http),
         false => cors::finish(&mut response, &asked, &http.origins),
     }
     response.map(|body| Counting::new(body, counted))
@@ -134,7 +140,6 @@ fn check_host(parts: &Parts, peer: Peer, http: &Http) -> Result<(), Failure> {
 fn dialect(route: Option<&Route>, headers: &HeaderMap) -> Dialect {
     match route {
         Some(Route::Messages | Route::CountTokens) => Dialect::Anthropic,
-        Some(Route::ConsoleApi(_)) => Dialect::Console,
         Some(Route::Models | Route::Model(_)) | None
             if headers.contains_key("anthropic-version") =>
         {

@@ -284,6 +284,7 @@ mod tests {
                 anonymous_users: AnonymousUsers::Refuse,
                 tags_from_metadata: false,
                 console: true,
+                console_origins: vec![],
             },
         })
         .unwrap()

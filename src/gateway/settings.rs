@@ -61,6 +61,8 @@ pub struct Http {
     pub tags_from_metadata: bool,
     /// Whether the console is served.
     pub console: bool,
+    /// Origins whose pages may have it in a frame or open it, as they are listed.
+    pub console_origins: Vec<String>,
 }
 
 /// What users may do who have signed in without saying who they are, as Supabase's tokens tell.

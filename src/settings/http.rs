@@ -25,6 +25,7 @@ static HTTP_MAX_BODY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 static CONSOLE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CONSOLE_BASE_URL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
+static CONSOLE_ORIGINS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TAGS_FROM_METADATA: GucSetting<bool> = GucSetting::<bool>::new(false);
 static JWT_SECRET_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static JWT_AUDIENCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -138,6 +139,14 @@ fn register_console() {
         GucContext::Sighup,
         GucFlags::default(),
     );
+    GucRegistry::define_string_guc(
+        c"aggregator.console_origins",
+        c"Origins whose pages may show the console in a frame or open it, and sign users in there, separated by commas.",
+        c"They post an access token to it. Empty: none, and no page has it in a frame.",
+        &CONSOLE_ORIGINS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
 }
 
 /// Settings of what comes over HTTP.
@@ -214,6 +223,7 @@ pub fn of(database: &str) -> gateway::Http {
         anonymous_users: anonymous_users(),
         tags_from_metadata: TAGS_FROM_METADATA.get(),
         console: CONSOLE.get(),
+        console_origins: list(&CONSOLE_ORIGINS),
     }
 }
 

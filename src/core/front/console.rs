@@ -2,5 +2,6 @@
 //! Nothing of a request becomes part of a statement's text.
 
 pub mod arguments;
+pub mod origins;
 pub mod statements;
 pub mod told;

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::front::Front;
 use crate::front::body;
 use crate::front::console::caller::{ConsoleCaller, Kind};
-use crate::front::console::is_of_this_site;
+use crate::front::console::{is_of_this_site, other_site};
 use crate::front::reply::{self, Body};
 use crate::protocol::clerk::Principal;
 use http::request::Parts;
@@ -66,7 +66,7 @@ fn find(parts: &Parts, name: &str) -> Result<&'static Statement, Failure> {
 
 fn check_rights(parts: &Parts, statement: &Statement, caller: &ConsoleCaller) -> Result<(), Told> {
     if !is_of_this_site(&parts.headers) {
-        return Err(Told::forbidden("a page of another site may not use the console", None));
+        return Err(other_site());
     }
     // One that leaks could make itself another one, without limits.
     if statement.writes() && matches!(caller.kind, Kind::GatewayKey) {

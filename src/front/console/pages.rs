@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::LazyLock;
 
@@ -62,17 +63,29 @@ pub fn redirect() -> Response<Body> {
     response
 }
 
+/// Where the page says who may sign somebody in by posting to it.
+const ORIGINS: &str = r#"<meta name="origins" content="">"#;
+
 /// The file of this name; without one, the page. `None`: there is no such file.
-pub fn answer(name: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+pub fn answer(name: &str, headers: &HeaderMap, origins: &[String]) -> Option<Response<Body>> {
     let place = match name {
         "" => 0,
         name => FILES.iter().position(|file| file.name == name)?,
     };
     let (file, tag) = (FILES.get(place)?, TAGS.get(place)?);
+    let (bytes, tag) = match place == 0 && !origins.is_empty() {
+        true => {
+            let page = with_origins(file.bytes, origins);
+            let tag = self::tag(page.as_bytes());
+            (Bytes::from(page), Cow::Owned(tag))
+        }
+        false => (Bytes::from_static(file.bytes), Cow::Borrowed(tag)),
+    };
+    let tag: &str = &tag;
     let mut response = match is_known(headers, tag) {
         true => reply::empty(StatusCode::NOT_MODIFIED),
         false => {
-            let mut response = Response::new(Body::Whole(Bytes::from_static(file.bytes)));
+            let mut response = Response::new(Body::Whole(bytes));
             set(&mut response, CONTENT_TYPE, content_type(file.name));
             response
         }
@@ -80,6 +93,12 @@ pub fn answer(name: &str, headers: &HeaderMap) -> Option<Response<Body>> {
     set(&mut response, ETAG, tag);
     set(&mut response, CACHE_CONTROL, "no-cache");
     Some(response)
+}
+
+fn with_origins(page: &[u8], origins: &[String]) -> String {
+    // What an origin is made of means nothing in HTML.
+    let listed = ORIGINS.replace("\"\"", &format!("\"{}\"", origins.join(" ")));
+    String::from_utf8_lossy(page).replace(ORIGINS, &listed)
 }
 
 /// Whether whoever asks has it already. A proxy that compresses marks what it passes on as weak.
@@ -122,6 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn the_page_says_whose_pages_may_sign_in() {
+        let page = |origins: &[String]| {
+            let response = answer("", &HeaderMap::new(), origins).unwrap();
+            let tag = response.headers()[ETAG].to_str().unwrap().to_owned();
+            let Body::Whole(bytes) = response.into_body() else { panic!("no page") };
+            (String::from_utf8(bytes.to_vec()).unwrap(), tag)
+        };
+        let origins = ["https://a.example".to_owned(), "http://localhost:3000".to_owned()];
+        let ((without, of_nobody), (with, of_two)) = (page(&[]), page(&origins));
+        assert!(without.contains(ORIGINS));
+        assert!(with.contains(r#"content="https://a.example http://localhost:3000""#), "{with}");
+        assert_ne!(of_nobody, of_two);
+    }
+
+    #[test]
     fn what_is_known_is_not_sent_again() {
         let tag = TAGS[0].clone();
         let status = |known: &[&str]| {
@@ -129,7 +163,7 @@ mod tests {
             for value in known {
                 headers.append(IF_NONE_MATCH, HeaderValue::from_str(value).unwrap());
             }
-            answer("", &headers).unwrap().status().as_u16()
+            answer("", &headers, &[]).unwrap().status().as_u16()
         };
         let weak = format!("W/{tag}");
         let listed = format!("\"x\", {weak}, \"y\"");
@@ -140,6 +174,6 @@ mod tests {
         for known in [&[][..], &[""], &["\"x\""], &[bare], &[&TAGS[1]]] {
             assert_eq!(status(known), 200, "{known:?}");
         }
-        assert!(answer("nothing.js", &HeaderMap::new()).is_none());
+        assert!(answer("nothing.js", &HeaderMap::new(), &[]).is_none());
     }
 }

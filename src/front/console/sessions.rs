@@ -1,6 +1,6 @@
 //! `/console/api/session`: the code of a link is exchanged for a token, and a token given back.
 
-use super::is_of_this_site;
+use super::{api, is_of_this_site, other_site};
 use crate::core::calendar::rfc3339;
 use crate::core::front::failure::{Failure, Refused, Sent};
 use crate::core::front::opaque::RANDOM_BYTES;
@@ -31,8 +31,7 @@ pub async fn answer(
 ) -> Result<Response<Body>, Failure> {
     let (method, path) = (parts.method.as_str(), parts.uri.path());
     if !is_of_this_site(&parts.headers) {
-        let message = "a page of another site may not use the console";
-        return Err(Failure::of(&Error::bad_request(message), Sent::Nothing));
+        return Ok(api::response(other_site()));
     }
     match parts.method {
         Method::POST => sign_in(front, parts, peer, body).await,

@@ -17,7 +17,7 @@ const PATIENCE = 60000
 const faults = []
 
 /** A page of its own, with nothing of other pages in it. */
-export async function page({ width = 1280, height = 860, dark = false } = {}) {
+export async function page({ width = 1280, height = 860, dark = false, also = [] } = {}) {
   const context = await browser.newContext({
     viewport: { width, height },
     colorScheme: dark ? 'dark' : 'light',
@@ -30,7 +30,13 @@ export async function page({ width = 1280, height = 860, dark = false } = {}) {
     globalThis.violations = []
     addEventListener('securitypolicyviolation', (event) => globalThis.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`))
   })
-  const made = await context.newPage()
+  const origins = [new URL(BASE).origin, ...also]
+  context.on('page', (made) => watch(made, origins))
+  return context.newPage()
+}
+
+/** Notes what a page does that it must not. `origins`: whom it may ask. */
+function watch(made, origins) {
   // A machine that has much else to do is slow.
   made.setDefaultTimeout(PATIENCE)
   made.on('pageerror', (error) => faults.push(`error: ${error.stack}`))
@@ -45,9 +51,8 @@ export async function page({ width = 1280, height = 860, dark = false } = {}) {
   })
   made.on('request', (request) => {
     const url = new URL(request.url())
-    if (url.protocol !== 'blob:' && url.origin !== new URL(BASE).origin) faults.push(`request: ${request.url()}`)
+    if (url.protocol !== 'blob:' && !origins.includes(url.origin)) faults.push(`request: ${request.url()}`)
   })
-  return made
 }
 
 /** Once the page has what it was to fetch, and has drawn it. */

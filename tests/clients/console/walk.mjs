@@ -7,6 +7,8 @@ import { BASE, accessible, becomes, close, go, nothingForeign, page, settled, wh
 
 const { CONSOLE_USER, CONSOLE_ADMIN } = process.env
 const HTTP = new URL('../v1', BASE).href
+/** Has the provider refuse every key, or not any more. */
+const refuse = (it) => fetch(`${process.env.CONSOLE_PROVIDER}/refuse/${it}`)
 const GOOD = 'sk-good-walk-0123456789'
 after(close)
 
@@ -89,12 +91,17 @@ test('a key that works is saved, and its models are fetched; what was pasted alo
   await dialog.getByRole('button', { name: 'Check and save' }).click()
   await dialog.getByText('Valid: OpenRouter takes this key. Saved.').waitFor()
   await becomes(() => field.inputValue(), '')
-  await dialog.getByText(/models are listed/).waitFor()
+  await dialog.getByText(/models listed/).waitFor()
   await accessible(user, 'saved')
   await dialog.getByRole('button', { name: 'Done' }).click()
   await user.getByRole('button', { name: 'Manage OpenRouter' }).click()
   await user.getByRole('dialog').getByRole('button', { name: 'Validate again' }).click()
   await user.getByText('Valid: the provider takes the key.').waitFor()
+  // What the provider says when it does not any more.
+  await refuse(true)
+  await user.getByRole('dialog').getByRole('button', { name: 'Validate again' }).click()
+  await user.getByRole('dialog').locator('.quote').getByText('Incorrect API key <img src=x onerror="globalThis.ran=1">').waitFor()
+  await refuse(false)
   await accessible(user, 'manage')
   await user.getByRole('spinbutton', { name: 'Priority' }).fill('7')
   await user.getByRole('dialog').getByRole('button', { name: 'Save' }).click()
@@ -111,7 +118,15 @@ test('an administrator syncs, and is told what came of it', async () => {
   assert.match(await admin.locator('.sync').textContent(), /could not be reached/)
   await accessible(admin, 'synced')
   await nothingForeign(admin, 'synced')
-  assert.equal(await user.getByRole('button', { name: 'Sync' }).count(), 0)
+})
+
+test('a user syncs what their own key is shown', async () => {
+  await go(user, 'models')
+  await user.getByRole('button', { name: 'Sync' }).click()
+  const said = user.locator('.sync .line')
+  await said.waitFor()
+  await becomes(() => said.textContent(), /^4 models: 0 new, 0 gone$/)
+  await accessible(user, 'own sync')
 })
 
 test('models are found by what they are called, and say so where they have no price', async () => {

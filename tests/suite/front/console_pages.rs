@@ -126,6 +126,38 @@ async fn nothing_of_a_page_is_anybody_elses() {
 }
 
 #[tokio::test]
+async fn what_is_not_there_is_a_page_for_a_browser_and_json_for_others() {
+    let bed = Bed::new().await;
+    for (path, up) in [
+        ("/console/nosuch", "./"),
+        ("/console/nosuch.js", "./"),
+        ("/console/no/such", "../"),
+        ("/console/a/b/", "../../"),
+        ("/console/%2e%2e/", "../"),
+    ] {
+        let request = Request::new("GET", path).header("accept", "text/html,*/*;q=0.8");
+        let answered = bed.send(&request).await;
+        let kind = answered.header("content-type");
+        assert_eq!((answered.status, kind), (404, Some("text/html; charset=utf-8")), "{path}");
+        assert!(answered.body.contains(&format!("href=\"{up}app.css\"")), "{answered:?}");
+        assert!(!answered.body.contains("nosuch"), "{answered:?}");
+        assert_eq!(answered.header("content-security-policy"), Some(POLICY));
+        assert_eq!(answered.header("cache-control"), Some("no-store"));
+    }
+    // Whoever asks for data is told in the form of the console's own.
+    for (method, path, accept) in [
+        ("GET", "/console/nosuch", "*/*"),
+        ("GET", "/console/api/nosuch/x", "text/html"),
+        ("GET", "/console/api", "text/html"),
+        ("GET", "/console/api/", "text/html"),
+    ] {
+        let answered = bed.send(&Request::new(method, path).header("accept", accept)).await;
+        assert_eq!((answered.status, answered.code().as_str()), (404, "unknown_path"), "{path}");
+        assert_eq!(answered.json()["error"]["sqlstate"], "PT404", "{answered:?}");
+    }
+}
+
+#[tokio::test]
 async fn switched_off_it_is_not_there() {
     let own = Own::start("console_off", "aggregator.console = off").await;
     let address = format!("http://127.0.0.1:{}", own.port);

@@ -1,12 +1,14 @@
 //! The pages of the console, in a browser: walked through, looked at, and attacked by what providers and users say.
 
-use super::{Bed, token};
+use super::own::Own;
+use super::{Bed, free_port, token};
 use crate::bed::{failure, quoted, rows, value, var};
-use crate::supabase::{are_there, clients};
+use crate::supabase::{are_there, clients, skipped};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -15,9 +17,14 @@ use tokio_postgres::Client;
 /// A name that is code where it is not taken for text.
 const HOSTILE: &str = r#"<img src=x onerror="globalThis.ran=1">"#;
 
-/// A provider that lists models, takes keys that begin with sk-good, and streams.
-fn provider(seen: &Seen) -> Answer {
-    let takes = seen.header("authorization").is_some_and(|key| key.starts_with("Bearer sk-good"));
+/// A provider that lists models, takes keys that begin with sk-good, unless it is told to refuse all of them, and streams.
+fn provider(refuses: &AtomicBool, seen: &Seen) -> Answer {
+    if let Some((_, it)) = seen.path.split_once("/refuse/") {
+        refuses.store(it == "true", Ordering::Relaxed);
+        return Answer::json(200, "{}");
+    }
+    let takes = !refuses.load(Ordering::Relaxed)
+        && seen.header("authorization").is_some_and(|key| key.starts_with("Bearer sk-good"));
     if seen.path.ends_with("/models") {
         return Answer::json(200, json!({"data": listed()}).to_string());
     }
@@ -47,6 +54,11 @@ fn provider(seen: &Seen) -> Answer {
         _ if streams => Answer::streams(&["re: ", &text], Duration::from_millis(20), Some(USAGE)),
         _ => Answer::says(&format!("re: {text}"), USAGE),
     }
+}
+
+async fn started() -> Upstream {
+    let refuses = AtomicBool::new(false);
+    Upstream::raw(move |seen| provider(&refuses, seen)).await
 }
 
 /// Models, one of them without a price, and one with a name that is code.
@@ -94,20 +106,21 @@ async fn link(bed: &Bed, role: &str, user: &str) -> String {
 
 fn chromium() -> Option<String> {
     let there = var("AGGREGATOR_CHROMIUM");
-    if there.is_empty() {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "CI skips nothing");
-        eprintln!("SKIPPED: there is no chromium here");
+    if !there.is_empty() {
+        return are_there().then_some(there);
     }
-    (are_there() && !there.is_empty()).then_some(there)
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "CI skips nothing");
+    skipped("there is no chromium here");
+    None
 }
 
 /// Runs a script, each check of which has to pass, and gives back how many there were.
-async fn run(bed: &Bed, chromium: &str, script: &str, variables: &[(&str, &str)]) -> usize {
+async fn run(port: u16, chromium: &str, script: &str, variables: &[(&str, &str)]) -> usize {
     let mut command = Command::new(var("AGGREGATOR_NODE"));
     command
         .args(["--test-reporter=tap", script])
         .current_dir(clients().join("console"))
-        .env("CONSOLE_URL", format!("http://127.0.0.1:{}/console/", bed.port))
+        .env("CONSOLE_URL", format!("http://127.0.0.1:{port}/console/"))
         .env("AGGREGATOR_CHROMIUM", chromium)
         .envs(variables.iter().copied())
         .kill_on_drop(true);
@@ -122,7 +135,7 @@ async fn run(bed: &Bed, chromium: &str, script: &str, variables: &[(&str, &str)]
 #[tokio::test]
 async fn a_user_and_an_administrator_walk_through_it() {
     let Some(chromium) = chromium() else { return };
-    let upstream = Upstream::raw(provider).await;
+    let upstream = started().await;
     let bed = ready(&upstream).await;
     bed.root
         .batch_execute(
@@ -138,8 +151,13 @@ async fn a_user_and_an_administrator_walk_through_it() {
         .unwrap();
     let user = link(&bed, "authenticated", "u-walk").await;
     let admin = link(&bed, "service_role", "u-boss").await;
-    let links = [("CONSOLE_USER", user.as_str()), ("CONSOLE_ADMIN", admin.as_str())];
-    assert_eq!(run(&bed, &chromium, "walk.mjs", &links).await, 17);
+    let provider = upstream.base_url();
+    let links = [
+        ("CONSOLE_USER", user.as_str()),
+        ("CONSOLE_ADMIN", admin.as_str()),
+        ("CONSOLE_PROVIDER", provider.as_str()),
+    ];
+    assert_eq!(run(bed.port, &chromium, "walk.mjs", &links).await, 18);
     // What was stopped was cut off at the provider, too.
     let calls = "SELECT status, count(*) FROM aggregator_usage_logs WHERE user_id = 'u-walk' GROUP BY 1 ORDER BY 1";
     assert_eq!(rows(&bed.root, calls).await, ["cancelled|1", "error|1", "success|2"]);
@@ -175,7 +193,7 @@ async fn fill(root: &Client) {
 #[tokio::test]
 async fn every_page_is_fit_to_be_seen_by_everybody_and_runs_nothing_of_strangers() {
     let Some(chromium) = chromium() else { return };
-    let upstream = Upstream::raw(provider).await;
+    let upstream = started().await;
     let bed = ready(&upstream).await;
     let user = bed.database.rest("authenticated", Some("u-walk")).await;
     let admin = bed.database.rest("service_role", Some("u-boss")).await;
@@ -230,12 +248,31 @@ async fn every_page_is_fit_to_be_seen_by_everybody_and_runs_nothing_of_strangers
     let pictures = PathBuf::from(var("AGGREGATOR_TREE")).join(".build/screenshots");
     let variables =
         [("CONSOLE_LINKS", links.as_str()), ("CONSOLE_PICTURES", pictures.to_str().unwrap())];
-    assert_eq!(run(&bed, &chromium, "pictures.mjs", &variables).await, looks);
+    assert_eq!(run(bed.port, &chromium, "pictures.mjs", &variables).await, looks);
+}
+
+#[tokio::test]
+async fn an_application_that_is_listed_signs_its_user_in_and_no_other_does() {
+    let Some(chromium) = chromium() else { return };
+    let app = free_port().await;
+    let listed = format!("aggregator.console_origins = 'http://127.0.0.1:{app}'");
+    let own = Own::start("console_embed", &listed).await;
+    let token = token::of("u-1");
+    let next = token::with(token::claims("u-1"), json!({"jti": "another"}));
+    let other = token::of("u-2");
+    let app = app.to_string();
+    let variables = [
+        ("CONSOLE_APP", app.as_str()),
+        ("CONSOLE_TOKEN", token.as_str()),
+        ("CONSOLE_NEXT_TOKEN", next.as_str()),
+        ("CONSOLE_OTHER_TOKEN", other.as_str()),
+    ];
+    assert_eq!(run(own.port, &chromium, "embed.mjs", &variables).await, 4);
 }
 
 #[tokio::test]
 async fn the_pages_say_what_the_reports_say() {
-    let upstream = Upstream::raw(provider).await;
+    let upstream = started().await;
     let bed = ready(&upstream).await;
     fill(&bed.root).await;
     let user = bed.database.rest("authenticated", Some("u-walk")).await;
