@@ -2,7 +2,7 @@
 # Figures, next to what they are a ratio to in the same run. Arguments: the benches to run, by name.
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
-[ $# = 0 ] && set -- overhead cache front console many stream jobs cancel sync usage
+[ $# = 0 ] && set -- overhead cache front console many embed stream jobs cancel sync usage
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
 # One bench compares with a function in PL/Python: Debian's, put into the private copy.

@@ -1,6 +1,8 @@
 //! A stand-in upstream that costs little beside what is measured: it does not look at requests and
 //! keeps nothing. What becomes of a request it tells as it happens.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +17,8 @@ pub enum Manner {
     Late(Duration),
     /// With a stream of so many chunks, and a pause before each but the first.
     Drip(usize, Duration),
+    /// With an embedding of so many numbers for each input, after so long.
+    Embeds(Duration, usize),
     /// Never.
     Stall,
 }
@@ -105,6 +109,12 @@ async fn serve(
                 }
                 stream.write_all(answer.as_bytes()).await?;
             }
+            Manner::Embeds(pause, dimensions) => {
+                let due = tokio::time::Instant::now() + pause;
+                let answer = embeddings(&request, dimensions);
+                tokio::time::sleep_until(due).await;
+                stream.write_all(answer.as_bytes()).await?;
+            }
             Manner::Drip(chunks, pause) => {
                 stream.write_all(STREAM.as_bytes()).await?;
                 for i in 0..chunks {
@@ -142,6 +152,24 @@ fn is_whole(request: &[u8]) -> bool {
 
 fn answer() -> String {
     let body = r#"{"id":"gen-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}}"#;
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// As many embeddings as the request has inputs: numbers that are all the same, as base64.
+fn embeddings(request: &[u8], dimensions: usize) -> String {
+    let head = request.windows(4).position(|end| end == b"\r\n\r\n").unwrap_or_default();
+    let body: serde_json::Value = serde_json::from_slice(&request[head + 4..]).expect("JSON");
+    let inputs = body["input"].as_array().map_or(1, Vec::len);
+    let vector = BASE64_STANDARD.encode(0.5_f32.to_le_bytes().repeat(dimensions));
+    let items: Vec<String> = (0..inputs)
+        .map(|index| format!(r#"{{"object":"embedding","index":{index},"embedding":"{vector}"}}"#))
+        .collect();
+    let usage = format!(r#"{{"prompt_tokens":{0},"total_tokens":{0}}}"#, 3 * inputs);
+    let body =
+        format!(r#"{{"object":"list","model":"e","data":[{}],"usage":{usage}}}"#, items.join(","));
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
