@@ -48,7 +48,8 @@ pub fn in_answer(answer: &str, signs: Signs<'_>, key: Option<&str>) -> Option<Re
     beside_choices(answer, signs, key)
 }
 
-fn beside_choices(answer: &str, signs: Signs<'_>, key: Option<&str>) -> Option<Refusal> {
+/// The error of an answer whose `choices` say nothing of it.
+pub fn beside_choices(answer: &str, signs: Signs<'_>, key: Option<&str>) -> Option<Refusal> {
     if let Some(error) = signs.error.filter(|error| !is_nothing(error)) {
         return Some(refusal::inside_200(error.get(), key));
     }

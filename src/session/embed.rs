@@ -1,6 +1,5 @@
 //! Embeddings from SQL: of one text, and of many in one statement, sent so many at a time.
 
-use crate::answer::Answer;
 use crate::core::embedding::answer::numbers;
 use crate::core::embedding::batch::{is_too_large, ranges};
 use crate::core::embedding::{LONGEST_INPUT, MOST_PER_REQUEST, MOST_PER_STATEMENT};
@@ -14,7 +13,6 @@ use crate::session::raise::{or_raise, raise};
 use crate::session::request::{Resolved, no_time, usable_ms};
 use pgrx::prelude::*;
 use std::collections::BTreeMap;
-use uuid::Uuid;
 
 /// The fields of `embed_many`'s table.
 type Row = (i32, Option<Vec<f32>>, Option<JsonText>);
@@ -55,10 +53,9 @@ fn one(
         None => prepared.timeout_ms,
     };
     let call = Box::new(resolved.call(&prepared, deadline_ms));
-    let call_id = call.call_id;
     match link::exchange(&Request::Chat { call, hand_over_after_ms: None })? {
         Reply::Chat(reply) => {
-            let response = Answer::of(call_id, *reply).outcome?;
+            let response = reply.outcome?.response;
             numbers(&response).and_then(|mut all| all.pop()).ok_or_else(link::unexpected)
         }
         _ => Err(link::unexpected()),
@@ -134,8 +131,8 @@ struct Rows {
     inputs: Vec<Option<String>>,
     /// `None`: no request is on its way.
     exchange: Option<Exchange>,
-    /// Of what is on its way: the call, and the places of its inputs.
-    sent: Vec<(Uuid, Vec<usize>)>,
+    /// Of each request on its way, the places of its inputs.
+    sent: Vec<Vec<usize>>,
     /// What is to be sent next, in smaller requests.
     smaller: Vec<Vec<usize>>,
     known: BTreeMap<usize, Option<Embedded>>,
@@ -205,7 +202,7 @@ impl Rows {
             Ok(resolved.call(&prepared, prepared.timeout_ms))
         };
         let calls = groups.iter().map(call).collect::<Result<Vec<_>, _>>()?;
-        self.sent = calls.iter().map(|call| call.call_id).zip(groups).collect();
+        self.sent = groups;
         let batch = Batch { calls, concurrency: self.concurrency, deadline_ms };
         let mut exchange = Exchange::begin(&Request::Many(Box::new(batch)))?;
         exchange.flushes = true;
@@ -231,12 +228,11 @@ impl Rows {
             let Some(exchange) = &mut self.exchange else { return Err(link::unexpected()) };
             match exchange.next(None)? {
                 Some(Reply::Item { index, reply }) => {
-                    let Some((id, places)) = self.sent.get_mut(index as usize) else {
+                    let Some(places) = self.sent.get_mut(index as usize) else {
                         return Err(link::unexpected());
                     };
                     let places = std::mem::take(places);
-                    let outcome = Answer::of(*id, *reply).outcome;
-                    self.take(places, outcome);
+                    self.take(places, reply.outcome.map(|answer| answer.response));
                 }
                 Some(Reply::End) => {
                     if let Some(exchange) = self.exchange.take() {

@@ -5,7 +5,7 @@ use super::{MOST_PER_REQUEST, Wanted, vector};
 use crate::core::failure::{self, Signs};
 use crate::core::json;
 use crate::core::refusal::{self, Refusal};
-use crate::core::reply::{Completion, clean_word, usage};
+use crate::core::reply::{Completion, clean_word};
 use crate::core::usage::Usage;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -47,8 +47,8 @@ pub fn read(body: &str, wanted: Wanted, key: Option<&str>) -> Reading {
         Err(error) if error.is_data() => return broken("JSON that has no embeddings"),
         Err(_) => return broken("something that is not JSON"),
     };
-    if let Some(refusal) = failure::in_answer(body, Signs { error, base_resp, choices: data }, key)
-    {
+    let signs = Signs { error, base_resp, choices: data };
+    if let Some(refusal) = failure::beside_choices(body, signs, key) {
         return Reading::Refused(refusal);
     }
     let Some(data) = data else { return broken("JSON that has no embeddings") };
@@ -76,7 +76,7 @@ pub fn read(body: &str, wanted: Wanted, key: Option<&str>) -> Reading {
     Reading::Embeddings {
         completion: Completion {
             served_model: model.and_then(word),
-            usage: input_usage(usage(body)),
+            usage: input_usage(said_usage.map(|said| Usage::parse(said.get())).unwrap_or_default()),
             finish_reason: None,
             id: id.and_then(word),
             has_choice: true,
@@ -92,8 +92,8 @@ fn input_usage(usage: Usage) -> Usage {
 }
 
 /// The vectors of an answer as base64, in the order of the inputs.
-fn vectors(data: &RawValue, wanted: Wanted) -> Result<Vec<String>, Cow<'static, str>> {
-    let mut vectors: Vec<Option<String>> = vec![None; wanted.inputs.min(MOST_PER_REQUEST)];
+fn vectors(data: &RawValue, wanted: Wanted) -> Result<Vec<Cow<'_, str>>, Cow<'static, str>> {
+    let mut vectors: Vec<Option<Cow<'_, str>>> = vec![None; wanted.inputs.min(MOST_PER_REQUEST)];
     let mut bytes = Vec::new();
     let (mut count, mut length) = (0, None);
     let mut wrong: Option<Cow<'static, str>> = None;
@@ -127,9 +127,7 @@ fn vectors(data: &RawValue, wanted: Wanted) -> Result<Vec<String>, Cow<'static, 
                     format!("embeddings of {dimensions} numbers where {asked} were asked for");
                 return Err(what.into());
             }
-            let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-            vector::write_base64(&bytes, &mut text);
-            *slot = Some(text);
+            *slot = Some(vector::as_base64(embedding, &bytes));
             Ok(())
         };
         wrong = read().err();

@@ -37,8 +37,6 @@ pub const MEMBERS: &[Member] = &[
     vendor("truncation", false),
     // Ollama's: how long the model stays loaded.
     vendor("keep_alive", false),
-    // OpenRouter's: who may serve it.
-    vendor("provider", false),
 ];
 
 /// The member of this very name.

@@ -3,6 +3,8 @@ use super::batch::{is_too_large, ranges};
 use super::request::outline;
 use super::{LONGEST_INPUT, MOST_DIMENSIONS, MOST_PER_REQUEST, Wanted, find, vector};
 use crate::core::refusal::Refusal;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 fn wanted(inputs: usize) -> Wanted {
@@ -236,9 +238,7 @@ proptest::proptest! {
     #[test]
     fn every_vector_comes_back_as_it_was(numbers in proptest::collection::vec(proptest::num::f32::NORMAL | proptest::num::f32::ZERO | proptest::num::f32::SUBNORMAL, 1..40)) {
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let (mut base64, mut list) = (String::from("\""), String::new());
-        vector::write_base64(&bytes, &mut base64);
-        base64.push('"');
+        let (base64, mut list) = (format!("{:?}", BASE64_STANDARD.encode(&bytes)), String::new());
         vector::write_list(&bytes, &mut list);
         for text in [base64, list] {
             let body = format!(r#"{{"data":[{{"embedding":{text}}}]}}"#);

@@ -77,9 +77,14 @@ pub fn numbers(bytes: &[u8]) -> impl Iterator<Item = f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
 }
 
-/// Writes bytes as base64.
-pub fn write_base64(bytes: &[u8], out: &mut String) {
-    BASE64_STANDARD.encode_string(bytes, out);
+/// The base64 of a vector that was read into these bytes: as it stands, where it is that already.
+pub fn as_base64<'a>(value: &'a RawValue, bytes: &[u8]) -> Cow<'a, str> {
+    let text = value.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let whole = bytes.len().div_ceil(3) * 4;
+    match text.filter(|text| text.len() == whole && !text.contains('\\')) {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(BASE64_STANDARD.encode(bytes)),
+    }
 }
 
 /// Writes bytes as a list of numbers, each in the fewest digits that mean it.

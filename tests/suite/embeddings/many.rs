@@ -1,7 +1,8 @@
 //! `embed_many`: many texts in one statement.
 
-use super::{embeds, many, ready, shown, texts};
-use crate::bed::{failure, rows, value};
+use super::{add_embedder, embeds, many, ready, shown, texts};
+use crate::bed::{Cluster, failure, rows, value};
+use crate::chat::save_key;
 use crate::upstream::{Answer, Seen, Upstream};
 use std::collections::BTreeSet;
 
@@ -139,4 +140,18 @@ async fn ten_thousand_texts_come_back_in_their_order() {
     let sent: BTreeSet<String> = upstream.chats().iter().flat_map(texts).collect();
     assert_eq!(sent.len(), 10_000);
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "79");
+}
+
+#[tokio::test]
+async fn a_request_beyond_our_own_limit_goes_in_parts() {
+    let upstream = Upstream::start(embeds).await;
+    let cluster = Cluster::start("embedsmall", "aggregator.max_request_size = '64kB'");
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_embedder(&root, "standin", "openai", &upstream).await;
+    save_key(&root, "standin", "sk-good-1").await;
+    let sql = "SELECT count(embedding), count(error), max(error ->> 'sqlstate') FROM embed_many(
+        (SELECT array_agg(repeat('x', CASE i WHEN 7 THEN 70000 ELSE 5000 END)) FROM generate_series(1, 40) AS i), 'e')";
+    assert_eq!(rows(&root, sql).await, ["39|1|PT413"]);
+    assert!(upstream.chats().iter().all(|seen| seen.body.len() <= 64 * 1024));
 }
