@@ -153,7 +153,7 @@ COMMENT ON FUNCTION @extschema@.sync_models(text) IS
 COMMENT ON FUNCTION @extschema@.sync_own_models(text) IS
     'Brings the models that the caller is shown up to date, of one provider, or of all at which they have a key of their own. What everybody sees is fetched with the platform''s key or none, once an hour at the most; what a provider lists to the caller''s key alone, as often as keys are checked. One row per provider; one that fails has its error. PT403; PT404: no such provider, or no key there.';
 COMMENT ON FUNCTION @extschema@.chat_complete(text, jsonb, jsonb, text, text) IS
-    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream, tags, cache (ttl, refresh, no_store). PT400 to PT504.';
+    'Sends a chat and returns the answer in OpenAI''s format plus an aggregator object (provider, served_model, usage_log_id, cost in USD, cost_source, latency_ms, attempts). options: OpenAI''s parameters, extra_body, timeout_ms (120000), max_retries (2), throw_on_error (true), models (fallbacks), on_deadline (error or queue), stream_upstream, tags, cache (ttl, refresh, no_store); schema: the answer is JSON that fits it, also in its member parsed, or PT422 after max_repairs (2) more requests. PT400 to PT504.';
 COMMENT ON FUNCTION @extschema@.chat_stream(text, jsonb, jsonb, text, text) IS
     'Sends a chat and returns a row for each piece of text (delta) as it arrives, then one with the whole response, its usage and its cost in USD. Rows arrive one by one only from a SELECT list: SELECT (t).delta FROM (SELECT chat_stream(...) AS t) AS s. Options and errors as in chat_complete; a stream that is silent for aggregator.stream_idle_timeout is PT504.';
 COMMENT ON FUNCTION @extschema@.chat_many(jsonb, jsonb, integer) IS
@@ -208,6 +208,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_job_response(@extschema@.aggregator_j
     'The answer of a job as chat_complete would have given it.';
 COMMENT ON FUNCTION @extschema@.chat(text, text, jsonb) IS
     'Sends one prompt and returns the text of the answer. Options and errors as in chat_complete.';
+COMMENT ON FUNCTION @extschema@.chat_json(text, text, jsonb, jsonb, text, text) IS
+    'Sends one prompt and returns the JSON of the answer, which fits the JSON Schema. Where it does not, the model is told so and asked again, options.max_repairs (2, from 0 to 5) times at the most; each is a row of the usage log. PT422: no answer fits; DETAIL has what is wrong, and the last answer. Other options and errors as in chat_complete.';
 COMMENT ON FUNCTION @extschema@.chat_completions(jsonb) IS
     'Takes a whole OpenAI chat request body, vendor fields included, and returns the answer. Errors as in chat_complete.';
 COMMENT ON FUNCTION @extschema@.calculate_cost(text, jsonb, text, timestamptz) IS

@@ -17,8 +17,8 @@ CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF id, user_id, p
     priority, settings ON @extschema@.user_api_providers
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
-CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, pricing,
-    context_window, max_output_tokens, is_available, shares_cache ON @extschema@.aggregator_models
+CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE OF provider_id, model_id, model_name, capabilities,
+    pricing, context_window, max_output_tokens, is_available, shares_cache ON @extschema@.aggregator_models
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_routes_changed();
 
 CREATE TRIGGER routes_changed AFTER INSERT OR DELETE OR UPDATE ON @extschema@.aggregator_user_models

@@ -51,7 +51,9 @@ RETURNS TABLE (
     max_output_tokens integer,
     can_stream        boolean,
     is_listed         boolean,
-    may_embed         boolean
+    may_embed         boolean,
+    takes_schema      boolean,
+    takes_tools       boolean
 )
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -95,16 +97,18 @@ BEGIN
             k.id, k.user_id IS NULL, k.api_key_encrypted, m.pricing, m.context_window, m.max_output_tokens,
             p.features @> '{"supports_streaming": true}'::jsonb, true,
             -- A type may be a guess from the name. One that is paid for what comes out gives no embeddings.
-            m.model_type = 'embedding' OR m.model_type = 'chat' AND coalesce((m.pricing ->> 'output')::numeric, 0) = 0
+            m.model_type = 'embedding' OR m.model_type = 'chat' AND coalesce((m.pricing ->> 'output')::numeric, 0) = 0,
+            m.capabilities @> '{"structured_outputs": true}'::jsonb, m.capabilities @> '{"functions": true}'::jsonb
         FROM (
             SELECT listed.provider_id, listed.model_id, listed.model_name, listed.pricing, listed.context_window,
-                listed.max_output_tokens, listed.model_type, listed.is_available, NULL::text AS user_id
+                listed.max_output_tokens, listed.model_type, listed.capabilities, listed.is_available,
+                NULL::text AS user_id
             FROM @extschema@.aggregator_models AS listed
             WHERE listed.model_id = v_model OR listed.model_name = v_model
             UNION ALL
             -- What only the user's own key is shown.
             SELECT own.provider_id, own.model_id, own.model_name, own.pricing, own.context_window,
-                own.max_output_tokens, own.model_type, true, own.user_id
+                own.max_output_tokens, own.model_type, own.capabilities, true, own.user_id
             FROM @extschema@.aggregator_user_models AS own
             WHERE own.user_id = p_user_id
               AND (own.model_id = v_model OR own.model_name = v_model)
@@ -153,7 +157,7 @@ BEGIN
         RETURN QUERY
         SELECT p.id, p.name, p.provider_type, p.api_standard, p.base_url, p.headers, v_model,
             k.id, false, k.api_key_encrypted, NULL::jsonb, NULL::integer, NULL::integer,
-            p.features @> '{"supports_streaming": true}'::jsonb, false, true
+            p.features @> '{"supports_streaming": true}'::jsonb, false, true, false, false
         FROM @extschema@.api_providers AS p
         JOIN @extschema@.user_api_providers AS k ON k.provider_id = p.id
         WHERE p.id = v_provider

@@ -42,6 +42,11 @@ impl Answer {
         });
         if let Err(error) = &outcome {
             about["provider"] = error.target().map(|target| target.provider.as_str()).into();
+            // Answers that do not fit were paid for.
+            if let Some(spent) = reply.spent {
+                about["cost_source"] = spent.cost_source.into();
+                cost = spent.cost;
+            }
         }
         Self { outcome, about, cost, latency_ms: Some(reply.latency_ms), provider, native }
     }
@@ -56,6 +61,11 @@ impl Answer {
     /// The answer; with `throws` errors stay errors, else they become JSON values.
     pub fn into_json(self, throws: bool) -> Result<String, Error> {
         match self.outcome {
+            Err(ref error @ Error::SchemaViolation { ref violations, .. }) if !throws => {
+                let error = error.to_json();
+                let told = json!({"error": error, "parsed": null, "violations": violations});
+                Ok(with_member(&told.to_string(), &self.about, self.cost.as_deref()))
+            }
             Err(error) if !throws && !matches!(error, Error::ClientGone) => {
                 Ok(json!({"error": error.to_json(), "aggregator": self.about}).to_string())
             }

@@ -17,10 +17,12 @@ use crate::core::catalogue::{Columns, Dialect};
 use crate::core::embedding::Kind;
 use crate::core::front::gateway_key::GatewayKey;
 use crate::core::model::UNLISTED;
+use crate::core::options::Prepared;
 use crate::core::price::Unit;
 use crate::core::rate::Standings;
 use crate::core::refusal::Verdict;
 use crate::core::retry::Sent;
+use crate::core::schema::ask::Unfit;
 use crate::core::secret::Binding;
 use crate::core::standard::Standard;
 use crate::core::standard::anthropic::front::version::Version;
@@ -117,6 +119,8 @@ pub struct ChatCall {
     pub earlier_attempts: u16,
     /// The gateway key that it came with, and its tags; mostly there are none.
     pub labels: Option<Arc<Labels>>,
+    /// Its answer is to fit a schema. Then `body` says nothing of that yet.
+    pub check: Option<Arc<Checking>>,
     /// The generation by which it was routed, where it must still be that when it is sent. A session has asked in its
     /// own transaction.
     #[serde(skip)]
@@ -127,6 +131,37 @@ pub struct ChatCall {
     /// Where it is told how the caller's limits stand when it is sent. No session asks.
     #[serde(skip)]
     pub standings: Option<Arc<Mutex<Standings>>>,
+}
+
+/// A schema that an answer is to fit, and how far that has come.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Checking {
+    pub schema: String,
+    pub max_repairs: u16,
+    #[serde(skip)]
+    pub progress: Mutex<Progress>,
+}
+
+/// What has come of a call whose answer is checked, in all attempts.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// How often the model was asked again.
+    pub repairs: u16,
+    /// The last answer, which does not fit.
+    pub last: Option<Unfit>,
+    /// What the answers so far have cost together.
+    pub spent: Option<Settled>,
+}
+
+impl Checking {
+    pub fn of(prepared: &Prepared) -> Option<Arc<Self>> {
+        let check = prepared.check.as_ref()?;
+        Some(Arc::new(Self {
+            schema: check.schema.get().to_owned(),
+            max_repairs: check.max_repairs,
+            progress: Mutex::default(),
+        }))
+    }
 }
 
 /// A request that goes as it came.
@@ -161,6 +196,10 @@ pub struct Candidate {
     pub may_embed: bool,
     /// `aggregator_models.shares_cache`.
     pub shares_cache: bool,
+    /// `aggregator_models.capabilities.structured_outputs`.
+    pub takes_schema: bool,
+    /// `aggregator_models.capabilities.functions`.
+    pub takes_tools: bool,
 }
 
 impl Candidate {
@@ -364,6 +403,8 @@ pub struct ChatReply {
     /// How far a call that failed got. No session asks.
     #[serde(skip)]
     pub sent: Sent,
+    /// What the answers have cost of a call that failed because none fits its schema, or after one that does not.
+    pub spent: Option<Settled>,
 }
 
 /// A call that succeeded.

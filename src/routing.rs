@@ -28,7 +28,7 @@ const ROUTES: &str = "
     SELECT r.provider_id, r.provider_name, r.provider_type, r.api_standard, r.base_url,
         r.headers::text, r.model_id, r.user_provider_id, r.is_platform_key, r.api_key_encrypted,
         r.pricing::text, r.context_window, r.max_output_tokens, r.can_stream, r.is_listed,
-        r.may_embed,
+        r.may_embed, r.takes_schema, r.takes_tools,
         EXISTS (
             SELECT FROM @extschema@.aggregator_models AS m
             WHERE m.provider_id = r.provider_id AND m.model_id = r.model_id AND m.shares_cache
@@ -255,6 +255,8 @@ struct Columns {
     is_listed: bool,
     may_embed: bool,
     shares_cache: bool,
+    takes_schema: bool,
+    takes_tools: bool,
 }
 
 impl Columns {
@@ -276,7 +278,9 @@ impl Columns {
             can_stream: required(row, 14)?,
             is_listed: required(row, 15)?,
             may_embed: required(row, 16)?,
-            shares_cache: required(row, 17)?,
+            takes_schema: required(row, 17)?,
+            takes_tools: required(row, 18)?,
+            shares_cache: required(row, 19)?,
         })
     }
 
@@ -305,6 +309,8 @@ impl Columns {
                 can_stream: self.can_stream,
                 may_embed: self.may_embed,
                 shares_cache: self.shares_cache,
+                takes_schema: self.takes_schema,
+                takes_tools: self.takes_tools,
             },
             api_standard: self.api_standard,
         })

@@ -36,6 +36,7 @@ pub mod request;
 pub mod retry;
 pub mod rollup;
 pub mod scan;
+pub mod schema;
 pub mod secret;
 pub mod sse;
 pub mod standard;

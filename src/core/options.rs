@@ -2,6 +2,10 @@
 //!
 //! Values pass through as the text they were given as: no number is read and printed again.
 
+mod check;
+
+pub use self::check::Check;
+
 use crate::core::caching::{self, Caching, Wanted};
 use crate::core::embedding;
 use crate::core::json;
@@ -22,9 +26,11 @@ pub use vectors::Batching;
 const OURS: &[&str] = &[
     "cache",
     "extra_body",
+    "max_repairs",
     "max_retries",
     "models",
     "on_deadline",
+    "schema",
     "stream_upstream",
     "tags",
     "throw_on_error",
@@ -80,6 +86,7 @@ pub struct Prepared {
     pub cache: Option<Wanted>,
     /// The caller said `stream: true`.
     pub streams: bool,
+    pub check: Option<Check>,
     fields: Fields,
 }
 
@@ -93,6 +100,30 @@ impl Prepared {
         let fields = checked_options(options)?;
         let messages = messages.map(|text| RawValue::from_string(text.to_owned()));
         let messages = messages.transpose().map_err(|_| no_messages())?;
+        Self::from_fields(model, messages, fields, Times::SQL)
+    }
+
+    /// From the arguments of `chat_json`.
+    pub fn for_json(
+        model: Option<&str>,
+        messages: &str,
+        schema: Option<&str>,
+        options: Option<&str>,
+    ) -> Result<Self, Error> {
+        let mut fields = checked_options(options)?;
+        if fields.contains_key("schema") {
+            return Err(Error::bad_request_hint(
+                "options.schema is not an option here",
+                "Give it as the argument schema.",
+            ));
+        }
+        let schema = schema.filter(|schema| *schema != "null");
+        let schema = schema.ok_or_else(|| Error::bad_request("schema must not be NULL"))?;
+        for (name, text) in [("schema", schema), ("messages", messages)] {
+            let raw = RawValue::from_string(text.to_owned()).map_err(Error::internal)?;
+            fields.insert(name.to_owned(), raw);
+        }
+        let messages = fields.remove("messages");
         Self::from_fields(model, messages, fields, Times::SQL)
     }
 
@@ -147,6 +178,16 @@ impl Prepared {
             }
             None => None,
         };
+        let check = check::take(&mut fields)?;
+        if check.is_some() && streams {
+            return Err(Error::bad_request_hint(
+                "an answer that is checked against a schema cannot be streamed",
+                "Leave stream out, or the schema.",
+            ));
+        }
+        if check.is_some() && matches!(cache, Some(Wanted::On(_))) {
+            return Err(Error::bad_request("cache cannot be given beside a schema"));
+        }
         for (name, value) in &fields {
             values += checked_parameter(name, value.get())?;
             if values > MAX_VALUES {
@@ -166,6 +207,7 @@ impl Prepared {
             tags,
             cache,
             streams,
+            check,
             fields,
         })
     }
@@ -184,7 +226,8 @@ impl Prepared {
     /// Refuses a request of more bytes than this.
     pub fn within(&self, most: usize) -> Result<(), Error> {
         let bytes = self.fields.iter().map(|(name, value)| name.len() + value.get().len());
-        if bytes.sum::<usize>() > most {
+        let schema = self.check.as_ref().map_or(0, |check| check.schema.get().len());
+        if bytes.sum::<usize>() + schema > most {
             return Err(Error::RequestBeyond { limit: most as u64, unit: "bytes".to_owned() });
         }
         Ok(())
@@ -235,6 +278,10 @@ impl Prepared {
             tags: &'a [String],
             #[serde(skip_serializing_if = "Option::is_none")]
             cache: Option<Wanted>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            schema: Option<&'a RawValue>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            max_repairs: Option<u16>,
             #[serde(flatten)]
             fields: BTreeMap<&'a str, &'a RawValue>,
         }
@@ -246,14 +293,16 @@ impl Prepared {
             stream_upstream: self.stream_upstream,
             tags: &self.tags,
             cache: self.cache,
+            schema: self.check.as_ref().map(|check| &*check.schema),
+            max_repairs: self.check.as_ref().map(|check| check.max_repairs),
             fields: self.fields.iter().map(|(key, value)| (key.as_str(), &**value)).collect(),
         })
         .expect("raw JSON is JSON")
     }
 
-    /// What the call asks of the response cache. `None`: it is passed by, as embeddings do.
+    /// What the call asks of the response cache. `None`: it is passed by, as embeddings and what is checked do.
     pub fn caching(&self) -> Option<Caching> {
-        let is_chat = self.kind == embedding::Kind::Chat;
+        let is_chat = self.kind == embedding::Kind::Chat && self.check.is_none();
         caching::of(self.cache, self.is_deterministic()).filter(|_| is_chat)
     }
 

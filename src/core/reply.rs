@@ -153,6 +153,13 @@ pub fn content(answer: &str) -> Option<String> {
     is_list.then_some(texts)
 }
 
+/// The JSON of an answer that was checked.
+pub fn parsed(answer: &str) -> Option<String> {
+    let [parsed] = json::pick(answer, &["parsed"]).ok()?;
+    // Null is an answer too.
+    Some(parsed.map_or("null", RawValue::get).to_owned())
+}
+
 fn word(value: &RawValue) -> Option<String> {
     let text: String = serde_json::from_str(value.get()).ok()?;
     Some(clean_word(&text)).filter(|word| !word.is_empty())

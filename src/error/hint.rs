@@ -124,6 +124,10 @@ impl Error {
                 "Check that api_providers.base_url is the root of an API. The attempt is in \
                  aggregator_usage_logs."
             }
+            Self::SchemaViolation { .. } => {
+                "The attempts are in aggregator_usage_logs. Describe the members of the schema, raise \
+                 options.max_repairs, or choose another model."
+            }
             Self::AnswerTooLarge { .. } if self.is_errand() => {
                 "A model list may have 16 MiB, and no more than aggregator.max_response_size."
             }

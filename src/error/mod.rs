@@ -1,6 +1,6 @@
 //! Every way in which the extension can refuse or fail, and the one table from each to its
 //! SQLSTATE. Messages name provider, model and upstream status; none carries a key, a prompt, an
-//! answer, or a URL's query.
+//! answer, or a URL's query. Details may: what a provider said, or a model that was to fit a schema.
 //!
 //! `PT` + an HTTP status is the convention that PostgREST turns into that status.
 
@@ -124,6 +124,9 @@ pub enum Error {
     AddressRefused { provider: String, reason: String },
     #[error("{target} answered {status} with {what}")]
     BrokenAnswer { target: Target, status: u16, what: String, request_id: Option<String> },
+    /// `answer`: what the model said last, cut.
+    #[error("the answer of {target} does not fit the schema{}", after_repairs(*repairs))]
+    SchemaViolation { target: Target, violations: Vec<String>, answer: String, repairs: u16 },
     #[error("the answer of {target} is larger than {limit} bytes")]
     AnswerTooLarge { target: Target, limit: u64 },
     #[error("this user's share of the gateway's memory of {limit} bytes is taken")]
@@ -181,6 +184,14 @@ pub enum Error {
         /// The database's own, where it gave one.
         sqlstate: Option<String>,
     },
+}
+
+fn after_repairs(repairs: u16) -> String {
+    match repairs {
+        0 => String::new(),
+        1 => ", nor does that to one more request".to_owned(),
+        repairs => format!(", nor do those to {repairs} more requests"),
+    }
 }
 
 fn code_suffix(refusal: &Refusal) -> String {
@@ -273,6 +284,7 @@ impl Error {
             Self::Disconnected { .. } => ("PT502", "disconnected"),
             Self::AddressRefused { .. } => ("PT403", "address_refused"),
             Self::BrokenAnswer { .. } => ("PT502", "broken_answer"),
+            Self::SchemaViolation { .. } => ("PT422", "schema_violation"),
             Self::AnswerTooLarge { .. } => ("PT502", "answer_too_large"),
             Self::OutOfMemory { .. } | Self::AnswerOutOfMemory { .. } => ("PT503", "out_of_memory"),
             Self::BudgetExceeded { .. } => ("PT402", "budget_exceeded"),
@@ -307,11 +319,14 @@ impl Error {
         self.class().1
     }
 
-    /// What the upstream said, for DETAIL.
+    /// What the upstream said, for DETAIL; of an answer that does not fit its schema what is wrong, and the answer.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Upstream { refusal, .. } | Self::KeyRefused { refusal, .. } => {
                 refusal.message.clone()
+            }
+            Self::SchemaViolation { violations, answer, .. } => {
+                Some(format!("{}\nThe answer: {answer}", violations.join("\n")))
             }
             _ => None,
         }
@@ -350,6 +365,7 @@ impl Error {
             | Self::Unreachable { target, .. }
             | Self::Disconnected { target, .. }
             | Self::BrokenAnswer { target, .. }
+            | Self::SchemaViolation { target, .. }
             | Self::AnswerTooLarge { target, .. }
             | Self::AnswerOutOfMemory { target, .. }
             | Self::BudgetExceeded { target, .. }

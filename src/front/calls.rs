@@ -10,7 +10,7 @@ use crate::front::pump::Order;
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::task::{RouteAsked, Routed, Task};
-use crate::protocol::{ChatCall, ChatReply};
+use crate::protocol::{ChatCall, ChatReply, Checking};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -103,11 +103,14 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
     let time = Duration::from_millis(prepared.timeout_ms);
     let models: Vec<String> = prepared.models().map(str::to_owned).collect();
     let (mut attempts, mut sent) = (0, Sent::Nothing);
+    // What has come of it is kept where it is routed anew.
+    let check = Checking::of(prepared);
     let failed = |error, attempts, sent| ChatReply {
         outcome: Err(error),
         attempts,
         latency_ms: began.elapsed().as_millis() as u64,
         sent,
+        spent: None,
     };
     for _ in 0..MOST_ROUTES {
         let asked = RouteAsked { whose: caller.whose.clone(), models: models.clone() };
@@ -141,6 +144,7 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
             resolved_at: caller.at,
             earlier_attempts: attempts,
             labels,
+            check: check.clone(),
             generation: Some(generation),
             native,
             standings: (!routed.rules.rate_limits.is_empty()).then(|| standings.clone()),

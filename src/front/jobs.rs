@@ -4,6 +4,7 @@ use crate::core::front::failure::Failure;
 use crate::core::front::openai;
 use crate::core::jobs::{check_idempotency_key, checked_request};
 use crate::core::reply::with_member;
+use crate::core::schema::Schema;
 use crate::error::Error;
 use crate::front::caller::Caller;
 use crate::front::endpoints::{Asking, refused};
@@ -33,6 +34,13 @@ pub async fn submit(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     let read = |text: String| openai::Asked::read(&text)?.prepared.whole().map_err(refused);
     let mut prepared = asking.read(2, read).await?;
     asking.steer(&mut prepared)?;
+    if let Some(check) = &prepared.check {
+        let schema = check.schema.get().to_owned();
+        let read = move || Schema::read(&schema).map(drop);
+        // On a thread of its own, however short it is.
+        let read = asking.front.shared.schemas.run(usize::MAX, read).await;
+        read.flatten().map_err(refused)?;
+    }
     // One that nobody can serve is better refused now than later.
     calls::check(asking.front, &asking.caller, &prepared).await.map_err(refused)?;
     let request = checked_request(prepared.to_request()).map_err(refused)?;

@@ -230,7 +230,13 @@ mod tests {
             native: None,
         };
         let sent = Sent::PerhapsPaid;
-        metrics.called(&ChatReply { outcome: Ok(answer), attempts: 2, latency_ms: 1, sent });
+        metrics.called(&ChatReply {
+            outcome: Ok(answer),
+            attempts: 2,
+            latency_ms: 1,
+            sent,
+            spent: None,
+        });
     }
 
     fn text(metrics: &Metrics) -> String {
@@ -271,7 +277,13 @@ mod tests {
         metrics.answered(None, 404, Duration::from_millis(30));
         let error = Error::Unsupported { what: "x".to_owned() };
         let sent = Sent::Nothing;
-        metrics.called(&ChatReply { outcome: Err(error), attempts: 0, latency_ms: 1, sent });
+        metrics.called(&ChatReply {
+            outcome: Err(error),
+            attempts: 0,
+            latency_ms: 1,
+            sent,
+            spent: None,
+        });
         let told = text(&metrics);
         for line in [
             r#"aggregator_http_requests_total{route="models",status="4xx"} 1"#,

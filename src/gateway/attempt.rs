@@ -5,6 +5,8 @@ use crate::core::budget::Rules;
 use crate::core::embedding::{Kind, Wanted};
 use crate::core::request::Outline;
 use crate::core::retry::{Again, Sent};
+use crate::core::schema::Schema;
+use crate::core::schema::ask::Way;
 use crate::core::standard::anthropic::front::native;
 use crate::core::standard::{self, Sending, Standard, openai};
 use crate::error::Error;
@@ -23,6 +25,8 @@ use crate::gateway::spending::{Asking, Hold};
 use crate::gateway::task::Renewed;
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, Native};
 use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -43,6 +47,10 @@ pub struct Attempts<'a> {
     pub call: &'a ChatCall,
     /// What its request asks for.
     pub outlines: Outlines,
+    /// Where its answer is checked: the request in each way that a candidate is asked in.
+    pub ways: Ways,
+    /// The schema that it is to fit.
+    pub schema: Option<Arc<Schema>>,
     pub delivery: Delivery<'a>,
     pub deadline: Instant,
     /// Attempts for which a row was opened.
@@ -54,6 +62,9 @@ pub struct Attempts<'a> {
     /// Who has answered, as it was when it was asked, where its answer may be kept.
     pub served: Option<Candidate>,
 }
+
+/// A request by how a model is asked for JSON, with what it asks for.
+pub type Ways = BTreeMap<Way, (Arc<String>, Outline)>;
 
 /// What a request asks for, in each form that it has.
 pub struct Outlines {
@@ -136,6 +147,7 @@ impl<'a> Attempts<'a> {
             ),
             is_native: native.is_some(),
             wanted: self.outlines.wanted,
+            is_checked: call.check.is_some(),
             deadline: self.deadline,
             waited_ms: call.deadline_ms,
         });
@@ -161,7 +173,17 @@ impl<'a> Attempts<'a> {
     /// What is asked of this candidate.
     fn outline(&self, candidate: &Candidate) -> &Outline {
         let native = self.outlines.native.as_ref();
-        native.filter(|_| self.native(candidate).is_some()).unwrap_or(&self.outlines.chat)
+        native.filter(|_| self.native(candidate).is_some()).unwrap_or_else(|| {
+            self.way(candidate).map_or(&self.outlines.chat, |(_, outline)| outline)
+        })
+    }
+
+    /// The request in the way that this candidate is asked for JSON in. A row that has become another since then is
+    /// asked as others are.
+    fn way(&self, candidate: &Candidate) -> Option<&(Arc<String>, Outline)> {
+        let schema = self.schema.as_ref()?;
+        let way = schema.way(candidate.takes_schema, candidate.takes_tools);
+        self.ways.get(&way).or_else(|| self.ways.values().next_back())
     }
 
     /// Waits for its turn, and takes room for the answer. A job has all the time for that: its own begins
@@ -260,7 +282,8 @@ impl<'a> Attempts<'a> {
         let standard = provider.standard;
         let takes_newer_name = openai::takes_newer_name(&provider.base_url, &candidate.model_id);
         let native = self.native(candidate);
-        let body = native.map_or(&self.call.body, |native| &native.body).clone();
+        let chat = self.way(candidate).map_or(&self.call.body, |(body, _)| body);
+        let body = native.map_or(chat, |native| &native.body).clone();
         let model_id = candidate.model_id.clone();
         let max_output_tokens = candidate.max_output_tokens;
         let streams = self.streams(candidate, settings);

@@ -61,5 +61,5 @@ fn item(index: u32, reply: ChatReply, lease: Option<Lease>) -> Outgoing {
 }
 
 fn failed(error: Error) -> ChatReply {
-    ChatReply { outcome: Err(error), attempts: 0, latency_ms: 0, sent: Sent::Nothing }
+    ChatReply { outcome: Err(error), attempts: 0, latency_ms: 0, sent: Sent::Nothing, spent: None }
 }

@@ -6,14 +6,15 @@ use crate::core::embedding::Kind;
 use crate::core::request::{self, Outline};
 use crate::core::retry::{self, Again, Sent};
 use crate::core::scan::Unfit;
+use crate::core::schema::Schema;
 use crate::core::standard::Standard;
 use crate::error::Error;
-use crate::gateway::attempt::{Attempts, Outlines};
-use crate::gateway::cache;
+use crate::gateway::attempt::{Attempts, Outlines, Ways};
 use crate::gateway::delivery::Delivery;
 use crate::gateway::exchange::Failed;
 use crate::gateway::memory::Lease;
 use crate::gateway::shared::Shared;
+use crate::gateway::{cache, checked};
 use crate::protocol::{Candidate, ChatAnswer, ChatCall, ChatReply};
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,18 +30,26 @@ pub async fn run(
     lease: &mut Lease,
 ) -> ChatReply {
     let started = Instant::now();
-    let outlines = match read(shared, call).await {
-        Ok(outlines) => outlines,
+    let (outlines, schema) = match read(shared, call).await {
+        Ok(read) => read,
         Err(error) => {
             let latency_ms = started.elapsed().as_millis() as u64;
             let outcome = Err(error);
-            return ChatReply { outcome, attempts: 0, latency_ms, sent: Sent::Nothing };
+            return ChatReply {
+                outcome,
+                attempts: 0,
+                latency_ms,
+                sent: Sent::Nothing,
+                spent: None,
+            };
         }
     };
     let mut attempts = Attempts {
         shared,
         call,
         outlines,
+        ways: Ways::new(),
+        schema,
         delivery,
         deadline: started + Duration::from_millis(call.deadline_ms),
         made: 0,
@@ -49,21 +58,30 @@ pub async fn run(
         served: None,
     };
     let outcome = {
-        let answered =
-            pin!(async { answer(&mut attempts, lease).await.map_err(|failed| failed.error) });
+        let answered = pin!(async {
+            match &call.check {
+                None => answer(&mut attempts, lease).await.map_err(|failed| failed.error),
+                Some(check) => checked::run(&mut attempts, check, lease).await,
+            }
+        });
         shared.forgotten.guard(&call.user_id, call.call_id, answered).await
     };
     let latency_ms = started.elapsed().as_millis() as u64;
-    ChatReply { outcome, attempts: attempts.made, latency_ms, sent: attempts.sent }
+    let spent = call.check.as_ref().and_then(|check| checked::spent(check));
+    ChatReply { outcome, attempts: attempts.made, latency_ms, sent: attempts.sent, spent }
 }
 
 /// What the request asks for, within the bounds of a request. Whoever wrote it has looked already,
 /// but a job may be old, and this is where all requests pass.
-async fn read(shared: &Shared, call: &ChatCall) -> Result<Outlines, Error> {
+async fn read(shared: &Shared, call: &ChatCall) -> Result<(Outlines, Option<Arc<Schema>>), Error> {
     if call.kind == Kind::Embeddings {
         let (chat, wanted) = read_with(shared, &call.body, embedding::request::outline).await?;
-        return Ok(Outlines { chat, native: None, wanted: Some(wanted) });
+        return Ok((Outlines { chat, native: None, wanted: Some(wanted) }, None));
     }
+    let schema = match &call.check {
+        Some(check) => Some(checked::read(shared, check).await?),
+        None => None,
+    };
     let chat = outline(shared, &call.body).await?;
     let speaks_it = |candidate: &Candidate| candidate.provider.standard == Standard::Anthropic;
     let native = match &call.native {
@@ -72,10 +90,11 @@ async fn read(shared: &Shared, call: &ChatCall) -> Result<Outlines, Error> {
         }
         _ => None,
     };
-    Ok(Outlines { chat, native, wanted: None })
+    Ok((Outlines { chat, native, wanted: None }, schema))
 }
 
-async fn outline(shared: &Shared, body: &Arc<String>) -> Result<Outline, Error> {
+/// What a request asks for, if it is no larger than a request may be.
+pub(super) async fn outline(shared: &Shared, body: &Arc<String>) -> Result<Outline, Error> {
     read_with(shared, body, request::outline).await
 }
 

@@ -78,6 +78,8 @@ pub struct Exchange<'a, 'l> {
     pub is_native: bool,
     /// Embeddings were asked for, and the answer must have these.
     pub wanted: Option<Wanted>,
+    /// What it says is to be checked: it does not end a job yet.
+    pub is_checked: bool,
     pub deadline: Instant,
     /// How long the caller waits in all.
     pub waited_ms: u64,
@@ -373,7 +375,8 @@ impl Exchange<'_, '_> {
         let served_model = completion.served_model.unwrap_or_else(|| candidate.model_id.clone());
         self.shared.ledger.send(Task::KeyUsed(candidate.user_provider_id));
         let provider = candidate.provider.name.clone();
-        let job = matches!(self.outlet.delivery, Delivery::Job).then(|| JobAnswer {
+        let ends_job = matches!(self.outlet.delivery, Delivery::Job) && !self.is_checked;
+        let job = ends_job.then(|| JobAnswer {
             response: response.clone(),
             provider: provider.clone(),
             served_model: served_model.clone(),

@@ -8,7 +8,7 @@ use crate::gateway::running::Running;
 use crate::gateway::shared::Shared;
 use crate::gateway::stats::InFlight;
 use crate::gateway::task::{JobAnswer, JobEnd, Task};
-use crate::protocol::{ChatCall, Reply};
+use crate::protocol::{ChatAnswer, ChatCall, Reply, Settled};
 use std::future::Future;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -22,8 +22,11 @@ pub fn start(shared: &Arc<Shared>, calls: Vec<(ChatCall, Lease)>) {
         let shared_by_call = shared.clone();
         watch(shared, job, in_flight, async move {
             let reply = call::run(&shared_by_call, &call, Delivery::Job, &mut lease).await;
-            // An answer was written with the settling of its attempt.
-            reply.outcome.map(|_| None)
+            match call.check {
+                // An answer was written with the settling of its attempt.
+                None => reply.outcome.map(|_| None),
+                Some(_) => reply.outcome.map(ended),
+            }
         });
     }
 }
@@ -41,21 +44,23 @@ pub fn take_over(
     }
     watch(shared, job, in_flight, async move {
         match running.await.reply {
-            Reply::Chat(reply) => reply.outcome.map(|answer| {
-                let job = JobAnswer {
-                    response: answer.response,
-                    provider: answer.provider,
-                    served_model: answer.served_model,
-                };
-                Some((job, answer.settled))
-            }),
+            Reply::Chat(reply) => reply.outcome.map(ended),
             Reply::Failed(error) => Err(error),
             _ => Err(Error::internal("a chat ended with another reply")),
         }
     });
 }
 
-type Answered = Result<Option<(JobAnswer, crate::protocol::Settled)>, Error>;
+fn ended(answer: ChatAnswer) -> Option<(JobAnswer, Settled)> {
+    let job = JobAnswer {
+        response: answer.response,
+        provider: answer.provider,
+        served_model: answer.served_model,
+    };
+    Some((job, answer.settled))
+}
+
+type Answered = Result<Option<(JobAnswer, Settled)>, Error>;
 
 /// Runs a job in a task of its own and reports its end; a panic in it fails it alone.
 fn watch(

@@ -11,6 +11,7 @@ mod body;
 mod cache;
 pub mod call;
 mod catalogue;
+mod checked;
 mod checks;
 pub mod clerks;
 mod clients;

@@ -97,6 +97,7 @@ impl Gateway {
             clerks,
             memory: memory.clone(),
             heavy: Heavy::default(),
+            schemas: Heavy::default(),
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
             excesses: Arc::new(Excesses::restored(self.hidden)),

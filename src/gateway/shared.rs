@@ -47,6 +47,8 @@ pub struct Shared {
     pub forgotten: Forgotten,
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
+    /// Where answers are checked against schemas: how long that takes is up to whoever wrote the schema.
+    pub schemas: Heavy,
     pub stats: Arc<Stats>,
     pub listening: Listening,
     /// Of routes and callers, as the main thread knows it.

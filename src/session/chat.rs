@@ -3,7 +3,7 @@
 
 use crate::answer::Answer;
 use crate::core::options::{OnDeadline, Prepared};
-use crate::core::reply::content;
+use crate::core::reply::{content, parsed};
 use crate::error::Error;
 use crate::protocol::{Reply, Request};
 use crate::session::json::JsonText;
@@ -44,20 +44,44 @@ fn chat(
         None => Err(Error::bad_request("prompt must not be NULL")),
     };
     drop(options);
-    let answer = prepared.and_then(|prepared| {
-        let what = match &prepared {
-            p if !p.throw_on_error => {
-                "throw_on_error = false needs a result that can hold an error"
-            }
-            p if p.on_deadline == OnDeadline::Queue => {
-                "on_deadline = 'queue' needs a result that can hold a job"
-            }
-            _ => return complete(prepared, None, None),
-        };
-        Err(Error::bad_request_hint(what, "Use chat_complete."))
-    });
+    let answer = prepared.and_then(plain).and_then(|prepared| complete(prepared, None, None));
     let content = answer.map(|answer| content(&answer));
     or_raise(content)
+}
+
+/// Sends one prompt and returns the JSON of the answer, which fits the schema.
+#[pg_extern]
+fn chat_json(
+    prompt: Option<&str>,
+    model: Option<&str>,
+    schema: Option<JsonText>,
+    options: default!(Option<JsonText>, "'{}'"),
+    provider: default!(Option<&str>, "NULL"),
+    p_user_id: default!(Option<&str>, "NULL"),
+) -> JsonText {
+    let prepared = match prompt {
+        Some(prompt) => {
+            let messages = json!([{"role": "user", "content": prompt}]).to_string();
+            Prepared::for_json(model, &messages, text(&schema), text(&options))
+        }
+        None => Err(Error::bad_request("prompt must not be NULL")),
+    };
+    drop((schema, options));
+    let answer = prepared.and_then(plain).and_then(|it| complete(it, provider, p_user_id));
+    let parsed = answer.and_then(|answer| parsed(&answer).ok_or_else(link::unexpected));
+    JsonText(or_raise(parsed))
+}
+
+/// Refuses what asks for more than an answer.
+fn plain(prepared: Prepared) -> Result<Prepared, Error> {
+    let what = match &prepared {
+        p if !p.throw_on_error => "throw_on_error = false needs a result that can hold an error",
+        p if p.on_deadline == OnDeadline::Queue => {
+            "on_deadline = 'queue' needs a result that can hold a job"
+        }
+        _ => return Ok(prepared),
+    };
+    Err(Error::bad_request_hint(what, "Use chat_complete."))
 }
 
 /// Takes a whole OpenAI request body and returns the answer. Its one parameter has no name, so

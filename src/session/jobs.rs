@@ -3,6 +3,7 @@
 
 use crate::core::jobs::{check_idempotency_key, checked_request};
 use crate::core::options::Prepared;
+use crate::core::schema::Schema;
 use crate::database::failed;
 use crate::error::Error;
 use crate::protocol::{Reply, Request};
@@ -40,6 +41,9 @@ fn chat_submit(
     drop((messages, options));
     let job = prepared.and_then(Prepared::whole);
     let job = job.and_then(|prepared| {
+        if let Some(check) = &prepared.check {
+            Schema::read(check.schema.get())?;
+        }
         submit_for(&prepared, provider, p_user_id, p_run_after, p_idempotency_key)
     });
     pg_uuid(or_raise(job))

@@ -74,6 +74,9 @@ fn begin(
     batch.send(concurrency)
 }
 
+/// What makes two requests the same: their models, their body and their schema.
+type Identity = (Vec<String>, Arc<String>, Option<String>);
+
 /// What is to be sent, and which rows each call answers.
 #[derive(Default)]
 struct Planned {
@@ -83,7 +86,7 @@ struct Planned {
     refused: VecDeque<(i32, Error)>,
     /// Routes of models seen so far; most requests of a batch are for one model.
     routes: HashMap<Vec<String>, Result<Resolved, Error>>,
-    identical: HashMap<(Vec<String>, Arc<String>), usize>,
+    identical: HashMap<Identity, usize>,
 }
 
 impl Planned {
@@ -112,7 +115,8 @@ impl Planned {
             Err(error) => return self.refused.push_back((ord, error)),
         };
         if let Some(models) = shared_models {
-            let key = (models, call.body.clone());
+            let schema = call.check.as_ref().map(|check| check.schema.clone());
+            let key = (models, call.body.clone(), schema);
             if let Some(&index) = self.identical.get(&key) {
                 return self.ords[index].push(ord);
             }

@@ -5,7 +5,7 @@ use crate::core::budget::Rules;
 use crate::core::options::Prepared;
 use crate::core::tags::Labels;
 use crate::error::{Error, Target};
-use crate::protocol::{Candidate, ChatCall, Whose};
+use crate::protocol::{Candidate, ChatCall, Checking, Whose};
 use crate::session::owner::installed;
 use crate::session::{deadline, identity, route};
 use crate::{route_cache, settings, time};
@@ -77,6 +77,7 @@ impl Resolved {
             resolved_at: self.at,
             earlier_attempts: 0,
             labels,
+            check: Checking::of(prepared),
             generation: None,
             native: None,
             standings: None,

@@ -45,6 +45,10 @@ fn chat_stream(
             let hint = "Use chat_complete, or chat_submit.";
             return Err(Error::bad_request_hint("a stream cannot become a job", hint));
         }
+        if prepared.check.is_some() {
+            let what = "an answer that is checked against a schema cannot be streamed";
+            return Err(Error::bad_request_hint(what, "Use chat_json or chat_complete."));
+        }
         let throws = prepared.throw_on_error;
         match Deltas::begin(&prepared, provider, p_user_id) {
             Err(error) if !throws => Ok(Deltas::failed(error)),

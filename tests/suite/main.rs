@@ -1,6 +1,7 @@
 //! Tests from outside: real connections to real clusters, with stand-in upstreams.
 
 mod advisors;
+mod ai;
 mod anonymous;
 mod answers;
 mod anthropic;
@@ -11,6 +12,7 @@ mod budgets;
 mod cache;
 mod catalogue;
 mod chat;
+mod checked_json;
 mod cost;
 mod crash;
 mod cron;

@@ -1,6 +1,7 @@
 //! Every SQL in the README is executed, in order, on a server of its own.
 
 use crate::bed::{Cluster, quoted, shown, value, var};
+use crate::checked_json::calls;
 use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::{Value, json};
 use tokio_postgres::SimpleQueryMessage;
@@ -14,6 +15,21 @@ pub const MODELS: &str = r#"{"data":[{"id":"openai/text-embedding-3-small","name
 
 /// psql's way to keep the columns of a row as variables.
 const GSET: &str = "\\gset";
+
+/// An answer with the members that the schema of a request wants.
+fn fitting(asked: &Value) -> Answer {
+    let known = json!({"city": "Paris", "country": "France", "name": "Ann", "born": "2019-01-31", "answer": true});
+    let members = asked["tools"][0]["function"]["parameters"]["properties"].as_object().unwrap();
+    let answer: Value = members
+        .iter()
+        .map(|(name, schema)| match known.get(name) {
+            Some(value) => (name.clone(), value.clone()),
+            None => (name.clone(), schema["anyOf"][0]["enum"][0].clone()),
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    calls(&answer.to_string())
+}
 
 /// Vectors of as many numbers as were asked for.
 fn embeds(seen: &Seen) -> Answer {
@@ -60,7 +76,10 @@ fn statements(readme: &str, with_cron: bool, with_vector: bool) -> Vec<String> {
 async fn every_statement_of_the_readme_runs() {
     let upstream = Upstream::raw(|seen| match seen.path.as_str() {
         path if path.ends_with("/models") => Answer::json(200, MODELS),
-        path if path.ends_with("/chat/completions") => Answer::hello(),
+        path if path.ends_with("/chat/completions") => match seen.json().get("tools") {
+            Some(_) => fitting(&seen.json()),
+            None => Answer::hello(),
+        },
         path if path.ends_with("/embeddings") => embeds(seen),
         _ => Answer::json(200, r#"{"data":{"label":"key"}}"#),
     })
@@ -118,9 +137,9 @@ async fn every_statement_of_the_readme_runs() {
         value(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success'")
             .await
             .unwrap(),
-        // chat, chat_complete, chat_stream, chat_many's, two for the cache, a job, and one with tags; embed and
-        // embed_many, and once more of the 200 texts with pgvector.
-        (3 + 200 + 2 + 1 + 1 + 2 + if with_vector { 3 } else { 0 }).to_string()
+        // chat, chat_complete, chat_stream, chat_many's, those with a schema and a summary, two for the cache, a job, and
+        // one with tags; embed and embed_many, and once more of the 200 texts with pgvector.
+        (3 + 200 + 5 + 20 + 2 + 1 + 1 + 2 + if with_vector { 3 } else { 0 }).to_string()
     );
     assert_eq!(
         value(&root, "SELECT count(*) FROM articles WHERE summary = 'hello'").await.unwrap(),

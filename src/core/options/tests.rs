@@ -261,3 +261,47 @@ fn what_is_asked_of_the_cache_is_ours_and_kept_with_a_job() {
     let error = with(r#"{"cache":true}"#).unwrap_err().to_string();
     assert!(error.starts_with("options.cache must be false, or an object of ttl"), "{error}");
 }
+
+#[test]
+fn a_schema_is_ours_and_a_job_keeps_it() {
+    let body = r#"{"model":"m","messages":[{"role":"user"}],"schema":{"type":"number","x":1.50},"max_repairs":1}"#;
+    let prepared = Prepared::from_body(Some(body)).unwrap();
+    assert_eq!(prepared.body(), r#"{"messages":[{"role":"user"}]}"#);
+    for prepared in [Prepared::from_body(Some(&prepared.to_request())).unwrap(), prepared] {
+        let check = prepared.check.unwrap();
+        assert_eq!((check.schema.get(), check.max_repairs), (r#"{"type":"number","x":1.50}"#, 1));
+    }
+    let without = Prepared::from_body(Some(r#"{"model":"m","messages":[{}]}"#)).unwrap();
+    assert!(without.check.is_none() && !without.to_request().contains("max_repairs"));
+}
+
+#[test]
+fn a_format_that_is_checked_is_a_schema() {
+    let read = |format: &str| {
+        let body = format!(r#"{{"model":"m","messages":[{{}}],"response_format":{format}}}"#);
+        Prepared::from_body(Some(&body))
+    };
+    let checked =
+        read(r#"{"type":"json_schema","json_schema":{"name":"n","schema":{"a":1}},"check":true}"#);
+    let checked = checked.unwrap();
+    assert_eq!(checked.check.as_ref().unwrap().schema.get(), r#"{"a":1}"#);
+    assert_eq!(checked.body(), r#"{"messages":[{}]}"#);
+    for (format, sent) in [
+        (r#"{"type":"text","check":false}"#, r#"{"type":"text"}"#),
+        (r#"{"type":"text","check":null}"#, r#"{"type":"text"}"#),
+        (r#"{"type": "text"}"#, r#"{"type": "text"}"#),
+    ] {
+        let prepared = read(format).unwrap();
+        assert!(prepared.check.is_none());
+        assert!(prepared.body().contains(&format!(r#""response_format":{sent}"#)), "{format}");
+    }
+    for wrong in [
+        r#"{"type":"json_schema","json_schema":{"name":"n"},"check":true}"#,
+        r#"{"type":"json_schema","json_schema":7,"check":true}"#,
+        r#"{"type":"json_object","check":true}"#,
+        r#"{"check":"yes"}"#,
+        r#"{"type":"json_schema","json_schema":{"schema":[]},"check":true}"#,
+    ] {
+        assert_eq!(read(wrong).unwrap_err().sqlstate(), "PT400", "{wrong}");
+    }
+}

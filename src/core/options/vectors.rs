@@ -167,6 +167,7 @@ impl Prepared {
             tags,
             cache: None,
             streams: false,
+            check: None,
             fields,
         })
     }

@@ -11,7 +11,7 @@ use crate::fresh::{self, required};
 use crate::gateway::Handle;
 use crate::gateway_keys;
 use crate::installed::Installed;
-use crate::protocol::{ChatCall, Whose};
+use crate::protocol::{ChatCall, Checking, Whose};
 use crate::route_cache;
 use crate::routing;
 use crate::time;
@@ -347,6 +347,7 @@ fn prepare(
             resolved_at,
             earlier_attempts: job.earlier_attempts,
             labels,
+            check: Checking::of(&prepared),
             generation: None,
             native: None,
             standings: None,

@@ -3,6 +3,7 @@
 mod cache;
 mod callers;
 mod calls;
+mod checked_json;
 mod clerks;
 mod clients;
 mod console_data;

@@ -134,6 +134,7 @@ pub(super) fn line_of(error: &Error) -> Line {
         Error::RateLimited { .. } => line(429, Kind::RateLimit, "rate_limit_exceeded", Later),
         Error::QueueFull { .. } | Error::ConsoleBusy { .. } => own(429, Kind::RateLimit, Later),
         Error::Unsupported { .. } => own(501, Kind::Invalid, Never),
+        Error::SchemaViolation { .. } => own(422, Kind::Invalid, Never),
         Error::Unreachable { .. }
         | Error::Disconnected { .. }
         | Error::BrokenAnswer { .. }

@@ -93,6 +93,10 @@ pub fn take_caching(prepared: &mut Prepared, header: &[u8]) -> Result<(), Failur
             let message = "x-aggregator-cache is no option of embeddings";
             return Err(Failure::of(&Error::bad_request(message), Sent::Nothing));
         }
+        Some(Wanted::On(_)) if prepared.check.is_some() => {
+            let message = "x-aggregator-cache cannot be given beside a schema";
+            return Err(Failure::of(&Error::bad_request(message), Sent::Nothing));
+        }
         Some(wanted) => prepared.cache = Some(wanted),
         None => return Err(Failure::of(&Error::bad_request(message), Sent::Nothing)),
     }

@@ -88,6 +88,12 @@ impl<'a> Incoming<'a> {
         if !matches!(stream, "true" | "false" | "null") {
             return Err(Error::bad_request("stream: must be true or false"));
         }
+        // Here they would be no option, and no provider has them.
+        if let Some(name) = ["schema", "max_repairs"].iter().find(|name| given.contains_key(**name))
+        {
+            let hint = "POST /v1/chat/completions takes it.";
+            return Err(Error::bad_request_hint(format!("{name}: is not for Messages"), hint));
+        }
         version.check(&given)?;
         Ok(Self { given, messages, model, values: scanner.values() })
     }
