@@ -2,7 +2,7 @@
 import { h, icon, show } from './dom.js'
 import * as api from './api.js'
 import { button, closeAll, problem, tell } from './ui.js'
-import { announce, listen, signIn, takeToken } from './signin.js'
+import { announce, listen, owner, signIn, takeToken } from './signin.js'
 import { welcome } from './welcome.js'
 import { providers } from './providers.js'
 import { models } from './models.js'
@@ -67,6 +67,7 @@ async function enter() {
     return alone(h('div.alone', {}, h('h1', {}, 'The console cannot start'), problem(error, enter),
       button('Sign out', async () => { await api.signOut(); signedOut(null) })))
   }
+  owner.told = owner.out = false
   frame()
   return go()
 }
@@ -79,7 +80,8 @@ function signedOut(error) {
   document.title = 'Sign in · aggregator'
   alone(signIn(error, enter))
   // Whoever has signed out wants to be out.
-  if (error !== null) announce()
+  if (error === null) owner.out = true
+  else announce()
 }
 
 function alone(content) {

@@ -71,8 +71,13 @@ function claims(token) {
 const listed = document.querySelector('meta[name=origins]').content.split(' ').filter(Boolean)
 const other = globalThis.opener ?? (parent === globalThis ? null : parent)
 
-/** Tells the page that has this one in a frame, or has opened it, if it is of a listed origin. */
+/** Whether it was told since somebody was in, and whether they have signed out. */
+export const owner = { told: false, out: false }
+
+/** Tells the page that has this one in a frame, or has opened it, if its origin is listed. */
 export function announce() {
+  if (owner.told) return
+  owner.told = true
   for (const origin of other ? listed : []) other.postMessage({ aggregator: 'ready' }, origin)
 }
 
@@ -82,7 +87,7 @@ export function listen(enter) {
     const token = data?.access_token
     if (source !== other || !listed.includes(origin) || !/^[\w-]+(\.[\w-]+){2}$/.test(typeof token === 'string' ? token : '')) return
     const before = api.credential()
-    if (before !== null && !(claims(before).sub && claims(before).sub === claims(token).sub)) return
+    if (before === null ? owner.out : !(claims(before).sub && claims(before).sub === claims(token).sub)) return
     api.keep(token)
     if (before === null) enter()
   })

@@ -3,7 +3,8 @@
 WITH asked AS MATERIALIZED (
     SELECT coalesce($1 ->> 'range', 'week') AS p_range, $1 ->> 'provider' AS p_provider, $1 ->> 'user_id' AS p_user_id
 ),
-listed AS (
+-- It is looked through for each list, and made once.
+listed AS MATERIALIZED (
     SELECT 'by_model' AS name, row_number() OVER () AS place, to_jsonb(m)
         || jsonb_build_object('cost', m.cost::text, 'avg_latency_ms', m.avg_latency_ms::text) AS line
     FROM asked CROSS JOIN LATERAL @extschema@.usage_by_model(asked.p_range, asked.p_provider, asked.p_user_id) AS m

@@ -21,9 +21,9 @@ pub enum Read {
         /// The same in another form, where one is wanted.
         other: String,
     },
-    /// And what it has used all the same.
+    /// And what it has used all the same, as has one that is broken.
     Refused(Refusal, Usage),
-    Broken(String),
+    Broken(String, Usage),
 }
 
 /// In which form an answer is wanted, beside OpenAI's.
@@ -67,7 +67,9 @@ pub fn read_answer(
             Read::Refused(refusal::inside_200(NO_CHOICE, None), completion.usage)
         }
         Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
-        Reading::Broken(what) => Read::Broken(refusal::instead(what, &body, Some(key))),
+        Reading::Broken(what) => {
+            Read::Broken(refusal::instead(what, &body, Some(key)), Usage::default())
+        }
     }
 }
 
@@ -83,7 +85,9 @@ pub fn read_embeddings(status: StatusCode, body: &str, key: &str, wanted: Wanted
         }
         embedding::answer::Reading::Refused(refusal) => Read::Refused(refusal, reply::usage(&body)),
         embedding::answer::Reading::Broken(what) => {
-            Read::Broken(refusal::instead(&what, &body, Some(key)))
+            // Too few vectors, or shorter ones, have their price all the same.
+            let usage = embedding::answer::usage(&body);
+            Read::Broken(refusal::instead(&what, &body, Some(key)), usage)
         }
     }
 }
@@ -91,7 +95,8 @@ pub fn read_embeddings(status: StatusCode, body: &str, key: &str, wanted: Wanted
 /// What an answer of another status than success says.
 fn unsuccessful(status: StatusCode, body: &str, key: &str) -> Option<Read> {
     if status.is_redirection() {
-        return Some(Read::Broken("a redirect, which is never followed".to_owned()));
+        let what = "a redirect, which is never followed".to_owned();
+        return Some(Read::Broken(what, Usage::default()));
     }
     (!status.is_success())
         .then(|| Read::Refused(refusal::read(status.as_u16(), body, Some(key)), Usage::default()))
@@ -107,7 +112,7 @@ mod tests {
             Read::Completion { completion, other, .. } => {
                 Some((completion.usage.parts.map_or(0, |parts| parts.prompt()), other))
             }
-            Read::Refused(..) | Read::Broken(_) => None,
+            Read::Refused(..) | Read::Broken(..) => None,
         }
     }
 

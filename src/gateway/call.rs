@@ -76,6 +76,12 @@ pub async fn run(
 async fn read(shared: &Shared, call: &ChatCall) -> Result<(Outlines, Option<Arc<Schema>>), Error> {
     if call.kind == Kind::Embeddings {
         let (chat, wanted) = read_with(shared, &call.body, embedding::request::outline).await?;
+        // An answer that is too large would be paid for all the same.
+        let most = wanted.most_inputs(shared.settings().max_response_size);
+        if let Some(most) = most.filter(|most| wanted.inputs > *most) {
+            let unit = "inputs whose vectors fit into aggregator.max_response_size".to_owned();
+            return Err(Error::RequestBeyond { limit: most as u64, unit });
+        }
         return Ok((Outlines { chat, native: None, wanted: Some(wanted) }, None));
     }
     let schema = match &call.check {

@@ -174,7 +174,7 @@ impl Exchange<'_, '_> {
             Some(wanted) => read_embeddings(http_status, &body, &key, wanted),
             None => read_answer(standard, http_status, &body, &key, form),
         };
-        let what = match self.shared.heavy.run(bytes, read).await {
+        let (what, usage) = match self.shared.heavy.run(bytes, read).await {
             Ok(Read::Completion { completion, response, other }) => {
                 let native = match form {
                     Form::Text => {
@@ -202,10 +202,10 @@ impl Exchange<'_, '_> {
                 let failed = refused(self.row, candidate, refusal, bill).await;
                 return Err(if has_begun { failed.not_here_again() } else { failed });
             }
-            Ok(Read::Broken(what)) => what,
-            Err(_) => "something that cannot be read".to_owned(),
+            Ok(Read::Broken(what, usage)) => (what, usage),
+            Err(_) => ("something that cannot be read".to_owned(), Usage::default()),
         };
-        Err(broken(self.row, candidate, status, what, answer.request_id).await)
+        Err(broken(self.row, candidate, status, what, usage, answer.request_id).await)
     }
 
     /// Reads a stream, handing on what it says as it arrives, and settles its row.
@@ -328,7 +328,7 @@ impl Exchange<'_, '_> {
             return Err(self.interrupted(error).await);
         }
         let what = if what.is_empty() { "a stream that ends too early".to_owned() } else { what };
-        Err(broken(self.row, candidate, status, what, request_id).await)
+        Err(broken(self.row, candidate, status, what, Usage::default(), request_id).await)
     }
 
     async fn finish_stream(
@@ -352,10 +352,10 @@ impl Exchange<'_, '_> {
                 let about = About { status, request_id, is_estimate, native: None };
                 return Ok(self.finish(completion, response, about).await);
             }
-            Ok(Read::Broken(what)) => what,
+            Ok(Read::Broken(what, _)) => what,
             _ => "JSON that is not a completion".to_owned(),
         };
-        Err(broken(self.row, candidate, status, what, request_id).await)
+        Err(broken(self.row, candidate, status, what, Usage::default(), request_id).await)
     }
 
     /// A stream that broke or stalled. Before it said anything, another may say it.
@@ -508,11 +508,13 @@ async fn broken(
     candidate: &Candidate,
     status: u16,
     what: String,
+    usage: Usage,
     request_id: Option<String>,
 ) -> Failed {
     let target = candidate.target();
     let error = Error::BrokenAnswer { target, status, what, request_id: request_id.clone() };
     let mut end = End::failed(error.code(), Some(status), false);
+    end.usage = usage;
     end.request_id = request_id;
     row.settle(end).await;
     Failed { sent: Sent::PerhapsPaid, ..Failed::finally(error) }

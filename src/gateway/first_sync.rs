@@ -44,7 +44,7 @@ pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
 }
 
 /// A user asks for the list that they are shown, and waits until it is stored.
-pub async fn now(shared: &Shared, sync: FirstSync) -> Result<(), Error> {
+pub async fn now(shared: &Arc<Shared>, sync: FirstSync) -> Result<(), Error> {
     let FirstSync { fetch, own_key } = sync;
     let nobody = || Error::internal("a list is nobody's");
     let key = own_key.ok_or_else(nobody)?;
@@ -61,7 +61,7 @@ pub async fn now(shared: &Shared, sync: FirstSync) -> Result<(), Error> {
 
 /// A user has saved a key. One sync at a time of each user: the key that is saved meanwhile has its turn after
 /// it, the last one alone.
-async fn by_user(shared: &Shared, fetch: CatalogueFetch, key: SealedKey) {
+async fn by_user(shared: &Arc<Shared>, fetch: CatalogueFetch, key: SealedKey) {
     let Some(user) = key.binding.user_id.clone() else { return };
     let place = (user, fetch.provider.id);
     {
@@ -118,20 +118,34 @@ fn stored(answer: Result<bool, Error>) -> Result<(), Error> {
     answer?.then_some(()).ok_or_else(not)
 }
 
-/// `by_user`: what was found a moment ago holds.
-async fn for_all(shared: &Shared, fetch: &CatalogueFetch, by_user: bool) -> Outcome {
+/// `by_user`: what was found a moment ago holds. Once begun it goes on to its end: whoever asks and goes away, again and
+/// again, has the provider asked once.
+async fn for_all(shared: &Arc<Shared>, fetch: &CatalogueFetch, by_user: bool) -> Outcome {
     let last = shared.first_syncs.lock().for_all.entry(fetch.provider.id).or_default().clone();
-    let mut last = last.lock().await;
+    let mut last = last.lock_owned().await;
     if let Some((at, outcome)) = &*last
         && by_user
         && at.elapsed() < PAUSE
     {
         return outcome.clone();
     }
+    let in_flight = shared.stats.enter();
+    let (shared, fetch) = (shared.clone(), fetch.clone());
+    let fetching = tokio::spawn(async move {
+        let outcome = everybodys(&shared, fetch).await;
+        *last = Some((Instant::now(), outcome.clone()));
+        drop(in_flight);
+        outcome
+    });
+    fetching.await.unwrap_or_else(|_| Outcome::Failed(Error::panicked()))
+}
+
+/// Fetches the list that everybody sees, and has it stored.
+async fn everybodys(shared: &Shared, fetch: CatalogueFetch) -> Outcome {
     let mut lease = shared.memory.lease("");
-    let outcome = match catalogue::fetch(shared, fetch, &mut lease).await {
+    match catalogue::fetch(shared, &fetch, &mut lease).await {
         Ok(fetched) => {
-            let asked = |reply| Task::Catalogue(Box::new(fetch.clone()), fetched, reply);
+            let asked = |reply| Task::Catalogue(Box::new(fetch), fetched, reply);
             stored(shared.ledger.ask(asked).await)
                 .map_or_else(Outcome::Failed, |()| Outcome::Listed)
         }
@@ -140,7 +154,5 @@ async fn for_all(shared: &Shared, fetch: &CatalogueFetch, by_user: bool) -> Outc
             shared.ledger.send(Task::Log(format!("first sync failed: {}", error.in_full())));
             Outcome::Failed(error)
         }
-    };
-    *last = Some((Instant::now(), outcome.clone()));
-    outcome
+    }
 }

@@ -12,7 +12,12 @@ use crate::session::link::{self, Exchange};
 use crate::session::raise::{or_raise, raise};
 use crate::session::request::{Resolved, no_time, usable_ms};
 use pgrx::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Of the requests of a statement, how many bytes are handed over to the gateway at one time, and how many requests,
+/// where it does not ask for more of them at once: what it will send in all may be more than anybody has memory for.
+const MOST_BYTES: usize = 16 << 20;
+const MOST_REQUESTS: usize = 2048;
 
 /// The fields of `embed_many`'s table.
 type Row = (i32, Option<Vec<f32>>, Option<JsonText>);
@@ -133,8 +138,10 @@ struct Rows {
     exchange: Option<Exchange>,
     /// Of each request on its way, the places of its inputs.
     sent: Vec<Vec<usize>>,
-    /// What is to be sent next, in smaller requests.
-    smaller: Vec<Vec<usize>>,
+    /// What is to be sent next, a request for each.
+    waiting: VecDeque<Vec<usize>>,
+    /// Something was paid for, which is not to be lost.
+    has_embedded: bool,
     known: BTreeMap<usize, Option<Embedded>>,
     next: usize,
 }
@@ -170,7 +177,7 @@ impl Rows {
             false => Some(Resolved::find(prepared, provider, p_user_id)?),
         };
         let bytes: Vec<usize> = places.iter().map(|(_, bytes)| *bytes).collect();
-        let groups = ranges(&bytes, batching.batch_size)
+        let waiting = ranges(&bytes, batching.batch_size)
             .into_iter()
             .map(|range| places[range].iter().map(|(place, _)| *place).collect())
             .collect();
@@ -181,28 +188,37 @@ impl Rows {
             inputs,
             exchange: None,
             sent: Vec::new(),
-            smaller: Vec::new(),
+            waiting,
+            has_embedded: false,
             known,
             next: 0,
         };
-        rows.send(groups)?;
+        rows.send()?;
         Ok(rows)
     }
 
-    /// Sends a request for each of these groups of inputs.
-    fn send(&mut self, groups: Vec<Vec<usize>>) -> Result<(), Error> {
-        let Some(resolved) = self.resolved.as_ref().filter(|_| !groups.is_empty()) else {
-            return Ok(());
-        };
+    /// Sends as many requests as go together.
+    fn send(&mut self) -> Result<(), Error> {
+        self.sent.clear();
+        let Some(resolved) = &self.resolved else { return Ok(()) };
         let deadline_ms = usable_ms().unwrap_or(u64::MAX / 2);
-        let call = |places: &Vec<usize>| -> Result<ChatCall, Error> {
+        let most = MOST_REQUESTS.max(self.concurrency as usize);
+        let (mut calls, mut bytes) = (Vec::new(), 0);
+        while calls.len() < most
+            && bytes < MOST_BYTES
+            && let Some(places) = self.waiting.pop_front()
+        {
             let texts: Vec<&str> =
                 places.iter().filter_map(|place| self.inputs[*place].as_deref()).collect();
             let prepared = self.prepared.with_inputs(&texts)?;
-            Ok(resolved.call(&prepared, prepared.timeout_ms))
-        };
-        let calls = groups.iter().map(call).collect::<Result<Vec<_>, _>>()?;
-        self.sent = groups;
+            let call: ChatCall = resolved.call(&prepared, prepared.timeout_ms);
+            bytes += call.body.len();
+            calls.push(call);
+            self.sent.push(places);
+        }
+        if calls.is_empty() {
+            return Ok(());
+        }
         let batch = Batch { calls, concurrency: self.concurrency, deadline_ms };
         let mut exchange = Exchange::begin(&Request::Many(Box::new(batch)))?;
         exchange.flushes = true;
@@ -226,22 +242,30 @@ impl Rows {
                 return Ok(None);
             }
             let Some(exchange) = &mut self.exchange else { return Err(link::unexpected()) };
-            match exchange.next(None)? {
-                Some(Reply::Item { index, reply }) => {
+            match exchange.next(None) {
+                Ok(Some(Reply::Item { index, reply })) => {
                     let Some(places) = self.sent.get_mut(index as usize) else {
                         return Err(link::unexpected());
                     };
                     let places = std::mem::take(places);
                     self.take(places, reply.outcome.map(|answer| answer.response));
                 }
-                Some(Reply::End) => {
+                Ok(Some(Reply::End)) => {
                     if let Some(exchange) = self.exchange.take() {
                         exchange.end();
                     }
-                    let smaller = std::mem::take(&mut self.smaller);
-                    self.send(smaller)?;
+                    self.send()?;
                 }
-                _ => return Err(link::unexpected()),
+                // Nothing of this part has left.
+                Err(error @ Error::OutOfMemory { .. }) if self.has_embedded => {
+                    self.exchange = None;
+                    for places in std::mem::take(&mut self.sent) {
+                        self.fail(&places, &error);
+                    }
+                    self.send()?;
+                }
+                Err(error) => return Err(error),
+                Ok(_) => return Err(link::unexpected()),
             }
         }
     }
@@ -251,6 +275,7 @@ impl Rows {
         match outcome {
             Ok(response) => match numbers(&response).filter(|all| all.len() == places.len()) {
                 Some(vectors) => {
+                    self.has_embedded = true;
                     let all = places.into_iter().zip(vectors);
                     self.known.extend(all.map(|(place, vector)| (place, Some(Ok(vector)))));
                 }
@@ -258,7 +283,9 @@ impl Rows {
             },
             Err(error) if places.len() > 1 && may_pass_in_parts(&error) => {
                 let (first, second) = places.split_at(places.len().div_ceil(2));
-                self.smaller.extend([first.to_vec(), second.to_vec()]);
+                // Rows come in their order: these are waited for.
+                self.waiting.push_front(second.to_vec());
+                self.waiting.push_front(first.to_vec());
             }
             Err(error) => self.fail(&places, &error),
         }

@@ -6,7 +6,7 @@ use crate::core::failure::{self, Signs};
 use crate::core::json;
 use crate::core::refusal::{self, Refusal};
 use crate::core::reply::{Completion, clean_word};
-use crate::core::usage::Usage;
+use crate::core::usage::{Parts, Usage};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
@@ -76,7 +76,7 @@ pub fn read(body: &str, wanted: Wanted, key: Option<&str>) -> Reading {
     Reading::Embeddings {
         completion: Completion {
             served_model: model.and_then(word),
-            usage: input_usage(said_usage.map(|said| Usage::parse(said.get())).unwrap_or_default()),
+            usage: said_usage.map(input_usage).unwrap_or_default(),
             finish_reason: None,
             id: id.and_then(word),
             has_choice: true,
@@ -85,9 +85,22 @@ pub fn read(body: &str, wanted: Wanted, key: Option<&str>) -> Reading {
     }
 }
 
-/// Nothing comes out but vectors, which are not counted in tokens: what goes in is the whole use.
-fn input_usage(usage: Usage) -> Usage {
-    let parts = usage.input();
+/// What a body says of its use, whatever else it is: what it gives is paid for though it is not what was asked for.
+pub fn usage(body: &str) -> Usage {
+    let said = json::pick(body, &["usage"]).ok().and_then(|[said]| said);
+    said.map(input_usage).unwrap_or_default()
+}
+
+/// Nothing comes out but vectors, which are not counted in tokens: what goes in is the whole use. Some say the total
+/// alone (Voyage).
+fn input_usage(said: &RawValue) -> Usage {
+    let usage = Usage::parse(said.get());
+    let total = || {
+        let [total] = json::pick(said.get(), &["total_tokens"]).ok()?;
+        let input = total?.get().parse::<i32>().ok().filter(|total| *total >= 0)?;
+        Some(Parts { input, ..Parts::default() })
+    };
+    let parts = usage.input().or_else(total);
     Usage { parts, input_only: None, ..usage }
 }
 

@@ -38,3 +38,10 @@ pub struct Wanted {
     /// Numbers of each, where the request says.
     pub dimensions: Option<usize>,
 }
+
+impl Wanted {
+    /// Of how many inputs an answer of so many bytes can hold the vectors, in base64. `None`: nobody knows.
+    pub fn most_inputs(self, bytes: usize) -> Option<usize> {
+        self.dimensions.map(|dimensions| bytes / (4 * dimensions).div_ceil(3).max(1) / 4)
+    }
+}

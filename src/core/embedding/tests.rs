@@ -47,6 +47,12 @@ fn the_whole_use_is_what_goes_in() {
         (r#"{"prompt_tokens":5}"#, Some(5)),
         (r#"{"prompt_tokens":5,"total_tokens":5}"#, Some(5)),
         (r#"{"input_tokens":5}"#, Some(5)),
+        // Voyage's.
+        (r#"{"total_tokens":5}"#, Some(5)),
+        (r#"{"total_tokens":0}"#, Some(0)),
+        (r#"{"total_tokens":-5}"#, None),
+        (r#"{"total_tokens":"many"}"#, None),
+        (r#"{"total_tokens":99999999999}"#, None),
         (r#"{"prompt_tokens":0,"total_tokens":0}"#, Some(0)),
         ("null", None),
     ] {
@@ -55,6 +61,8 @@ fn the_whole_use_is_what_goes_in() {
         let parts = completion.usage.parts;
         assert_eq!(parts.map(|parts| parts.prompt()), tokens, "{usage}");
         assert_eq!(parts.map_or(0, |parts| parts.completion()), 0, "{usage}");
+        // The same of what is not what was asked for.
+        assert_eq!(super::answer::usage(&body).parts, parts, "{usage}");
     }
 }
 
@@ -185,6 +193,16 @@ fn a_request_says_what_goes_in() {
 }
 
 #[test]
+fn an_answer_holds_so_many_vectors() {
+    let most = |dimensions, bytes| Wanted { inputs: 1, dimensions }.most_inputs(bytes);
+    assert_eq!(most(None, 1), None);
+    assert_eq!(most(Some(3072), 32 << 20), Some(2048));
+    assert_eq!(most(Some(3073), 32 << 20), Some(2047));
+    assert_eq!((most(Some(1000), 64 << 10), most(Some(1000), 10)), (Some(12), Some(0)));
+    assert_eq!(most(Some(0), 64), Some(16));
+}
+
+#[test]
 fn inputs_go_together_up_to_a_number_and_a_size() {
     assert_eq!(ranges(&[1; 5], 2), [0..2, 2..4, 4..5]);
     assert!(ranges(&[], 2).is_empty());
@@ -267,7 +285,7 @@ proptest::proptest! {
                 }
                 Reading::Refused(_) | Reading::Broken(_) => {}
             }
-            let _ = (outline(text), numbers(text), with_lists(text));
+            let _ = (outline(text), numbers(text), with_lists(text), super::answer::usage(text));
         }
         let request = json!({"input": [body]}).to_string();
         let _ = outline(&request);

@@ -9,6 +9,8 @@ const { CONSOLE_APP, CONSOLE_TOKEN, CONSOLE_NEXT_TOKEN, CONSOLE_OTHER_TOKEN } = 
 // One server, and two names of it: of these, one is listed.
 const LISTED = `http://127.0.0.1:${CONSOLE_APP}`
 const STRANGER = `http://localhost:${CONSOLE_APP}`
+// Of the form of an access token, and signed by nobody.
+const REFUSED = `${CONSOLE_TOKEN.split('.').slice(0, 2).join('.')}.c2lnbmVk`
 const application = createServer((_, response) => {
   response.setHeader('content-type', 'text/html')
   response.end('<!doctype html><title>app</title><script>globalThis.heard = []; addEventListener("message", (event) => heard.push([event.origin, event.data]))</script>')
@@ -20,6 +22,17 @@ after(() => {
 })
 
 const post = (at, name, message) => at.evaluate(([to, data, origin]) => globalThis[to].postMessage(data, origin), [name, message, new URL(BASE).origin])
+
+/** Once the console has taken all that was posted to it before. */
+async function heardAll(app, console) {
+  const last = console.evaluate(() => new Promise((done) => {
+    addEventListener('message', (event) => { if (event.data === 'last') done() })
+    globalThis.waits = true
+  }))
+  await console.waitForFunction(() => globalThis.waits)
+  await post(app, 'console_', 'last')
+  await last
+}
 
 async function opened(origin) {
   const app = await page({ also: [origin] })
@@ -51,7 +64,33 @@ test('a listed application that opens it is told when it is there, and signs its
   await console.getByRole('button', { name: 'Sign out' }).click()
   await console.getByRole('heading', { name: 'Sign in' }).waitFor()
   assert.equal(await app.evaluate(() => heard.length), 1)
+  // Nor is a token taken that it posts all the same.
+  await post(app, 'console_', { access_token: CONSOLE_NEXT_TOKEN })
+  await heardAll(app, console)
+  assert.equal(await kept(), null)
   await nothingForeign(console, 'opened')
+  await app.context().close()
+})
+
+test('an application whose token is refused is not asked for it again and again', async () => {
+  const [app, console] = await opened(LISTED)
+  await becomes(() => app.evaluate(() => heard.length), 1)
+  let asked = 0
+  console.on('request', (request) => { asked += request.url().includes('/console/api/') ? 1 : 0 })
+  await app.evaluate(([token, origin]) => addEventListener('message', ({ source, data }) => {
+    if (data.aggregator === 'ready') source.postMessage({ access_token: token }, origin)
+  }), [REFUSED, new URL(BASE).origin])
+  await post(app, 'console_', { access_token: REFUSED })
+  await console.locator('.problem').waitFor()
+  // What the console posts comes in its order.
+  await console.evaluate((origin) => opener.postMessage({ aggregator: 'last' }, origin), LISTED)
+  await becomes(() => app.evaluate(() => heard.at(-1)[1].aggregator), 'last')
+  await heardAll(app, console)
+  assert.equal(await app.evaluate(() => heard.length), 2)
+  assert.equal(asked, 1)
+  // A good one that comes later is taken.
+  await post(app, 'console_', { access_token: CONSOLE_TOKEN })
+  await console.locator('.who').getByText('u-1').waitFor()
   await app.context().close()
 })
 
@@ -76,14 +115,7 @@ test('a listed application has it in a frame', async () => {
 test('a stranger hears nothing, signs nobody in, and has it in no frame', async () => {
   const [app, console] = await opened(STRANGER)
   await post(app, 'console_', { access_token: CONSOLE_TOKEN })
-  // What is posted later comes later: by then the other has come.
-  const last = console.evaluate(() => new Promise((done) => {
-    addEventListener('message', (event) => { if (event.data === 'last') done() })
-    globalThis.waits = true
-  }))
-  await console.waitForFunction(() => globalThis.waits)
-  await post(app, 'console_', 'last')
-  await last
+  await heardAll(app, console)
   assert.equal(await console.evaluate(() => sessionStorage.length), 0)
   assert.equal(await app.evaluate(() => heard.length), 0)
   await app.evaluate((base) => new Promise((done) => {

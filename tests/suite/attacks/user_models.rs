@@ -252,3 +252,37 @@ async fn what_everybody_sees_is_fetched_without_a_users_key_and_once_an_hour() {
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_models").await.unwrap(), "2");
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_user_models").await.unwrap(), "0");
 }
+
+#[tokio::test]
+async fn whoever_asks_and_goes_away_again_and_again_has_the_provider_asked_once() {
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::raw({
+        let is_slow = is_slow.clone();
+        move |_: &Seen| {
+            let list = Answer::json(200, r#"{"data": [{"id": "one"}]}"#);
+            if is_slow.load(Ordering::Relaxed) { Answer::late(2000, list) } else { list }
+        }
+    })
+    .await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, &upstream).await;
+    rows(&root, "SELECT sync_models('list')").await;
+    let alice = with_key(&database, "alice", "sk-alice", "one").await;
+    root.batch_execute("UPDATE api_providers SET last_synced_at = now() - interval '2 hours'")
+        .await
+        .unwrap();
+    let before = upstream.seen().len();
+    is_slow.store(true, Ordering::Relaxed);
+    let sync = "SELECT total, added, error FROM sync_own_models('list')";
+    alice.batch_execute("SET statement_timeout = '300ms'").await.unwrap();
+    while upstream.seen().len() < before + 1 {
+        let _ = alice.batch_execute(sync).await;
+    }
+    for _ in 0..5 {
+        let _ = alice.batch_execute(sync).await;
+    }
+    alice.batch_execute("RESET statement_timeout").await.unwrap();
+    assert_eq!(rows(&alice, sync).await, ["1|0|∅"]);
+    assert_eq!(upstream.seen().len(), before + 1);
+}

@@ -34,6 +34,23 @@ async fn an_answer_that_is_not_what_was_asked_for_is_broken() {
 }
 
 #[tokio::test]
+async fn what_a_broken_answer_has_used_is_in_the_log() {
+    // A server that passes over `dimensions`, and one that counts as Voyage does.
+    for usage in [r#"{"prompt_tokens":7,"total_tokens":7}"#, r#"{"total_tokens":7}"#] {
+        let answer = format!(r#"{{"data":[{{"embedding":[1,2]}}],"usage":{usage}}}"#);
+        let upstream = Upstream::start(move |_| Answer::json(200, answer.clone())).await;
+        let (_database, root) = ready(&upstream).await;
+        let sql = r#"SELECT embed('x', 'e', '{"dimensions": 3}')"#;
+        assert_eq!(failure(&root, sql).await.0, "PT502");
+        assert_eq!(value(&root, "SELECT embed('x', 'e')").await.unwrap(), "{1,2}");
+        assert_eq!(
+            rows(&root, "SELECT status, prompt_tokens, cost_estimate, cost_source FROM aggregator_usage_logs ORDER BY created_at").await,
+            ["error|7|0.000014|computed", "success|7|0.000014|computed"]
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_failure_is_in_the_rows_of_its_request_alone() {
     let upstream = Upstream::start(|seen| match texts(seen)[0].as_str() {
         "bad" => Answer::json(400, r#"{"error":{"message":"no good","code":"invalid_value"}}"#),

@@ -4,6 +4,9 @@ use super::{add_embedder, embeds, many, ready, shown, texts};
 use crate::bed::{Cluster, failure, rows, value};
 use crate::chat::save_key;
 use crate::upstream::{Answer, Seen, Upstream};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
 use std::collections::BTreeSet;
 
 #[tokio::test]
@@ -140,6 +143,55 @@ async fn ten_thousand_texts_come_back_in_their_order() {
     let sent: BTreeSet<String> = upstream.chats().iter().flat_map(texts).collect();
     assert_eq!(sent.len(), 10_000);
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "79");
+}
+
+#[tokio::test]
+async fn more_than_there_is_memory_for_goes_in_parts() {
+    let upstream = Upstream::start(embeds).await;
+    let cluster = Cluster::start("embedmuch", "aggregator.max_memory = '128MB'");
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_embedder(&root, "standin", "openai", &upstream).await;
+    save_key(&root, "standin", "sk-good-1").await;
+    // 60 MB of texts, and 60 MB that are few kB of arguments many times: one user may hold 48 MB.
+    for sql in [
+        "SELECT count(embedding), count(error), bool_and(embedding[1] = 100000) FROM embed_many(
+            array_fill(repeat('x', 100000), ARRAY[600]), 'e', '{\"batch_size\": 5, \"concurrency\": 4}')",
+        "SELECT count(embedding), count(error), bool_and(embedding[1] = 1) FROM embed_many(
+            array_fill('x'::text, ARRAY[600]), 'e',
+            jsonb_build_object('batch_size', 1, 'concurrency', 4, 'extra_body', jsonb_build_object('task', repeat('y', 100000))))",
+    ] {
+        assert_eq!(rows(&root, sql).await, ["600|0|t"], "{sql}");
+    }
+    assert_eq!(upstream.chat_count(), 120 + 600);
+}
+
+#[tokio::test]
+async fn what_no_answer_can_hold_is_not_asked_for_at_once() {
+    let upstream = Upstream::start(|seen: &Seen| {
+        let bytes = 4 * seen.json()["dimensions"].as_u64().unwrap() as usize;
+        let vector = BASE64_STANDARD.encode(vec![0u8; bytes]);
+        let data: Vec<_> = texts(seen).iter().map(|_| json!({"embedding": vector})).collect();
+        Answer::json(200, json!({"data": data, "usage": {"prompt_tokens": 1}}).to_string())
+    })
+    .await;
+    let cluster = Cluster::start("embedlarge", "aggregator.max_response_size = '64kB'");
+    let database = cluster.database().await;
+    let root = database.root().await;
+    add_embedder(&root, "standin", "openai", &upstream).await;
+    save_key(&root, "standin", "sk-good-1").await;
+    // 12 of them are 64 kB.
+    let sql = r#"SELECT count(embedding), count(error), min(cardinality(embedding)) FROM embed_many(
+        array_fill('x'::text, ARRAY[40]), 'e', '{"dimensions": 1000, "batch_size": 20}')"#;
+    assert_eq!(rows(&root, sql).await, ["40|0|1000"]);
+    assert_eq!(upstream.chat_count(), 4);
+    let submit =
+        r#"SELECT embed_submit(array_fill('x'::text, ARRAY[13]), 'e', '{"dimensions": 1000}')"#;
+    let job = value(&root, submit).await.unwrap();
+    let waited =
+        rows(&root, &format!("SELECT status, error ->> 'sqlstate' FROM chat_wait('{job}')")).await;
+    assert_eq!(waited, ["failed|PT413"]);
+    assert_eq!(upstream.chat_count(), 4);
 }
 
 #[tokio::test]

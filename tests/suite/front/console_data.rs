@@ -91,6 +91,23 @@ async fn every_statement_takes_one_jsonb_and_gives_one() {
 }
 
 #[tokio::test]
+async fn each_report_of_a_page_is_made_once() {
+    let database = crate::bed::database().await;
+    let root = database.root().await;
+    let usage = statements().into_iter().find(|statement| statement.name == "usage").unwrap().sql;
+    let usage = usage.replace("@extschema@", "public").replace("$1", "'{}'::jsonb");
+    root.batch_execute(&format!("BEGIN; SET LOCAL track_functions = 'all'; {usage}"))
+        .await
+        .unwrap();
+    let calls = "SELECT string_agg(funcname || ' ' || calls, ', ' ORDER BY funcname) FROM pg_stat_xact_user_functions
+        WHERE funcname IN ('usage_by_model', 'usage_by_key', 'usage_by_tag')";
+    assert_eq!(
+        value(&root, calls).await.unwrap(),
+        "usage_by_key 1, usage_by_model 1, usage_by_tag 1"
+    );
+}
+
+#[tokio::test]
 async fn nobody_is_told_anything_without_a_credential_that_holds() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let bed = ready(&upstream).await;
