@@ -4061,7 +4061,12 @@ BEGIN
     RETURN (
         SELECT greatest(500, least(coalesce(min(m.context_window), 8192), 400000) / 2)
         FROM @extschema@.aggregator_models AS m
-        WHERE (m.model_id = p_model OR m.model_name = p_model) AND m.context_window > 0
+        JOIN @extschema@.api_providers AS p ON p.id = m.provider_id
+        WHERE m.context_window > 0
+          AND (p_model IN (m.model_id, m.model_name)
+               -- Of the provider that it names.
+               OR p.name = split_part(p_model, ':', 1)
+                  AND substr(p_model, length(p.name) + 2) IN (m.model_id, m.model_name))
     );
 END
 $$;
@@ -4080,6 +4085,10 @@ DECLARE
 BEGIN
     IF p_input IS NULL THEN
         RETURN p_state;
+    END IF;
+    IF octet_length(p_input) > 1048576 THEN
+        RAISE EXCEPTION 'a row may have 1048576 bytes at the most' USING ERRCODE = 'PT400',
+            HINT = 'Give its parts as rows of their own.';
     END IF;
     IF p_state IS NOT NULL AND p_state ->> 'model' IS DISTINCT FROM p_model THEN
         RAISE EXCEPTION 'the model must be the same for all rows of a group' USING ERRCODE = 'PT400';
@@ -4143,7 +4152,7 @@ COMMENT ON FUNCTION @extschema@.ai_summarize_request(text, text, jsonb) IS
     'What ai_summarize sends, as chat_many and chat_submit take it; the summary is the column content. PT400.';
 
 COMMENT ON AGGREGATE @extschema@.ai_summarize_agg(text, text) IS
-    'A summary of all rows, by a model. What is more than half of its context, in bytes, is summed up before the rest is added: one call for each time, and one at the end. NULL: there is no row, or all are NULL. Errors as in chat_complete.';
+    'A summary of all rows, by a model. What is more than half of its context, in bytes, is summed up before the rest is added: one call for each time, and one at the end. NULL: there is no row, or all are NULL. A row has 1 MiB at the most. Errors as in chat_complete.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_ai_messages(text, text) IS
     'The messages that ask a model for something about an input, which is a string of JSON in them. Internal.';

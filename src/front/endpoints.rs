@@ -64,8 +64,11 @@ impl<'a> Asking<'a> {
         let tags = self.headers.get_all("x-aggregator-tags").iter();
         add_tags(prepared, tags.map(|value| value.as_bytes()))?;
         self.caller.labels(&prepared.tags).map_err(refused)?;
-        if let Some(header) = self.headers.get("x-aggregator-cache") {
-            take_caching(prepared, header.as_bytes())?;
+        // In several lines it is one list.
+        let lines = self.headers.get_all("x-aggregator-cache").iter();
+        let lines: Vec<&[u8]> = lines.map(|line| line.as_bytes()).collect();
+        if !lines.is_empty() {
+            take_caching(prepared, &lines.join(&b","[..]))?;
         }
         if let Some(metadata) = prepared.metadata() {
             self.tag_by(prepared, &metadata);

@@ -37,8 +37,7 @@ pub async fn submit(mut asking: Asking<'_>) -> Result<Response<Body>, Failure> {
     if let Some(check) = &prepared.check {
         let schema = check.schema.get().to_owned();
         let read = move || Schema::read(&schema).map(drop);
-        // On a thread of its own, however short it is.
-        let read = asking.front.shared.schemas.run(usize::MAX, read).await;
+        let read = asking.front.shared.schemas.run(&asking.caller.whose.user, read).await;
         read.flatten().map_err(refused)?;
     }
     // One that nobody can serve is better refused now than later.

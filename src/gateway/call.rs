@@ -30,7 +30,7 @@ pub async fn run(
     lease: &mut Lease,
 ) -> ChatReply {
     let started = Instant::now();
-    let (outlines, schema) = match read(shared, call).await {
+    let (outlines, schema) = match read(shared, call, matches!(delivery, Delivery::Job), lease).await {
         Ok(read) => read,
         Err(error) => {
             let latency_ms = started.elapsed().as_millis() as u64;
@@ -73,7 +73,12 @@ pub async fn run(
 
 /// What the request asks for, within the bounds of a request. Whoever wrote it has looked already,
 /// but a job may be old, and this is where all requests pass.
-async fn read(shared: &Shared, call: &ChatCall) -> Result<(Outlines, Option<Arc<Schema>>), Error> {
+async fn read(
+    shared: &Shared,
+    call: &ChatCall,
+    is_job: bool,
+    lease: &mut Lease,
+) -> Result<(Outlines, Option<Arc<Schema>>), Error> {
     if call.kind == Kind::Embeddings {
         let (chat, wanted) = read_with(shared, &call.body, embedding::request::outline).await?;
         // An answer that is too large would be paid for all the same.
@@ -85,7 +90,7 @@ async fn read(shared: &Shared, call: &ChatCall) -> Result<(Outlines, Option<Arc<
         return Ok((Outlines { chat, native: None, wanted: Some(wanted) }, None));
     }
     let schema = match &call.check {
-        Some(check) => Some(checked::read(shared, check).await?),
+        Some(check) => Some(checked::read(shared, call, check, is_job, lease).await?),
         None => None,
     };
     let chat = outline(shared, &call.body).await?;

@@ -11,21 +11,39 @@ use crate::gateway::call::{outline, rounds};
 use crate::gateway::delivery::Delivery;
 use crate::gateway::memory::Lease;
 use crate::gateway::shared::Shared;
-use crate::protocol::{ChatAnswer, Checking, Progress, Settled};
+use crate::protocol::{ChatAnswer, ChatCall, Checking, Progress, Settled};
 use bigdecimal::BigDecimal;
 use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::{Arc, MutexGuard};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
 
-/// What is done with a schema takes a thread of its own, however short it is.
-const ALWAYS: usize = usize::MAX;
-
-/// The schema of a call, or why it is none.
-pub async fn read(shared: &Shared, check: &Arc<Checking>) -> Result<Arc<Schema>, Error> {
+/// The schema of a call, or why it is none, and the room that it takes for as long as the call does. A job has all the
+/// time for that: its own begins when it is sent.
+pub async fn read(
+    shared: &Shared,
+    call: &ChatCall,
+    check: &Arc<Checking>,
+    is_job: bool,
+    lease: &mut Lease,
+) -> Result<Arc<Schema>, Error> {
     let check = check.clone();
     let read = move || Schema::read(&check.schema).map(Arc::new);
-    shared.schemas.run(ALWAYS, read).await?
+    let reading = shared.schemas.run(&call.user_id, read);
+    let schema = match is_job || call.candidates.is_empty() {
+        true => reading.await??,
+        false => {
+            let time = Duration::from_millis(call.deadline_ms);
+            timeout(time, reading).await.map_err(|_| late(call))???
+        }
+    };
+    lease.begin(schema.memory())?;
+    Ok(schema)
+}
+
+fn late(call: &ChatCall) -> Error {
+    Error::Deadline { target: call.candidates[0].target(), waited_ms: call.deadline_ms }
 }
 
 /// What the answers of a call have cost so far.
@@ -69,8 +87,12 @@ pub async fn run(
             let limit = attempts.shared.settings().max_memory as u64;
             return Err(Error::AnswerOutOfMemory { target, limit });
         }
-        let checked =
-            attempts.shared.schemas.run(ALWAYS, move || by_schema.answer(&response)).await?;
+        let (shared, call) = (attempts.shared, attempts.call);
+        let checking = shared.schemas.run(&call.user_id, move || by_schema.answer(&response));
+        let checked = match attempts.delivery {
+            Delivery::Job => checking.await?,
+            _ => timeout_at(attempts.deadline, checking).await.map_err(|_| late(call))??,
+        };
         let unfit = match checked {
             Ok(response) => return Ok(ChatAnswer { response, settled: spent, ..answer }),
             Err(unfit) => unfit,
@@ -112,13 +134,13 @@ async fn ask_for(
     Ok(held)
 }
 
-/// A repair that was not answered. A job whose turn comes later would begin anew and pay anew for what it has: it is told
-/// of the answer that it had.
+/// A repair that was not answered. A job that would be run once more would begin anew and pay anew for what it has: it
+/// is told of the answer that it had.
 fn given_up(attempts: &Attempts<'_>, check: &Checking, error: Error) -> Error {
     let is_job = matches!(attempts.delivery, Delivery::Job);
     let mut progress = progress(check);
     match progress.last.take() {
-        Some(unfit) if is_job && error.turn_in().is_some() => {
+        Some(unfit) if is_job && error.may_pass().is_some() => {
             let provider = attempts.call.candidates[0].provider.name.clone();
             violation(attempts, &provider, unfit, progress.repairs.saturating_sub(1))
         }

@@ -12,6 +12,7 @@ mod cache;
 pub mod call;
 mod catalogue;
 mod checked;
+mod checking;
 mod checks;
 pub mod clerks;
 mod clients;

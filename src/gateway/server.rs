@@ -5,6 +5,7 @@ use crate::core::health::Health;
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::cache::Cache;
+use crate::gateway::checking::Schemas;
 use crate::gateway::checks::Checks;
 use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
@@ -97,7 +98,7 @@ impl Gateway {
             clerks,
             memory: memory.clone(),
             heavy: Heavy::default(),
-            schemas: Heavy::default(),
+            schemas: Schemas::default(),
             admission: Admission::new(self.settings.limits),
             health: SharedHealth::new(self.health),
             excesses: Arc::new(Excesses::restored(self.hidden)),

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::gateway::admission::Admission;
 use crate::gateway::cache::Cache;
+use crate::gateway::checking::Schemas;
 use crate::gateway::checks::Checks;
 use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
@@ -48,7 +49,7 @@ pub struct Shared {
     pub memory: Arc<Memory>,
     pub heavy: Heavy,
     /// Where answers are checked against schemas: how long that takes is up to whoever wrote the schema.
-    pub schemas: Heavy,
+    pub schemas: Schemas,
     pub stats: Arc<Stats>,
     pub listening: Listening,
     /// Of routes and callers, as the main thread knows it.

@@ -16,8 +16,9 @@ use tokio::sync::oneshot;
 
 /// What a row takes beside the answer, with its places in the indexes.
 const OVERHEAD: usize = 512;
-/// Rows that are dropped at one time.
+/// Rows that are dropped by one statement, and statements in one transaction: what is beyond goes with the next.
 const AT_ONCE: i32 = 256;
+const MOST_DROPS: usize = 16;
 const EXPIRED_AT_ONCE: i32 = 1024;
 /// How often what is kept is counted: that reads an index, and is not for every minute.
 const RECOUNT: Duration = Duration::from_secs(60 * 60);
@@ -48,12 +49,12 @@ impl Answers {
                     Some(known) => known,
                     None => (count(client, statements)?, Instant::now()),
                 };
+                let mut size = before;
                 for answer in kept {
-                    write(client, statements, answer)?;
+                    let older = write(client, statements, answer)?;
+                    size = size.saturating_add(size_of(answer)).saturating_sub(older);
                 }
-                let added: usize = kept.iter().map(|answer| size_of(answer)).sum();
-                let left = evict(client, statements, before.saturating_add(added), most)?;
-                Ok((left, counted_at))
+                Ok((evict(client, statements, size, most)?, counted_at))
             })
         });
         match written {
@@ -73,10 +74,12 @@ impl Answers {
             Spi::connect_mut(|client| {
                 let arguments = [EXPIRED_AT_ONCE.into()];
                 let expired = dropped(client, &statements.expire_answers, &arguments)?.0;
-                let Some((size, counted_at)) = known else { return Ok(None) };
-                let (size, counted_at) = match counted_at.elapsed() > RECOUNT {
-                    true => (count(client, statements)?, Instant::now()),
-                    false => (size.saturating_sub(expired), counted_at),
+                // Also where nothing has been kept yet: what an earlier worker has kept may be more than may be now.
+                let (size, counted_at) = match known {
+                    Some((size, counted_at)) if counted_at.elapsed() <= RECOUNT => {
+                        (size.saturating_sub(expired), counted_at)
+                    }
+                    _ => (count(client, statements)?, Instant::now()),
                 };
                 Ok(Some((evict(client, statements, size, most)?, counted_at)))
             })
@@ -121,7 +124,8 @@ fn look(
     Ok(Some(AnswerFound { print: Print(print), answer, age_s }))
 }
 
-fn write(client: &mut SpiClient, statements: &Statements, kept: &AnswerKept) -> spi::Result<()> {
+/// Says how large the one was whose place it takes.
+fn write(client: &mut SpiClient, statements: &Statements, kept: &AnswerKept) -> spi::Result<usize> {
     let arguments: [DatumWithOid<'_>; 8] = [
         kept.print.0.as_slice().into(),
         kept.user_id.as_str().into(),
@@ -132,7 +136,9 @@ fn write(client: &mut SpiClient, statements: &Statements, kept: &AnswerKept) -> 
         i32::try_from(size_of(kept)).unwrap_or(i32::MAX).into(),
         f64::from(kept.ttl_s).into(),
     ];
-    client.update(&statements.keep_answer, None, &arguments).map(|_| ())
+    let older =
+        client.update(&statements.keep_answer, None, &arguments)?.first().get_one::<i32>()?;
+    Ok(older.and_then(|older| usize::try_from(older).ok()).unwrap_or(0))
 }
 
 fn size_of(kept: &AnswerKept) -> usize {
@@ -151,15 +157,18 @@ fn evict(
     mut size: usize,
     most: usize,
 ) -> spi::Result<usize> {
-    let left = most - most / MARGIN;
-    let mut is_over = size > most;
-    while is_over {
-        let (bytes, rows) = dropped(client, &statements.evict_answers, &[AT_ONCE.into()])?;
+    let left = if size > most { most - most / MARGIN } else { most };
+    for _ in 0..MOST_DROPS {
+        if size <= left {
+            break;
+        }
+        let beyond = i64::try_from(size - left).unwrap_or(i64::MAX);
+        let arguments = [AT_ONCE.into(), beyond.into()];
+        let (bytes, rows) = dropped(client, &statements.evict_answers, &arguments)?;
         if rows == 0 {
             return Ok(0);
         }
         size = size.saturating_sub(bytes);
-        is_over = size > left;
     }
     Ok(size)
 }

@@ -112,16 +112,23 @@ const RECENT_CHECKS: &str = "
 const MAINTAIN: &str = "SELECT @extschema@.aggregator_maintain_usage($1, $2)";
 const LOW_WATER: &str = "
     UPDATE @extschema@.aggregator_worker_epochs SET low_water = $2 WHERE epoch = $1";
-/// What jobs cost that were answered.
+/// What jobs cost that were answered, with the answers that did not fit their schema. Of one whose cost is not known, the
+/// sum is not known either.
 const LATE_COSTS: &str = "
-    SELECT late.i::integer, log.cost_estimate::text, log.cost_source
+    SELECT late.i::integer, log.cost::text, log.cost_source
     FROM unnest($1) WITH ORDINALITY AS late (id, i)
     CROSS JOIN LATERAL (
-        SELECT log.cost_estimate, log.cost_source
+        SELECT
+            CASE WHEN count(log.cost_estimate) = count(*) THEN sum(log.cost_estimate) END AS cost,
+            CASE
+                WHEN min(log.cost_source) = max(log.cost_source) THEN min(log.cost_source)
+                WHEN count(log.cost_estimate) < count(*)
+                    THEN min(log.cost_source) FILTER (WHERE log.cost_estimate IS NULL)
+                ELSE 'computed'
+            END AS cost_source
         FROM @extschema@.aggregator_usage_logs AS log
         WHERE log.call_id = late.id AND log.status = 'success'
-        ORDER BY log.attempt DESC
-        LIMIT 1
+        HAVING count(*) > 0
     ) AS log";
 const JOB_STATUSES: &str = "
     SELECT job.id, job.status FROM @extschema@.aggregator_jobs AS job WHERE job.id = ANY ($1)";
@@ -294,7 +301,7 @@ impl Statements {
             )?,
             evict_answers: prepare(
                 include_str!("../../sql/statements/evict_answers.sql"),
-                &[INT4OID],
+                &[INT4OID, INT8OID],
             )?,
             expire_answers: prepare(
                 include_str!("../../sql/statements/expire_answers.sql"),

@@ -235,6 +235,15 @@ async fn a_summary_folds_what_is_too_much_for_one() {
     value(&root, &agg("(VALUES (repeat('\u{1}', 5000)))")).await.unwrap();
     assert!(upstream.chat_count() - before > 5);
     assert!(upstream.chats().iter().all(|seen| seen.body.len() < 6000));
+    let huge = agg("(VALUES (repeat('x', 1048577)))");
+    assert_eq!(failure(&root, &huge).await.0, "PT400");
+    // A model of which the provider is named is that model.
+    root.batch_execute("UPDATE aggregator_models SET context_window = 100000").await.unwrap();
+    let before = upstream.chat_count();
+    let named =
+        "SELECT ai_summarize_agg(repeat('x', 7000), 'standin:m') FROM generate_series(1, 5)";
+    value(&root, named).await.unwrap();
+    assert_eq!(upstream.chat_count() - before, 1);
     let two = "SELECT ai_summarize_agg(t, m) FROM (VALUES ('a', 'm'), ('b', 'n')) AS x(t, m)";
     assert_eq!(failure(&root, two).await.0, "PT400");
 }

@@ -398,6 +398,22 @@ async fn a_job_is_checked_as_well() {
     assert_eq!(error["code"], "schema_violation");
     assert!(error["detail"].as_str().unwrap().ends_with(BAD), "{error}");
     assert_eq!(upstream.chat_count(), 4);
+    // What does not fit was paid for all the same.
+    let cost = format!("SELECT cost, cost_source FROM aggregator_jobs WHERE id = '{id}'");
+    assert_eq!(rows(&root, &cost).await, ["0.00014|computed"]);
+}
+
+#[tokio::test]
+async fn a_job_whose_repair_fails_does_not_pay_anew() {
+    let down = r#"{"error":{"message":"overloaded"}}"#;
+    let upstream =
+        Upstream::start(in_turn(vec![says(BAD), Answer::json(503, down), says(GOOD)])).await;
+    let (_database, root) = ready(&upstream).await;
+    let id = submit(&root, &with("max_retries", 0.into()).to_string(), "").await;
+    assert_eq!(ended(&root, &id).await, "failed|∅|1");
+    let told = format!("SELECT error ->> 'code', cost FROM chat_result('{id}')");
+    assert_eq!(rows(&root, &told).await, ["schema_violation|0.00007"]);
+    assert_eq!(upstream.chat_count(), 2);
 }
 
 #[tokio::test]

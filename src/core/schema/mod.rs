@@ -11,6 +11,7 @@ mod strict;
 mod tests;
 mod walk;
 
+use self::walk::Effort;
 use crate::core::json;
 use crate::core::scan::Scanner;
 use crate::error::Error;
@@ -30,8 +31,8 @@ const MOST_VALUES: usize = 100_000;
 /// Violations that are told, and the bytes of each.
 const MOST_VIOLATIONS: usize = 10;
 const LONGEST_VIOLATION: usize = 300;
-/// Bytes of a compiled expression.
-const LARGEST_PATTERN: usize = 256 << 10;
+/// Bytes of a compiled expression: what it takes of memory, and for each byte that it looks at, of time.
+const LARGEST_PATTERN: usize = 64 << 10;
 
 /// A schema, compiled.
 pub struct Schema {
@@ -40,6 +41,7 @@ pub struct Schema {
     validator: Validator,
     /// As strict modes take it.
     strict: Option<String>,
+    memory: usize,
     /// Its answers are objects: what a function can be called with.
     is_of_objects: bool,
 }
@@ -63,7 +65,7 @@ impl Schema {
         let scanned = scanner.skip().map(drop).and_then(|()| scanner.end());
         scanned.map_err(|unfit| wrong(unfit.to_string()))?;
         let value: Value = serde_json::from_str(text).map_err(|_| wrong("is not JSON"))?;
-        walk::survey(&value).map_err(wrong)?;
+        let compiled = walk::survey(&value).map_err(wrong)?;
         let options = jsonschema::options().offline().should_validate_formats(true);
         let patterns = PatternOptions::regex().size_limit(LARGEST_PATTERN);
         let validator = options
@@ -73,7 +75,14 @@ impl Schema {
         let is_of_objects = value.get("type").is_some_and(|kind| kind == "object");
         let strict = strict::form(&value).filter(|_| is_of_objects);
         let strict = strict.map(|strict| strict.to_string());
-        Ok(Self { text: text.to_owned(), value, validator, strict, is_of_objects })
+        // As text, as values, and as strict modes take it.
+        let memory = compiled + 16 * text.len();
+        Ok(Self { text: text.to_owned(), value, validator, strict, memory, is_of_objects })
+    }
+
+    /// Bytes that it takes for as long as a call has it, at about.
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     pub fn text(&self) -> &str {
@@ -105,10 +114,18 @@ impl Schema {
             Ok(instance) => instance,
             Err(error) => return vec![format!("it cannot be read: {error}")],
         };
-        if walk::is_too_much(&self.value, &instance) {
-            return vec!["it takes too long to be checked".to_owned()];
+        match walk::effort(&self.value, &instance) {
+            Effort::TooMuch => vec!["it takes too long to be checked".to_owned()],
+            // Without a list of all that is wrong.
+            Effort::Check if self.validator.is_valid(&instance) => vec![],
+            Effort::Check => vec!["it does not fit, and is too large to say where".to_owned()],
+            Effort::Tell => self
+                .validator
+                .iter_errors(&instance)
+                .take(MOST_VIOLATIONS)
+                .map(|e| told(&e))
+                .collect(),
         }
-        self.validator.iter_errors(&instance).take(MOST_VIOLATIONS).map(|e| told(&e)).collect()
     }
 }
 

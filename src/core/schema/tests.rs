@@ -172,6 +172,85 @@ fn a_check_that_takes_too_long_is_not_begun() {
 }
 
 #[test]
+fn what_is_compared_and_matched_is_counted_as_a_whole() {
+    let began = std::time::Instant::now();
+    let too_long = Err(vec!["it takes too long to be checked".to_owned()]);
+    // Two that are the same but for their end.
+    let long = "1,".repeat(40_000);
+    let pair = format!("[[{long}1],[{long}2]]");
+    let unique = r##"{"$ref":"#/$defs/u"}"##;
+    let many = format!(
+        r##"{{"allOf":[{}{unique}],"$defs":{{"u":{{"uniqueItems":true}}}}}}"##,
+        format!("{unique},").repeat(99)
+    );
+    assert_eq!(Schema::read(&many).unwrap().find(&pair), too_long);
+    assert!(Schema::read(r#"{"uniqueItems":true}"#).unwrap().find(&pair).is_ok());
+    let value = format!("[{}1]", "1,".repeat(5000));
+    let like = r##"{"$ref":"#/$defs/c"}"##;
+    for keyword in ["const", "enum"] {
+        let wanted = if keyword == "const" { value.clone() } else { format!("[{value}]") };
+        let many = format!(
+            r##"{{"items":{{"allOf":[{}{like}]}},"$defs":{{"c":{{"{keyword}":{wanted}}}}}}}"##,
+            format!("{like},").repeat(39)
+        );
+        let items = format!("[{}{value}]", format!("{value},").repeat(15));
+        assert_eq!(Schema::read(&many).unwrap().find(&items), too_long, "{keyword}");
+    }
+    let text = format!("\"{}\"", "ab".repeat(50_000));
+    for schema in [r#"{"pattern":"^[ab]*a[ab]{300}$"}"#, r#"{"format":"regex"}"#] {
+        assert_eq!(Schema::read(schema).unwrap().find(&text), too_long, "{schema}");
+    }
+    let labels = r#"{"type":"array","items":{"type":"string","pattern":"^[a-z]{2,40}$"}}"#;
+    let words = format!("[{}\"word\"]", "\"word\",".repeat(1000));
+    assert!(Schema::read(labels).unwrap().find(&words).is_ok());
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_is_wrong_takes_no_more_room_than_it_may() {
+    let untold = Err(vec!["it does not fit, and is too large to say where".to_owned()]);
+    // Each violation has the name in its place, and a name that is missing in its words.
+    let texts = r#"{"additionalProperties":{"items":{"type":"string"}}}"#;
+    let name = "n".repeat(200_000);
+    let wrong = format!("{{\"{name}\":[{}1]}}", "1,".repeat(40_000));
+    assert_eq!(Schema::read(texts).unwrap().find(&wrong), untold);
+    let right = format!("{{\"{name}\":[{}\"\"]}}", "\"\",".repeat(40_000));
+    assert!(Schema::read(texts).unwrap().find(&right).is_ok());
+    let missing = format!(r#"{{"items":{{"required":["{}"]}}}}"#, "n".repeat(60_000));
+    let items = format!("[{}{{}}]", "{},".repeat(40_000));
+    assert_eq!(Schema::read(&missing).unwrap().find(&items), untold);
+    // Names that nobody asked for are repeated, too.
+    let none = format!(r#"{{"allOf":[{}{{}}]}}"#, r#"{"additionalProperties":false},"#.repeat(500));
+    let one = format!("{{\"{name}\":1}}");
+    let violations = Schema::read(&none).unwrap().find(&one).unwrap_err();
+    assert_eq!(violations.len(), 1, "{violations:?}");
+}
+
+#[test]
+fn a_schema_takes_no_more_room_than_it_says() {
+    // Each part has its place, with the name in it.
+    let name = "n".repeat(30_000);
+    let wide = format!(r#"{{"properties":{{"{name}":{{"allOf":[{}{{}}]}}}}}}"#, "{},".repeat(1000));
+    assert!(refused(&wide).contains("too long"));
+    // Each reference has all that stands where it leads.
+    let levels: Vec<String> =
+        (1..50).map(|n| format!(r##"{{"$ref":"#/$defs/a{}"}}"##, "/items".repeat(n))).collect();
+    let deep = format!(
+        r##"{{"properties":{{"x":{{"anyOf":[{}]}}}},"$defs":{{"a":{}{{"allOf":[{}{{}}]}}{}}}}}"##,
+        levels.join(","),
+        r#"{"items":"#.repeat(50),
+        "{},".repeat(100),
+        "}".repeat(50)
+    );
+    assert!(refused(&deep).contains("parts"));
+    assert!(person().memory() < 64 << 10, "{}", person().memory());
+    let patterns: Vec<String> =
+        (0..64).map(|n| format!(r#"{{"pattern":"^[a-z]{{1,{}}}$"}}"#, n + 1)).collect();
+    let patterned = Schema::read(&format!(r#"{{"allOf":[{}]}}"#, patterns.join(","))).unwrap();
+    assert!(patterned.memory() > 2 << 20, "{}", patterned.memory());
+}
+
+#[test]
 fn an_answer_that_is_large_is_not_read() {
     let any = Schema::read("{}").unwrap();
     assert!(any.find(&format!("[{}1]", "1,".repeat(MOST_VALUES))).is_err());

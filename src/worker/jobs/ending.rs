@@ -155,7 +155,7 @@ fn pause_ms(end: &Ended<'_>) -> Option<i64> {
     Some(asked.map_or(0, |pause| pause.min(LONGEST_PAUSE).as_millis() as i64))
 }
 
-/// What each answer cost. Where a result is written late, the ledger knows.
+/// What each answer cost. Where a result is written late, or no answer fits and each was paid for, the ledger knows.
 fn costs(
     client: &SpiClient<'_>,
     statements: &Statements,
@@ -166,7 +166,10 @@ fn costs(
         .map(|(_, end)| end.outcome.map_or_else(|_| Settled::default(), |(_, s)| s.clone()))
         .collect();
     let late: Vec<usize> = (0..ends.len())
-        .filter(|i| ends[*i].1.outcome.is_ok() && costs[*i].cost_source.is_none())
+        .filter(|i| match ends[*i].1.outcome {
+            Ok(_) => costs[*i].cost_source.is_none(),
+            Err(error) => matches!(error, Error::SchemaViolation { .. }),
+        })
         .collect();
     if late.is_empty() {
         return Ok(costs);

@@ -78,6 +78,9 @@ async fn a_call_is_answered_by_what_was_kept_in_its_body_and_by_its_header() {
     for wrong in ["", "on", "ttl=0", "ttl=60,ttl=60", "max-age=60"] {
         assert_eq!(bed.send(&with(wrong, json!({}))).await.status, 400, "{wrong}");
     }
+    // In two lines it is one list.
+    let lines = with("off", json!({})).header("x-aggregator-cache", "ttl=60");
+    assert_eq!(bed.send(&lines).await.status, 400);
     // Nobody else's.
     assert_eq!(said(&bed.send(&chat("u-2", kept(json!({})))).await), pair("answer 6", "computed"));
     // In SQL it is the same call.
