@@ -30,20 +30,21 @@ pub async fn run(
     lease: &mut Lease,
 ) -> ChatReply {
     let started = Instant::now();
-    let (outlines, schema) = match read(shared, call, matches!(delivery, Delivery::Job), lease).await {
-        Ok(read) => read,
-        Err(error) => {
-            let latency_ms = started.elapsed().as_millis() as u64;
-            let outcome = Err(error);
-            return ChatReply {
-                outcome,
-                attempts: 0,
-                latency_ms,
-                sent: Sent::Nothing,
-                spent: None,
-            };
-        }
-    };
+    let (outlines, schema) =
+        match read(shared, call, matches!(delivery, Delivery::Job), lease).await {
+            Ok(read) => read,
+            Err(error) => {
+                let latency_ms = started.elapsed().as_millis() as u64;
+                let outcome = Err(error);
+                return ChatReply {
+                    outcome,
+                    attempts: 0,
+                    latency_ms,
+                    sent: Sent::Nothing,
+                    spent: None,
+                };
+            }
+        };
     let mut attempts = Attempts {
         shared,
         call,

@@ -374,7 +374,7 @@ async fn a_call_that_is_cancelled_asks_no_more() {
 async fn all_requests_of_a_call_share_its_time() {
     let upstream = Upstream::start(in_turn(vec![says(BAD), Answer::Stall])).await;
     let (_database, root) = ready(&upstream).await;
-    let (code, _) = failure(&root, &json_sql(PERSON, r#"{"timeout_ms": 3000}"#)).await;
+    let (code, _) = failure(&root, &json_sql(PERSON, r#"{"timeout_ms": 8000}"#)).await;
     assert_eq!(code, "PT504");
     assert_eq!(upstream.chat_count(), 2);
 }

@@ -38,7 +38,7 @@ const TABLES: &[(&str, &str)] = &[
         "aggregator_models",
         "jsonb_build_object('id', gen_random_uuid(), 'provider_id', worst, 'model_id', left(md5(random()::text), 20),
             'model_name', 'm', 'display_name', 'x', 'model_type', 'chat', 'capabilities', '{}'::jsonb, 'pricing', '{}'::jsonb,
-            'pricing_source', 'sync', 'is_available', true, 'first_seen_at', now())",
+            'pricing_source', 'sync', 'is_available', true, 'shares_cache', false, 'first_seen_at', now())",
     ),
     (
         "aggregator_model_prices",
@@ -104,6 +104,11 @@ const TABLES: &[(&str, &str)] = &[
     (
         "aggregator_usage_totals",
         "(SELECT to_jsonb(t) || jsonb_build_object('model_id', left(md5(random()::text), 20)) FROM aggregator_usage_totals AS t WHERE grain = 'hour' AND model_id = 'm')",
+    ),
+    (
+        "aggregator_cache",
+        "jsonb_build_object('print', sha256(random()::text::bytea), 'user_id', 'u-worst', 'provider_id', worst, 'model_id', 'm',
+            'is_shared', false, 'answer', 'x', 'size', 1, 'created_at', now(), 'expires_at', now() + interval '1 h')",
     ),
     (
         "aggregator_quarantine",

@@ -116,7 +116,7 @@ async fn failures_are_not_kept_and_hand_over_one_by_one() {
 #[tokio::test]
 async fn those_who_ask_for_what_is_not_kept_wait_for_nobody() {
     let cut = r#"{"id":"g","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"so f"},"finish_reason":"length"}]}"#;
-    let upstream = Upstream::start(move |_| Answer::late(300, Answer::json(200, cut))).await;
+    let upstream = Upstream::start(move |_| Answer::late(1500, Answer::json(200, cut))).await;
     let (database, _root) = ready(&upstream).await;
     let mut asking = vec![];
     for _ in 0..6 {

@@ -27,7 +27,8 @@ async fn every_text_has_a_row_in_its_order() {
     let sizes: Vec<usize> = upstream.chats().iter().map(|seen| texts(seen).len()).collect();
     assert_eq!(sizes.iter().sum::<usize>(), 25);
     assert_eq!((sizes.len(), sizes.iter().max()), (7, Some(&4)));
-    assert_eq!(upstream.most_at_once(), 3);
+    let most = upstream.most_at_once();
+    assert!((2..=3).contains(&most), "{most}");
     // A row of the ledger for each request; 9 texts of 2 bytes, 16 of 3.
     assert_eq!(
         rows(&root, "SELECT count(*), count(DISTINCT call_id), sum(prompt_tokens), sum(cost_estimate) = 66 * 0.000002, sum(completion_tokens) FROM aggregator_usage_logs WHERE status = 'success'").await,
