@@ -87,7 +87,6 @@ export async function post(name, body = {}, options = {}) {
   return (await send(`api/${name}`, { method: 'POST', body, ...options })).json()
 }
 
-/** The one-time code of console_url() against a token. */
 export async function exchange(code) {
   keep(null)
   const { token: made } = await post('session', { code })
@@ -102,7 +101,6 @@ export async function signOut() {
 }
 
 let known = null
-/** Kept until something changes them. */
 export function models() {
   known ??= get('models').catch((error) => {
     known = null

@@ -35,7 +35,6 @@ function place() {
   return { name: path, query: new URLSearchParams(query) }
 }
 
-/** Takes a credential out of the address. */
 function credential() {
   const given = new URLSearchParams(location.hash.replace(/^#/, ''))
   const found = { code: given.get('code'), accessToken: given.get('access_token') }
@@ -79,7 +78,6 @@ function signedOut(error) {
   closeAll()
   document.title = 'Sign in · aggregator'
   alone(signIn(error, enter))
-  // Whoever has signed out wants to be out.
   if (error === null) owner.out = true
   else announce()
 }

@@ -14,7 +14,6 @@ function axisEnd(most) {
 
 /** rows: { label, tick, value, title }; `said`: how a figure of the axis is written. */
 export function bars(name, rows, said = short) {
-  // So that what is written in it keeps its size on a phone.
   const width = matchMedia('(max-width: 640px)').matches ? 380 : 920
   const end = axisEnd(Math.max(...rows.map((row) => row.value)))
   const room = (width - LEFT) / rows.length

@@ -20,7 +20,6 @@ export function h(tag, props, ...children) {
     else element.setAttribute(key, given === true ? '' : given)
   }
   add(element, children)
-  // A select knows its value once its options are there.
   if (value !== undefined) {
     if ('value' in element && !['BUTTON', 'OPTION', 'DATA', 'METER', 'PROGRESS'].includes(element.tagName)) element.value = value
     else element.setAttribute('value', value)

@@ -5,7 +5,6 @@ import { badge, busy, button, confirm, dialog, field, input, problem, tell, togg
 import { ago, plural } from './format.js'
 import { secret, trimmed } from './signin.js'
 
-/** Whether the key may be good all the same. */
 const isUnknown = (error) => error.status === 0 || error.status >= 500 || error.status === 429
 
 export function addKey(provider, page, changed, { platform = false } = {}) {

@@ -103,7 +103,7 @@ async function sync(place, page, fresh) {
   try {
     const { providers } = await api.get('providers')
     const active = providers.filter((one) => one.is_active)
-    // Users sync with keys of their own. Whose list nobody would be shown without a key, and there is none, is left out.
+    // Whose list nobody would be shown, for want of a key, is left out.
     const all = page.me.is_admin
     const known = active.filter((one) => (all ? one.last_synced_at || one.is_spendable || one.has_platform_key || one.type === 'aggregator' : one.own_key?.is_active))
     const asked = known.length || !all ? known : active

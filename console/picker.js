@@ -117,7 +117,6 @@ export function picker(list, value, chosen) {
     } else if (event.key === 'Home' && !box.hidden && event.ctrlKey) mark(0)
     else if (event.key === 'End' && !box.hidden && event.ctrlKey) mark(last)
   })
-  // The focus stays in the field.
   box.addEventListener('mousedown', (event) => event.preventDefault())
   box.addEventListener('click', (event) => {
     const option = event.target.closest('.option')

@@ -81,7 +81,7 @@ export function announce() {
   for (const origin of other ? listed : []) other.postMessage({ aggregator: 'ready' }, origin)
 }
 
-/** Takes an access token from it, and later ones of the same user. */
+/** Takes a token from it, and later ones of the same user. */
 export function listen(enter) {
   addEventListener('message', ({ source, origin, data }) => {
     const token = data?.access_token

@@ -135,7 +135,7 @@ export function tabs(label, choices, current) {
     h('a', { href, 'aria-current': key === current ? 'page' : null }, text)))
 }
 
-/** A table, on a phone a list of cards. Columns: label, cell(row), and num, main, act or rare (gone where it is narrow). */
+/** Columns: label, cell(row), and num, main, act or rare (gone where it is narrow). */
 export function table(caption, columns, rows, { onrow, bars } = {}) {
   const kind = (column) => [column.num && 'num', column.main && 'main', column.rare && 'rare', column.act && 'act'].filter(Boolean).join(' ')
   return h('table', { role: 'table' },
@@ -191,7 +191,6 @@ export function meter(spent, limit, words, label) {
     'aria-valuenow': String(Math.round(100 * Math.min(share, 1))), 'aria-valuetext': words }, h('span', {}, words), bar(share, kind))
 }
 
-/** A dialog over the page; `draw(close)` gives what is in it. */
 export function dialog(title, draw, { kind = '', onclose } = {}) {
   const id = unique('title')
   const box = h('dialog', { class: kind, 'aria-labelledby': id })
