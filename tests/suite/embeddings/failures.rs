@@ -155,6 +155,6 @@ async fn two_users_have_their_own_keys_and_rows() {
     value(&root, "SELECT embed('xyz', 'e', p_user_id => 'u-b')").await;
     assert_eq!(rows(&b, &format!("{own} ORDER BY created_at")).await, ["u-b|1", "u-b|3"]);
     let stranger = database.rest("anon", None).await;
-    assert!(failure(&stranger, "SELECT embed('x', 'e')").await.0 != "00000");
+    assert_eq!(failure(&stranger, "SELECT embed('x', 'e')").await.0, "42501");
     assert_eq!(upstream.chat_count(), 3);
 }

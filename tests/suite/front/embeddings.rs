@@ -170,5 +170,5 @@ async fn a_gateway_key_embeds_with_the_models_that_it_is_for() {
             .await,
         ["u-1|t"]
     );
-    assert_ne!(failure(&owner, "SELECT embed('x', 'nosuch')").await.0, "00000");
+    assert_eq!(failure(&owner, "SELECT embed('x', 'nosuch')").await.0, "PT404");
 }

@@ -20,10 +20,12 @@ pub struct Asked {
 impl Asked {
     /// Reads the body of `POST /v1/embeddings`.
     pub fn read(body: &str) -> Result<Self, Failure> {
-        let [format] = json::pick(body, &["encoding_format"]).unwrap_or_default();
-        let in_base64 = format.is_some_and(|format| format.get() == r#""base64""#);
         let prepared = Prepared::embedding_from_http(body)
             .map_err(|error| Failure::of(&error, Sent::Nothing))?;
+        let in_base64 = matches!(
+            json::pick(body, &["encoding_format"]),
+            Ok([Some(format)]) if format.get() == r#""base64""#
+        );
         Ok(Self { prepared, in_base64 })
     }
 }
