@@ -24,6 +24,8 @@ ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_gateway_keys ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_console_sessions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_cache ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_ai_columns ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_ai_queue ENABLE ROW LEVEL SECURITY;
 
 -- Policies decide rows; without a grant on the table none is seen. What no policy allows (a
 -- tenant's INSERT of a key, say) stays forbidden even to those whom a stray grant lets in. One
@@ -95,6 +97,13 @@ CREATE POLICY seen ON @extschema@.aggregator_gateway_keys FOR SELECT
 
 CREATE POLICY seen ON @extschema@.aggregator_console_sessions FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_admin()));
+
+-- Whose table it is sees it as well as who pays for it.
+CREATE POLICY seen ON @extschema@.aggregator_ai_columns FOR SELECT
+    USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR definer = current_user OR (SELECT @extschema@.aggregator_is_admin()));
+-- The columns that it asks for are those that the policy above shows.
+CREATE POLICY seen ON @extschema@.aggregator_ai_queue FOR SELECT
+    USING (column_id IN (SELECT c.id FROM @extschema@.aggregator_ai_columns AS c));
 
 -- What administrators write by plain statements.
 DO $$

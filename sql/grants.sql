@@ -49,7 +49,13 @@ BEGIN
         ]),
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
-        ('user', 'SELECT', ARRAY['user_api_providers', 'aggregator_user_models', 'aggregator_jobs']),
+        ('user', 'SELECT', ARRAY[
+            'user_api_providers',
+            'aggregator_user_models',
+            'aggregator_jobs',
+            'aggregator_ai_columns',
+            'aggregator_ai_queue'
+        ]),
         -- Who has signed in, without the hashes by which they are known.
         ('user', 'SELECT (id, user_id, role, is_anonymous, code_expires_at, expires_at, revoked_at, created_at)', ARRAY[
             'aggregator_console_sessions'
@@ -170,6 +176,8 @@ BEGIN
             'aggregator_cost_bound(jsonb, bigint, bigint)',
             'aggregator_await_job(uuid, integer)',
             'aggregator_job_response(@extschema@.aggregator_jobs)',
+            'aggregator_ai_view(oid)',
+            'aggregator_ai_place(uuid)',
             'aggregator_ai_messages(text, text)',
             'aggregator_ai_object(jsonb)',
             'aggregator_ai_request(text, jsonb, jsonb, jsonb)',

@@ -186,6 +186,9 @@ BEGIN
     DELETE FROM @extschema@.aggregator_console_sessions WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_jobs WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_ai_queue
+    WHERE column_id IN (SELECT c.id FROM @extschema@.aggregator_ai_columns AS c WHERE c.user_id = p_user_id);
+    DELETE FROM @extschema@.aggregator_ai_columns WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_budgets WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_rate_limits WHERE user_id = p_user_id;
@@ -263,10 +266,19 @@ BEGIN
         USING ready
         WHERE sha256(convert_to(job.user_id, 'UTF8')) = ready.user_hash
           AND job.created_at <= ready.forgotten_at
+    ),
+    ai_columns AS (
+        DELETE FROM @extschema@.aggregator_ai_columns AS c
+        USING ready
+        WHERE sha256(convert_to(c.user_id, 'UTF8')) = ready.user_hash
+          AND c.created_at <= ready.forgotten_at
     )
     SELECT array_agg(ready.user_hash) INTO v_hashes FROM ready;
     IF v_hashes IS NOT NULL THEN
         PERFORM @extschema@.aggregator_forget_statistics(v_hashes);
+        -- What they have queued for columns that were gone.
+        DELETE FROM @extschema@.aggregator_ai_queue AS q
+        WHERE NOT EXISTS (SELECT FROM @extschema@.aggregator_ai_columns AS c WHERE c.id = q.column_id);
     END IF;
     DELETE FROM @extschema@.aggregator_forgotten WHERE is_swept AND forgotten_at < now() - interval '25 hours';
     RETURN NOT EXISTS (SELECT FROM @extschema@.aggregator_forgotten WHERE NOT is_swept);

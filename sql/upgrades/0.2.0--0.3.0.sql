@@ -127,6 +127,16 @@ ALTER TABLE @extschema@.aggregator_cache
     ALTER COLUMN print SET STATISTICS 0,
     ALTER COLUMN user_id SET STATISTICS 0,
     ALTER COLUMN answer SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_ai_columns
+    ALTER COLUMN user_id SET STATISTICS 0,
+    ALTER COLUMN definer SET STATISTICS 0,
+    ALTER COLUMN request SET STATISTICS 0,
+    ALTER COLUMN backfill_after SET STATISTICS 0,
+    ALTER COLUMN paused_for SET STATISTICS 0,
+    ALTER COLUMN last_error SET STATISTICS 0;
+ALTER TABLE @extschema@.aggregator_ai_queue
+    ALTER COLUMN key SET STATISTICS 0,
+    ALTER COLUMN error SET STATISTICS 0;
 -- The worker adds up its batches by itself.
 DROP FUNCTION @extschema@.aggregator_roll_up_batch(@extschema@.aggregator_usage_logs[]);
 DROP FUNCTION @extschema@.aggregator_roll_up_one(@extschema@.aggregator_usage_logs);

@@ -111,6 +111,17 @@ const TABLES: &[(&str, &str)] = &[
             'is_shared', false, 'answer', 'x', 'size', 1, 'created_at', now(), 'expires_at', now() + interval '1 h')",
     ),
     (
+        "aggregator_ai_columns",
+        "jsonb_build_object('id', gen_random_uuid(), 'user_id', 'u-worst', 'definer', 'postgres', 'kind', 'chat', 'model', 'm',
+            'request', '{\"model\": \"m\"}'::jsonb, 'concurrency', 4, 'batch_size', 1, 'status', 'active', 'backfill', 'missing',
+            'backfill_status', 'running', 'backfill_seen', 0, 'created_at', now(), 'updated_at', now())",
+    ),
+    (
+        "aggregator_ai_queue",
+        "jsonb_build_object('column_id', (SELECT id FROM aggregator_ai_columns LIMIT 1), 'key', ARRAY[random()::text],
+            'version', '5', 'status', 'queued', 'attempts', 0, 'run_after', now(), 'queued_at', now())",
+    ),
+    (
         "aggregator_quarantine",
         "jsonb_build_object('call_id', gen_random_uuid(), 'attempt', 1, 'created_at', now(), 'user_id', 'u-worst',
             'reason', 'x', 'tries', 1, 'settlement', '{}', 'noted_at', now(), 'retry_at', '-infinity')",
