@@ -16,4 +16,4 @@ if [ "$PG" = "$DEBIAN_PG" ] && [ ! -f "$PG_BIN/../lib/plpython3.so" ]; then
 fi
 source "$TREE/tools/clusters.sh"
 say "$(nproc) cores, $(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
-cargo bench --quiet "${@/#/--bench=}" --no-default-features --features "pg$PG"
+cargo bench --quiet --package aggregator-tests "${@/#/--bench=}"

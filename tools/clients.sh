@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Real clients: Node with packages from npm, some of which drive a browser, Python with some from PyPI, a REST server
-# for the database, and a small model for them to ask. Sourced after setup.sh; what they are is fetched and built
-# once, and kept outside the tree. AGGREGATOR_CLIENTS=skip goes without them.
+# Real clients, by use_clients: Node with packages from npm, some of which drive a browser, Python with some from PyPI,
+# a REST server for the database, and a small model for them to ask. Sourced after setup.sh; what they are is fetched
+# and built once, and kept outside the tree. AGGREGATOR_CLIENTS=skip goes without them.
 #
-# Exports: AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are gone
-# without, and else AGGREGATOR_MODEL_URL and AGGREGATOR_MODEL_KEY, and the same of AGGREGATOR_EMBEDDER.
+# It exports AGGREGATOR_NODE, AGGREGATOR_PYTHON (a folder of packages) and AGGREGATOR_POSTRUST, empty where they are
+# gone without, and else AGGREGATOR_MODEL_URL and AGGREGATOR_MODEL_KEY, and the same of AGGREGATOR_EMBEDDER.
 
 source "$TREE/tools/model.sh"
 CACHE=${AGGREGATOR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/aggregator}
@@ -77,16 +77,19 @@ bring_clients() {
     return $status
 }
 
-AGGREGATOR_NODE='' AGGREGATOR_PYTHON='' AGGREGATOR_POSTRUST=''
-if [ "${AGGREGATOR_CLIENTS:-}" = skip ] || ! bring_clients; then
+wants_clients() { [ "${AGGREGATOR_CLIENTS:-}" != skip ]; }
+
+use_clients() {
     AGGREGATOR_NODE='' AGGREGATOR_PYTHON='' AGGREGATOR_POSTRUST=''
-    [ "${CI:-}" = true ] && fail "the real clients are missing, and with CI=true nothing may be skipped"
-    say "NO REAL CLIENTS HERE: supabase-js, openai, anthropic, the AI SDK, the REST server and Supabase's linter are NOT tried"
-fi
-export AGGREGATOR_NODE AGGREGATOR_PYTHON AGGREGATOR_POSTRUST
-if [ -n "$AGGREGATOR_NODE" ]; then
+    if ! wants_clients || ! bring_clients; then
+        AGGREGATOR_NODE='' AGGREGATOR_PYTHON='' AGGREGATOR_POSTRUST=''
+        [ "${CI:-}" = true ] && fail "the real clients are missing, and with CI=true nothing may be skipped"
+        say "NO REAL CLIENTS HERE: supabase-js, openai, anthropic, the AI SDK, the REST server and Supabase's linter are NOT tried"
+    fi
+    export AGGREGATOR_NODE AGGREGATOR_PYTHON AGGREGATOR_POSTRUST
+    [ -n "$AGGREGATOR_NODE" ] || return 0
     start_model
     export AGGREGATOR_MODEL_URL=$MODEL_URL AGGREGATOR_MODEL_KEY=$MODEL_KEY
     start_embedder || fail "the model of sentences does not start"
     export AGGREGATOR_EMBEDDER_URL=$EMBEDDER_URL AGGREGATOR_EMBEDDER_KEY=$EMBEDDER_KEY
-fi
+}

@@ -9,5 +9,5 @@ source "$(dirname "$0")/setup.sh"
 cd "$TREE"
 say "installing into the PostgreSQL $PG of $PG_CONFIG"
 install_extension "$PG_CONFIG"
-grep -E 'Copying|Writing' "$BUILD/install.log" | sed 's/\x1b\[[0-9;]*m//g'
+grep -E 'Copying|Writing' "$BUILD/install$PG.log" | sed 's/\x1b\[[0-9;]*m//g'
 say "done: CREATE EXTENSION aggregator;"

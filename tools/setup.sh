@@ -128,7 +128,7 @@ fi
 # Builds the extension and installs it into the PostgreSQL of a pg_config.
 install_extension() {
     "$CARGO_PGRX" pgrx install --release --no-default-features --features "pg$PG" --pg-config "$1" \
-        > "$BUILD/install.log" 2>&1 || { cat "$BUILD/install.log" >&2; fail "the extension does not build"; }
+        > "$BUILD/install$PG.log" 2>&1 || { cat "$BUILD/install$PG.log" >&2; fail "the extension does not build"; }
 }
 
 version() { sed -n '0,/^version = /s/^version = "\(.*\)"/\1/p' "$TREE/Cargo.toml"; }

@@ -1,40 +1,59 @@
 #!/usr/bin/env bash
-# Every test: pure ones, those inside a backend, and those from outside against real clusters.
-# Arguments are passed on as a filter of the last kind, which alone then runs.
+# Every test: pure ones, and those from outside against real clusters. Arguments are passed on as a filter of the last
+# kind, which alone then runs.
 # PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from.
+# AGGREGATOR_TEST_STEP=build compiles and installs what the tests need, and run runs them as they were built.
+# AGGREGATOR_PURE=skip goes without the pure tests: outside a backend nothing of PostgreSQL can be called, so they are
+# the same with each.
 source "$(dirname "$0")/setup.sh"
+source "$TREE/tools/clients.sh"
 cd "$TREE"
+step=${AGGREGATOR_TEST_STEP:-all}
 
-# pg_test for all of it, so that the extension is compiled once for the tests inside a backend and for the suite.
-features=(--no-default-features --features "pg$PG pg_test")
-log=$BUILD/test.log
+# Both packages are named each time, or what they share would be compiled once for each choice.
+built=(cargo test --quiet --package aggregator --package aggregator-tests --no-default-features --features "pg$PG" --test suite)
+[ $# != 0 ] || [ "${AGGREGATOR_PURE:-}" = skip ] || built+=(--lib)
+log=$BUILD/test$PG.log
 : > "$log"
 counted() { "$@" 2>&1 | tee -a "$log"; }
 skipped() { say "SKIPPED: $*"; echo "skipped: $*" >> "$log"; }
 
-# Pure tests, and those inside a backend of a server that pgrx starts: through sudo, which need not be here. What is
-# set is what `cargo pgrx test` sets, which itself would compile the suite as well.
-in_process() (
-    local shim=$BUILD/shim pgdata=$BED/pgtest
-    mkdir -p "$shim"
-    rm -rf "$pgdata"
-    cat > "$shim/sudo" <<'SUDO'
-#!/bin/sh
-user=root
-[ "$1" = -u ] && { user=$2; shift 2; }
-exec runuser -u "$user" -- env "$@"
-SUDO
-    chmod +x "$shim/sudo"
-    if [ "$(id -u)" = 0 ]; then
-        export CARGO_PGRX_TEST_RUNAS=$SERVER_USER
-        install -d -o "$SERVER_USER" "$pgdata"
-    else
-        export USER=$SERVER_USER
-    fi
-    export CARGO_PGRX CARGO_PGRX_TEST_PGDATA=$pgdata PGRX_BUILD_PROFILE=dev RUST_BACKTRACE=0
-    export PGRX_FEATURES="pg$PG pg_test" PGRX_NO_DEFAULT_FEATURES=true
-    PATH=$shim:$PATH cargo test --quiet --lib "${features[@]}"
-)
+# The programs of the tests: those from outside, and the pure ones, unless they were not built.
+programs() {
+    "${built[@]}" --no-run --message-format=json 2>/dev/null | python3 -c '
+import json, sys
+made = {}
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable"):
+        made[message["target"]["name"]] = message["executable"]
+for name in ("suite", "aggregator"):
+    if name in made:
+        print(made[name])'
+}
+
+# What cannot be had is told where it is used.
+fetch() {
+    # Some tests look at the console and at the page of usage_dashboard in a browser.
+    command -v chromium >/dev/null || as_root env DEBIAN_FRONTEND=noninteractive \
+        bash -c 'apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium' > "$BUILD/chromium.log" 2>&1 || true
+    wants_clients && bring_clients || true
+}
+
+build() {
+    say "building the tests, and building and installing the extension for PostgreSQL $PG"
+    # Side by side: each has a part that takes one core alone.
+    install_extension "$PG_CONFIG" &
+    local installed=$!
+    fetch &
+    local fetched=$!
+    "${built[@]}" --no-run || { wait; fail "the tests do not build"; }
+    wait $installed || { wait; fail "the extension does not build"; }
+    wait $fetched
+    upgrade_script > "$BUILD/upgrade.sql"
+    cmp -s "$BUILD/upgrade.sql" "$(upgrade_path)" || fail "$(upgrade_path) is not up to date: make upgrade-sql"
+    programs > "$BUILD/test$PG.programs"
+}
 
 # The oldest version, which is the default too, for a database to move from: where its programs are, with the
 # extension as it is now installed.
@@ -50,21 +69,11 @@ older_bin() (
     echo "$PG_BIN"
 )
 
-if [ $# = 0 ]; then
-    say "pure tests, and tests inside a backend"
-    counted in_process
-fi
+[ "$step" = run ] || build
+[ "$step" != build ] || exit 0
+{ read -r suite; read -r pure || true; } < "$BUILD/test$PG.programs"
 
-say "building and installing the extension for PostgreSQL $PG"
-install_extension "$PG_CONFIG"
-upgrade_script > "$BUILD/upgrade.sql"
-cmp -s "$BUILD/upgrade.sql" "$(upgrade_path)" || fail "$(upgrade_path) is not up to date: make upgrade-sql"
-# Some tests look at the console and at the page of usage_dashboard in a browser.
-if ! command -v chromium >/dev/null; then
-    as_root env DEBIAN_FRONTEND=noninteractive bash -c 'apt-get update -qq; apt-get install -y -qq --no-install-recommends chromium' \
-        > "$BUILD/chromium.log" 2>&1 || say "NO CHROMIUM HERE, AND NOT ROOT: the console and the page of usage_dashboard are NOT looked at in a browser"
-fi
-source "$TREE/tools/clients.sh"
+command -v chromium >/dev/null || say "NO CHROMIUM HERE: the console and the page of usage_dashboard are NOT looked at in a browser"
 without=()
 moves=dump::a_database_moves_from_an_older_postgresql
 if [ "$PG" = "$DEBIAN_PG" ]; then
@@ -88,6 +97,7 @@ then
     skipped "$elsewhere: this machine has no address but loopback"
     without+=(--skip "$elsewhere")
 fi
+use_clients
 source "$TREE/tools/clusters.sh"
 if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
     say "NO pg_cron FOR POSTGRESQL $PG: the README's statements for it are NOT run"
@@ -100,9 +110,18 @@ if [ "$AGGREGATOR_WITH_VECTOR" != 1 ]; then
     skipped "embeddings::vectors: it takes pgvector"
     without+=(--skip embeddings::vectors::)
 fi
-say "tests from outside"
-# Most of them wait most of the time.
-counted cargo test --quiet --test suite "${features[@]}" -- --test-threads=$(($(nproc) * 3)) "${without[@]}" "$@"
+say "pure tests, and tests from outside"
+# Most of those from outside wait most of the time: the pure ones compute beside them.
+status=0
+if [ -n "${pure:=}" ]; then
+    nice -n 10 "$pure" --quiet > "$BUILD/pure.log" 2>&1 &
+    pure_id=$!
+fi
+counted "$suite" --quiet --test-threads=$(($(nproc) * 3)) "${without[@]}" "$@" || status=$?
+if [ -n "$pure" ]; then
+    wait "$pure_id" || status=$?
+    counted cat "$BUILD/pure.log"
+fi
 
 awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
      /^skipped:/ { skipped++ }
@@ -110,3 +129,4 @@ awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
      /^SKIPPED:/ { skipped++; passed-- }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$log"
 [ -n "$AGGREGATOR_NODE" ] || say "SKIPPED WITHOUT REAL CLIENTS: rest, advisors, front::clients, front::console_walks"
+exit $status

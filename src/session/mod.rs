@@ -24,8 +24,6 @@ mod models;
 mod outbox;
 mod own_models;
 mod owner;
-#[cfg(feature = "pg_test")]
-mod pg_tests;
 mod provider;
 
 mod quarantine;

@@ -13,6 +13,11 @@ pub fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`"))
 }
 
+/// A file or folder of the repository.
+pub fn tree(name: &str) -> PathBuf {
+    Path::new(&var("AGGREGATOR_TREE")).join(name)
+}
+
 /// A command as the user under whom the server runs.
 pub fn as_server(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let user = var("AGGREGATOR_SERVER_USER");

@@ -1,10 +1,9 @@
 //! What the documents beside the README say: their SQL runs, and the tests that they name exist.
 
-use crate::bed::{self, rows, value};
+use crate::bed::{self, rows, tree, value};
 
 fn read(name: &str) -> String {
-    let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read_to_string(tree(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The text of the fenced blocks that begin with this word.
@@ -37,10 +36,9 @@ fn every_test_that_security_names_is_there() {
         .collect();
     assert!(named.len() > 50, "{}", named.len());
     for (file, test) in named {
-        let source = ["tests/suite/", "src/"].iter().find_map(|folder| {
-            let path = format!("{}/{folder}{file}.rs", env!("CARGO_MANIFEST_DIR"));
-            std::fs::read_to_string(path).ok()
-        });
+        let source = ["tests/suite/", "src/"]
+            .iter()
+            .find_map(|folder| std::fs::read_to_string(tree(&format!("{folder}{file}.rs"))).ok());
         let source = source.unwrap_or_else(|| panic!("there is no {file}.rs"));
         let before = source
             .split_once(&format!("fn {test}()"))

@@ -61,4 +61,5 @@ mod tags;
 mod upgrade;
 mod upstream;
 mod usage;
+mod values;
 mod wire;

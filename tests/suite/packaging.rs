@@ -1,12 +1,12 @@
 //! What is published beside the code tells the same version, in the forms that others read.
 
+use crate::bed::tree;
 use serde_json::{Map, Value};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn file(name: &str) -> String {
-    let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read_to_string(tree(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn object<'a>(map: &'a Map<String, Value>, key: &str) -> &'a Map<String, Value> {
@@ -97,7 +97,10 @@ fn the_changelog_and_the_image_are_of_this_version() {
     let latest = changelog.lines().find(|line| line.starts_with("## ")).unwrap();
     let headings = [format!("## [Unreleased] - {VERSION}"), format!("## [{VERSION}] - ")];
     assert!(headings.iter().any(|heading| latest.starts_with(heading)), "{latest}");
+    // The tests' own package is of the version that it tests.
+    assert!(file("Cargo.toml").contains(&format!("\nversion = \"{VERSION}\"\n")));
     assert!(file("LICENSE").starts_with("PostgreSQL License\n"));
     let rust = env!("CARGO_PKG_RUST_VERSION");
+    assert!(file("Cargo.toml").contains(&format!("\nrust-version = \"{rust}\"\n")));
     assert!(file("Dockerfile").contains(&format!("\nFROM rust:{rust}-")), "not Rust {rust}");
 }

@@ -1,6 +1,6 @@
 //! Every SQL in the README is executed, in order, on a server of its own.
 
-use crate::bed::{Cluster, quoted, shown, value, var};
+use crate::bed::{Cluster, quoted, shown, tree, value, var};
 use crate::checked_json::calls;
 use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::{Value, json};
@@ -99,8 +99,7 @@ async fn every_statement_of_the_readme_runs() {
         root.batch_execute("CREATE EXTENSION pg_cron").await.unwrap();
     }
     root.batch_execute("CREATE ROLE app_user LOGIN; CREATE ROLE app_admin LOGIN").await.unwrap();
-    let readme =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let readme = std::fs::read_to_string(tree("README.md")).unwrap();
     let statements = statements(&readme, with_cron, with_vector);
     assert!(statements.len() > 20, "{}", statements.len());
     let mut variables: Vec<(String, String)> = vec![];

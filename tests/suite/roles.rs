@@ -1,6 +1,6 @@
 //! What each kind of role can do, and what it cannot.
 
-use crate::bed::{self, Database, failure, rows, shared, value};
+use crate::bed::{self, Database, failure, rows, shared, tree, value};
 use crate::chat::{HELLO, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
@@ -117,7 +117,7 @@ async fn kinds_of_roles_have_the_rights_that_are_written_down() {
     // Supabase's roles are granted by CREATE EXTENSION, and are like the others of their kind.
     assert_eq!(rights(&root, "authenticated").await, rights(&root, "kind_user").await);
     assert_eq!(rights(&root, "service_role").await, rights(&root, "kind_admin").await);
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/grants.txt");
+    let file = &tree("tests/goldens/grants.txt");
     if std::env::var_os("AGGREGATOR_WRITE_GOLDENS").is_some() {
         std::fs::write(file, &found).unwrap();
     }

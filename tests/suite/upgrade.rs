@@ -3,7 +3,7 @@
 //! `make release-sql`; they run against today's library, as in a server where the package was
 //! replaced and the extension not yet updated.
 
-use crate::bed::{self, Cluster, Database, eventually_within, failure, rows, value};
+use crate::bed::{self, Cluster, Database, eventually_within, failure, rows, tree, value};
 use crate::chat::{HELLO, add_provider, chat_sql, ready, save_key};
 use crate::dump::dump_and_restore;
 use crate::jobs::ended;
@@ -58,9 +58,7 @@ impl Drop for Script {
 /// Versions that were released, and their install scripts.
 pub fn released() -> Vec<(String, String)> {
     let mut found = vec![];
-    for file in
-        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/upgrades")).unwrap().flatten()
-    {
+    for file in std::fs::read_dir(tree("tests/upgrades")).unwrap().flatten() {
         let name = file.file_name().into_string().unwrap();
         if let Some(version) =
             name.strip_prefix("aggregator--").and_then(|rest| rest.strip_suffix(".sql"))

@@ -3,11 +3,10 @@
 use super::calls::{chat, ready};
 use super::keys::create;
 use super::{Bed, Request, Response, token};
-use crate::bed::{eventually, value};
+use crate::bed::{eventually, tree, value};
 use crate::chat::user;
 use crate::upstream::{Answer, Upstream};
 use serde_json::{Value, json};
-use std::path::Path;
 use tokio_postgres::types::Type;
 
 /// The statements, each with its method and its parameters.
@@ -20,7 +19,7 @@ pub struct Statement {
 
 /// As their files say.
 pub fn statements() -> Vec<Statement> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/console");
+    let folder = tree("sql/console");
     let mut found: Vec<Statement> = std::fs::read_dir(folder)
         .unwrap()
         .map(|file| {

@@ -2,8 +2,7 @@
 
 use super::own::Own;
 use super::{Bed, Request};
-use crate::bed::{eventually, failure, value};
-use std::path::Path;
+use crate::bed::{eventually, failure, tree, value};
 use std::time::Duration;
 
 /// What stands on every answer below `/console`.
@@ -20,14 +19,14 @@ const HEADERS: [(&str, &str); 6] = [
 ];
 
 fn file(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("console");
+    let folder = tree("console");
     std::fs::read_to_string(folder.join(name)).unwrap()
 }
 
 #[tokio::test]
 async fn every_answer_has_the_strict_headers_and_none_is_for_another_origin() {
     let bed = Bed::new().await;
-    let names = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("console")).unwrap();
+    let names = std::fs::read_dir(tree("console")).unwrap();
     let mut paths: Vec<(String, u16)> = names
         .map(|entry| (format!("/console/{}", entry.unwrap().file_name().display()), 200))
         .collect();
