@@ -7,6 +7,9 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{pg_sys, spi};
 use std::ffi::CStr;
 
+/// What the right to become a role is called: before version 16, every member has it.
+pub const SET: &str = if cfg!(feature = "pg15") { "MEMBER" } else { "SET" };
+
 /// Most characters of a database's words that are repeated.
 const LONGEST: usize = 500;
 

@@ -8,10 +8,13 @@ use crate::fresh::{self, required};
 use crate::installed::Installed;
 use crate::{routing, settings};
 use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
+use std::sync::LazyLock;
 use uuid::Uuid;
 
 const ACTION: &str = "read the gateway key";
-const FIND: &str = include_str!("../sql/statements/gateway_key.sql");
+static FIND: LazyLock<String> = LazyLock::new(|| {
+    include_str!("../sql/statements/gateway_key.sql").replace("{SET}", database::SET)
+});
 
 /// By what a key is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +33,7 @@ pub fn find(
     by: By,
 ) -> Result<Option<GatewayKey>, Error> {
     let rows = || -> spi::Result<Vec<_>> {
-        let plan = routing::plan(client, installed, FIND, 2)?;
+        let plan = routing::plan(client, installed, FIND.as_str(), 2)?;
         let (hash, id) = match by {
             By::Hash(hash) => (Some(hex(&hash.0)), None),
             By::Id(id) => (None, Some(id.to_string())),

@@ -1,6 +1,7 @@
 -- gateway_key
 -- The gateway key with this hash ($1, hexadecimal) or this id ($2), if it passes now: it is not revoked and has not
--- expired, its owner was not forgotten since, and, where that is a role, may chat. Whose it is, what it may,
+-- expired, its owner was not forgotten since, and, where that is a role, may chat and can log in, or somebody can who
+-- may become it, other than superusers, who always may. {SET}: what the right to is called. Whose it is, what it may,
 -- until when (microseconds since 1970; NULL: without an end), whether its owner had not signed in, and as which role
 -- its owner made it.
 SELECT k.id, k.user_id, k.models, k.tags,
@@ -26,4 +27,10 @@ WHERE (k.key_hash = decode($1, 'hex')
            SELECT FROM pg_roles AS r
            WHERE r.rolname = substr(k.user_id, 6)
              AND has_function_privilege(r.oid, '@extschema@.chat_completions(jsonb)'::regprocedure, 'EXECUTE')
+             AND (r.rolcanlogin OR EXISTS (
+                 SELECT FROM pg_roles AS login
+                 WHERE login.rolcanlogin
+                   AND NOT login.rolsuper
+                   AND pg_has_role(login.oid, r.oid, '{SET}')
+             ))
        ))

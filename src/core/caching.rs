@@ -11,7 +11,7 @@ pub const EXPECTED: &str =
     "false, or an object of ttl (seconds from 1 to 2592000), no_store and refresh";
 
 /// What a call asks of the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Caching {
     /// Seconds for which an answer is good. `None`: as `aggregator.cache_ttl` says.

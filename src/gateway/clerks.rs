@@ -2,7 +2,7 @@
 //! somebody asks and let go when nobody does; each has one question at a time, and so has each user.
 
 mod clerk;
-mod signals;
+mod process;
 
 use crate::core::front::console::statements::Statement;
 use crate::core::front::console::told::Raised;
@@ -139,7 +139,7 @@ impl Clerks {
             arguments,
         };
         let (reply, answered) = oneshot::channel();
-        tokio::spawn(self.clone().work(question, turn, reply));
+        tokio::spawn(self.clone().work(question, !statement.writes(), turn, reply));
         let patience = START_PATIENCE + statement.patience() + GRACE;
         match timeout(patience, answered).await {
             Ok(Ok(outcome)) => outcome,
@@ -193,6 +193,7 @@ impl Clerks {
     async fn work(
         self: Arc<Self>,
         question: Question,
+        only_reads: bool,
         turn: Turn,
         mut reply: oneshot::Sender<Result<Outcome, Error>>,
     ) {
@@ -203,7 +204,7 @@ impl Clerks {
                 return;
             }
         };
-        let outcome = match clerk.ask(&question, &mut reply).await {
+        let outcome = match clerk.ask(&question, only_reads, &mut reply).await {
             Some(answer) => {
                 self.put_back(clerk);
                 Ok(match answer {
@@ -227,7 +228,7 @@ impl Clerks {
         loop {
             let idle = lock(&self.idle).pop();
             match idle {
-                Some((clerk, _)) if clerk.is_there() => return Ok(clerk),
+                Some((clerk, _)) if clerk.is_ready() => return Ok(clerk),
                 Some(_) => {}
                 None => return self.start().await,
             }
@@ -255,6 +256,9 @@ impl Clerks {
 
     /// It has nothing to do now, and leaves if that stays so.
     fn put_back(self: &Arc<Self>, clerk: Clerk) {
+        if !clerk.is_ready() {
+            return;
+        }
         lock(&self.idle).push((clerk, Instant::now()));
         if !self.is_watched.swap(true, Ordering::SeqCst) {
             tokio::spawn(self.clone().watch());
@@ -265,7 +269,7 @@ impl Clerks {
         loop {
             sleep(IDLE / 10).await;
             let mut idle = lock(&self.idle);
-            idle.retain(|(clerk, since)| since.elapsed() < IDLE && clerk.is_there());
+            idle.retain(|(clerk, since)| since.elapsed() < IDLE && clerk.is_ready());
             // With nobody idle there is nobody to watch; the next one who is has it begun again.
             if idle.is_empty() {
                 self.is_watched.store(false, Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! Many chats in one statement: sent so many at a time, a row for each as it ends.
 
 use crate::answer::Answer;
+use crate::core::caching::Caching;
 use crate::core::options::{OnDeadline, Options, Prepared};
 use crate::core::reply::content;
 use crate::error::Error;
@@ -74,8 +75,9 @@ fn begin(
     batch.send(concurrency)
 }
 
-/// What makes two requests the same: their models, their body and their schema.
-type Identity = (Vec<String>, Arc<String>, Option<String>);
+/// What makes two requests the same: their models, their body, their schema with its repairs, and what they ask of the
+/// response cache.
+type Identity = (Vec<String>, Arc<String>, Option<(String, u16)>, Option<Caching>);
 
 /// What is to be sent, and which rows each call answers.
 #[derive(Default)]
@@ -115,8 +117,9 @@ impl Planned {
             Err(error) => return self.refused.push_back((ord, error)),
         };
         if let Some(models) = shared_models {
-            let schema = call.check.as_ref().map(|check| check.schema.clone());
-            let key = (models, call.body.clone(), schema);
+            let check = call.check.as_ref();
+            let schema = check.map(|check| (check.schema.clone(), check.max_repairs));
+            let key = (models, call.body.clone(), schema, call.cache);
             if let Some(&index) = self.identical.get(&key) {
                 return self.ords[index].push(ord);
             }

@@ -4,7 +4,7 @@
 //! No role is ever taken on: what it may do is asked about it, by the rules that hold in SQL.
 
 use crate::core::front::gateway_key::{GatewayKey, KeyHash};
-use crate::database::failed;
+use crate::database::{self, failed};
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::gateway::task::{CallableModel, Found, RouteAsked, Routed, Vouched};
@@ -25,9 +25,6 @@ const TO_SPEND: &str = "has_function_privilege(r.oid, $5, 'EXECUTE')";
 const TO_READ: &str = "(has_type_privilege(r.oid, $5, 'USAGE') OR has_type_privilege(r.oid, (
         SELECT t.oid FROM pg_type AS t WHERE t.typnamespace = $4 AND t.typname = 'aggregator_reader'), 'USAGE'))";
 const CALLABLE_MODELS: &str = include_str!("../../sql/statements/callable_models.sql");
-
-/// What the right to become a role is called: before version 16, every member has it.
-pub const SET: &str = if cfg!(feature = "pg15") { "MEMBER" } else { "SET" };
 
 /// The function whose execution is the right to spend, in this very schema: one of the same name that somebody has
 /// put there takes other arguments.
@@ -83,7 +80,7 @@ fn has_right(
         .filter(|name| !name.is_empty())
         .collect();
     let is_itself = if is_claimed { "false" } else { "true" };
-    let sql = CLAIMED_ROLE.replace("{SET}", SET).replace("{RIGHT}", right);
+    let sql = CLAIMED_ROLE.replace("{SET}", database::SET).replace("{RIGHT}", right);
     let sql = sql.replace("{IS_ITSELF}", is_itself);
     answer("see what a role may do", |installed| {
         let generation = route_cache::generation();

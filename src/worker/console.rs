@@ -2,7 +2,7 @@
 
 use crate::core::front::opaque::Hash;
 use crate::core::front::session::Session;
-use crate::database::failed;
+use crate::database::{self, failed};
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::gateway::task::Found;
@@ -33,7 +33,7 @@ pub fn find(token: Hash) -> Result<Found<Session>, Error> {
     callers::answer(ACTION, |installed| {
         let generation = route_cache::generation();
         let session = Spi::connect(|client| -> spi::Result<_> {
-            let sql = installed.sql(&FIND.replace("{SET}", callers::SET));
+            let sql = installed.sql(&FIND.replace("{SET}", database::SET));
             let plan = Plan::prepare(client, &sql, &[TEXTOID])?;
             let rows = fresh::select(client, &plan, &[hex(&token.0).into()])?;
             let session = rows.first().map(|row| {
@@ -57,7 +57,7 @@ pub fn find(token: Hash) -> Result<Found<Session>, Error> {
 pub fn sign_in(code: Hash, token: Hash) -> Result<Option<i64>, Error> {
     const ACTION: &str = "sign in to the console";
     let until = write(ACTION, |installed| {
-        let sql = installed.sql(&SIGN_IN.replace("{SET}", callers::SET));
+        let sql = installed.sql(&SIGN_IN.replace("{SET}", database::SET));
         let arguments = [hex(&code.0).into(), hex(&token.0).into(), LASTS_S.into()];
         Spi::connect_mut(|client| {
             let until = client.update(sql.as_str(), None, &arguments)?.next();

@@ -49,7 +49,7 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(500);
 /// With so many calls in flight, commits are this far apart at least, so that each serves more of them: a
 /// commit costs as much as many rows.
-const MANY: u64 = 8;
+const MANY: u64 = 16;
 const APART: Duration = Duration::from_micros(500);
 
 /// How long the main thread looks for more before it sleeps.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_postgres::Client;
 
 /// With which access tokens are signed.
@@ -179,6 +179,17 @@ pub struct Load {
 
 /// Asks on so many connections, on each again as soon as it has answered.
 pub async fn load(target: &Target, connections: usize, worker: Option<&Worker>) -> Load {
+    load_each(Duration::ZERO, target, connections, worker).await
+}
+
+/// Likewise, on each connection once in so long. A call's time is that since it was due: one that had to wait for the
+/// last one has waited.
+pub async fn load_each(
+    every: Duration,
+    target: &Target,
+    connections: usize,
+    worker: Option<&Worker>,
+) -> Load {
     let spent = || {
         let [main, gateway] = worker.map_or([0.0; 2], Worker::cpu);
         [Process::own().cpu(), main, gateway]
@@ -191,8 +202,14 @@ pub async fn load(target: &Target, connections: usize, worker: Option<&Worker>) 
         let (target, times) = (target.clone(), times.clone());
         tasks.spawn_local(async move {
             let mut connection = Connection::open(&target).await;
+            let mut due = Instant::now();
             loop {
-                let asked = Instant::now();
+                due += every;
+                let is_late = due < Instant::now();
+                if !is_late {
+                    sleep_until(due.into()).await;
+                }
+                let asked = if is_late && !every.is_zero() { due } else { Instant::now() };
                 if asked >= ends {
                     return;
                 }

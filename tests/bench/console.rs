@@ -1,6 +1,7 @@
 //! What reports of the console that take seconds do to calls over HTTP meanwhile: the time of calls beside none, beside
-//! one report after the other, and beside as many as are worked on at one time. A report is a search of the whole usage
-//! log, of which no index knows anything.
+//! one report after the other, and beside as many as are worked on at one time; for callers who leave some of the
+//! processor, and for those who take all of it. A report is a search of the whole usage log, of which no index knows
+//! anything.
 
 #[path = "../suite/bed.rs"]
 #[allow(dead_code)]
@@ -20,7 +21,7 @@ mod standin;
 mod token;
 
 use bed::Cluster;
-use caller::{Front, SECRET, Target, load, write_secret};
+use caller::{Front, SECRET, Target, load_each, write_secret};
 use common::{Times, number};
 use serde_json::json;
 use standin::{Manner, Standin};
@@ -34,6 +35,8 @@ use tokio::time::sleep;
 
 const ROWS: usize = 10_000_000;
 const CALLERS: usize = 8;
+/// How often each of them calls; zero: again at once.
+const PACES: [Duration; 2] = [Duration::from_millis(10), Duration::ZERO];
 /// Who reads reports at one time: of each, one is worked on.
 const READERS: [usize; 3] = [0, 1, 4];
 
@@ -53,21 +56,27 @@ async fn main() {
     let front = Front::open(&cluster, &upstream).await;
     println!("console: calls of {CALLERS} clients beside reports of {rows} rows");
     filled::fill(&front.root, rows).await;
-    let mut alone = None;
-    for readers in READERS {
-        let (times, reports) = beside(&front.target, readers).await;
-        let (median, last) = (times.at(50), times.at(99));
-        let ratio = last / *alone.get_or_insert(last);
-        println!(
-            "{readers} readers: p50 {median:>7.3} ms, p99 {last:>7.3} ms, {ratio:.2} times that without; {reports}"
-        );
+    for pace in PACES {
+        match pace.is_zero() {
+            true => println!("calls as soon as the last is answered"),
+            false => println!("{:.0} calls/s", CALLERS as f64 / pace.as_secs_f64()),
+        }
+        let mut alone = None;
+        for readers in READERS {
+            let (times, reports) = beside(&front.target, pace, readers).await;
+            let (median, last) = (times.at(50), times.at(99));
+            let ratio = last / *alone.get_or_insert(last);
+            println!(
+                "{readers} readers: p50 {median:>7.3} ms, p99 {last:>7.3} ms, {ratio:.2} times that without; {reports}"
+            );
+        }
     }
     let found = number(&front.root, "SELECT count(*) FROM aggregator_usage_logs").await;
     assert!(found > rows, "every call is in the log");
 }
 
 /// The times of calls while so many administrators read reports, and what came of those.
-async fn beside(target: &Target, readers: usize) -> (Times, String) {
+async fn beside(target: &Target, pace: Duration, readers: usize) -> (Times, String) {
     let is_over = Rc::new(Cell::new(false));
     let took = Rc::new(RefCell::new(Vec::new()));
     let tasks = LocalSet::new();
@@ -85,7 +94,7 @@ async fn beside(target: &Target, readers: usize) -> (Times, String) {
         .run_until(async {
             // Until all of them are at it.
             sleep(Duration::from_millis(500)).await;
-            let loaded = load(target, CALLERS, None).await;
+            let loaded = load_each(pace, target, CALLERS, None).await;
             is_over.set(true);
             loaded
         })

@@ -17,8 +17,11 @@ async fn create(client: &Client, arguments: &str) -> (String, String) {
 /// left of it. By the worker's own statement, as the worker asks it.
 async fn found(root: &Client, key: &str) -> Vec<String> {
     let statement = include_str!("../../sql/statements/gateway_key.sql");
+    let set = "SELECT CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END";
+    let set = value(root, set).await.unwrap();
     let statement = statement
         .replace("@extschema@", "public")
+        .replace("{SET}", &set)
         .replace("$1", &format!("encode(sha256('{key}'::bytea), 'hex')"))
         .replace("$2", "NULL::text");
     let sql = format!(
@@ -285,13 +288,29 @@ async fn what_is_revoked_expired_or_nobodys_passes_nothing() {
         .unwrap();
         assert_eq!(found(&root, &odd).await.len(), usize::from(passes), "{change}");
     }
-    // Of a role, while it may chat.
-    root.batch_execute("SELECT aggregator_grant('alice', 'user')").await.unwrap();
-    let alice = database.user("alice").await;
-    let (_, of_role) = create(&alice, "'x'").await;
-    assert_eq!(found(&root, &of_role).await, ["role:alice|∅|∅|∅"]);
-    root.batch_execute("SELECT aggregator_revoke('alice', 'user')").await.unwrap();
-    assert_eq!(found(&root, &of_role).await.len(), 0);
+    // Of a role, while it may chat and somebody other than a superuser can log in as it.
+    root.batch_execute(
+        "CREATE ROLE key_holder LOGIN; CREATE ROLE key_heir LOGIN; SELECT aggregator_grant('key_holder', 'user')",
+    )
+    .await
+    .unwrap();
+    let holder = database.user("key_holder").await;
+    let (_, of_role) = create(&holder, "'x'").await;
+    for (change, passes) in [
+        ("SELECT 1", true),
+        ("ALTER ROLE key_holder NOLOGIN", false),
+        ("GRANT key_holder TO key_heir", true),
+        ("ALTER ROLE key_heir NOLOGIN", false),
+        ("ALTER ROLE key_holder LOGIN", true),
+        ("SELECT aggregator_revoke('key_holder', 'user')", false),
+    ] {
+        root.batch_execute(change).await.unwrap();
+        let found = found(&root, &of_role).await;
+        match passes {
+            true => assert_eq!(found, ["role:key_holder|∅|∅|∅"], "{change}"),
+            false => assert_eq!(found.len(), 0, "{change}"),
+        }
+    }
     let (_, of_nobody) = create(&root, "'x', p_user_id => 'role:nosuch'").await;
     assert_eq!(found(&root, &of_nobody).await.len(), 0);
 }

@@ -174,7 +174,15 @@ async fn identical_requests_may_be_sent_once() {
     // What was paid is what was sent.
     let logged = value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap();
     assert_eq!(logged, upstream.chat_count().to_string());
-    // Not quite identical.
+    // Not quite identical: what they ask of the response cache differs.
+    let before = upstream.chat_count();
+    let mut uncached = ask("z");
+    uncached["cache"] = json!(false);
+    let mut fresh = ask("z");
+    fresh["cache"] = json!({"refresh": true, "no_store": true});
+    let options = r#", '{"temperature": 0, "dedupe": true}'"#;
+    rows(&root, &many("ord", &[uncached.clone(), fresh.clone(), uncached, fresh], options)).await;
+    assert_eq!(upstream.chat_count() - before, 2);
     let before = upstream.chat_count();
     let mut other = ask("a");
     other["max_tokens"] = 5.into();

@@ -125,7 +125,9 @@ fn a_schema_has_a_largest_size() {
     let patterns = format!(r#"{{"allOf":[{}{{}}]}}"#, pattern.repeat(65));
     let long_pattern = format!(r#"{{"pattern":"{}"}}"#, "a".repeat(1025));
     let large_pattern = r#"{"pattern":"(\\w{100}){100}"}"#;
-    for schema in [&long, &deep, &wide, &patterns, &long_pattern, large_pattern] {
+    // More digits than a number holds.
+    let endless_pattern = r#"{"pattern":"a{99999999999999999999}"}"#;
+    for schema in [&long, &deep, &wide, &patterns, &long_pattern, large_pattern, endless_pattern] {
         refused(schema);
     }
     assert!(Schema::read(r#"{"type":"string","pattern":"^\\w{1,20}$"}"#).is_ok());

@@ -266,7 +266,11 @@ fn pattern_size(pattern: &str) -> usize {
     let has_letters = ["\\p", "\\P"].iter().any(|class| pattern.contains(class));
     let times = pattern.split('{').skip(1).map(|rest| {
         let counts = rest.split('}').next().unwrap_or_default().split(',');
-        counts.filter_map(|count| count.trim().parse::<usize>().ok()).max().unwrap_or(1).max(1)
+        // What is no number repeats nothing; one that is too large to be read repeats more than anybody may.
+        let is_number =
+            |count: &&str| !count.is_empty() && count.bytes().all(|c| c.is_ascii_digit());
+        let counts = counts.map(str::trim).filter(is_number);
+        counts.map(|count| count.parse().unwrap_or(usize::MAX)).max().unwrap_or(1).max(1)
     });
     let times = times.fold(if has_letters { 256 } else { 1 }, usize::saturating_mul);
     let size = pattern.len().saturating_mul(128).saturating_mul(times).saturating_add(PATTERN);

@@ -1,6 +1,6 @@
 //! One clerk, as the gateway knows it: a connection, and the process on its other side.
 
-use crate::gateway::clerks::signals;
+use crate::gateway::clerks::process;
 use crate::protocol::clerk::{Answer, MAX_FRAME, Question};
 use crate::protocol::{self, HEADER_LEN};
 use std::pin::pin;
@@ -12,6 +12,8 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+/// A statement that takes longer is a long report, and lets everything else that runs on this machine go first.
+pub const LIGHT: Duration = Duration::from_millis(if cfg!(test) { 2000 } else { 100 });
 /// Between cancels of a statement that goes on all the same.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -20,6 +22,8 @@ pub struct Clerk {
     pid: Option<i32>,
     /// It has a question that it has not answered.
     is_busy: bool,
+    /// It had a long one, and would be slow with the next.
+    stands_back: bool,
     count: Arc<AtomicUsize>,
 }
 
@@ -30,34 +34,49 @@ impl Clerk {
         // In a test it is this very process, which does not end itself.
         let pid = pid.filter(|pid| *pid > 1 && *pid as u32 != std::process::id());
         count.fetch_add(1, Ordering::Relaxed);
-        Self { stream, pid, is_busy: false, count }
+        Self { stream, pid, is_busy: false, stands_back: false, count }
     }
 
-    /// Whether its process waits for a question.
-    pub fn is_there(&self) -> bool {
+    /// Whether its process waits for a question, and would be quick with it.
+    pub fn is_ready(&self) -> bool {
+        !self.stands_back && self.is_there()
+    }
+
+    fn is_there(&self) -> bool {
         let read = self.stream.try_read(&mut [0; 1]);
         // Anything else is its end, or an answer that nobody has asked for.
         matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     /// Asks, and waits for the answer; cancels the statement when `waiting` for it has ended. `None`: it is gone.
+    /// One that only reads holds up nobody, and is slowed down where it takes long.
     pub async fn ask<T>(
         &mut self,
         question: &Question,
+        only_reads: bool,
         waiting: &mut oneshot::Sender<T>,
     ) -> Option<Answer> {
         self.is_busy = true;
         let pid = self.pid;
         let answer = {
             let mut asked = pin!(ask(&mut self.stream, question));
+            let long = async {
+                sleep(LIGHT).await;
+                if only_reads {
+                    process::stand_back(pid);
+                    self.stands_back = true;
+                }
+                std::future::pending().await
+            };
             let answer = tokio::select! {
                 answer = &mut asked => Some(answer),
                 () = waiting.closed() => None,
+                () = long => None,
             };
             match answer {
                 Some(answer) => answer,
                 None => loop {
-                    signals::cancel(pid);
+                    process::cancel(pid);
                     tokio::select! {
                         answer = &mut asked => break answer,
                         () = sleep(AGAIN) => {}
@@ -75,7 +94,7 @@ impl Drop for Clerk {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
         if self.is_busy {
-            signals::end(self.pid);
+            process::end(self.pid);
         }
     }
 }

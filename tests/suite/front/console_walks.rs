@@ -300,7 +300,6 @@ async fn the_pages_say_what_the_reports_say() {
                 let sum = "sum(requests)::text || '|' || coalesce(sum(cost), 0)::text || '|' || sum(unpriced_requests)::text";
                 let page = value(client, &format!("SELECT {sum} FROM jsonb_to_recordset({}::jsonb) AS x (requests bigint, cost numeric, unpriced_requests bigint)", quoted(&shown.to_string()))).await;
                 let said = value(client, &format!("SELECT {sum} FROM {report}")).await;
-                assert!(said.is_some());
                 assert_eq!(page, said, "{range} {name}");
             }
             let cost =

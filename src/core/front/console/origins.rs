@@ -9,6 +9,7 @@ pub fn read(list: &[String]) -> (Vec<String>, Vec<String>) {
     let (mut origins, mut problems) = (Vec::new(), Vec::new());
     for listed in list {
         let origin = listed.strip_suffix('/').unwrap_or(listed).to_ascii_lowercase();
+        let origin = without_default_port(&origin).to_owned();
         match problem(&origin) {
             _ if origins.contains(&origin) => {}
             None if origins.len() < MOST => origins.push(origin),
@@ -18,6 +19,12 @@ pub fn read(list: &[String]) -> (Vec<String>, Vec<String>) {
     }
     problems.dedup();
     (origins, problems)
+}
+
+/// Browsers leave the port out that goes without saying.
+fn without_default_port(origin: &str) -> &str {
+    let port = if origin.starts_with("https:") { ":443" } else { ":80" };
+    origin.strip_suffix(port).unwrap_or(origin)
 }
 
 /// Each is written into a header and into a page: it has nothing that means something there.
@@ -63,6 +70,9 @@ mod tests {
         // As people write them.
         let (origins, problems) = read(&list(&["HTTPS://App.Example/", "https://app.example"]));
         assert_eq!((origins, problems.len()), (list(&["https://app.example"]), 0));
+        let (origins, _) =
+            read(&list(&["https://a:443", "http://b:80/", "http://[::80]", "https://c:80"]));
+        assert_eq!(origins, list(&["https://a", "http://b", "http://[::80]", "https://c:80"]));
         for bad in [
             "",
             "*",
