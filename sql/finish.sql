@@ -221,6 +221,17 @@ COMMENT ON FUNCTION @extschema@.chat_json(text, text, jsonb, jsonb, text, text) 
     'Sends one prompt and returns the JSON of the answer, which fits the JSON Schema. Where it does not, the model is told so and asked again, options.max_repairs (2, from 0 to 5) times at the most; each is a row of the usage log. PT422: no answer fits; DETAIL has what is wrong, and the last answer. Other options and errors as in chat_complete.';
 COMMENT ON FUNCTION @extschema@.chat_completions(jsonb) IS
     'Takes a whole OpenAI chat request body, vendor fields included, and returns the answer. Errors as in chat_complete.';
+COMMENT ON FUNCTION @extschema@.ai_column(regclass, name, text, text, text, jsonb, text, text) IS
+    'Makes a column one that a model fills and keeps up to date. p_kind: embed (a vector), chat (a text) or json (what fits options.schema). p_input: an SQL expression of the row''s columns, or a template with {column}; where it gives NULL or '''', the value becomes NULL. p_options: those of embed or chat_complete, and backfill (missing, all or false), concurrency (4, up to 64), batch_size. Triggers note which rows change; the worker asks and writes, as the table''s owner, whom the caller has to be. p_user_id: who pays. Returns its id. PT400, PT403, PT404, PT409.';
+COMMENT ON FUNCTION @extschema@.ai_column_pause(regclass, name) IS 'Has an AI column wait: changed rows are noted, and nothing is asked. By the owner of the table, who pays for it, and administrators. PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.ai_column_resume(regclass, name) IS
+    'Has an AI column go on, at once. Once the table has another owner, it is for that one to call it: values are written as them from then on. PT403, PT404, PT409.';
+COMMENT ON FUNCTION @extschema@.ai_column_retry(regclass, name) IS 'Queues the rows of an AI column again that have failed; their number. PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.ai_column_drop(regclass, name) IS
+    'Makes an AI column an ordinary one again: its view, triggers, queue and definition go, its values stay. By the owner of the table. PT403, PT404.';
+COMMENT ON FUNCTION @extschema@.ai_column_drop(uuid) IS
+    'Likewise, by its id: also of an AI column whose view, table or column is gone already. False: there is none. PT403.';
+COMMENT ON FUNCTION @extschema@.aggregator_ai_check_expression(text) IS 'Raises PT400 unless a text is one SQL expression, by its grammar. It is not run. Internal.';
 COMMENT ON FUNCTION @extschema@.calculate_cost(text, jsonb, text, timestamptz) IS
     'USD that this usage (OpenAI''s or Anthropic''s form) of this model costs by the prices of p_at; what the usage itself reports comes first. Before the first known price, that one holds. NULL: unpriced, never 0.';
 COMMENT ON FUNCTION @extschema@.quote_cost(text, jsonb, integer, text) IS
@@ -242,7 +253,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
 COMMENT ON FUNCTION @extschema@.aggregator_revoke(regrole, text) IS
     'Takes from a role what aggregator_grant() of this kind gave it, and leaves what its other kinds are granted. False: it was not of this kind. Administrators. PT400, PT403.';
 COMMENT ON FUNCTION @extschema@.forget_user(text) IS
-    'Ends the calls of a user in flight, deletes the keys, gateway keys, settings, jobs and rules, and keeps the usage rows, without their tags, under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
+    'Ends the calls of a user in flight, deletes the keys, gateway keys, settings, jobs, AI columns and rules, and keeps the usage rows, without their tags, under an id that says nothing; returns their number. What comes under the same id later is a new user''s. Administrators. PT400, PT403; PT409: a transaction of the user is open, and holds a row.';
 COMMENT ON FUNCTION @extschema@.aggregator_check_user_id(text) IS 'Raises PT400 unless this can be a user''s id; NULL passes.';
 COMMENT ON FUNCTION @extschema@.aggregator_require_writable(text) IS 'Raises PT503 on a server in recovery.';
 COMMENT ON FUNCTION @extschema@.aggregator_bound_locks(boolean) IS 'Bounds, before a statement on providers, how long it waits for locks, and puts lock_timeout back after it. Internal.';

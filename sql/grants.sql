@@ -54,7 +54,8 @@ BEGIN
             'aggregator_user_models',
             'aggregator_jobs',
             'aggregator_ai_columns',
-            'aggregator_ai_queue'
+            'aggregator_ai_queue',
+            'ai_column_status'
         ]),
         -- Who has signed in, without the hashes by which they are known.
         ('user', 'SELECT (id, user_id, role, is_anonymous, code_expires_at, expires_at, revoked_at, created_at)', ARRAY[
@@ -82,7 +83,9 @@ BEGIN
         ('public', ARRAY[
             'aggregator_user_id()',
             'aggregator_is_admin()',
-            'aggregator_is_reader()'
+            'aggregator_is_reader()',
+            -- Whoever restores a table with an AI column makes its triggers.
+            'aggregator_ai_column_changed()'
         ]),
         ('all', ARRAY[
             'usage_summary(text, text, text)',
@@ -153,6 +156,12 @@ BEGIN
             'chat_result(uuid)',
             'chat_wait(uuid, integer)',
             'chat_cancel(uuid)',
+            'ai_column(regclass, name, text, text, text, jsonb, text, text)',
+            'ai_column_pause(regclass, name)',
+            'ai_column_resume(regclass, name)',
+            'ai_column_retry(regclass, name)',
+            'ai_column_drop(regclass, name)',
+            'ai_column_drop(uuid)',
             'ai_classify(text, text[], text, jsonb, text, text)',
             'ai_classify_request(text, text[], text, jsonb)',
             'ai_extract(text, jsonb, text, jsonb, text, text)',
@@ -178,6 +187,17 @@ BEGIN
             'aggregator_job_response(@extschema@.aggregator_jobs)',
             'aggregator_ai_view(oid)',
             'aggregator_ai_place(uuid)',
+            'aggregator_ai_base_type(oid)',
+            'aggregator_ai_is_key_type(oid)',
+            'aggregator_ai_template(oid, text)',
+            'aggregator_ai_change(oid, smallint[])',
+            'aggregator_ai_views(oid)',
+            'aggregator_ai_check_table(regclass, name, text)',
+            'aggregator_ai_check_view(oid, regclass, name)',
+            'aggregator_ai_check_expression(text)',
+            'aggregator_ai_make(uuid, regclass, name, text, text, text)',
+            'aggregator_ai_unmake(uuid, oid)',
+            'aggregator_ai_inherit(oid, regclass)',
             'aggregator_ai_messages(text, text)',
             'aggregator_ai_object(jsonb)',
             'aggregator_ai_request(text, jsonb, jsonb, jsonb)',

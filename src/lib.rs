@@ -76,7 +76,17 @@ extension_sql_file!("../sql/views.sql", name = "views", requires = ["route_cache
 extension_sql_file!("../sql/schedule.sql", name = "schedule", requires = ["views"]);
 extension_sql_file!("../sql/ai.sql", name = "ai", requires = ["schedule"]);
 extension_sql_file!("../sql/ai_columns.sql", name = "ai_columns", requires = ["ai"]);
-extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["ai_columns"]);
+extension_sql_file!(
+    "../sql/ai_column_views.sql",
+    name = "ai_column_views",
+    requires = ["ai_columns"]
+);
+extension_sql_file!(
+    "../sql/ai_column_status.sql",
+    name = "ai_column_status",
+    requires = ["ai_column_views"]
+);
+extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["ai_column_status"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"]);
 extension_sql_file!("../sql/script.sql", name = "script", requires = ["grants"]);
 extension_sql_file!("../sql/guard.sql", name = "guard", requires = ["script"]);

@@ -1,6 +1,7 @@
 //! Pure rules: no PostgreSQL, no I/O, no clock. Everything here can be tested with plain values.
 
 pub mod address;
+pub mod ai_column;
 pub mod bound;
 pub mod budget;
 pub mod caching;

@@ -3,6 +3,7 @@
 //! Values pass through as the text they were given as: no number is read and printed again.
 
 mod check;
+mod column;
 
 pub use self::check::Check;
 

@@ -268,7 +268,8 @@ pub fn exists(role: pg_sys::Oid) -> bool {
     unsafe { !pg_sys::GetUserNameFromId(role, true).is_null() }
 }
 
-fn effective_role() -> String {
+/// The role whose rights are in effect.
+pub fn effective_role() -> String {
     // SAFETY: a look-up in a backend.
     role_name(unsafe { pg_sys::GetUserId() })
 }

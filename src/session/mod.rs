@@ -2,6 +2,7 @@
 //! back the result.
 
 mod admin;
+mod ai_columns;
 mod catalogue;
 mod chat;
 mod console;

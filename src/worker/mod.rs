@@ -9,6 +9,7 @@ mod catalogue;
 mod console;
 mod cooling;
 mod desk;
+mod detached;
 mod forgotten;
 mod held;
 mod hidden;

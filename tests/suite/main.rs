@@ -2,6 +2,7 @@
 
 mod advisors;
 mod ai;
+mod ai_columns;
 mod anonymous;
 mod answers;
 mod anthropic;

@@ -4,6 +4,7 @@
 use super::{Jobs, LOOK, ids};
 use crate::fresh::{self, required};
 use crate::settings;
+use crate::worker::detached;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::spi::{self, Spi};
@@ -23,6 +24,7 @@ impl Jobs {
         if let Err(failure) = self.take_over(statements, &lost) {
             pgrx::warning!("aggregator: jobs of the last worker are not taken yet: {failure:?}");
         }
+        detached::sweep();
         let forgotten = process::transaction(|_| {
             Spi::connect_mut(|client| {
                 client.update(&statements.forget_cooling, None, &[])?;

@@ -1,0 +1,137 @@
+-- AI columns that are there: which they are, how far, and what becomes of those whose table is gone.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- What keeps the table's owner of now, who is the caller, from having its AI column. Raises it.
+CREATE FUNCTION @extschema@.aggregator_ai_inherit(p_view oid, p_table regclass) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner record;
+    v_maker name := (SELECT pg_get_userbyid(v.relowner) FROM pg_class AS v WHERE v.oid = p_view);
+BEGIN
+    SELECT o.rolname, o.rolsuper INTO v_owner FROM pg_class AS c JOIN pg_roles AS o ON o.oid = c.relowner WHERE c.oid = p_table;
+    IF v_owner.rolname <> current_user THEN
+        RAISE EXCEPTION 'table % belongs to ''%'' now, and not to ''%''', p_table, v_owner.rolname, current_user
+            USING ERRCODE = 'PT403', HINT = format('SET ROLE %I;', v_owner.rolname);
+    ELSIF v_owner.rolsuper THEN
+        RAISE EXCEPTION 'table % belongs to a superuser, and nothing runs as one', p_table USING ERRCODE = 'PT403';
+    ELSIF v_maker <> v_owner.rolname THEN
+        RAISE EXCEPTION 'the view % of the AI column belongs to ''%'' still', p_view::regclass, v_maker
+            USING ERRCODE = 'PT409', HINT = format('ALTER VIEW %s OWNER TO %I;', p_view::regclass, v_owner.rolname);
+    END IF;
+END
+$$;
+
+-- The AI column of a table's column, as the owner sees it: whose it is, and who may do something about it. PT404.
+CREATE FUNCTION @extschema@.aggregator_ai_find(
+    p_table         regclass,
+    p_column        name,
+    OUT id          uuid,
+    OUT user_id     text,
+    OUT definer     text,
+    OUT table_owner oid,
+    OUT owner_name  text,
+    OUT view_oid    oid,
+    OUT view_name   text,
+    OUT view_owner  text
+) RETURNS record
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT named.id, c.user_id, c.definer, t.relowner, place.owner::text, place.view_oid, place.view_name,
+        pg_get_userbyid(v.relowner)::text
+    INTO id, user_id, definer, table_owner, owner_name, view_oid, view_name, view_owner
+    FROM pg_class AS t
+    JOIN pg_class AS v ON v.oid IN (
+        SELECT r.ev_class
+        FROM pg_depend AS d
+        JOIN pg_rewrite AS r ON r.oid = d.objid
+        WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN v.relname ~ '^aggregator_ai_[0-9a-f]{32}$' THEN substr(v.relname, 15)::uuid END AS id
+    ) AS named
+    CROSS JOIN LATERAL @extschema@.aggregator_ai_place(named.id) AS place
+    LEFT JOIN @extschema@.aggregator_ai_columns AS c ON c.id = named.id
+    WHERE t.oid = p_table AND place.view_oid = v.oid AND place.output_name = p_column
+    -- One that was made for a column of another name first.
+    ORDER BY c.id IS NULL
+    LIMIT 1;
+    IF id IS NULL THEN
+        RAISE EXCEPTION 'column ''%'' of table % is no AI column', p_column, p_table
+            USING ERRCODE = 'PT404', HINT = 'SELECT table_name, column_name FROM ai_column_status;';
+    END IF;
+END
+$$;
+
+-- Definitions whose view is gone go a week later: a restore may bring it back. The worker does this from time to time.
+CREATE FUNCTION @extschema@.aggregator_sweep_ai_columns() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE @extschema@.aggregator_ai_columns AS c
+    SET detached_at = CASE WHEN seen.is_there THEN NULL ELSE now() END
+    FROM (
+        SELECT known.id, EXISTS (
+            SELECT FROM pg_class AS v
+            WHERE v.relname = 'aggregator_ai_' || replace(known.id::text, '-', '') AND v.relkind = 'v') AS is_there
+        FROM @extschema@.aggregator_ai_columns AS known
+    ) AS seen
+    WHERE c.id = seen.id AND (c.detached_at IS NULL) <> seen.is_there;
+    WITH gone AS (
+        DELETE FROM @extschema@.aggregator_ai_columns AS c
+        WHERE c.detached_at < now() - interval '7 days'
+        RETURNING c.id
+    )
+    DELETE FROM @extschema@.aggregator_ai_queue AS q
+    USING gone
+    WHERE q.column_id = gone.id;
+END
+$$;
+
+-- The AI columns that one may see: one's own, those of one's tables, all for administrators.
+CREATE VIEW @extschema@.ai_column_status WITH (security_invoker = true) AS
+SELECT c.id,
+    place.table_name,
+    place.output_name AS column_name,
+    c.kind,
+    c.model,
+    c.provider,
+    c.user_id,
+    CASE
+        WHEN place.table_oid IS NULL THEN 'detached'
+        WHEN c.status = 'paused' THEN 'paused'
+        WHEN c.wait_until > now() THEN 'waiting'
+        ELSE 'active'
+    END AS status,
+    coalesce(q.queued, 0) AS queued,
+    coalesce(q.running, 0) AS running,
+    coalesce(q.failed, 0) AS failed,
+    c.backfill_status,
+    c.backfill_seen,
+    c.backfill_total,
+    CASE WHEN c.wait_until > now() THEN c.wait_until END AS wait_until,
+    coalesce(c.paused_for, c.last_error) AS last_error,
+    c.last_error_at,
+    place.problem
+FROM @extschema@.aggregator_ai_columns AS c
+LEFT JOIN LATERAL @extschema@.aggregator_ai_place(c.id) AS place ON true
+LEFT JOIN (
+    SELECT entry.column_id,
+        count(*) FILTER (WHERE entry.status = 'queued') AS queued,
+        count(*) FILTER (WHERE entry.status = 'running') AS running,
+        count(*) FILTER (WHERE entry.status = 'failed') AS failed
+    FROM @extschema@.aggregator_ai_queue AS entry
+    GROUP BY entry.column_id
+) AS q ON q.column_id = c.id;
+
+COMMENT ON VIEW @extschema@.ai_column_status IS
+    'AI columns that one may see, and how far each is: rows that wait, run and have failed, the backfill, the last error. status: active, waiting (until wait_until), paused, or detached (its view is gone). problem: why nothing can be done now.';
+COMMENT ON FUNCTION @extschema@.aggregator_ai_inherit(oid, regclass) IS 'Raises what keeps a table''s owner of now from having its AI column. PT403, PT409. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_ai_find(regclass, name) IS 'The AI column of a table''s column. PT404. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_sweep_ai_columns() IS 'Deletes AI columns whose view has been gone for a week. Internal.';
+
+SET LOCAL search_path = @extschema@, pg_temp;
