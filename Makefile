@@ -3,7 +3,7 @@ PG ?= 15
 export PG
 SHELL := /bin/bash
 
-.PHONY: demo test install bench lint package package-test upgrade-sql release-sql clean
+.PHONY: demo test install bench lint package package-test upgrade-sql release-sql reference clean
 
 demo: ## CREATE EXTENSION to a paid answer, with a real model, on a throw-away server
 	@tools/demo.sh
@@ -31,6 +31,9 @@ upgrade-sql: ## writes sql/aggregator--LAST--THIS.sql, from the kept install scr
 
 release-sql: ## keeps this version's install script, from which tests upgrade; REF=v0.1.0: that commit's
 	@tools/release.sh $(REF)
+
+reference: ## writes docs/reference from the catalogue, the settings, the options and the errors
+	@tools/reference.sh
 
 clean:
 	cargo clean

@@ -12,6 +12,8 @@ mod clock;
 mod columns;
 mod core;
 mod database;
+#[cfg(test)]
+mod documented;
 mod error;
 mod frames;
 mod fresh;

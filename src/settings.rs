@@ -57,7 +57,7 @@ pub fn register(is_preloading: bool) {
     GucRegistry::define_string_guc(
         c"aggregator.databases",
         c"Databases whose worker starts with the server, separated by commas.",
-        c"Takes effect with shared_preload_libraries = 'aggregator'.",
+        c"Takes effect with shared_preload_libraries = 'aggregator', when the server starts.",
         &DATABASES,
         if is_preloading { GucContext::Postmaster } else { GucContext::Sighup },
         GucFlags::default(),
@@ -65,7 +65,7 @@ pub fn register(is_preloading: bool) {
     GucRegistry::define_bool_guc(
         c"aggregator.ledger_sync",
         c"Whether the pending usage row is on disk before a request leaves.",
-        c"Off: a crash of the server can lose rows; a rollback, a cancel or a killed session still cannot.",
+        c"The answer does not wait for the disk again: after a crash of the server in between, the row is unknown, and its reservation counts in full. Off: a crash of the server can lose rows; a rollback, a cancel or a killed session still cannot.",
         &LEDGER_SYNC,
         GucContext::Sighup,
         GucFlags::default(),
@@ -101,7 +101,7 @@ pub fn register(is_preloading: bool) {
     GucRegistry::define_int_guc(
         c"aggregator.max_memory",
         c"The most memory that requests and answers of all calls in flight may hold.",
-        c"Past it a call fails at once with PT503.",
+        c"Past it a call fails at once with PT503, and jobs wait. One user takes at most half of what the others leave.",
         &MAX_MEMORY,
         1024,
         i32::MAX,

@@ -24,7 +24,7 @@ mod vectors;
 pub use vectors::Batching;
 
 /// Ours: they steer the call and are never sent.
-const OURS: &[&str] = &[
+pub const OURS: &[&str] = &[
     "cache",
     "extra_body",
     "max_repairs",

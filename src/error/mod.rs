@@ -465,4 +465,4 @@ fn upstream_sqlstate(refusal: &Refusal) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -34,27 +34,30 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
-    for (name, description, setting) in [
+    for (name, description, more, setting) in [
         (
             c"aggregator.max_in_flight",
             c"Chat requests at providers at one time; more wait.",
+            c"One user takes at most half of what the others leave.",
             &MAX_IN_FLIGHT,
         ),
         (
             c"aggregator.max_in_flight_per_user",
             c"Chat requests of one user at one time; more wait.",
+            c"",
             &MAX_IN_FLIGHT_PER_USER,
         ),
         (
             c"aggregator.max_in_flight_per_key",
             c"Chat requests with one provider key at one time; more wait.",
+            c"Of a platform's key, one user takes at most half of what the others leave.",
             &MAX_IN_FLIGHT_PER_KEY,
         ),
     ] {
         GucRegistry::define_int_guc(
             name,
             description,
-            c"",
+            more,
             setting,
             1,
             100_000,
@@ -84,8 +87,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"aggregator.max_queued_jobs_per_user",
-        c"Jobs of one user that may wait at one time; more are refused.",
-        c"",
+        c"Jobs of one user that may wait at one time.",
+        c"More are refused with PT429.",
         &MAX_QUEUED_JOBS_PER_USER,
         1,
         i32::MAX,
@@ -94,8 +97,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"aggregator.max_queued_size_per_user",
-        c"The size of the requests of one user's jobs that may wait at one time; more are refused.",
-        c"",
+        c"The size of the requests of one user's jobs that may wait at one time.",
+        c"More are refused with PT429.",
         &MAX_QUEUED_SIZE_PER_USER,
         1,
         i32::MAX,

@@ -166,7 +166,7 @@ fn register_tokens() {
     GucRegistry::define_string_guc(
         c"aggregator.jwt_secret_file",
         c"The file with the keys of access tokens: a secret, a JWK or a JWKS, as PostgREST's jwt-secret.",
-        c"Relative to the data directory, mode 0600, read on reload. Empty: no token is accepted over HTTP.",
+        c"A secret has 32 bytes at least. Relative to the data directory, mode 0600, read on reload. Empty: no token is accepted over HTTP.",
         &JWT_SECRET_FILE,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
@@ -185,7 +185,7 @@ fn register_tokens() {
     GucRegistry::define_enum_guc(
         c"aggregator.anonymous_users",
         c"What users may spend whose access token says is_anonymous.",
-        c"allow: what anybody may; own_keys: with their own keys and none of the platform's; refuse: nothing.",
+        c"allow: what anybody may; own_keys: with their own keys, none of the platform's, no jobs and no gateway keys; refuse: nothing.",
         &ANONYMOUS_USERS,
         GucContext::Sighup,
         GucFlags::default(),

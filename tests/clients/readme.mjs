@@ -1,4 +1,4 @@
-// The README's examples in JavaScript, as they stand there.
+// The examples in JavaScript of docs/guides/supabase.md, as they stand there.
 
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
@@ -9,8 +9,8 @@ import { ann, gateway, schema, token } from './project.mjs'
 
 const url = await gateway()
 const rewritten = await gateway((path) => path.replace(/^\/v1\/chat\/completions$/, '/rpc/chat_completions'))
-const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
-const examples = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code)
+const page = await readFile(new URL('../../docs/guides/supabase.md', import.meta.url), 'utf8')
+const examples = [...page.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code)
 const AsyncFunction = (async () => {}).constructor
 
 // The clients give errors as values, which the examples leave aside: the answers are watched instead.

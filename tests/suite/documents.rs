@@ -6,6 +6,97 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(tree(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// The pages below docs, in the order of their names.
+pub fn pages() -> Vec<String> {
+    let mut found = vec![];
+    for folder in std::fs::read_dir(tree("docs")).unwrap().flatten() {
+        let Ok(files) = std::fs::read_dir(folder.path()) else { continue };
+        for file in files.flatten() {
+            let (folder, file) = (folder.file_name(), file.file_name());
+            let page = format!("docs/{}/{}", folder.display(), file.display());
+            assert!(page.ends_with(".md"), "{page}");
+            found.push(page);
+        }
+    }
+    found.sort();
+    assert!(found.len() > 8, "{found:?}");
+    found
+}
+
+/// What GitHub calls a heading in links.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().replace(' ', "-")
+}
+
+/// A document without its fenced blocks.
+fn prose(document: &str) -> Vec<&str> {
+    let mut is_inside = false;
+    let lines = document.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_inside ^= is_fence;
+        !is_inside && !is_fence
+    });
+    lines.collect()
+}
+
+#[test]
+fn every_link_between_the_documents_leads_somewhere() {
+    let beside =
+        ["README.md", "SECURITY.md", "SCALING.md", "CONTRIBUTING.md", "packaging/RELEASE.md"];
+    let documents = beside.into_iter().map(str::to_owned).chain(pages());
+    let mut links = 0;
+    for document in documents {
+        let text = read(&document);
+        for line in prose(&text) {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if link.starts_with("https://") {
+                    continue;
+                }
+                links += 1;
+                let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+                let folder = tree(&document);
+                let target = match file {
+                    "" => folder,
+                    file => folder.parent().unwrap().join(file),
+                };
+                assert!(target.exists(), "{document}: {link} leads nowhere");
+                if heading.is_empty() {
+                    continue;
+                }
+                let target = std::fs::read_to_string(target).unwrap();
+                let is_there = prose(&target)
+                    .iter()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line.trim_start_matches('#')) == heading);
+                assert!(is_there, "{document}: {link} leads to no heading");
+            }
+        }
+    }
+    assert!(links > 40, "{links}");
+}
+
+#[test]
+fn every_block_of_the_pages_is_of_a_kind_that_is_run_or_is_text() {
+    for page in pages() {
+        let text = read(&page);
+        for block in text.lines().filter(|line| line.starts_with("```")).step_by(2) {
+            let kinds = [
+                "```sql",
+                "```sql cron",
+                "```sql vector",
+                "```text",
+                "```sh",
+                "```nginx",
+                "```yaml",
+            ];
+            let is_js = block == "```js" && page == "docs/guides/supabase.md";
+            assert!(is_js || kinds.contains(&block), "{page}: {block}");
+        }
+    }
+}
+
 /// The text of the fenced blocks that begin with this word.
 fn blocks(document: &str, language: &str) -> Vec<String> {
     let mut found = vec![];
@@ -58,9 +149,9 @@ fn every_test_that_security_names_is_there() {
 }
 
 #[test]
-fn the_readme_has_every_lint_that_stays() {
-    let readme = read("README.md");
-    let listed = readme.split("<!-- lints -->").nth(1).unwrap().split("<!-- /lints -->").next();
+fn the_page_has_every_lint_that_stays() {
+    let page = read("docs/guides/supabase.md");
+    let listed = page.split("<!-- lints -->").nth(1).unwrap().split("<!-- /lints -->").next();
     let listed: Vec<Vec<&str>> = listed
         .unwrap()
         .lines()

@@ -18,6 +18,7 @@ mod cost;
 mod crash;
 mod cron;
 mod dashboard;
+mod documented;
 mod documents;
 mod dump;
 mod embeddings;

@@ -1,7 +1,8 @@
-//! Every SQL in the README is executed, in order, on a server of its own.
+//! Every SQL in the README, and then in the pages below docs, is executed, in order, on a server of its own.
 
 use crate::bed::{Cluster, quoted, shown, tree, value, var};
 use crate::checked_json::calls;
+use crate::documents::pages;
 use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::{Value, json};
 use tokio_postgres::SimpleQueryMessage;
@@ -48,11 +49,11 @@ fn embeds(seen: &Seen) -> Answer {
 }
 
 /// The statements of the fenced blocks of SQL; those of blocks for an extension that is not there are left out.
-fn statements(readme: &str, with_cron: bool, with_vector: bool) -> Vec<String> {
+fn statements(page: &str, with_cron: bool, with_vector: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut is_sql = false;
     let mut statement = String::new();
-    for line in readme.lines() {
+    for line in page.lines() {
         if line.starts_with("```") {
             is_sql = line.starts_with("```sql")
                 && (with_cron || line != "```sql cron")
@@ -73,7 +74,7 @@ fn statements(readme: &str, with_cron: bool, with_vector: bool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_statement_of_the_readme_runs() {
+async fn every_statement_of_the_readme_and_the_pages_runs() {
     let upstream = Upstream::raw(|seen| match seen.path.as_str() {
         path if path.ends_with("/models") => Answer::json(200, MODELS),
         path if path.ends_with("/chat/completions") => match seen.json().get("tools") {
@@ -99,8 +100,11 @@ async fn every_statement_of_the_readme_runs() {
         root.batch_execute("CREATE EXTENSION pg_cron").await.unwrap();
     }
     root.batch_execute("CREATE ROLE app_user LOGIN; CREATE ROLE app_admin LOGIN").await.unwrap();
-    let readme = std::fs::read_to_string(tree("README.md")).unwrap();
-    let statements = statements(&readme, with_cron, with_vector);
+    let mut statements = vec![];
+    for page in std::iter::once("README.md".into()).chain(pages()) {
+        let text = std::fs::read_to_string(tree(&page)).unwrap();
+        statements.extend(self::statements(&text, with_cron, with_vector));
+    }
     assert!(statements.len() > 20, "{}", statements.len());
     let mut variables: Vec<(String, String)> = vec![];
     for statement in &statements {

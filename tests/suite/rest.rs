@@ -191,12 +191,12 @@ async fn a_projects_owner_is_an_administrator_and_no_superuser() {
 }
 
 #[tokio::test]
-async fn the_readmes_examples_in_javascript_run() {
+async fn the_examples_in_javascript_run() {
     if !are_there() {
         return;
     }
-    let readme = std::fs::read_to_string(clients().join("../../README.md")).unwrap();
-    let examples = readme.matches("\n```js\n").count();
+    let page = std::fs::read_to_string(clients().join("../../docs/guides/supabase.md")).unwrap();
+    let examples = page.matches("\n```js\n").count();
     assert!(examples > 0);
     let upstream = Upstream::raw(|seen| match seen.path.as_str() {
         path if path.ends_with("/models") => Answer::json(200, MODELS),
@@ -213,7 +213,7 @@ async fn the_readmes_examples_in_javascript_run() {
         .await
         .unwrap();
     rest.run("readme.mjs", examples).await;
-    let chats = readme.matches("content: 'Hello'").count();
+    let chats = page.matches("content: 'Hello'").count();
     assert!(chats > 1);
     assert_eq!(rest.asked(), vec!["Hello"; chats]);
 }
