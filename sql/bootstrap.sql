@@ -82,7 +82,15 @@ $$;
 CREATE DOMAIN @extschema@.aggregator_admin AS boolean;
 REVOKE ALL ON TYPE @extschema@.aggregator_admin FROM PUBLIC;
 
--- PostgREST reads the schema again, so that its clients see the functions at once.
-NOTIFY pgrst, 'reload schema';
+-- PostgREST reads the schema again, so that its clients see the functions at once. Not where another node of Citus
+-- carries the statement here: that ends with PREPARE TRANSACTION, which cannot notify. Whoever takes the name of
+-- such a session keeps nothing but their own word from PostgREST.
+DO $$
+BEGIN
+    IF NOT starts_with(current_setting('application_name'), 'citus_internal gpid=') THEN
+        NOTIFY pgrst, 'reload schema';
+    END IF;
+END
+$$;
 
 SET LOCAL search_path = @extschema@, pg_temp;

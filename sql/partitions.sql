@@ -4,8 +4,9 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- Makes the partition of a month (UTC), with the rights, row-level security and storage of the
 -- default one. False: it is there; or so many rows of the month are in the default partition that
--- moving them would hold up the ledger, so that it keeps the month; or somebody is using the ledger.
-CREATE FUNCTION @extschema@.aggregator_make_partition(p_month timestamptz) RETURNS boolean
+-- moving them would hold up the ledger, so that it keeps the month (p_whatever_size: the ledger waits); or somebody
+-- is using the ledger.
+CREATE FUNCTION @extschema@.aggregator_make_partition(p_month timestamptz, p_whatever_size boolean DEFAULT false) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '200ms'
@@ -15,7 +16,6 @@ DECLARE
     v_from      timestamptz := date_trunc('month', p_month, 'UTC');
     v_to        timestamptz := date_trunc('month', v_from + interval '32 days', 'UTC');
     v_name      text        := 'aggregator_usage_logs_' || to_char(v_from AT TIME ZONE 'UTC', 'YYYY_MM');
-    v_grantee   record;
 BEGIN
     IF to_regclass(format('@extschema@.%I', v_name)) IS NOT NULL THEN
         RETURN false;
@@ -27,13 +27,42 @@ BEGIN
     ) THEN
         RETURN false;
     END IF;
-    IF EXISTS (
+    IF NOT p_whatever_size AND EXISTS (
         SELECT FROM @extschema@.aggregator_usage_logs_default AS log
         WHERE log.created_at >= v_from AND log.created_at < v_to
         OFFSET c_moved
     ) THEN
         RETURN false;
     END IF;
+    PERFORM @extschema@.aggregator_new_partition(v_from);
+    -- From partition to partition: no trigger of the ledger sees it, and the sums stay as they are. Nobody reads
+    -- the ledger meanwhile: a statement that was planned before the new partition is there, and waits for the old
+    -- one, would find the rows in neither.
+    LOCK TABLE @extschema@.aggregator_usage_logs IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('WITH moved AS (
+            DELETE FROM @extschema@.aggregator_usage_logs_default AS log
+            WHERE log.created_at >= %L AND log.created_at < %L
+            RETURNING *
+        )
+        INSERT INTO @extschema@.%I SELECT * FROM moved', v_from, v_to, v_name);
+    EXECUTE format('ALTER TABLE @extschema@.aggregator_usage_logs ATTACH PARTITION @extschema@.%I FOR VALUES FROM (%L) TO (%L)',
+        v_name, v_from, v_to);
+    RETURN true;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected OR check_violation THEN
+        RETURN false;
+END
+$$;
+
+-- The table of a month, which is not a partition yet.
+CREATE FUNCTION @extschema@.aggregator_new_partition(p_from timestamptz) RETURNS regclass
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name    text := 'aggregator_usage_logs_' || to_char(p_from AT TIME ZONE 'UTC', 'YYYY_MM');
+    v_grantee record;
+BEGIN
     EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.aggregator_usage_logs_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)
         WITH (fillfactor = 95, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)', v_name);
     -- The default privileges of the database may have handed it to anybody; it is read through the
@@ -55,23 +84,8 @@ BEGIN
     EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER before_truncate', v_name);
     EXECUTE format('ALTER TABLE @extschema@.%I OWNER TO aggregator_owner', v_name);
     EXECUTE format('COMMENT ON TABLE @extschema@.%I IS %L', v_name,
-        format('Partition of the ledger for %s (UTC).', to_char(v_from AT TIME ZONE 'UTC', 'FMMonth YYYY')));
-    -- From partition to partition: no trigger of the ledger sees it, and the sums stay as they are. Nobody reads
-    -- the ledger meanwhile: a statement that was planned before the new partition is there, and waits for the old
-    -- one, would find the rows in neither.
-    LOCK TABLE @extschema@.aggregator_usage_logs IN ACCESS EXCLUSIVE MODE;
-    EXECUTE format('WITH moved AS (
-            DELETE FROM @extschema@.aggregator_usage_logs_default AS log
-            WHERE log.created_at >= %L AND log.created_at < %L
-            RETURNING *
-        )
-        INSERT INTO @extschema@.%I SELECT * FROM moved', v_from, v_to, v_name);
-    EXECUTE format('ALTER TABLE @extschema@.aggregator_usage_logs ATTACH PARTITION @extschema@.%I FOR VALUES FROM (%L) TO (%L)',
-        v_name, v_from, v_to);
-    RETURN true;
-EXCEPTION
-    WHEN lock_not_available OR deadlock_detected OR check_violation THEN
-        RETURN false;
+        format('Partition of the ledger for %s (UTC).', to_char(p_from AT TIME ZONE 'UTC', 'FMMonth YYYY')));
+    RETURN to_regclass(format('@extschema@.%I', v_name));
 END
 $$;
 
@@ -117,7 +131,7 @@ BEGIN
     dropped := 0;
     deleted := 0;
     FOR i IN 0..CASE WHEN p_ahead THEN 2 ELSE -1 END LOOP
-        IF @extschema@.aggregator_make_partition((v_now + make_interval(months => i)) AT TIME ZONE 'UTC') THEN
+        IF @extschema@.aggregator_make_partition((v_now + make_interval(months => i)) AT TIME ZONE 'UTC', false) THEN
             created := created + 1;
         END IF;
     END LOOP;
@@ -126,7 +140,12 @@ BEGIN
         RETURN;
     END IF;
     v_cutoff := date_trunc('hour', now() - make_interval(secs => p_retention), 'UTC');
-    FOR v_part IN SELECT * FROM @extschema@.aggregator_partitions() AS part WHERE part.until <= v_cutoff LOOP
+    FOR v_part IN
+        SELECT part.*
+        FROM @extschema@.aggregator_partitions() AS part
+        -- Those that are with Citus aggregator_distribute() ends.
+        WHERE part.until <= v_cutoff AND part.until > @extschema@.aggregator_archived_until()
+    LOOP
         IF @extschema@.aggregator_drop_partition(v_part.partition, v_part.since, v_part.until) THEN
             dropped := dropped + 1;
         END IF;
@@ -138,6 +157,7 @@ BEGIN
             SELECT log.call_id, log.attempt, log.created_at
             FROM @extschema@.aggregator_usage_logs AS log
             WHERE log.created_at < v_cutoff
+              AND log.created_at >= @extschema@.aggregator_archived_until()
               AND log.status <> 'pending'
               AND NOT EXISTS (
                   SELECT FROM @extschema@.aggregator_quarantine AS kept
@@ -147,7 +167,8 @@ BEGIN
         )
         DELETE FROM @extschema@.aggregator_usage_logs AS log
         USING old
-        WHERE (log.call_id, log.attempt, log.created_at) = (old.call_id, old.attempt, old.created_at);
+        WHERE (log.call_id, log.attempt, log.created_at) = (old.call_id, old.attempt, old.created_at)
+          AND log.created_at >= @extschema@.aggregator_archived_until();
         GET DIAGNOSTICS deleted = ROW_COUNT;
         RETURN;
     EXCEPTION
@@ -160,6 +181,7 @@ BEGIN
         SELECT log.call_id, log.attempt, log.created_at, log.user_id
         FROM @extschema@.aggregator_usage_logs AS log
         WHERE log.created_at < v_cutoff
+          AND log.created_at >= @extschema@.aggregator_archived_until()
           AND log.status <> 'pending'
           AND NOT EXISTS (
               SELECT FROM @extschema@.aggregator_quarantine AS kept
@@ -169,7 +191,8 @@ BEGIN
     LOOP
         BEGIN
             DELETE FROM @extschema@.aggregator_usage_logs AS log
-            WHERE log.call_id = v_log.call_id AND log.attempt = v_log.attempt AND log.created_at = v_log.created_at;
+            WHERE log.call_id = v_log.call_id AND log.attempt = v_log.attempt AND log.created_at = v_log.created_at
+              AND log.created_at >= @extschema@.aggregator_archived_until();
             deleted := deleted + 1;
         EXCEPTION
             WHEN lock_not_available OR deadlock_detected OR query_canceled OR insufficient_resources
@@ -204,7 +227,8 @@ CREATE FUNCTION @extschema@.maintain_usage(OUT created integer, OUT dropped inte
 LANGUAGE c VOLATILE STRICT
 AS 'MODULE_PATHNAME', 'maintain_usage_wrapper';
 
-COMMENT ON FUNCTION @extschema@.aggregator_make_partition(timestamptz) IS 'Makes the partition of the ledger for a month; false if it is there or cannot be had now. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_new_partition(timestamptz) IS 'Makes the table of a month, which is not attached to the ledger yet. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_make_partition(timestamptz, boolean) IS 'Makes the partition of the ledger for a month; false if it is there or cannot be had now. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_partitions() IS 'The partitions of the ledger that have bounds. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_drop_partition(regclass, timestamptz, timestamptz) IS 'Drops a partition of the ledger and the sums of its hours; false if it cannot be had now. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_maintain_usage(boolean, integer) IS 'Partitions ahead, and an end for what is older than so many seconds. Internal.';

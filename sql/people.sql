@@ -211,8 +211,13 @@ BEGIN
     -- Once more: a list, or an answer, may have come while calls were being ended.
     DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
-    UPDATE @extschema@.aggregator_usage_logs SET user_id = p_anonymous_id, tags = NULL WHERE user_id = p_user_id;
+    UPDATE @extschema@.aggregator_usage_logs
+    SET user_id = p_anonymous_id, tags = NULL
+    WHERE user_id = p_user_id AND created_at >= @extschema@.aggregator_archived_until();
     GET DIAGNOSTICS v_kept = ROW_COUNT;
+    IF @extschema@.aggregator_archived_until() > '-infinity' THEN
+        v_kept := v_kept + @extschema@.aggregator_forget_archived(p_user_id, p_anonymous_id);
+    END IF;
     INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
     -- What is known of rows that were set aside names the user; what is left of them is in the log.

@@ -315,7 +315,18 @@ CREATE FUNCTION @extschema@.aggregator_apply_cost(
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_archive regclass;
 BEGIN
+    IF to_regnamespace('aggregator_archive') IS NOT NULL THEN
+        SELECT month.partition INTO v_archive
+        FROM @extschema@.aggregator_archives() AS month
+        WHERE month.since <= p_created_at AND month.until > p_created_at;
+        IF FOUND THEN
+            RETURN @extschema@.aggregator_apply_archived_cost(
+                v_archive, p_call_id, p_attempt, p_created_at, p_cost, p_computed, p_source);
+        END IF;
+    END IF;
     UPDATE @extschema@.aggregator_usage_logs AS log
     SET cost_estimate = p_cost,
         cost_computed = p_computed,
@@ -323,6 +334,7 @@ BEGIN
     WHERE log.call_id = p_call_id
       AND log.attempt = p_attempt
       AND log.created_at = p_created_at
+      AND log.created_at >= @extschema@.aggregator_archived_until()
       AND log.status <> 'pending'
       AND log.cost_source IN ('unpriced', 'incomplete');
     RETURN FOUND;

@@ -94,6 +94,8 @@ BEGIN
         WHERE log.status = 'pending'
           AND log.epoch <> p_epoch
           AND log.created_at >= v_since
+          -- What is with Citus is not pending.
+          AND log.created_at >= @extschema@.aggregator_archived_until()
           AND NOT EXISTS (
               SELECT FROM @extschema@.aggregator_quarantine AS kept
               WHERE kept.call_id = log.call_id AND kept.attempt = log.attempt AND kept.created_at = log.created_at
@@ -112,6 +114,7 @@ BEGIN
         WHERE log.status = 'pending'
           AND log.epoch <> p_epoch
           AND log.created_at >= v_since
+          AND log.created_at >= @extschema@.aggregator_archived_until()
           AND NOT EXISTS (
               SELECT FROM @extschema@.aggregator_quarantine AS kept
               WHERE kept.call_id = log.call_id AND kept.attempt = log.attempt AND kept.created_at = log.created_at
@@ -140,6 +143,7 @@ BEGIN
         WHERE log.call_id = p_call_id
           AND log.attempt = p_attempt
           AND log.created_at = p_created_at
+          AND log.created_at >= @extschema@.aggregator_archived_until()
           AND log.status = 'pending';
         RETURN true;
     EXCEPTION

@@ -133,13 +133,15 @@ CREATE TRIGGER before_key BEFORE INSERT OR UPDATE OF id, user_id, provider_id, a
     priority, settings, last_validated_at, created_at, updated_at ON @extschema@.user_api_providers
 FOR EACH ROW EXECUTE FUNCTION @extschema@.aggregator_before_key();
 
--- PostgREST reads the schema again when the extension changes or goes.
+-- PostgREST reads the schema again when the extension changes or goes; see bootstrap.sql.
 CREATE FUNCTION @extschema@.aggregator_notify_postgrest() RETURNS event_trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    NOTIFY pgrst, 'reload schema';
+    IF NOT starts_with(current_setting('application_name'), 'citus_internal gpid=') THEN
+        NOTIFY pgrst, 'reload schema';
+    END IF;
 END
 $$;
 

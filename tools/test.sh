@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every test: pure ones, and those from outside against real clusters. Arguments are passed on as a filter of the last
 # kind, which alone then runs.
-# PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from.
+# PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from; with CITUS=1 it
+# fails where the tests with Citus cannot run.
 # AGGREGATOR_TEST_STEP=build compiles and installs what the tests need, and run runs them as they were built.
 # AGGREGATOR_PURE=skip goes without the pure tests: outside a backend nothing of PostgreSQL can be called, so they are
 # the same with each.
@@ -109,6 +110,11 @@ if [ "$AGGREGATOR_WITH_VECTOR" != 1 ]; then
     say "NO PGVECTOR WITH HNSW FOR POSTGRESQL $PG: the README's statements for it are NOT run"
     skipped "embeddings::vectors: it takes pgvector"
     without+=(--skip embeddings::vectors::)
+fi
+source "$TREE/tools/citus.sh"
+if [ "$AGGREGATOR_WITH_CITUS" != 1 ]; then
+    skipped "citus: it takes Citus, which is in no package registry"
+    without+=(--skip citus::)
 fi
 say "pure tests, and tests from outside"
 # Most of those from outside wait most of the time: the pure ones compute beside them.

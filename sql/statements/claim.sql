@@ -30,6 +30,8 @@ WHERE job.id = taken.id
 RETURNING job.id, job.provider, job.request::text,
     CASE
         WHEN job.started_at = now() THEN 0
-        ELSE (SELECT coalesce(max(log.attempt), 0) FROM @extschema@.aggregator_usage_logs AS log WHERE log.call_id = job.id)
+        ELSE (SELECT coalesce(max(log.attempt), 0) FROM @extschema@.aggregator_usage_logs AS log WHERE log.call_id = job.id
+            -- Nobody waits for Citus.
+            AND log.created_at >= @extschema@.aggregator_archived_until())
     END::smallint,
     job.gateway_key_id

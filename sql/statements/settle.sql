@@ -31,4 +31,6 @@ WHERE log.call_id = $1[i]
   AND log.created_at = $3[i]
   AND log.user_id = $4[i]
   AND log.status = 'pending'
+  -- What is with Citus is not pending, and cannot be changed here.
+  AND log.created_at >= @extschema@.aggregator_archived_until()
 RETURNING i::integer

@@ -9,6 +9,9 @@ WHERE pg_catalog.octet_length(settings::text) > 8192;
 -- bound: another column of its result.
 DROP FUNCTION @extschema@.aggregator_status();
 
+-- citus: another argument.
+DROP FUNCTION @extschema@.aggregator_make_partition(timestamptz);
+
 -- Money: who paid, which models were listed, whose money a budget protects. Old rows say nothing of it:
 -- in the log they count as the platform's and as listed, and budgets count what they did.
 ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN is_platform_key boolean;

@@ -189,8 +189,8 @@ const LABELS: &[Oid] = &[
 
 impl Ledger {
     /// `table`: quoted.
-    fn prepare(client: &SpiClient<'_>, table: &str) -> spi::Result<Self> {
-        let sql = |sql: &str| sql.replace("@ledger@", table);
+    fn prepare(client: &SpiClient<'_>, installed: &Installed, table: &str) -> spi::Result<Self> {
+        let sql = |sql: &str| installed.sql(&sql.replace("@ledger@", table));
         let begin = sql(include_str!("../../sql/statements/begin.sql"));
         let settle = sql(include_str!("../../sql/statements/settle.sql"));
         let record = sql(include_str!("../../sql/statements/record.sql"));
@@ -207,7 +207,7 @@ impl LedgerStatements {
         let sums = |sql: &str| Writer::prepare(client, &installed.sql(sql), SUMS);
         let labels = installed.sql(include_str!("../../sql/statements/add_labels.sql"));
         Ok(Self {
-            whole: Ledger::prepare(client, &installed.sql("@extschema@.aggregator_usage_logs"))?,
+            whole: Ledger::prepare(client, installed, "@extschema@.aggregator_usage_logs")?,
             present: None,
             price_lists: Plan::prepare(
                 client,
@@ -227,7 +227,7 @@ impl LedgerStatements {
         let generation = route_cache::ledger_generation();
         for row in client.select(sql.as_str(), Some(1), &[])? {
             let Some(table) = row.get::<String>(1)? else { continue };
-            let ledger = Ledger::prepare(client, &table)?;
+            let ledger = Ledger::prepare(client, installed, &table)?;
             let (since, until) = (row.get::<i64>(2)?, row.get::<i64>(3)?);
             self.present = Some(Present { ledger, generation, since, until });
         }

@@ -128,6 +128,7 @@ const LATE_COSTS: &str = "
             END AS cost_source
         FROM @extschema@.aggregator_usage_logs AS log
         WHERE log.call_id = late.id AND log.status = 'success'
+          AND log.created_at >= @extschema@.aggregator_archived_until()
         HAVING count(*) > 0
     ) AS log";
 const JOB_STATUSES: &str = "

@@ -14,6 +14,7 @@ mod cache;
 mod catalogue;
 mod chat;
 mod checked_json;
+mod citus;
 mod cost;
 mod crash;
 mod cron;

@@ -179,7 +179,7 @@ async fn exercise(cluster: &Cluster, database: &str, upstream: &Upstream) {
         "SELECT * FROM aggregator_granted_roles()".to_owned(),
         "SELECT aggregator_recount_usage(NULL::timestamptz, NULL::timestamptz)".to_owned(),
         "SELECT * FROM maintain_usage()".to_owned(),
-        "SELECT aggregator_make_partition(now() - interval '90 days')".to_owned(),
+        "SELECT aggregator_make_partition(now() - interval '90 days', false)".to_owned(),
         "UPDATE aggregator_usage_logs SET cost_estimate = 1 WHERE status = 'success'".to_owned(),
         "UPDATE api_providers SET display_name = 'x' WHERE name = 'standin'".to_owned(),
         "UPDATE user_api_providers SET priority = 3".to_owned(),
