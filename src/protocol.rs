@@ -10,6 +10,7 @@
 //! transaction ends, because nothing more can be done in a commit callback.
 
 pub mod clerk;
+pub mod columns;
 
 use crate::core::budget::Rules;
 use crate::core::caching::Caching;
@@ -35,7 +36,7 @@ use uuid::Uuid;
 
 /// Part of the socket's and the lock's name, so that an old session and a new worker never meet.
 /// Raise it with every change of the types below.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// After [`Request::Outbox`], at the end of the transaction.
 pub const COMMITTED: u8 = b'+';

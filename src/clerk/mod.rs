@@ -1,13 +1,14 @@
-//! A clerk: a process of its own that runs the statements of the console, one at a time, so that a slow one holds up
-//! neither the main thread, which has the ledger to keep, nor anybody's call. The gateway has it started when there
+//! A clerk: a process of its own that runs the statements of the console, and what AI columns do with users' tables,
+//! one at a time, so that a slow one holds up neither the main thread, which has the ledger to keep, nor anybody's call. The gateway has it started when there
 //! is something to do, and lets it go by closing the connection.
 
+mod columns;
 mod priority;
 mod signals;
 mod transaction;
 
 use crate::on_behalf;
-use crate::protocol::clerk::{self, Answer, MAX_FRAME, Question};
+use crate::protocol::clerk::{self, Answer, Asked, MAX_FRAME};
 use crate::protocol::{self, HEADER_LEN};
 use crate::worker::process::{self, Events};
 use pgrx::bgworkers::{
@@ -65,6 +66,8 @@ fn prepare() {
         (c"search_path", c"pg_catalog, pg_temp"),
         (c"row_security", c"on"),
         (c"lock_timeout", c"3s"),
+        // In a deadlock it is the clerk that steps back: others look after 1 s.
+        (c"deadlock_timeout", c"100ms"),
         // Its statements have times of their own.
         (c"statement_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
@@ -76,6 +79,12 @@ fn prepare() {
         // On whose behalf it acts is known in this process alone, and not in one that helps it.
         (c"max_parallel_workers_per_gather", c"0"),
         (c"jit", c"off"),
+        // As the keys of rows are written.
+        (c"datestyle", c"ISO"),
+        (c"intervalstyle", c"postgres"),
+        (c"timezone", c"UTC"),
+        (c"extra_float_digits", c"1"),
+        (c"bytea_output", c"hex"),
         // Keys are in its parameters.
         (c"auto_explain.log_parameter_max_length", c"0"),
     ] {
@@ -89,7 +98,14 @@ fn serve(stream: &UnixStream) {
     while let Some(question) = read(stream, &events) {
         // Told to stop what it did before, or too late for that.
         signals::forget_cancels();
-        let mut answer = on_behalf::of(&question.principal, || transaction::run(&question));
+        // Whatever the last one has left.
+        prepare();
+        let mut answer = match question {
+            Asked::Statement(question) => {
+                on_behalf::of(&question.principal, || transaction::run(&question))
+            }
+            Asked::Column(question) => columns::run(&question),
+        };
         if let Answer::Given(text) = &answer
             && text.len() > MAX_FRAME - 64
         {
@@ -102,7 +118,7 @@ fn serve(stream: &UnixStream) {
 }
 
 /// The next question. `None`: there will be none.
-fn read(stream: &UnixStream, events: &Events) -> Option<Question> {
+fn read(stream: &UnixStream, events: &Events) -> Option<Asked> {
     let mut header = [0; HEADER_LEN];
     fill(stream, &mut header, events, LONGEST_IDLE)?;
     let len = protocol::body_len(header).filter(|len| *len <= MAX_FRAME)?;

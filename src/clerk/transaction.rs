@@ -15,6 +15,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{self, Spi, SpiTupleTable};
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 /// Runs the statement that is asked for. Whatever becomes of it, what it changed is committed or undone, and the
 /// process is nobody's again.
@@ -22,7 +23,7 @@ pub fn run(question: &Question) -> Answer {
     let Some(statement) = statements::find(&question.statement) else {
         return failed(&Error::bad_request("there is no such statement"));
     };
-    report(Some(statement.name));
+    report(Some(&format!("console: {}", statement.name)));
     let answer = match given(question, statement) {
         Ok(text) => Answer::Given(text),
         Err(raised) => Answer::Failed(raised),
@@ -43,6 +44,29 @@ pub fn too_large() -> Raised {
 }
 
 fn given(question: &Question, statement: &Statement) -> Result<String, Raised> {
+    bracket(statement.writes(), statement.patience(), |context| {
+        let (installed, role) = admitted(question).map_err(|error| raised_by(&error))?;
+        // SAFETY: in a transaction, whose end puts the user back. In this context nothing that runs can become another
+        // role, or leave anything behind in the session.
+        unsafe {
+            pg_sys::SetUserIdAndSecContext(
+                role,
+                context
+                    | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
+                    | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
+            );
+        }
+        execute(&installed, statement, &question.arguments).map_err(|error| raised_by(&error))
+    })
+}
+
+/// Runs `work` in a transaction of its own, for so long at the most. It is told the process's security context, and
+/// commits as the role that it leaves; an error undoes everything.
+pub(super) fn bracket<T>(
+    writes: bool,
+    patience: Duration,
+    work: impl FnOnce(i32) -> Result<T, Raised>,
+) -> Result<T, Raised> {
     let caught = PgTryBuilder::new(AssertUnwindSafe(|| {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         // SAFETY: a connected worker, outside any transaction. A transaction that only reads cannot be made one that
@@ -50,27 +74,14 @@ fn given(question: &Question, statement: &Statement) -> Result<String, Raised> {
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
-            pg_sys::XactReadOnly = !statement.writes();
+            pg_sys::XactReadOnly = !writes;
             pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
             pg_sys::GetUserIdAndSecContext(&raw mut user, &raw mut context);
         }
-        signals::begin(statement.patience());
-        let result = sqlstate::keeping(|| {
-            let (installed, role) = admitted(question)?;
-            // SAFETY: as above. In this context nothing that runs can become another role, or leave anything behind
-            // in the session. The user is put back after the commit; an abort puts it back by itself.
-            unsafe {
-                pg_sys::SetUserIdAndSecContext(
-                    role,
-                    context
-                        | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32
-                        | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
-                );
-            }
-            execute(&installed, statement, &question.arguments)
-        });
+        signals::begin(patience);
+        let result = sqlstate::keeping(|| work(context));
         signals::end();
-        // SAFETY: as above.
+        // SAFETY: as above. The user is put back after the commit; an abort puts it back by itself.
         unsafe {
             if result.is_ok() {
                 pg_sys::PopActiveSnapshot();
@@ -82,7 +93,7 @@ fn given(question: &Question, statement: &Statement) -> Result<String, Raised> {
             }
             pg_sys::pgstat_report_stat(false);
         }
-        result.map_err(|error| raised_by(&error))
+        result
     }))
     .catch_others(|caught| {
         signals::end();
@@ -93,11 +104,11 @@ fn given(question: &Question, statement: &Statement) -> Result<String, Raised> {
     sqlstate::catching(|| caught.execute())
 }
 
-/// Where the statement runs, and as which role: as none but that of the principal.
-fn admitted(question: &Question) -> Result<(Installed, pg_sys::Oid), Error> {
+/// The installation that is meant, if it is there still.
+pub(super) fn served(extension: u32) -> Result<Installed, Error> {
     let gone = || Error::Ledger { reason: "the extension was dropped".to_owned() };
     let installed = Installed::find().ok_or_else(gone)?;
-    if u32::from(installed.oid) != question.extension {
+    if u32::from(installed.oid) != extension {
         return Err(gone());
     }
     let version = Spi::connect(|client| installed.version(client));
@@ -105,6 +116,12 @@ fn admitted(question: &Question) -> Result<(Installed, pg_sys::Oid), Error> {
     if version != LIBRARY {
         return Err(installed::wrong_version(&version));
     }
+    Ok(installed)
+}
+
+/// Where the statement runs, and as which role: as none but that of the principal.
+fn admitted(question: &Question) -> Result<(Installed, pg_sys::Oid), Error> {
+    let installed = served(question.extension)?;
     let Principal { role, .. } = &question.principal;
     let missing = || Error::Forbidden { role: role.clone(), action: "use the console".to_owned() };
     let name = CString::new(role.as_str()).map_err(|_| missing())?;
@@ -133,13 +150,13 @@ fn execute(installed: &Installed, statement: &Statement, arguments: &str) -> Res
     text.map_err(database::failed(ACTION))?.ok_or_else(|| database::no_row(ACTION))
 }
 
-/// Tells `pg_stat_activity` which statement runs, without its arguments.
-fn report(statement: Option<&str>) {
-    let (state, text) = match statement {
-        Some(name) => (pg_sys::BackendState::STATE_RUNNING, format!("console: {name}")),
-        None => (pg_sys::BackendState::STATE_IDLE, String::new()),
+/// Tells `pg_stat_activity` what runs, without its arguments.
+pub(super) fn report(work: Option<&str>) {
+    let state = match work {
+        Some(_) => pg_sys::BackendState::STATE_RUNNING,
+        None => pg_sys::BackendState::STATE_IDLE,
     };
-    let text = CString::new(text).unwrap_or_default();
+    let text = CString::new(work.unwrap_or_default()).unwrap_or_default();
     // SAFETY: the text is a C string, which is copied.
     unsafe { pg_sys::pgstat_report_activity(state, text.as_ptr()) };
 }
@@ -148,7 +165,7 @@ fn failed(error: &Error) -> Answer {
     Answer::Failed(raised_by(error))
 }
 
-fn raised_by(error: &Error) -> Raised {
+pub(super) fn raised_by(error: &Error) -> Raised {
     Raised {
         sqlstate: error.sqlstate().to_owned(),
         message: error.to_string(),
@@ -158,7 +175,7 @@ fn raised_by(error: &Error) -> Raised {
 }
 
 /// What PostgreSQL has thrown.
-fn raised(caught: &CaughtError) -> Raised {
+pub(super) fn raised(caught: &CaughtError) -> Raised {
     let report = match caught {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
         // Its words may hold anything that the code was about.

@@ -91,7 +91,7 @@ impl Kept {
 /// Refuses a call that nobody can serve.
 pub async fn check(front: &Front, caller: &Caller, prepared: &Prepared) -> Result<(), Error> {
     let models = prepared.models().map(str::to_owned).collect();
-    let asked = RouteAsked { whose: caller.whose.clone(), models };
+    let asked = RouteAsked { whose: caller.whose.clone(), models, provider: None };
     front.routes.find(front, asked, caller.generation).await.map(drop)
 }
 
@@ -113,7 +113,8 @@ pub async fn run(front: &Front, order: &mut Order, delivery: Delivery<'_>) -> Ch
         spent: None,
     };
     for _ in 0..MOST_ROUTES {
-        let asked = RouteAsked { whose: caller.whose.clone(), models: models.clone() };
+        let (whose, models) = (caller.whose.clone(), models.clone());
+        let asked = RouteAsked { whose, models, provider: None };
         let routed = match front.routes.find(front, asked, caller.generation).await {
             Ok(routed) => routed,
             Err(error) => return failed(error, attempts, sent),

@@ -1,7 +1,8 @@
-//! The clerks of this database: processes that run the statements of the console. There are a few, started when
+//! The clerks of this database: processes that run the statements of the console and work on AI columns. There are a few, started when
 //! somebody asks and let go when nobody does; each has one question at a time, and so has each user.
 
 mod clerk;
+mod columns;
 mod process;
 
 use crate::core::front::console::statements::Statement;
@@ -10,8 +11,10 @@ use crate::error::Error;
 use crate::gateway::ledger::Ledger;
 use crate::gateway::stats::{InFlight, Stats};
 use crate::gateway::task::Task;
-use crate::protocol::clerk::{Answer, Principal, Question};
+use crate::protocol::clerk::{Answer, Asked, Principal, Question};
 use clerk::Clerk;
+use columns::ColumnTurns;
+pub use columns::Undone;
 use std::collections::HashMap;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -50,6 +53,7 @@ pub struct Clerks {
     is_watched: AtomicBool,
     /// There are so many, idle or not.
     count: Arc<AtomicUsize>,
+    columns: ColumnTurns,
 }
 
 /// Questions in work and waiting, of each user and of all.
@@ -109,6 +113,7 @@ impl Clerks {
             idle: Mutex::default(),
             is_watched: AtomicBool::new(false),
             count: Arc::default(),
+            columns: ColumnTurns::default(),
         })
     }
 
@@ -204,15 +209,18 @@ impl Clerks {
                 return;
             }
         };
-        let outcome = match clerk.ask(&question, only_reads, &mut reply).await {
-            Some(answer) => {
+        let asked = Asked::Statement(question);
+        let outcome = match clerk.ask(&asked, only_reads, &mut reply).await {
+            Some(Answer::Given(text)) => {
                 self.put_back(clerk);
-                Ok(match answer {
-                    Answer::Given(text) => Ok(text),
-                    Answer::Failed(raised) => Err(raised),
-                })
+                Ok(Ok(text))
             }
-            None => Err(Error::ClerkDown {
+            Some(Answer::Failed(raised)) => {
+                self.put_back(clerk);
+                Ok(Err(raised))
+            }
+            // Or it has answered something else, and is not asked again.
+            Some(Answer::Told(_)) | None => Err(Error::ClerkDown {
                 reason: "its process went away in the middle of it".to_owned(),
                 hint: "Look whether it was done before you try again. The server log may say more."
                     .to_owned(),
@@ -260,6 +268,10 @@ impl Clerks {
             return;
         }
         lock(&self.idle).push((clerk, Instant::now()));
+        self.watch_idle();
+    }
+
+    fn watch_idle(self: &Arc<Self>) {
         if !self.is_watched.swap(true, Ordering::SeqCst) {
             tokio::spawn(self.clone().watch());
         }
@@ -268,10 +280,14 @@ impl Clerks {
     async fn watch(self: Arc<Self>) {
         loop {
             sleep(IDLE / 10).await;
+            let is_kept =
+                |(clerk, since): &(Clerk, Instant)| since.elapsed() < IDLE && clerk.is_ready();
+            let mut of_columns = lock(&self.columns.idle);
             let mut idle = lock(&self.idle);
-            idle.retain(|(clerk, since)| since.elapsed() < IDLE && clerk.is_ready());
+            of_columns.retain(is_kept);
+            idle.retain(is_kept);
             // With nobody idle there is nobody to watch; the next one who is has it begun again.
-            if idle.is_empty() {
+            if idle.is_empty() && of_columns.is_empty() {
                 self.is_watched.store(false, Ordering::SeqCst);
                 return;
             }

@@ -16,6 +16,7 @@ mod checking;
 mod checks;
 pub mod clerks;
 mod clients;
+mod columns;
 mod connection;
 pub mod delivery;
 mod departure;

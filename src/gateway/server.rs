@@ -9,6 +9,7 @@ use crate::gateway::checking::Schemas;
 use crate::gateway::checks::Checks;
 use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
+use crate::gateway::columns::{self, Columns, Due};
 use crate::gateway::delivery::{Delivery, Outgoing, Sink};
 use crate::gateway::forgotten::{Forgotten, Mark};
 use crate::gateway::health::SharedHealth;
@@ -47,6 +48,7 @@ enum Command {
     Run(Vec<(ChatCall, Lease)>),
     Abort(Vec<Uuid>),
     Ended(Vec<Uuid>),
+    Columns(Vec<Due>),
     /// Stop if no request is in flight and no more than this many were answered, and say whether
     /// that is so.
     StopIfIdle(u64, std::sync::mpsc::Sender<bool>),
@@ -78,6 +80,7 @@ pub struct Gateway {
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     memory: Arc<Memory>,
+    columns: Arc<Columns>,
     stats: Arc<Stats>,
     thread: JoinHandle<()>,
 }
@@ -93,6 +96,7 @@ impl Gateway {
         let clients = Clients::new(&self.settings).map_err(failed)?;
         let stats = Arc::new(Stats::default());
         let memory = Memory::new(self.settings.max_memory);
+        let columns = Arc::<Columns>::default();
         let clerks = Clerks::new(self.ledger.clone(), stats.clone(), self.extension);
         let shared = Arc::new(Shared {
             clerks,
@@ -106,6 +110,7 @@ impl Gateway {
             renewals: Renewals::default(),
             cache: Cache::default(),
             jobs: Jobs::default(),
+            columns: columns.clone(),
             checks: Checks::default(),
             first_syncs: FirstSyncs::default(),
             forgotten: Forgotten::new(self.forgotten),
@@ -144,7 +149,7 @@ impl Gateway {
                 // Dropping the runtime drops every call, and each settles its row as it goes.
                 runtime.shutdown_background();
             })?;
-        Ok(Handle { commands, memory, stats, thread })
+        Ok(Handle { commands, memory, columns, stats, thread })
     }
 }
 
@@ -177,6 +182,16 @@ impl Handle {
     /// Tells those who wait that the results of jobs are committed.
     pub fn jobs_ended(&self, jobs: Vec<Uuid>) {
         let _ = self.commands.send(Command::Ended(jobs));
+    }
+
+    /// AI columns that are at work.
+    pub fn columns_at_work(&self) -> Vec<Uuid> {
+        self.columns.at_work()
+    }
+
+    /// Works on AI columns that have something to do.
+    pub fn work_on_columns(&self, due: Vec<Due>) {
+        let _ = self.commands.send(Command::Columns(due));
     }
 
     /// Stops the gateway if nothing is in flight, and nothing was answered since so many requests:
@@ -227,6 +242,7 @@ async fn accept(
                 Some(Command::Reload(settings)) => shared.reload(*settings),
                 Some(Command::Run(calls)) => jobs::start(shared, calls),
                 Some(Command::Abort(jobs)) => shared.jobs.abort(&jobs),
+                Some(Command::Columns(due)) => columns::start(shared, due),
                 Some(Command::Ended(jobs)) => shared.jobs.ended(jobs),
                 Some(Command::StopIfIdle(served, answer)) => {
                     let is_idle = shared.stats.in_flight.load(Ordering::Relaxed) == 0

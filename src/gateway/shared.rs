@@ -7,6 +7,7 @@ use crate::gateway::checking::Schemas;
 use crate::gateway::checks::Checks;
 use crate::gateway::clerks::Clerks;
 use crate::gateway::clients::Clients;
+use crate::gateway::columns::Columns;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::forgotten::Forgotten;
 use crate::gateway::health::SharedHealth;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub renewals: Renewals,
     pub cache: Cache,
     pub jobs: Jobs,
+    pub columns: Arc<Columns>,
     pub checks: Checks,
     pub first_syncs: FirstSyncs,
     pub clerks: Arc<Clerks>,
@@ -73,6 +75,11 @@ impl Shared {
     /// Of which generation routes and callers are, as far as the main thread has looked.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// This life of the worker.
+    pub fn epoch(&self) -> i64 {
+        self.epoch
     }
 
     /// The HTTP clients for these settings.

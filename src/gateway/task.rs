@@ -204,8 +204,10 @@ pub enum Task {
     Health(Box<HealthNote>),
     /// A provider has counted more than the bound of a request.
     HiddenTokens(Box<HiddenTokens>),
-    /// A transaction that wrote jobs has ended.
+    /// A transaction that wrote jobs, or rows of AI columns, has ended.
     JobsWritten,
+    /// The work on an AI column has ended; what came meanwhile may be due.
+    ColumnsDue,
     JobEnded(Box<JobEnd>),
     /// A call goes on as the job of this id.
     HandedOver(Uuid),
@@ -288,6 +290,8 @@ pub struct Found<T> {
 pub struct RouteAsked {
     pub whose: Whose,
     pub models: Vec<String>,
+    /// Name or id of the only provider that may serve it.
+    pub provider: Option<String>,
 }
 
 /// Who may serve a call and by which rules, as of a generation.

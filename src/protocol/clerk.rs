@@ -1,6 +1,7 @@
 //! The frames between the gateway and a clerk, over a socket beside the worker's own: the gateway asks, the clerk
 //! answers, one question at a time. A clerk leaves when the connection is closed.
 
+use super::columns::{ColumnQuestion, Told};
 use super::{DIRECTORY, VERSION};
 use crate::core::front::console::told::Raised;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,13 @@ pub struct Principal {
     pub is_anonymous: bool,
 }
 
+/// What a clerk is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Asked {
+    Statement(Question),
+    Column(ColumnQuestion),
+}
+
 /// A statement to run. Its text is not sent: the clerk has it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Question {
@@ -38,6 +46,8 @@ pub struct Question {
 pub enum Answer {
     /// What the statement gave, which is JSON. What it wrote is committed.
     Given(String),
+    /// What came of a piece of work for an AI column.
+    Told(Told),
     /// Nothing of it is written.
     Failed(Raised),
 }

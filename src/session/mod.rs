@@ -24,7 +24,7 @@ mod many;
 mod models;
 mod outbox;
 mod own_models;
-mod owner;
+pub mod owner;
 mod provider;
 
 mod quarantine;

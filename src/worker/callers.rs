@@ -122,27 +122,28 @@ pub fn gateway_key(hash: KeyHash) -> Result<Found<GatewayKey>, Error> {
 
 /// Who may serve a call.
 pub fn route(asked: &RouteAsked) -> Result<Routed, Error> {
-    let RouteAsked { whose, models } = asked;
+    let RouteAsked { whose, models, provider } = asked;
     answer("find who may serve the model", |installed| {
         let generation = route_cache::generation();
         let models: Vec<&str> = models.iter().map(String::as_str).collect();
+        let provider = provider.as_deref();
         let find = || {
             Spi::connect(|client| {
                 let key = gateway_keys::require(client, installed, whose.gateway_key)?;
                 let user = whose.user.as_str();
                 let found =
-                    routing::candidates(client, installed, &models, user, None, |candidate| {
+                    routing::candidates(client, installed, &models, user, provider, |candidate| {
                         whose.may_ask(key.as_ref(), candidate)
                     })?;
                 if found.is_empty() {
-                    return Err(routing::nobody(client, installed, &models, whose, None));
+                    return Err(routing::nobody(client, installed, &models, whose, provider));
                 }
                 let rules = routing::rules(client, installed, user, whose.gateway_key)?;
                 Ok((found.into(), Arc::new(rules)))
             })
         };
         let (candidates, rules) =
-            route_cache::get(installed, whose, models.iter().copied(), None, find)?;
+            route_cache::get(installed, whose, models.iter().copied(), provider, find)?;
         Ok(Routed { candidates, rules, generation })
     })
 }

@@ -16,6 +16,7 @@ use crate::settings;
 use crate::time::{self, timestamp};
 use crate::worker::answers::Answers;
 use crate::worker::callers;
+use crate::worker::columns::Columns;
 use crate::worker::console;
 use crate::worker::cooling;
 use crate::worker::forgotten;
@@ -86,6 +87,7 @@ pub struct Desk {
     /// Answers that are kept.
     answers: Answers,
     pub jobs: Jobs,
+    columns: Columns,
 }
 
 impl Desk {
@@ -117,6 +119,7 @@ impl Desk {
             growth: Growth::new(),
             prices: Prices::default(),
             jobs: Jobs::new(epoch),
+            columns: Columns::new(),
             open: HashMap::new(),
             held: Held::default(),
             unflushed_since: None,
@@ -213,11 +216,13 @@ impl Desk {
             && forgotten::sweep(&self.statements)
             && self.jobs.is_empty()
             && !self.jobs.any_unfinished(&self.statements)
+            && !self.columns.any_unfinished(&self.statements)
     }
 
     /// How long nothing has to be done, unless something arrives.
     pub fn patience(&self) -> Option<Duration> {
-        self.writing_patience().into_iter().chain(self.jobs.patience()).min()
+        let others = self.jobs.patience().into_iter().chain(self.columns.patience());
+        self.writing_patience().into_iter().chain(others).min()
     }
 
     /// This life of the worker.
@@ -245,6 +250,11 @@ impl Desk {
     /// Looks after the jobs. Says whether any was started.
     pub fn run_jobs(&mut self, gateway: &Handle) -> bool {
         self.jobs.work(&self.statements, gateway)
+    }
+
+    /// Looks after the AI columns. Says whether any had something to do.
+    pub fn run_columns(&mut self, gateway: &Handle) -> bool {
+        self.columns.work(&self.statements, gateway)
     }
 
     /// Oid of the extension that is served.

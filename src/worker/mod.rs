@@ -6,6 +6,7 @@ mod asked_jobs;
 mod batch;
 mod callers;
 mod catalogue;
+mod columns;
 mod console;
 mod cooling;
 mod desk;
@@ -238,7 +239,7 @@ fn serve(
         if desk.has_left() {
             return Ok(());
         }
-        if desk.run_jobs(gateway) {
+        if desk.run_jobs(gateway) | desk.run_columns(gateway) {
             busy_at = Instant::now();
         }
         let (in_flight, now_served) = gateway.counts();

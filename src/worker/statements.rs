@@ -56,6 +56,8 @@ pub struct Statements {
     pub evict_answers: OwnedPreparedStatement,
     pub expire_answers: OwnedPreparedStatement,
     pub count_answers: OwnedPreparedStatement,
+    pub due_columns: OwnedPreparedStatement,
+    pub any_columns: OwnedPreparedStatement,
 }
 
 const CLOSE_ORPHANS: &str =
@@ -200,6 +202,14 @@ const NOTE_HIDDEN: &str = "
 /// Bytes of all kept answers.
 const COUNT_ANSWERS: &str = "
     SELECT coalesce(sum(kept.size), 0)::bigint FROM @extschema@.aggregator_cache AS kept";
+/// Whether an AI column that is not paused has rows that wait, or were there before it.
+const ANY_COLUMNS: &str = "
+    SELECT EXISTS (
+        SELECT FROM @extschema@.aggregator_ai_columns AS c
+        WHERE c.status = 'active'
+          AND (c.backfill_status = 'running' OR EXISTS (
+              SELECT FROM @extschema@.aggregator_ai_queue AS q
+              WHERE q.column_id = c.id AND q.status IN ('queued', 'running'))))";
 const WARM: &str = "
     DELETE FROM @extschema@.aggregator_cooling
     WHERE provider_id = $1
@@ -309,6 +319,11 @@ impl Statements {
                 &[INT4OID],
             )?,
             count_answers: prepare(COUNT_ANSWERS, &[])?,
+            due_columns: prepare(
+                include_str!("../../sql/statements/ai_due.sql"),
+                &[UUIDARRAYOID, UUIDOID],
+            )?,
+            any_columns: prepare(ANY_COLUMNS, &[])?,
             hidden: prepare(HIDDEN, &[])?,
             note_hidden: prepare(NOTE_HIDDEN, &[UUIDOID, TEXTOID, INT8OID, INT8OID])?,
             warm: prepare(WARM, &[UUIDOID, UUIDOID, TEXTOID])?,

@@ -27,7 +27,7 @@ async fn preloaded(name: &str, configuration: &str, upstream: &Upstream) -> (Clu
 }
 
 /// Kills the worker once it is there, which restarts the whole server, and waits for that.
-async fn kill_worker(cluster: &Cluster, database: &str, client: Client) -> Client {
+pub async fn kill_worker(cluster: &Cluster, database: &str, client: Client) -> Client {
     let mut pid = None;
     for _ in 0..200 {
         pid = value(&client, WORKER).await;

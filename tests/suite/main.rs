@@ -3,6 +3,7 @@
 mod advisors;
 mod ai;
 mod ai_columns;
+mod ai_columns_at_work;
 mod anonymous;
 mod answers;
 mod anthropic;

@@ -1,7 +1,7 @@
 //! One clerk, as the gateway knows it: a connection, and the process on its other side.
 
 use crate::gateway::clerks::process;
-use crate::protocol::clerk::{Answer, MAX_FRAME, Question};
+use crate::protocol::clerk::{Answer, Asked, MAX_FRAME};
 use crate::protocol::{self, HEADER_LEN};
 use std::pin::pin;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Clerk {
     /// One that only reads holds up nobody, and is slowed down where it takes long.
     pub async fn ask<T>(
         &mut self,
-        question: &Question,
+        question: &Asked,
         only_reads: bool,
         waiting: &mut oneshot::Sender<T>,
     ) -> Option<Answer> {
@@ -99,7 +99,7 @@ impl Drop for Clerk {
     }
 }
 
-async fn ask(stream: &mut UnixStream, question: &Question) -> Option<Answer> {
+async fn ask(stream: &mut UnixStream, question: &Asked) -> Option<Answer> {
     stream.write_all(&protocol::encode(question)).await.ok()?;
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header).await.ok()?;

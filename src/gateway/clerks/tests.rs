@@ -72,7 +72,10 @@ impl Played {
         self.0.read_exact(&mut header).await.ok()?;
         let mut body = vec![0; protocol::body_len(header)?];
         self.0.read_exact(&mut body).await.ok()?;
-        protocol::decode(&body)
+        match protocol::decode(&body)? {
+            Asked::Statement(question) => Some(question),
+            Asked::Column(_) => None,
+        }
     }
 
     async fn answer(&mut self, text: &str) {

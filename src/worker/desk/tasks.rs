@@ -49,7 +49,12 @@ impl Desk {
                 Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
                 Task::JobsWritten => {
                     self.jobs.written();
+                    self.columns.written();
                     self.is_asked = true;
+                    inbox.wake.done();
+                }
+                Task::ColumnsDue => {
+                    self.columns.written();
                     inbox.wake.done();
                 }
                 Task::HandedOver(job) => {

@@ -3,7 +3,7 @@
 use crate::core::secret;
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Most characters of a database's words that are repeated.
 const LONGEST: usize = 1000;
@@ -15,6 +15,14 @@ pub struct Raised {
     pub message: String,
     pub hint: Option<String>,
     pub detail: Option<String>,
+}
+
+impl Raised {
+    /// As [`Error::to_json`] has errors of our own.
+    pub fn to_json(&self) -> Value {
+        let Told { message, hint, code, sqlstate, .. } = Told::of_raised(self);
+        json!({"message": message, "code": code, "sqlstate": sqlstate, "hint": hint})
+    }
 }
 
 /// An error as it is told.
@@ -139,7 +147,6 @@ fn repeatable(words: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::Value;
 
     fn told(sqlstate: &str, message: &str, detail: Option<&str>) -> (u16, String, String) {
         let raised = Raised {

@@ -1,0 +1,123 @@
+//! What is no row's own fault makes the column wait, and it goes on by itself.
+
+use super::{PATIENCE, RIGHT, add, becomes, define, echoes, owner, ready, until_done};
+use crate::bed::{eventually_within, rows, value};
+use crate::chat::{chat_sql, save_key};
+use crate::upstream::{Answer, Upstream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const WAITS: &str =
+    "SELECT wait_until > now() AND last_error ->> 'sqlstate' = '{}' FROM aggregator_ai_columns";
+
+fn waits_for(sqlstate: &str) -> String {
+    WAITS.replace("{}", sqlstate)
+}
+
+#[tokio::test]
+async fn at_a_budget_it_waits_until_that_is_lifted() {
+    let upstream = Upstream::start(echoes).await;
+    let (_database, root, alice) = ready(&upstream).await;
+    let limit = "SELECT set_budget(p_limit_requests => 3, p_period => 'day', p_user_id => 'role:alice', p_keys => 'all')";
+    value(&root, limit).await.unwrap();
+    define(&alice, "answer", "chat", "body", "{}").await;
+    add(&alice, 8).await;
+    becomes(&root, &waits_for("PT402"), "t").await;
+    assert_eq!(value(&alice, RIGHT).await.unwrap(), "3");
+    assert_eq!(upstream.chat_count(), 3);
+    let queued = "SELECT count(*), max(attempts) FROM aggregator_ai_queue WHERE status = 'queued'";
+    assert_eq!(rows(&root, queued).await, ["5|0"], "nothing of it counts as a try");
+    value(&root, "SELECT remove_budget(id) FROM aggregator_budgets").await;
+    becomes(&alice, RIGHT, "8").await;
+    until_done(&root).await;
+    assert_eq!(upstream.chat_count(), 8);
+    assert_eq!(value(&root, "SELECT wait_until FROM aggregator_ai_columns").await, None);
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_waited_for_until_it_is_mended() {
+    let upstream =
+        Upstream::start(|seen| match seen.header("authorization").unwrap().contains("good") {
+            true => echoes(seen),
+            false => Answer::json(
+                401,
+                r#"{"error": {"message": "invalid api key", "code": "invalid_api_key"}}"#,
+            ),
+        })
+        .await;
+    let (_database, root, alice) = ready(&upstream).await;
+    save_key(&alice, "standin", "sk-bad-0123456789abcdef").await;
+    define(&alice, "answer", "chat", "body", "{}").await;
+    add(&alice, 5).await;
+    becomes(&root, &waits_for("PT401"), "t").await;
+    save_key(&alice, "standin", "sk-good-0123456789abcdef").await;
+    becomes(&alice, RIGHT, "5").await;
+    until_done(&root).await;
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_fails_no_row() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let told = is_up.clone();
+    let upstream = Upstream::start(move |seen| match told.load(Ordering::SeqCst) {
+        true => echoes(seen),
+        false => Answer::json(503, "{}"),
+    })
+    .await;
+    let (_database, root, alice) = ready(&upstream).await;
+    define(&alice, "answer", "chat", "body", r#"{"max_retries": 0}"#).await;
+    add(&alice, 5).await;
+    becomes(&root, &waits_for("PT502"), "t").await;
+    is_up.store(true, Ordering::SeqCst);
+    becomes(&alice, RIGHT, "5").await;
+    until_done(&root).await;
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_ai_queue").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn a_trigger_that_sleeps_holds_up_neither_the_ledger_nor_another_tenant() {
+    let upstream = Upstream::start(echoes).await;
+    let (database, root, alice) = ready(&upstream).await;
+    root.batch_execute(
+        "SELECT aggregator_grant('bob', 'user'); CREATE SCHEMA bob AUTHORIZATION bob",
+    )
+    .await
+    .unwrap();
+    let bob = owner(&database, "bob").await;
+    // It does not end by a cancel either.
+    alice
+        .batch_execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 LOOP
+                     BEGIN
+                         PERFORM pg_catalog.pg_sleep(1000);
+                     EXCEPTION WHEN query_canceled THEN
+                         NULL;
+                     END;
+                 END LOOP;
+             END $$;
+             CREATE TRIGGER dawdle BEFORE UPDATE OF answer ON docs FOR EACH ROW EXECUTE FUNCTION dawdle()",
+        )
+        .await
+        .unwrap();
+    define(&alice, "answer", "chat", "body", "{}").await;
+    define(&bob, "answer", "chat", "body", "{}").await;
+    add(&alice, 4).await;
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator clerk'
+        AND datname = current_database() AND wait_event = 'PgSleep'";
+    becomes(&root, sleeping, "1").await;
+    let began = Instant::now();
+    add(&bob, 20).await;
+    becomes(&bob, RIGHT, "20").await;
+    value(&bob, &chat_sql("{}")).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(value(&root, sleeping).await.unwrap(), "1", "it sleeps still");
+    // In the end it is ended, and its column waits.
+    let waits = "SELECT count(*) FROM aggregator_ai_columns WHERE definer = 'alice' AND last_error ->> 'sqlstate' = '57014'";
+    eventually_within(PATIENCE, &root, waits, "1").await;
+    let left = "SELECT count(*) FROM aggregator_ai_queue AS q JOIN aggregator_ai_columns AS c ON c.id = q.column_id
+        WHERE c.definer = 'alice'";
+    assert_eq!(value(&root, left).await.unwrap(), "4");
+}
