@@ -1,6 +1,7 @@
 // An application of one's own opens the console, or has it in a frame, and signs its user in by posting an access token:
 // from an origin that the administrator has listed, and from no other.
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { after, test } from 'node:test'
 import { BASE, accessible, becomes, close, nothingForeign, page, settled } from './browser.mjs'
@@ -90,6 +91,19 @@ test('an application whose token is refused is not asked for it again and again'
   assert.equal(asked, 1)
   // A good one that comes later is taken.
   await post(app, 'console_', { access_token: CONSOLE_TOKEN })
+  await console.locator('.who').getByText('u-1').waitFor()
+  await app.context().close()
+})
+
+test('the lines of the guide sign their user in', async () => {
+  const guide = readFileSync(new URL('../../../docs/guides/console.md', import.meta.url), 'utf8')
+  const examples = [...guide.matchAll(/^ *```js\n(.*?)^ *```$/gms)].map(([, code]) => code)
+  assert.equal(examples.length, 1)
+  const app = await page({ also: [LISTED] })
+  await app.goto(LISTED)
+  await app.evaluate((token) => { globalThis.freshToken = async () => token }, CONSOLE_TOKEN)
+  await app.evaluate(examples[0].replaceAll('https://llm.example.org', new URL(BASE).origin))
+  const [console] = await Promise.all([app.waitForEvent('popup'), app.evaluate((base) => { open(base) }, BASE)])
   await console.locator('.who').getByText('u-1').waitFor()
   await app.context().close()
 })

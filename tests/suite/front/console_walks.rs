@@ -267,7 +267,7 @@ async fn an_application_that_is_listed_signs_its_user_in_and_no_other_does() {
         ("CONSOLE_NEXT_TOKEN", next.as_str()),
         ("CONSOLE_OTHER_TOKEN", other.as_str()),
     ];
-    assert_eq!(run(own.port, &chromium, "embed.mjs", &variables).await, 5);
+    assert_eq!(run(own.port, &chromium, "embed.mjs", &variables).await, 6);
 }
 
 #[tokio::test]
