@@ -1,7 +1,7 @@
 # Makes the archives: of the built files in $FILES, and of the sources. Sourced by build.sh.
 
 name=aggregator-$VERSION-pg$PG-linux-$ARCH
-cp -r LICENSE CHANGELOG.md README.md SECURITY.md SCALING.md docs packaging/INSTALL "$FILES/"
+cp -r LICENSE CHANGELOG.md README.md SECURITY.md SCALING.md CONTRIBUTING.md docs packaging/INSTALL "$FILES/"
 tar --create --directory "$FILES" --transform "s,^\.,$name," --sort=name --owner=0 --group=0 --numeric-owner \
     --mode=u=rwX,go=rX --mtime="@$SOURCE_DATE_EPOCH" . | gzip -9n > "$DIST/$name.tar.gz"
 

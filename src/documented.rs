@@ -238,9 +238,9 @@ fn the_page_of_options_is_what_the_code_says() {
     let mut page = String::from(
         "# Request options\n\n\
          <!-- Written by `make reference`. -->\n\n\
-         `options` of `chat_complete` and its relatives takes the gateway's own options, which are never sent, and \
-         OpenAI's parameters, which are passed on as given. An unknown name is an error that names the nearest known \
-         one.\n\n\
+         `options` of `chat_complete` and its relatives takes the gateway's own options, which are not sent \
+         (what is in `extra_body` is), and OpenAI's parameters, which are passed on as given. An unknown name is an \
+         error that names the nearest known one.\n\n\
          ## The gateway's own\n\n\
          | Option | Takes | Default | What it does |\n\
          | --- | --- | --- | --- |\n",
