@@ -25,6 +25,8 @@ END
 $$;
 
 -- The AI column of a table's column, as the owner sees it: whose it is, and who may do something about it. PT404.
+-- Anybody can make a view of such a name over another's table: only one of the table's owner counts, or, where the table
+-- has got another, one that the table's triggers name, which nobody else can make.
 CREATE FUNCTION @extschema@.aggregator_ai_find(
     p_table         regclass,
     p_column        name,
@@ -45,19 +47,26 @@ BEGIN
         pg_get_userbyid(v.relowner)::text
     INTO id, user_id, definer, table_owner, owner_name, view_oid, view_name, view_owner
     FROM pg_class AS t
-    JOIN pg_class AS v ON v.oid IN (
-        SELECT r.ev_class
-        FROM pg_depend AS d
-        JOIN pg_rewrite AS r ON r.oid = d.objid
-        WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table)
+    CROSS JOIN LATERAL (
+        SELECT named.oid, named.relname, named.relowner
+        FROM pg_class AS named
+        WHERE named.oid IN (
+                SELECT r.ev_class
+                FROM pg_depend AS d
+                JOIN pg_rewrite AS r ON r.oid = d.objid
+                WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table)
+          AND (named.relowner = t.relowner
+               OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.oid AND g.tgname = named.relname || '_row'))
+        OFFSET 0
+    ) AS v
     CROSS JOIN LATERAL (
         SELECT CASE WHEN v.relname ~ '^aggregator_ai_[0-9a-f]{32}$' THEN substr(v.relname, 15)::uuid END AS id
     ) AS named
     CROSS JOIN LATERAL @extschema@.aggregator_ai_place(named.id) AS place
     LEFT JOIN @extschema@.aggregator_ai_columns AS c ON c.id = named.id
     WHERE t.oid = p_table AND place.view_oid = v.oid AND place.output_name = p_column
-    -- One that was made for a column of another name first.
-    ORDER BY c.id IS NULL
+    -- One of which the extension keeps something first.
+    ORDER BY v.relowner = t.relowner DESC, c.id IS NULL
     LIMIT 1;
     IF id IS NULL THEN
         RAISE EXCEPTION 'column ''%'' of table % is no AI column', p_column, p_table

@@ -89,7 +89,7 @@ DECLARE
         WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped);
     c_parts CONSTANT text[] := ARRAY(
         SELECT found.parts[1]
-        FROM regexp_matches(p_input, '\{\{|\}\}|\{[^{}]*\}|[^{}]+|[{}]', 'g') WITH ORDINALITY AS found (parts, place)
+        FROM regexp_matches(p_input, '[{][{]|[}][}]|[{][^{}]*[}]|[^{}]+|[{}]', 'g') WITH ORDINALITY AS found (parts, place)
         ORDER BY found.place);
     v_part   text;
     v_name   text;
@@ -269,7 +269,7 @@ BEGIN
     v_problem := CASE
         WHEN v_query LIKE '%{SUBLINK %' THEN 'must not have a subquery'
         -- Of a row as a whole, or of what the system keeps of it, nobody is told when it changes.
-        WHEN v_query ~ '\{VAR :varno \d+ :varattno (0|-\d+) ' THEN 'must name columns of the table, and not whole rows or system columns'
+        WHEN v_query ~ '[{]VAR :varno [0-9]+ :varattno (0|-[0-9]+) ' THEN 'must name columns of the table, and not whole rows or system columns'
         WHEN v_told.source IS NULL THEN 'must name a column of the table'
         WHEN v_told.output = ANY (v_told.inputs) THEN format('must not name column ''%s'', which it is to fill', p_column)
         -- What gives several rows, or sums them up, makes a view that cannot be written.
@@ -408,7 +408,7 @@ BEGIN
         FROM pg_trigger AS t
         JOIN pg_class AS c ON c.oid = t.tgrelid
         WHERE t.tgfoid = '@extschema@.aggregator_ai_column_changed()'::regprocedure
-          AND t.tgargs = convert_to(p_id::text, 'UTF8') || '\x00'::bytea
+          AND t.tgargs = convert_to(p_id::text, 'UTF8') || decode('00', 'hex')
           AND t.tgparentid = 0
           AND pg_has_role(c.relowner, 'USAGE')
     LOOP

@@ -78,16 +78,21 @@ LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    c_largest CONSTANT integer := 4 * 1024 * 1024;
     v_rule    record;
     v_sources oid[];
     v_columns text[];
     v_count   integer;
     v_named   integer[];
 BEGIN
-    SELECT r.oid, r.ev_action::text AS query INTO v_rule
+    -- None that ai_column() makes is as large, however long its expression.
+    SELECT r.oid, CASE WHEN pg_column_size(r.ev_action) <= c_largest THEN r.ev_action::text END AS query INTO v_rule
     FROM pg_rewrite AS r
     JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind = 'v'
     WHERE r.ev_class = p_view AND r.rulename = '_RETURN';
+    IF v_rule.query IS NULL OR octet_length(v_rule.query) > c_largest THEN
+        RETURN;
+    END IF;
     v_sources := ARRAY(
         SELECT DISTINCT d.refobjid
         FROM pg_depend AS d
@@ -110,7 +115,7 @@ BEGIN
     -- Nothing else in a stored query looks like this: in names and texts spaces are escaped.
     v_named := ARRAY(
         SELECT found.parts[1]::integer
-        FROM regexp_matches(v_rule.query, '\{VAR :varno \d+ :varattno (-?\d+) ', 'g') WITH ORDINALITY AS found (parts, place)
+        FROM regexp_matches(v_rule.query, '[{]VAR :varno [0-9]+ :varattno (-?[0-9]+) ', 'g') WITH ORDINALITY AS found (parts, place)
         ORDER BY found.place);
     IF cardinality(v_named) <= v_count + 1 OR 1 > ANY (v_named) THEN
         RETURN;
@@ -125,7 +130,7 @@ $$;
 
 -- Where an AI column is now. No row: its view is gone, and with it the table, or the column. Of several views of that
 -- name the definer's is it; where they have none, because the table has got another owner, one that belongs to the
--- owner of its table.
+-- owner of its table. Anybody can make a view of that name, so that others are not even looked into.
 CREATE FUNCTION @extschema@.aggregator_ai_place(
     p_column        uuid,
     OUT table_oid   oid,
@@ -144,7 +149,9 @@ LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_definer text := (SELECT c.definer FROM @extschema@.aggregator_ai_columns AS c WHERE c.id = p_column);
+    v_name    CONSTANT name := 'aggregator_ai_' || replace(p_column::text, '-', '');
+    v_maker   text := (SELECT c.definer FROM @extschema@.aggregator_ai_columns AS c WHERE c.id = p_column);
+    v_definer oid := (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = v_maker);
     v_place   record;
 BEGIN
     SELECT c.oid AS source, v.oid AS view, v.view_schema, v.relname AS view_relname, n.nspname, c.relname, told.keys,
@@ -154,17 +161,28 @@ BEGIN
         SELECT named.oid, named.relname, named.relowner, s.nspname AS view_schema
         FROM pg_class AS named
         JOIN pg_namespace AS s ON s.oid = named.relnamespace
-        WHERE named.relname = 'aggregator_ai_' || replace(p_column::text, '-', '')
+        WHERE named.relname = v_name
           AND named.relkind = 'v'
+          AND (named.relowner = v_definer
+               OR NOT EXISTS (
+                   SELECT FROM pg_class AS made
+                   WHERE made.relname = v_name AND made.relkind = 'v' AND made.relowner = v_definer
+               )
+               AND EXISTS (
+                   SELECT
+                   FROM pg_rewrite AS r
+                   JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                   JOIN pg_class AS named_by ON d.refclassid = 'pg_class'::regclass AND named_by.oid = d.refobjid
+                   WHERE r.ev_class = named.oid AND named_by.oid <> named.oid AND named_by.relowner = named.relowner
+               ))
         OFFSET 0
     ) AS v
     CROSS JOIN LATERAL @extschema@.aggregator_ai_view(v.oid) AS told
     JOIN pg_class AS c ON c.oid = told.source AND c.relkind IN ('r', 'p')
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_roles AS o ON o.oid = c.relowner
-    JOIN pg_roles AS maker ON maker.oid = v.relowner
-    WHERE maker.rolname = v_definer OR v.relowner = c.relowner
-    ORDER BY maker.rolname = v_definer DESC, v.oid
+    WHERE v.relowner = v_definer OR v.relowner = c.relowner
+    ORDER BY v.relowner = v_definer DESC, v.oid
     LIMIT 1;
     IF NOT FOUND THEN
         RETURN;
@@ -187,8 +205,8 @@ BEGIN
         ORDER BY a.attnum);
     owner := v_place.rolname;
     problem := CASE
-        WHEN v_place.rolname <> v_definer THEN
-            format('table %s belongs to %I now, and not to %I, who made the column', table_name, v_place.rolname, v_definer)
+        WHEN v_place.rolname <> v_maker THEN
+            format('table %s belongs to %I now, and not to %I, who made the column', table_name, v_place.rolname, v_maker)
         WHEN v_place.rolsuper THEN
             format('%I, to whom table %s belongs, is a superuser, and nothing runs as one', v_place.rolname, table_name)
         WHEN NOT has_schema_privilege(v_place.role, '@extschema@', 'USAGE')

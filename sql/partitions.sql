@@ -100,7 +100,7 @@ BEGIN
     SELECT c.oid::regclass, (bounds.found)[1]::timestamptz, (bounds.found)[2]::timestamptz
     FROM pg_inherits AS i
     JOIN pg_class AS c ON c.oid = i.inhrelid
-    CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*)''\) TO \(''(.*)''\)') AS bounds (found)
+    CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM [(]''(.*)''[)] TO [(]''(.*)''[)]') AS bounds (found)
     WHERE i.inhparent = '@extschema@.aggregator_usage_logs'::regclass
       AND bounds.found IS NOT NULL
     ORDER BY 2;

@@ -39,9 +39,11 @@ const FIND: &str = "
     SELECT found.id, found.user_id, found.definer, found.table_owner, found.owner_name, found.view_oid, found.view_owner
     FROM @extschema@.aggregator_ai_find($1::pg_catalog.regclass, $2::pg_catalog.name) AS found";
 const FIND_BY_ID: &str = "
-    SELECT c.user_id, c.definer, place.table_oid, place.output_name::text
+    SELECT c.id, c.user_id, c.definer, t.relowner, place.owner::text, place.view_oid, pg_get_userbyid(v.relowner)::text
     FROM @extschema@.aggregator_ai_columns AS c
     LEFT JOIN LATERAL @extschema@.aggregator_ai_place(c.id) AS place ON true
+    LEFT JOIN pg_class AS t ON t.oid = place.table_oid
+    LEFT JOIN pg_class AS v ON v.oid = place.view_oid
     WHERE c.id = $1";
 const PAUSE: &str = "
     UPDATE @extschema@.aggregator_ai_columns AS c
@@ -338,17 +340,7 @@ fn usable(installed: &Installed, id: Uuid) -> Result<(), Error> {
 
 fn find(installed: &Installed, place: &Place, action: &str) -> Result<Found, Error> {
     let arguments = [place.table.into(), place.column.as_str().into()];
-    let found = first(installed, action, FIND, &arguments, |row| {
-        Ok(Found {
-            id: fresh::uuid(row, 1)?,
-            user: row.get::<String>(2)?.unwrap_or_default(),
-            definer: row.get::<String>(3)?.unwrap_or_default(),
-            table_owner: fresh::required(row, 4)?,
-            owner_name: fresh::required(row, 5)?,
-            view: fresh::required(row, 6)?,
-            view_owner: fresh::required(row, 7)?,
-        })
-    });
+    let found = first(installed, action, FIND, &arguments, Found::read);
     found?.ok_or_else(|| no_row(action))
 }
 
@@ -366,6 +358,18 @@ fn managed(
 }
 
 impl Found {
+    fn read(row: &SpiHeapTupleData<'_>) -> spi::Result<Self> {
+        Ok(Self {
+            id: fresh::uuid(row, 1)?,
+            user: row.get::<String>(2)?.unwrap_or_default(),
+            definer: row.get::<String>(3)?.unwrap_or_default(),
+            table_owner: fresh::required(row, 4)?,
+            owner_name: fresh::required(row, 5)?,
+            view: fresh::required(row, 6)?,
+            view_owner: fresh::required(row, 7)?,
+        })
+    }
+
     fn may_be_managed(&self, action: &str) -> Result<(), Error> {
         // A view that somebody else has made, under such a name, for a table of theirs, is none of this column's.
         let is_its_view = self.user.is_empty()
@@ -397,12 +401,17 @@ fn drop_by_id(id: Uuid) -> Result<bool, Error> {
     writable::require(DROPPING)?;
     let installed = installed()?;
     let known = first(&installed, DROPPING, FIND_BY_ID, &[pg_uuid(id).into()], |row| {
-        let place = row.get::<pg_sys::Oid>(3)?.zip(row.get::<String>(4)?);
-        Ok((fresh::required::<String>(row, 1)?, fresh::required::<String>(row, 2)?, place))
+        let is_detached = row.get::<pg_sys::Oid>(6)?.is_none();
+        let found = if is_detached { None } else { Some(Found::read(row)?) };
+        Ok((fresh::required::<String>(row, 2)?, fresh::required::<String>(row, 3)?, found))
     })?;
     match known {
         None => return Ok(false),
-        Some((_, _, Some((table, column)))) => drop_at(&Place { table, column })?,
+        // Of this very column, whatever else is made for the same place.
+        Some((_, _, Some(found))) => {
+            found.may_be_managed(DROPPING)?;
+            unmake(&installed, id, Some(found.view))?;
+        }
         Some((user, definer, None)) => {
             if definer != identity::effective_role() {
                 identity::acting_user(Some(&user), DROPPING)?;

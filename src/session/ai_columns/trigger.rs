@@ -8,6 +8,7 @@
 use crate::core::ai_column::{self, Written};
 use crate::database::{failed, no_row};
 use crate::error::Error;
+use crate::fresh::{self, Plan};
 use crate::installed::Installed;
 use crate::routing::pg_uuid;
 use crate::session::outbox;
@@ -36,13 +37,14 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 const ENQUEUE: &str = "
     INSERT INTO @extschema@.aggregator_ai_queue AS q (column_id, key)
-    SELECT c.id, $2
-    FROM @extschema@.aggregator_ai_columns AS c
-    WHERE c.id = $1
+    VALUES ($1, $2)
     ON CONFLICT (column_id, key) DO UPDATE
     SET version = excluded.version, status = 'queued', epoch = NULL, attempts = 0, error = NULL,
         run_after = excluded.run_after, queued_at = excluded.queued_at
     WHERE q.version <> excluded.version OR q.status <> 'queued'";
+/// By a snapshot of now: that of a transaction may be older than the column.
+const EXISTS: &str = "
+    SELECT c.id FROM @extschema@.aggregator_ai_columns AS c WHERE c.id = $1";
 const FORGET: &str =
     "DELETE FROM @extschema@.aggregator_ai_queue AS q WHERE q.column_id = $1 AND q.key = $2";
 const EMPTY: &str = "DELETE FROM @extschema@.aggregator_ai_queue AS q WHERE q.column_id = $1";
@@ -77,13 +79,14 @@ struct Plans {
     enqueue: OwnedPreparedStatement,
     forget: OwnedPreparedStatement,
     empty: OwnedPreparedStatement,
-    key: OwnedPreparedStatement,
+    exists: Plan,
+    key: Plan,
 }
 
 #[derive(Default)]
 struct Known {
     generation: u64,
-    /// By column and relation. Empty: the column is nowhere.
+    /// By column and relation.
     keys: HashMap<(Uuid, u32), Rc<[Part]>>,
 }
 
@@ -162,11 +165,15 @@ fn note(fired: &Fired) -> Result<(), Error> {
         }
         Change::Emptied => (None, None),
     };
-    let is_work = come.is_some();
     let plans = plans(&installed)?;
     let column = pg_uuid(fired.column);
-    as_owner(&installed, || {
+    let is_work = as_owner(&installed, || {
         Spi::connect_mut(|client| {
+            // A user who is forgotten takes their columns along, and leaves the triggers.
+            let exists = |client: &SpiClient<'_>| {
+                fresh::select(client, &plans.exists, &[column.into()]).map(|rows| !rows.is_empty())
+            };
+            let is_work = come.is_some() && exists(client)?;
             let mut run = |plan: &OwnedPreparedStatement, arguments: &[DatumWithOid<'_>]| {
                 client.update(plan, None, arguments).map(|_| ())
             };
@@ -176,10 +183,10 @@ fn note(fired: &Fired) -> Result<(), Error> {
             if let Some(key) = gone {
                 run(&plans.forget, &[column.into(), key.into()])?;
             }
-            match come {
-                Some(key) => run(&plans.enqueue, &[column.into(), key.into()]),
-                None => Ok(()),
+            if let Some(key) = come.filter(|_| is_work) {
+                run(&plans.enqueue, &[column.into(), key.into()])?;
             }
+            spi::Result::Ok(is_work)
         })
     })
     .map_err(failed(ACTION))?;
@@ -216,27 +223,26 @@ fn key(installed: &Installed, fired: &Fired) -> Result<Rc<[Part]>, Error> {
     let plans = plans(installed)?;
     let arguments = [pg_uuid(fired.column).into(), fired.relation.into()];
     let parts: Rc<[Part]> = as_owner(installed, || {
-        Spi::connect_mut(|client| {
-            let rows = client.update(&plans.key, None, &arguments)?;
-            rows.map(|row| {
-                let place = row.get::<i16>(1)?.and_then(|place| usize::try_from(place).ok());
-                let written =
-                    row.get::<pg_sys::Oid>(2)?.map(|base| ai_column::written(base.into()));
-                let (place, written) = place
-                    .and_then(NonZeroUsize::new)
-                    .zip(written)
-                    .ok_or(crate::fresh::UNREADABLE)?;
-                let output = row.get::<pg_sys::Oid>(3)?.ok_or(crate::fresh::UNREADABLE)?;
-                Ok(Part { place, output, written })
-            })
-            .collect::<spi::Result<Vec<_>>>()
+        Spi::connect(|client| {
+            let rows = fresh::select(client, &plans.key, &arguments)?;
+            rows.iter()
+                .map(|row| {
+                    let place = row.get::<i16>(1)?.and_then(|place| usize::try_from(place).ok());
+                    let written =
+                        row.get::<pg_sys::Oid>(2)?.map(|base| ai_column::written(base.into()));
+                    let (place, written) =
+                        place.and_then(NonZeroUsize::new).zip(written).ok_or(fresh::UNREADABLE)?;
+                    let output = fresh::required(row, 3)?;
+                    Ok(Part { place, output, written })
+                })
+                .collect::<spi::Result<Vec<_>>>()
         })
     })
     .map_err(failed(ACTION))?
     .into();
     // What was changed meanwhile is looked up anew.
     KNOWN.with_borrow_mut(|known| {
-        if known.generation == generation {
+        if known.generation == generation && !parts.is_empty() {
             known.keys.insert(wanted, parts.clone());
         }
     });
@@ -337,6 +343,7 @@ fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Plans> 
         enqueue: prepare(ENQUEUE, &[UUIDOID, TEXTARRAYOID])?,
         forget: prepare(FORGET, &[UUIDOID, TEXTARRAYOID])?,
         empty: prepare(EMPTY, &[UUIDOID])?,
-        key: prepare(KEY, &[UUIDOID, OIDOID])?,
+        exists: Plan::prepare(client, &installed.sql(EXISTS), &[UUIDOID])?,
+        key: Plan::prepare(client, &installed.sql(KEY), &[UUIDOID, OIDOID])?,
     })
 }

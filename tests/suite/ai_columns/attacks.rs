@@ -80,6 +80,58 @@ async fn anothers_column_is_not_written_by_ones_own_triggers_and_views() {
     }
 }
 
+/// Whoever may make a view may name it as they like, and name another's table in it.
+#[tokio::test]
+async fn views_of_strangers_stand_in_the_way_of_nothing() {
+    let upstream = stand_in().await;
+    let (database, root, alice) = ready(&upstream).await;
+    let mallory = with_schema(&database, &root, "bob").await;
+    let id = paused(&alice, "docs", "summary", "chat", "title").await;
+    // Of the name of alice's, and more than can be searched.
+    let decoy = format!(
+        "CREATE TABLE mine (id bigint PRIMARY KEY, o text, x text);
+         DO $$ BEGIN EXECUTE format('CREATE VIEW {} AS SELECT t.id AS key_1, t.o AS output, t.x || %L AS input FROM mine AS t',
+             repeat('x', 8000000)); END $$",
+        view(&id)
+    );
+    mallory.batch_execute(&decoy).await.unwrap();
+    alice.batch_execute("INSERT INTO docs (id, title) VALUES (1, 'a')").await.unwrap();
+    assert_eq!(noted(&root, &id).await, ["1|queued"]);
+    let place = format!("SELECT table_name FROM aggregator_ai_place('{id}')");
+    assert_eq!(rows(&root, &place).await, ["s_alice.docs"]);
+    // One of hers over alice's table, for the same column, with a definition of her own.
+    let own = paused(&mallory, "mine", "o", "chat", "x").await;
+    root.batch_execute("GRANT USAGE ON SCHEMA s_alice TO bob").await.unwrap();
+    mallory
+        .batch_execute(&format!(
+            "DROP VIEW {own}; CREATE VIEW {own} AS SELECT d.id AS key_1, d.summary AS output, d.title AS input FROM s_alice.docs AS d",
+            own = view(&own)
+        ))
+        .await
+        .unwrap();
+    value(&mallory, &format!("SELECT ai_column_drop('{own}'::uuid)")).await;
+    mallory
+        .batch_execute(&format!(
+            "CREATE OR REPLACE VIEW {} AS SELECT d.id AS key_1, d.summary AS output, d.title AS input FROM s_alice.docs AS d",
+            view(&own)
+        ))
+        .await
+        .unwrap();
+    let status = format!("SELECT status FROM aggregator_ai_columns WHERE id = '{id}'");
+    value(&alice, "SELECT ai_column_resume('docs', 'summary')").await;
+    assert_eq!(value(&root, &status).await.as_deref(), Some("active"));
+    value(&alice, "SELECT ai_column_pause('docs', 'summary')").await;
+    assert_eq!(value(&root, &status).await.as_deref(), Some("paused"));
+    // By its id too it is the one that is named.
+    assert_eq!(
+        value(&alice, &format!("SELECT ai_column_drop('{id}'::uuid)")).await.as_deref(),
+        Some("t")
+    );
+    let left = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 's_alice.docs'::regclass";
+    assert_eq!(value(&root, left).await.as_deref(), Some("0"));
+    assert_eq!(failure(&alice, "SELECT ai_column_pause('docs', 'summary')").await.0, "PT404");
+}
+
 /// Each notes as whom it was run.
 #[tokio::test]
 async fn nothing_of_the_users_runs_as_the_owner_of_the_extension() {

@@ -217,3 +217,36 @@ async fn without_a_worker_rows_are_written_all_the_same() {
         .unwrap();
     assert_eq!(noted(&root, id).await.len(), 100);
 }
+
+/// A snapshot that is older than the column, and a session in which backslashes are escapes.
+#[tokio::test]
+async fn what_a_session_saw_before_or_reads_otherwise_loses_no_row() {
+    let upstream = stand_in().await;
+    let (database, root, alice) = ready(&upstream).await;
+    let early = database.user("alice").await;
+    early
+        .batch_execute(
+            "SET search_path = s_alice, public; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1",
+        )
+        .await
+        .unwrap();
+    let id = paused(&alice, "docs", "summary", "chat", "title").await;
+    early.batch_execute("INSERT INTO docs (id, title) VALUES (1, 'a'); COMMIT").await.unwrap();
+    early.batch_execute("INSERT INTO docs (id, title) VALUES (2, 'b')").await.unwrap();
+    let old = database.user("alice").await;
+    old.batch_execute(
+        "SET standard_conforming_strings = off; SET search_path = s_alice, public; INSERT INTO docs (id, title) VALUES (3, 'c')",
+    )
+    .await
+    .unwrap();
+    assert_eq!(noted(&root, &id).await, ["1|queued", "2|queued", "3|queued"]);
+    // Likewise what makes and drops them.
+    value(&old, "SELECT ai_column_drop('docs', 'summary')").await;
+    let make = "SELECT ai_column('docs', 'summary', 'chat', 'Say {title}', 'm')";
+    assert!(value(&old, make).await.is_some());
+    old.batch_execute("BEGIN; INSERT INTO docs (id, title) VALUES (4, 'd')").await.unwrap();
+    let now = "SELECT array_to_string(key, ',') FROM aggregator_ai_queue";
+    old.batch_execute("COMMIT").await.unwrap();
+    crate::bed::eventually(&root, "SELECT count(*) FROM docs WHERE summary IS NULL", "0").await;
+    assert!(rows(&root, now).await.is_empty());
+}
