@@ -6211,7 +6211,7 @@ BEGIN
 END
 $$;
 
--- Another user id for the rows of one, and no tags. Citus moves no row from shard to shard: they go, and come again.
+-- Another user id for the rows of one, and no tags. Citus moves no row from shard to shard: they come again, and go.
 -- A day at a time.
 CREATE FUNCTION @extschema@.aggregator_forget_archived(p_user_id text, p_anonymous_id text) RETURNS bigint
 LANGUAGE plpgsql
@@ -6219,9 +6219,11 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
+    c_part    CONSTANT integer := 20000;
     v_columns text   := @extschema@.aggregator_usage_columns();
     v_values  text;
     v_kept    bigint := 0;
+    v_read    bigint;
     v_count   bigint;
     v_month   record;
     v_day     timestamptz;
@@ -6241,27 +6243,31 @@ BEGIN
             format('SELECT DISTINCT date_trunc(''day'', created_at, ''UTC'') FROM %s WHERE user_id = $1', v_month.partition)
             USING p_user_id
         LOOP
-            v_old := ARRAY(
-                SELECT log
-                FROM @extschema@.aggregator_usage_logs AS log
-                WHERE log.user_id = p_user_id
-                  AND log.created_at >= greatest(v_day, v_month.since)
-                  AND log.created_at < least(v_day + interval '24 hours', v_month.until));
+            v_read := 0;
+            FOR v_old IN
+                SELECT array_agg(numbered.log)
+                FROM (
+                    SELECT log, (row_number() OVER () - 1) / c_part AS part
+                    FROM @extschema@.aggregator_usage_logs AS log
+                    WHERE log.user_id = p_user_id
+                      AND log.created_at >= greatest(v_day, v_month.since)
+                      AND log.created_at < least(v_day + interval '24 hours', v_month.until)
+                ) AS numbered
+                GROUP BY numbered.part
+            LOOP
+                EXECUTE format('SELECT array_agg(ROW(%s)::@extschema@.aggregator_usage_logs) FROM unnest($1) AS log', v_values)
+                INTO v_new USING v_old, p_anonymous_id;
+                EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM unnest($1) AS log', v_month.partition, v_columns, v_columns)
+                USING v_new;
+                PERFORM @extschema@.aggregator_roll_up(v_new, v_old);
+                v_read := v_read + cardinality(v_old);
+            END LOOP;
             EXECUTE format('DELETE FROM %s WHERE user_id = $1 AND created_at >= $2 AND created_at < $3', v_month.partition)
             USING p_user_id, v_day, v_day + interval '24 hours';
             GET DIAGNOSTICS v_count = ROW_COUNT;
-            IF v_count <> cardinality(v_old) THEN
+            IF v_count <> v_read THEN
                 RAISE EXCEPTION 'the usage of % has changed meanwhile', v_month.partition USING ERRCODE = 'serialization_failure';
             END IF;
-            EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM unnest($1) AS log', v_month.partition, v_columns, v_values)
-            USING v_old, p_anonymous_id;
-            v_new := ARRAY(
-                SELECT log
-                FROM @extschema@.aggregator_usage_logs AS log
-                WHERE log.user_id = p_anonymous_id
-                  AND log.created_at >= greatest(v_day, v_month.since)
-                  AND log.created_at < least(v_day + interval '24 hours', v_month.until));
-            PERFORM @extschema@.aggregator_roll_up(v_new, v_old);
             v_kept := v_kept + v_count;
         END LOOP;
     END LOOP;
@@ -6281,9 +6287,11 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    c_part    CONSTANT integer := 20000;
     v_columns text := @extschema@.aggregator_usage_columns();
     v_month   record;
     v_hour    timestamptz;
+    v_read    bigint;
     v_count   bigint;
     v_old     @extschema@.aggregator_usage_logs[];
 BEGIN
@@ -6305,17 +6313,26 @@ BEGIN
         FOR v_hour IN EXECUTE format('SELECT DISTINCT date_trunc(''hour'', created_at, ''UTC'') FROM %s WHERE created_at < $1', v_month.archive)
             USING p_cutoff
         LOOP
-            EXECUTE format('SELECT array_agg(ROW(%s)::@extschema@.aggregator_usage_logs) FROM (
-                    SELECT %s FROM %s WHERE created_at >= $1 AND created_at < $2 OFFSET 0
-                ) AS log', v_columns, v_columns, v_month.archive)
-            INTO v_old USING v_hour, v_hour + interval '1 hour';
+            v_read := 0;
+            FOR v_old IN EXECUTE
+                format('SELECT array_agg(ROW(%s)::@extschema@.aggregator_usage_logs)
+                    FROM (
+                        SELECT %s, (row_number() OVER () - 1) / $3 AS part
+                        FROM %s
+                        WHERE created_at >= $1 AND created_at < $2
+                    ) AS numbered
+                    GROUP BY numbered.part', v_columns, v_columns, v_month.archive)
+                USING v_hour, v_hour + interval '1 hour', c_part
+            LOOP
+                PERFORM @extschema@.aggregator_roll_up('{}'::@extschema@.aggregator_usage_logs[], v_old);
+                v_read := v_read + cardinality(v_old);
+            END LOOP;
             EXECUTE format('DELETE FROM %s WHERE created_at >= $1 AND created_at < $2', v_month.archive)
             USING v_hour, v_hour + interval '1 hour';
             GET DIAGNOSTICS v_count = ROW_COUNT;
-            IF v_count <> cardinality(v_old) THEN
+            IF v_count <> v_read THEN
                 RAISE EXCEPTION 'the usage of % has changed meanwhile', v_month.archive USING ERRCODE = 'serialization_failure';
             END IF;
-            PERFORM @extschema@.aggregator_roll_up('{}'::@extschema@.aggregator_usage_logs[], v_old);
             moved_rows := moved_rows + v_count;
         END LOOP;
         IF moved_rows > 0 THEN
@@ -6350,11 +6367,14 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    c_mapping CONSTANT text[] := ARRAY['user=aggregator_archive', 'password_required=false'];
     v_role    pg_roles;
     v_owner   oid;
     v_host    text;
     v_port    integer;
     v_server  text[];
+    v_mapping text[];
+    v_members text;
     v_is_here boolean;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'citus') THEN
@@ -6384,6 +6404,14 @@ BEGIN
             USING ERRCODE = 'PT409',
                 HINT = 'ALTER ROLE aggregator_archive LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;';
     END IF;
+    SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) INTO v_members
+    FROM pg_auth_members AS m
+    JOIN pg_roles AS r ON r.oid = m.member
+    WHERE m.roleid = 'aggregator_archive'::regrole AND NOT r.rolsuper;
+    IF v_members IS NOT NULL THEN
+        RAISE WARNING 'members of aggregator_archive own everybody''s usage that is with Citus: %', v_members
+            USING HINT = 'REVOKE aggregator_archive FROM ...;';
+    END IF;
     IF to_regnamespace('aggregator_archive') IS NULL THEN
         CREATE SCHEMA aggregator_archive AUTHORIZATION aggregator_archive;
         COMMENT ON SCHEMA aggregator_archive IS
@@ -6406,14 +6434,28 @@ BEGIN
             v_host, v_port, current_database());
         COMMENT ON SERVER aggregator_archive IS
             'This server itself, for the months of the ledger of the extension aggregator that are with Citus.';
+    END IF;
+    SELECT s.srvowner INTO v_owner FROM pg_foreign_server AS s WHERE s.srvname = 'aggregator_archive';
+    IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = v_owner) THEN
+        -- Who could turn it to a server of their own.
+        RAISE EXCEPTION 'the server aggregator_archive is there already, and belongs to %, who is no superuser', v_owner::regrole
+            USING ERRCODE = 'PT409', HINT = 'ALTER SERVER aggregator_archive RENAME TO ...; or OWNER TO a superuser, if it is this extension''s.';
+    END IF;
+    IF NOT (SELECT s.srvoptions @> v_server FROM pg_foreign_server AS s WHERE s.srvname = 'aggregator_archive') THEN
+        -- A restored database, or another address.
+        EXECUTE format('ALTER SERVER aggregator_archive OPTIONS (SET host %L, SET port %L, SET dbname %L)',
+            v_host, v_port, current_database());
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_user_mappings AS m WHERE m.srvname = 'aggregator_archive' AND m.umuser = 0) THEN
         -- Whoever reads the ledger reads by it; without a password, where pg_hba.conf, a certificate or the
         -- server's own password file lets the role in from node to node, as Citus itself needs it for every role.
         CREATE USER MAPPING FOR PUBLIC SERVER aggregator_archive
             OPTIONS (user 'aggregator_archive', password_required 'false');
-    ELSIF NOT (SELECT s.srvoptions @> v_server FROM pg_foreign_server AS s WHERE s.srvname = 'aggregator_archive') THEN
-        -- A restored database, or another address.
-        EXECUTE format('ALTER SERVER aggregator_archive OPTIONS (SET host %L, SET port %L, SET dbname %L)',
-            v_host, v_port, current_database());
+    END IF;
+    SELECT m.umoptions INTO v_mapping FROM pg_user_mappings AS m WHERE m.srvname = 'aggregator_archive' AND m.umuser = 0;
+    IF NOT coalesce(v_mapping @> c_mapping AND v_mapping <@ c_mapping, false) THEN
+        RAISE EXCEPTION 'the server aggregator_archive has another user mapping for PUBLIC than it needs'
+            USING ERRCODE = 'PT409', HINT = 'DROP USER MAPPING FOR PUBLIC SERVER aggregator_archive;';
     END IF;
 END
 $$;
@@ -6473,19 +6515,22 @@ BEGIN
     IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
         RAISE EXCEPTION 'role ''%'' may not move the ledger', current_user USING ERRCODE = 'PT403', HINT = 'A superuser may.';
     END IF;
+    -- A snapshot that is older than the locks would not have what was committed in between.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the ledger moves at the isolation level READ COMMITTED alone'
+            USING ERRCODE = 'PT409', HINT = 'BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;';
+    END IF;
     PERFORM @extschema@.aggregator_prepare_archive();
     PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
-    SELECT s.setting::integer INTO v_retention FROM pg_settings AS s WHERE s.name = 'aggregator.usage_retention';
-    IF v_retention > 0 THEN
-        RETURN QUERY
-        SELECT ended.*
-        FROM @extschema@.aggregator_end_archives(date_trunc('hour', now() - make_interval(secs => v_retention), 'UTC')) AS ended;
-    END IF;
     -- What an upgrade has added to the ledger.
     FOR v_month IN
-        SELECT month.archive, a.attname, format_type(a.atttypid, a.atttypmod) AS type
+        SELECT month.archive, a.attname,
+            format_type(a.atttypid, a.atttypmod)
+                || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
+                || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END AS definition
         FROM @extschema@.aggregator_archives() AS month
         JOIN pg_attribute AS a ON a.attrelid = '@extschema@.aggregator_usage_logs'::regclass
+        LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
         WHERE a.attnum > 0
           AND NOT a.attisdropped
           AND NOT EXISTS (
@@ -6493,9 +6538,15 @@ BEGIN
               WHERE there.attrelid = month.archive AND there.attname = a.attname AND NOT there.attisdropped
           )
     LOOP
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', v_month.archive, v_month.attname, v_month.type);
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', v_month.archive, v_month.attname, v_month.definition);
         RETURN QUERY SELECT v_month.archive::text, NULL::bigint, format('has the column %s now', v_month.attname);
     END LOOP;
+    SELECT s.setting::integer INTO v_retention FROM pg_settings AS s WHERE s.name = 'aggregator.usage_retention';
+    IF v_retention > 0 THEN
+        RETURN QUERY
+        SELECT ended.*
+        FROM @extschema@.aggregator_end_archives(date_trunc('hour', now() - make_interval(secs => v_retention), 'UTC')) AS ended;
+    END IF;
     -- Whatever the default partition holds of months that are over, in partitions of their own.
     FOR v_month IN
         SELECT DISTINCT date_trunc('month', log.created_at, 'UTC') AS since
@@ -6579,6 +6630,11 @@ BEGIN
     IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
         RAISE EXCEPTION 'role ''%'' may not move the ledger', current_user USING ERRCODE = 'PT403', HINT = 'A superuser may.';
     END IF;
+    -- A snapshot that is older than the locks would not have what was committed in between.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the ledger moves at the isolation level READ COMMITTED alone'
+            USING ERRCODE = 'PT409', HINT = 'BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;';
+    END IF;
     IF to_regnamespace('aggregator_archive') IS NULL THEN
         RETURN;
     END IF;
@@ -6617,7 +6673,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_distribute() IS
     'Moves every month of the usage log that is over to a table that Citus distributes by user_id, and says what it did with each. The log goes on reading them. Those that aggregator.usage_retention lets go of it ends first. To be run again from time to time, and after an upgrade of the extension. Superusers, on the coordinator. PT403, PT409, PT501.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_undistribute() IS
-    'The way back: every month of the usage log is a partition here again. Superusers. PT403.';
+    'The way back: every month of the usage log is a partition here again. Superusers. PT403, PT409.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_archives() IS 'The months of the usage log that are with Citus. Internal.';
 

@@ -1,11 +1,12 @@
 //! The ledger on several machines: a coordinator of Citus and its workers. `tools/test.sh` leaves these out, and says
 //! so, where PostgreSQL has no Citus.
 
-use crate::bed::{Cluster, Database, eventually, failure, rows, value, var};
+use crate::bed::{Cluster, Database, eventually, failure, pg_bin, rows, run, value, var};
 use crate::chat::{chat_sql, prepare};
 use crate::dump::dump_and_restore;
 use crate::upstream::{Answer, Upstream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_postgres::Client;
 
@@ -161,6 +162,17 @@ async fn months_that_are_over_go_to_citus_and_come_back() {
     );
     assert_eq!(rows(&root, MOVED).await, Vec::<String>::new());
 
+    // By a snapshot from before the locks what was committed in between would be lost.
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        for function in ["aggregator_distribute", "aggregator_undistribute"] {
+            let sql = format!("BEGIN ISOLATION LEVEL {level}; SELECT * FROM {function}()");
+            let (code, message) = failure(&root, &sql).await;
+            root.batch_execute("ROLLBACK").await.unwrap();
+            assert_eq!(code, "PT409", "{sql}");
+            assert!(message.contains("READ COMMITTED"), "{message}");
+        }
+    }
+
     // What is on its way when the server dies, the next worker closes; without a word to Citus.
     let slow = chat_sql(r#"{"user": "be slow"}"#);
     let call = root.simple_query(&slow);
@@ -241,8 +253,22 @@ async fn old_usage_ends_there_too() {
     eventually(&root, set, &seconds).await;
     // The worker leaves them alone: who calls would wait for Citus.
     assert_eq!(rows(&root, "SELECT dropped, deleted FROM maintain_usage()").await, ["0|0"]);
-    let ended = "SELECT action, moved_rows > 0 FROM aggregator_distribute() ORDER BY 1";
-    assert_eq!(rows(&root, ended).await, ["deleted|t", "dropped|∅"]);
+    // A column that the ledger has since, those months get first, with what it is to hold there.
+    root.batch_execute(
+        "ALTER TABLE aggregator_usage_logs ADD COLUMN extra text NOT NULL DEFAULT 'it''s none'",
+    )
+    .await
+    .unwrap();
+    let ended = "SELECT DISTINCT action, moved_rows > 0 FROM aggregator_distribute() ORDER BY 1";
+    assert_eq!(rows(&root, ended).await, ["deleted|t", "dropped|∅", "has the column extra now|∅"]);
+    let extra = "SELECT DISTINCT extra FROM aggregator_usage_logs";
+    assert_eq!(rows(&root, extra).await, ["it's none"]);
+    let columns = "SELECT DISTINCT a.attnotnull, pg_get_expr(d.adbin, d.adrelid)
+        FROM aggregator_archives() AS month
+        JOIN pg_attribute AS a ON a.attrelid = month.archive
+        JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attname = 'extra'";
+    assert_eq!(rows(&root, columns).await, ["t|'it''s none'::text"]);
     assert_eq!(value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), left);
     assert!(rows(&root, BOTH).await.iter().all(|row| row.ends_with("|t")));
     assert_eq!(rows(&root, MOVED).await, Vec::<String>::new());
@@ -267,7 +293,47 @@ async fn each_sees_what_is_theirs_and_nobody_gets_past_the_ledger() {
     )
     .await
     .unwrap();
+    // Somebody has a server by that name, to which the months would be asked.
+    root.batch_execute(
+        "CREATE EXTENSION postgres_fdw;
+         SET citus.enable_ddl_propagation = off;
+         GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO alice;
+         CREATE SERVER aggregator_archive FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'h', port '1', dbname 'd');
+         ALTER SERVER aggregator_archive OWNER TO alice",
+    )
+    .await
+    .unwrap();
+    let (code, message) = failure(&root, MOVED).await;
+    assert_eq!(code, "PT409");
+    assert!(message.contains("belongs to alice"), "{message}");
+    root.batch_execute(
+        "DROP SERVER aggregator_archive;
+         REVOKE USAGE ON FOREIGN DATA WRAPPER postgres_fdw FROM alice;
+         RESET citus.enable_ddl_propagation",
+    )
+    .await
+    .unwrap();
     assert_eq!(rows(&root, MOVED).await, ["distributed|3000"]);
+    // Another mapping; and without any, the one that is needed comes back.
+    let mapping = "USER MAPPING FOR PUBLIC SERVER aggregator_archive";
+    root.batch_execute(&format!("ALTER {mapping} OPTIONS (SET user 'alice')")).await.unwrap();
+    let (code, message) = failure(&root, MOVED).await;
+    assert_eq!(code, "PT409");
+    assert!(message.contains("user mapping for PUBLIC"), "{message}");
+    root.batch_execute(&format!("DROP {mapping}")).await.unwrap();
+    assert_eq!(rows(&root, MOVED).await, Vec::<String>::new());
+    // Whoever may become the owner is told of.
+    for (change, is_told) in
+        [("GRANT aggregator_archive TO", true), ("REVOKE aggregator_archive FROM", false)]
+    {
+        root.batch_execute(&format!("{change} alice")).await.unwrap();
+        let mut psql = Command::new(pg_bin("psql"));
+        psql.args(["-h", nodes.coordinator.dir.to_str().unwrap(), "-U", "postgres", "-X", "-d"]);
+        psql.args([&nodes.database, "-c", "SELECT * FROM aggregator_distribute()"]);
+        let told = String::from_utf8_lossy(&run(&mut psql).stderr).into_owned();
+        let warning = "WARNING:  members of aggregator_archive own everybody's usage that is with Citus: alice";
+        assert_eq!(told.contains(warning), is_told, "{told}");
+    }
     root.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO authenticated, alice; SELECT aggregator_grant('alice', 'user')")
         .await
         .unwrap();
