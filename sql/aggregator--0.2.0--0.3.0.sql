@@ -2830,6 +2830,24 @@ BEGIN
 END
 $$;
 
+-- The partitions that have bounds.
+CREATE OR REPLACE FUNCTION @extschema@.aggregator_partitions(OUT partition regclass, OUT since timestamptz, OUT until timestamptz) RETURNS SETOF record
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC'
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT c.oid::regclass, (bounds.found)[1]::timestamptz, (bounds.found)[2]::timestamptz
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM [(]''(.*)''[)] TO [(]''(.*)''[)]') AS bounds (found)
+    WHERE i.inhparent = '@extschema@.aggregator_usage_logs'::regclass
+      AND bounds.found IS NOT NULL
+    ORDER BY 2;
+END
+$$;
+
 -- Makes partitions for this month and the next two (p_ahead), and forgets what is older than p_retention
 -- seconds (0: nothing): whole partitions, old rows of the default one, and their sums, by whole
 -- hours. Each is done by itself, so that what cannot be had now is left for another time.
@@ -4331,16 +4349,21 @@ LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    c_largest CONSTANT integer := 4 * 1024 * 1024;
     v_rule    record;
     v_sources oid[];
     v_columns text[];
     v_count   integer;
     v_named   integer[];
 BEGIN
-    SELECT r.oid, r.ev_action::text AS query INTO v_rule
+    -- None that ai_column() makes is as large, however long its expression.
+    SELECT r.oid, CASE WHEN pg_column_size(r.ev_action) <= c_largest THEN r.ev_action::text END AS query INTO v_rule
     FROM pg_rewrite AS r
     JOIN pg_class AS c ON c.oid = r.ev_class AND c.relkind = 'v'
     WHERE r.ev_class = p_view AND r.rulename = '_RETURN';
+    IF v_rule.query IS NULL OR octet_length(v_rule.query) > c_largest THEN
+        RETURN;
+    END IF;
     v_sources := ARRAY(
         SELECT DISTINCT d.refobjid
         FROM pg_depend AS d
@@ -4363,7 +4386,7 @@ BEGIN
     -- Nothing else in a stored query looks like this: in names and texts spaces are escaped.
     v_named := ARRAY(
         SELECT found.parts[1]::integer
-        FROM regexp_matches(v_rule.query, '\{VAR :varno \d+ :varattno (-?\d+) ', 'g') WITH ORDINALITY AS found (parts, place)
+        FROM regexp_matches(v_rule.query, '[{]VAR :varno [0-9]+ :varattno (-?[0-9]+) ', 'g') WITH ORDINALITY AS found (parts, place)
         ORDER BY found.place);
     IF cardinality(v_named) <= v_count + 1 OR 1 > ANY (v_named) THEN
         RETURN;
@@ -4378,7 +4401,7 @@ $$;
 
 -- Where an AI column is now. No row: its view is gone, and with it the table, or the column. Of several views of that
 -- name the definer's is it; where they have none, because the table has got another owner, one that belongs to the
--- owner of its table.
+-- owner of its table. Anybody can make a view of that name, so that others are not even looked into.
 CREATE FUNCTION @extschema@.aggregator_ai_place(
     p_column        uuid,
     OUT table_oid   oid,
@@ -4397,7 +4420,9 @@ LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_definer text := (SELECT c.definer FROM @extschema@.aggregator_ai_columns AS c WHERE c.id = p_column);
+    v_name    CONSTANT name := 'aggregator_ai_' || replace(p_column::text, '-', '');
+    v_maker   text := (SELECT c.definer FROM @extschema@.aggregator_ai_columns AS c WHERE c.id = p_column);
+    v_definer oid := (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = v_maker);
     v_place   record;
 BEGIN
     SELECT c.oid AS source, v.oid AS view, v.view_schema, v.relname AS view_relname, n.nspname, c.relname, told.keys,
@@ -4407,17 +4432,28 @@ BEGIN
         SELECT named.oid, named.relname, named.relowner, s.nspname AS view_schema
         FROM pg_class AS named
         JOIN pg_namespace AS s ON s.oid = named.relnamespace
-        WHERE named.relname = 'aggregator_ai_' || replace(p_column::text, '-', '')
+        WHERE named.relname = v_name
           AND named.relkind = 'v'
+          AND (named.relowner = v_definer
+               OR NOT EXISTS (
+                   SELECT FROM pg_class AS made
+                   WHERE made.relname = v_name AND made.relkind = 'v' AND made.relowner = v_definer
+               )
+               AND EXISTS (
+                   SELECT
+                   FROM pg_rewrite AS r
+                   JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                   JOIN pg_class AS named_by ON d.refclassid = 'pg_class'::regclass AND named_by.oid = d.refobjid
+                   WHERE r.ev_class = named.oid AND named_by.oid <> named.oid AND named_by.relowner = named.relowner
+               ))
         OFFSET 0
     ) AS v
     CROSS JOIN LATERAL @extschema@.aggregator_ai_view(v.oid) AS told
     JOIN pg_class AS c ON c.oid = told.source AND c.relkind IN ('r', 'p')
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     JOIN pg_roles AS o ON o.oid = c.relowner
-    JOIN pg_roles AS maker ON maker.oid = v.relowner
-    WHERE maker.rolname = v_definer OR v.relowner = c.relowner
-    ORDER BY maker.rolname = v_definer DESC, v.oid
+    WHERE v.relowner = v_definer OR v.relowner = c.relowner
+    ORDER BY v.relowner = v_definer DESC, v.oid
     LIMIT 1;
     IF NOT FOUND THEN
         RETURN;
@@ -4440,8 +4476,8 @@ BEGIN
         ORDER BY a.attnum);
     owner := v_place.rolname;
     problem := CASE
-        WHEN v_place.rolname <> v_definer THEN
-            format('table %s belongs to %I now, and not to %I, who made the column', table_name, v_place.rolname, v_definer)
+        WHEN v_place.rolname <> v_maker THEN
+            format('table %s belongs to %I now, and not to %I, who made the column', table_name, v_place.rolname, v_maker)
         WHEN v_place.rolsuper THEN
             format('%I, to whom table %s belongs, is a superuser, and nothing runs as one', v_place.rolname, table_name)
         WHEN NOT has_schema_privilege(v_place.role, '@extschema@', 'USAGE')
@@ -4607,7 +4643,7 @@ DECLARE
         WHERE a.attrelid = p_table AND a.attnum > 0 AND NOT a.attisdropped);
     c_parts CONSTANT text[] := ARRAY(
         SELECT found.parts[1]
-        FROM regexp_matches(p_input, '\{\{|\}\}|\{[^{}]*\}|[^{}]+|[{}]', 'g') WITH ORDINALITY AS found (parts, place)
+        FROM regexp_matches(p_input, '[{][{]|[}][}]|[{][^{}]*[}]|[^{}]+|[{}]', 'g') WITH ORDINALITY AS found (parts, place)
         ORDER BY found.place);
     v_part   text;
     v_name   text;
@@ -4787,7 +4823,7 @@ BEGIN
     v_problem := CASE
         WHEN v_query LIKE '%{SUBLINK %' THEN 'must not have a subquery'
         -- Of a row as a whole, or of what the system keeps of it, nobody is told when it changes.
-        WHEN v_query ~ '\{VAR :varno \d+ :varattno (0|-\d+) ' THEN 'must name columns of the table, and not whole rows or system columns'
+        WHEN v_query ~ '[{]VAR :varno [0-9]+ :varattno (0|-[0-9]+) ' THEN 'must name columns of the table, and not whole rows or system columns'
         WHEN v_told.source IS NULL THEN 'must name a column of the table'
         WHEN v_told.output = ANY (v_told.inputs) THEN format('must not name column ''%s'', which it is to fill', p_column)
         -- What gives several rows, or sums them up, makes a view that cannot be written.
@@ -4926,7 +4962,7 @@ BEGIN
         FROM pg_trigger AS t
         JOIN pg_class AS c ON c.oid = t.tgrelid
         WHERE t.tgfoid = '@extschema@.aggregator_ai_column_changed()'::regprocedure
-          AND t.tgargs = convert_to(p_id::text, 'UTF8') || '\x00'::bytea
+          AND t.tgargs = convert_to(p_id::text, 'UTF8') || decode('00', 'hex')
           AND t.tgparentid = 0
           AND pg_has_role(c.relowner, 'USAGE')
     LOOP
@@ -4983,6 +5019,8 @@ END
 $$;
 
 -- The AI column of a table's column, as the owner sees it: whose it is, and who may do something about it. PT404.
+-- Anybody can make a view of such a name over another's table: only one of the table's owner counts, or, where the table
+-- has got another, one that the table's triggers name, which nobody else can make.
 CREATE FUNCTION @extschema@.aggregator_ai_find(
     p_table         regclass,
     p_column        name,
@@ -5003,19 +5041,26 @@ BEGIN
         pg_get_userbyid(v.relowner)::text
     INTO id, user_id, definer, table_owner, owner_name, view_oid, view_name, view_owner
     FROM pg_class AS t
-    JOIN pg_class AS v ON v.oid IN (
-        SELECT r.ev_class
-        FROM pg_depend AS d
-        JOIN pg_rewrite AS r ON r.oid = d.objid
-        WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table)
+    CROSS JOIN LATERAL (
+        SELECT named.oid, named.relname, named.relowner
+        FROM pg_class AS named
+        WHERE named.oid IN (
+                SELECT r.ev_class
+                FROM pg_depend AS d
+                JOIN pg_rewrite AS r ON r.oid = d.objid
+                WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_table)
+          AND (named.relowner = t.relowner
+               OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.oid AND g.tgname = named.relname || '_row'))
+        OFFSET 0
+    ) AS v
     CROSS JOIN LATERAL (
         SELECT CASE WHEN v.relname ~ '^aggregator_ai_[0-9a-f]{32}$' THEN substr(v.relname, 15)::uuid END AS id
     ) AS named
     CROSS JOIN LATERAL @extschema@.aggregator_ai_place(named.id) AS place
     LEFT JOIN @extschema@.aggregator_ai_columns AS c ON c.id = named.id
     WHERE t.oid = p_table AND place.view_oid = v.oid AND place.output_name = p_column
-    -- One that was made for a column of another name first.
-    ORDER BY c.id IS NULL
+    -- One of which the extension keeps something first.
+    ORDER BY v.relowner = t.relowner DESC, c.id IS NULL
     LIMIT 1;
     IF id IS NULL THEN
         RAISE EXCEPTION 'column ''%'' of table % is no AI column', p_column, p_table
