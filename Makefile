@@ -18,7 +18,7 @@ install: ## into an existing server: make install PG_CONFIG=/path/to/pg_config
 	@tools/install.sh "$(PG_CONFIG)"
 
 lint: ## formatting and clippy
-	@source tools/setup.sh && cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet --no-default-features --features pg$(PG) -- -D warnings
+	@source tools/setup.sh && cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet --no-default-features --features "pg$(PG) pg_test" -- -D warnings
 
 package: ## .deb, tarball and source archive for PostgreSQL $(PG), into .build/dist
 	@packaging/build.sh

@@ -95,3 +95,13 @@ extension_sql_file!("../sql/guard.sql", name = "guard", requires = ["script"]);
 extension_sql_file!("../sql/people.sql", name = "people", requires = ["guard"]);
 extension_sql_file!("../sql/citus.sql", name = "citus", requires = ["people"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
+
+/// What `#[pg_test]` looks for.
+#[cfg(feature = "pg_test")]
+pub mod pg_test {
+    pub fn setup(_options: Vec<&str>) {}
+
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

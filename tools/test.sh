@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
-# Every test: pure ones, and those from outside against real clusters. Arguments are passed on as a filter of the last
-# kind, which alone then runs.
+# Every test: pure ones, those inside a backend, and those from outside against real clusters. Arguments are passed on
+# as a filter of the last kind, which alone then runs.
 # PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from; with CITUS=1 it
 # fails where the tests with Citus cannot run.
 # AGGREGATOR_TEST_STEP=build compiles and installs what the tests need, and run runs them as they were built.
-# AGGREGATOR_PURE=skip goes without the pure tests: outside a backend nothing of PostgreSQL can be called, so they are
-# the same with each.
+# AGGREGATOR_PURE=skip goes without the pure tests and those inside a backend, which are one program: outside a backend
+# nothing of PostgreSQL can be called, so the first are the same with each, and the others ask for nothing that differs.
 source "$(dirname "$0")/setup.sh"
 source "$TREE/tools/clients.sh"
 cd "$TREE"
 step=${AGGREGATOR_TEST_STEP:-all}
 
 # Both packages are named each time, or what they share would be compiled once for each choice.
-built=(cargo test --quiet --package aggregator --package aggregator-tests --no-default-features --features "pg$PG" --test suite)
-[ $# != 0 ] || [ "${AGGREGATOR_PURE:-}" = skip ] || built+=(--lib)
+built=(cargo test --quiet --package aggregator --package aggregator-tests --no-default-features --test suite)
+features="pg$PG"
+if [ $# = 0 ] && [ "${AGGREGATOR_PURE:-}" != skip ]; then
+    features+=" pg_test"
+    built+=(--lib)
+fi
+built+=(--features "$features")
 log=$BUILD/test$PG.log
 : > "$log"
 counted() { "$@" 2>&1 | tee -a "$log"; }
@@ -33,6 +38,46 @@ for name in ("suite", "aggregator"):
         print(made[name])'
 }
 
+# The tests inside a backend are SQL functions of the extension, which the suite's must not have: they get a PostgreSQL of
+# their own, of links to what no extension changes.
+inside=$BED/inside$PG
+inside_config=${PG_CONFIG/#$private/$inside}
+copy_inside() {
+    rm -rf "$inside"
+    cp -al "$private" "$inside"
+    find "$inside" -name 'aggregator*' -delete
+}
+# Not optimised, for which every other crate is compiled already: with the suite, or they would have other features.
+install_inside() {
+    PGRX_BUILD_FLAGS="--package aggregator-tests --test suite" "$CARGO_PGRX" pgrx install --test --package aggregator \
+        --no-default-features --features "$features" --pg-config "$inside_config" > "$BUILD/inside.log" 2>&1 \
+        || { cat "$BUILD/inside.log" >&2; return 1; }
+}
+
+# The pure tests and those inside a backend, of a server that pgrx-tests starts: through sudo, which need not be here. It
+# would install the extension as well, which is done.
+in_process() {
+    local shim=$BUILD/shim pgdata=$BED/pgtest
+    mkdir -p "$shim"
+    rm -rf "$pgdata"
+    cat > "$shim/sudo" <<'SUDO'
+#!/bin/sh
+user=root
+[ "$1" = -u ] && { user=$2; shift 2; }
+exec runuser -u "$user" -- env "$@"
+SUDO
+    chmod +x "$shim/sudo"
+    if [ "$(id -u)" = 0 ]; then
+        export CARGO_PGRX_TEST_RUNAS=$SERVER_USER
+        install -d -o "$SERVER_USER" "$pgdata"
+    else
+        export USER=$SERVER_USER
+    fi
+    export CARGO_PGRX=true CARGO_PGRX_TEST_PGDATA=$pgdata PGRX_PG_CONFIG_PATH=$inside_config
+    export CARGO_MANIFEST_DIR=$TREE RUST_BACKTRACE=0
+    PATH=$shim:$PATH exec nice -n 10 "$pure" --quiet
+}
+
 # What cannot be had is told where it is used.
 fetch() {
     # Some tests look at the console and at the page of usage_dashboard in a browser.
@@ -43,12 +88,14 @@ fetch() {
 
 build() {
     say "building the tests, and building and installing the extension for PostgreSQL $PG"
+    [ "$features" = "pg$PG" ] || copy_inside
     # Side by side: each has a part that takes one core alone.
     install_extension "$PG_CONFIG" &
     local installed=$!
     fetch &
     local fetched=$!
     "${built[@]}" --no-run || { wait; fail "the tests do not build"; }
+    [ "$features" = "pg$PG" ] || install_inside || { wait; fail "the tests inside a backend do not build"; }
     wait $installed || { wait; fail "the extension does not build"; }
     wait $fetched
     upgrade_script > "$BUILD/upgrade.sql"
@@ -116,11 +163,11 @@ if [ "$AGGREGATOR_WITH_CITUS" != 1 ]; then
     skipped "citus: it takes Citus, which is in no package registry"
     without+=(--skip citus::)
 fi
-say "pure tests, and tests from outside"
-# Most of those from outside wait most of the time: the pure ones compute beside them.
+say "pure tests, tests inside a backend, and tests from outside"
+# Most of those from outside wait most of the time: the others compute beside them.
 status=0
 if [ -n "${pure:=}" ]; then
-    nice -n 10 "$pure" --quiet > "$BUILD/pure.log" 2>&1 &
+    in_process > "$BUILD/pure.log" 2>&1 &
     pure_id=$!
 fi
 counted "$suite" --quiet --test-threads=$(($(nproc) * 3)) "${without[@]}" "$@" || status=$?

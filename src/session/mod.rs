@@ -2,7 +2,7 @@
 //! back the result.
 
 mod admin;
-mod ai_columns;
+pub mod ai_columns;
 mod catalogue;
 mod chat;
 mod console;
@@ -25,6 +25,8 @@ mod models;
 mod outbox;
 mod own_models;
 pub mod owner;
+#[cfg(feature = "pg_test")]
+mod pg_tests;
 mod provider;
 
 mod quarantine;

@@ -65,5 +65,4 @@ mod tags;
 mod upgrade;
 mod upstream;
 mod usage;
-mod values;
 mod wire;
