@@ -236,7 +236,7 @@ impl Clerks {
         loop {
             let idle = lock(&self.idle).pop();
             match idle {
-                Some((clerk, _)) if clerk.is_ready() => return Ok(clerk),
+                Some((clerk, _)) if clerk.is_there() => return Ok(clerk),
                 Some(_) => {}
                 None => return self.start().await,
             }
@@ -264,7 +264,7 @@ impl Clerks {
 
     /// It has nothing to do now, and leaves if that stays so.
     fn put_back(self: &Arc<Self>, clerk: Clerk) {
-        if !clerk.is_ready() {
+        if clerk.stands_back() {
             return;
         }
         lock(&self.idle).push((clerk, Instant::now()));
@@ -281,7 +281,7 @@ impl Clerks {
         loop {
             sleep(IDLE / 10).await;
             let is_kept =
-                |(clerk, since): &(Clerk, Instant)| since.elapsed() < IDLE && clerk.is_ready();
+                |(clerk, since): &(Clerk, Instant)| since.elapsed() < IDLE && clerk.is_there();
             let mut of_columns = lock(&self.columns.idle);
             let mut idle = lock(&self.idle);
             of_columns.retain(is_kept);

@@ -37,12 +37,13 @@ impl Clerk {
         Self { stream, pid, is_busy: false, stands_back: false, count }
     }
 
-    /// Whether its process waits for a question, and would be quick with it.
-    pub fn is_ready(&self) -> bool {
-        !self.stands_back && self.is_there()
+    /// Whether it would be slow with another question.
+    pub fn stands_back(&self) -> bool {
+        self.stands_back
     }
 
-    fn is_there(&self) -> bool {
+    /// Whether its process waits for a question.
+    pub fn is_there(&self) -> bool {
         let read = self.stream.try_read(&mut [0; 1]);
         // Anything else is its end, or an answer that nobody has asked for.
         matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)

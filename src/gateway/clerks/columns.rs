@@ -102,7 +102,7 @@ impl Clerks {
         loop {
             let idle = lock(&self.columns.idle).pop();
             match idle {
-                Some((clerk, _)) if clerk.is_ready() => return Ok(clerk),
+                Some((clerk, _)) if clerk.is_there() => return Ok(clerk),
                 Some(_) => {}
                 None => {
                     return timeout(2 * START_PATIENCE, self.start())
