@@ -16,13 +16,15 @@ SELECT c.user_id, c.definer, c.kind, c.model, c.provider, c.request::text, c.con
           AND NOT t.tgisinternal
           AND t.tgname LIKE '%' || replace(c.id::text, '-', '') || '%'
     ) AS has_triggers,
-    place.table_name,
+    -- Rows of tables that inherit from it are not its own.
+    CASE source.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || place.table_name AS target,
     ARRAY(
         SELECT quote_ident(name) FROM unnest(place.key_names) WITH ORDINALITY AS key (name, i) ORDER BY i
     ) AS key_names,
     quote_ident(place.output_name) AS output_name
 FROM @extschema@.aggregator_ai_columns AS c
 LEFT JOIN LATERAL @extschema@.aggregator_ai_place(c.id) AS place ON true
+LEFT JOIN pg_class AS source ON source.oid = place.table_oid
 LEFT JOIN pg_roles AS r ON r.rolname = c.definer
 WHERE c.id = $1::text::uuid
   AND ($2 OR c.status = 'active')

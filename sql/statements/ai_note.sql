@@ -1,5 +1,5 @@
 -- Notes of column $1 that it waits for $2 milliseconds (0: for nothing any more; NULL: as it did), and its last error
--- $3. Somebody who pauses it holds a lock on it, and is not waited for.
+-- $3. Somebody who pauses it holds a lock on it, and is not waited for: then it gives no row.
 UPDATE @extschema@.aggregator_ai_columns AS c
 SET wait_until = CASE
         WHEN $2 IS NULL THEN c.wait_until
@@ -13,3 +13,4 @@ FROM (
     FOR UPDATE SKIP LOCKED
 ) AS free
 WHERE c.id = free.id
+RETURNING c.id

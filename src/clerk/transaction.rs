@@ -172,6 +172,7 @@ pub(super) fn raised_by(error: &Error) -> Raised {
         hint: error.hint(),
         detail: Some(error.coded_detail()),
     }
+    .bounded()
 }
 
 /// What PostgreSQL has thrown.
@@ -191,4 +192,5 @@ pub(super) fn raised(caught: &CaughtError) -> Raised {
         hint: report.hint().map(str::to_owned),
         detail: report.detail().map(str::to_owned),
     }
+    .bounded()
 }

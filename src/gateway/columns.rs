@@ -52,7 +52,9 @@ impl Columns {
 
     /// Those that need not be looked at now.
     pub fn at_work(&self) -> Vec<Uuid> {
-        self.lock().at_work.keys().copied().collect()
+        let mut columns = self.troubles.held_off();
+        columns.extend(self.lock().at_work.keys());
+        columns
     }
 
     /// A place for one more request of this user. Half of the places of calls are left to those who wait for an

@@ -129,9 +129,11 @@ pub enum Told {
     Taken(Box<Taken>),
     /// Nothing is to be done for the column now: it is paused, waits or is gone.
     Idle,
-    /// The places of those that somebody holds a lock on: they are to be offered again.
+    /// The places of those that somebody holds a lock on: they are to be offered again. Whether the note was written:
+    /// not where somebody holds the column.
     Written {
         held: Vec<u32>,
+        is_noted: bool,
     },
     /// How many rows were queued, and whether there may be more to look at.
     Backfilled {

@@ -26,11 +26,15 @@ pub fn run(installed: &Installed, question: &ColumnQuestion) -> Result<Told, Rai
     }
     let keys = &column.keys;
     let after = column.backfill_after.filter(|after| after.len() == keys.count());
-    let (list, view) = (keys.list("::text"), &column.view);
-    let is_wanted = if column.wants_all { "true" } else { "v.output IS NULL" };
+    // Of the table itself: through the view an expression might be computed too, which is for what only reads.
+    let (list, table) = (keys.list("::text"), &column.table);
+    let is_wanted = match column.wants_all {
+        true => "true".to_owned(),
+        false => format!("t.{} IS NULL", column.output),
+    };
     let so_far = after.as_ref().map(|_| format!("WHERE {}", keys.after())).unwrap_or_default();
     let sql = format!(
-        "SELECT ARRAY[{list}], {is_wanted} FROM {view} AS v {so_far} ORDER BY {} LIMIT {ROWS}",
+        "SELECT ARRAY[{list}], {is_wanted} FROM {table} AS t {so_far} ORDER BY {} LIMIT {ROWS}",
         keys.list("")
     );
     let arguments: Vec<DatumWithOid<'_>> =

@@ -20,6 +20,7 @@ pub struct Column {
     pub definer: Definer,
     /// Quoted, with their schema.
     pub view: String,
+    /// Likewise, and without those that inherit from it.
     pub table: String,
     /// Quoted.
     pub output: String,
@@ -124,25 +125,26 @@ fn read(row: &spi::SpiHeapTupleData) -> spi::Result<Result<Column, Obstacle>> {
     }))
 }
 
-/// Notes something of a column, and the last error of a row.
+/// Notes something of a column, and the last error of a row. Says whether it is noted: not where somebody holds the
+/// column.
 pub fn note(
     installed: &Installed,
     question: &ColumnQuestion,
     note: Option<&Note>,
     last_error: Option<&str>,
-) -> Result<(), Raised> {
+) -> Result<bool, Raised> {
     let (wait, error) = match note {
         Some(Note::Wait { for_ms, error }) => {
             (Some(i64::try_from(*for_ms).unwrap_or(i64::MAX)), Some(error.as_str()))
         }
         Some(Note::Goes) => (Some(0), last_error),
-        None if last_error.is_none() => return Ok(()),
+        None if last_error.is_none() => return Ok(true),
         None => (None, last_error),
     };
     let sql = installed.sql(include_str!("../../../sql/statements/ai_note.sql"));
     let error = error.map(|error| JsonText(error.to_owned()));
     let arguments = [question.column.to_string().into(), wait.into(), error.into()];
     role::as_owner(installed, "note what an AI column waits for", |client| {
-        client.update(sql.as_str(), None, &arguments).map(|_| ())
+        Ok(!client.update(sql.as_str(), None, &arguments)?.is_empty())
     })
 }

@@ -28,10 +28,16 @@ pub fn inputs(
             Err(raised) if is_of_all(&raised) => return Err(raised),
             Err(_) => {
                 for place in places {
+                    if read >= bytes {
+                        return Ok(());
+                    }
                     match subtransaction::within(|| some(column, entries, &[*place])) {
                         Ok(found) => take(found, inputs, &mut read, bytes),
                         Err(raised) if is_of_all(&raised) => return Err(raised),
-                        Err(raised) => inputs[*place] = Input::Failed(raised),
+                        Err(raised) => {
+                            read += raised.size() as u64;
+                            inputs[*place] = Input::Failed(raised);
+                        }
                     }
                 }
             }

@@ -47,16 +47,16 @@ impl Keys {
         each.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// That a row of the view comes after the one whose key is given by texts from $1 on.
+    /// That a row of the table comes after the one whose key is given by texts from $1 on.
     pub fn after(&self) -> String {
         let given = self.types.iter().enumerate();
         let given = given.map(|(i, of)| format!("${}::text::{of}", i + 1));
         format!("({}) > ({})", self.list(""), given.collect::<Vec<_>>().join(", "))
     }
 
-    /// The key's columns of the view, each with this after it.
+    /// The key's columns of the table, each with this after it.
     pub fn list(&self, cast: &str) -> String {
-        let each = (1..=self.count()).map(|i| format!("v.key_{i}{cast}"));
+        let each = self.names.iter().map(|name| format!("t.{name}{cast}"));
         each.collect::<Vec<_>>().join(", ")
     }
 
@@ -94,8 +94,8 @@ mod tests {
         assert_eq!(keys.fit(), "v.key_1 = k.k1::bigint AND v.key_2 = k.k2::character varying(10)");
         assert_eq!(
             keys.after(),
-            "(v.key_1, v.key_2) > ($1::text::bigint, $2::text::character varying(10))"
+            "(t.id, t.\"Of\") > ($1::text::bigint, $2::text::character varying(10))"
         );
-        assert_eq!(keys.list("::text"), "v.key_1::text, v.key_2::text");
+        assert_eq!(keys.list("::text"), "t.id::text, t.\"Of\"::text");
     }
 }

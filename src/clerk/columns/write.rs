@@ -6,7 +6,8 @@ use super::{is_of_all, may_pass, role, subtransaction};
 use crate::core::front::console::told::Raised;
 use crate::fresh::required;
 use crate::installed::Installed;
-use crate::protocol::columns::{Became, ColumnQuestion, Done, Note, Told, Value};
+use crate::protocol::columns::{Became, ColumnQuestion, Done, Entry, Note, Told, Value};
+use crate::session::ai_columns;
 use crate::session::json::JsonText;
 use pgrx::datum::DatumWithOid;
 use serde_json::{Value as Json, json};
@@ -37,7 +38,9 @@ pub fn run(
     if !values.is_empty() {
         match definition::find(installed, question, true)? {
             Some(column) => {
-                let written = role::as_definer(&column.definer, || write(&column, done, &values))?;
+                let written = role::as_definer(&column.definer, || {
+                    ai_columns::writing(question.column, || write(&column, done, &values))
+                })?;
                 held.extend(written.held);
                 for (place, raised) in written.failed {
                     let error = raised.to_json().to_string();
@@ -61,15 +64,16 @@ pub fn run(
             client.update(sql.as_str(), None, &arguments).map(|_| ())
         })?;
     }
-    definition::note(installed, question, note, last_error.as_deref())?;
+    let is_noted = definition::note(installed, question, note, last_error.as_deref())?;
     held.sort_unstable();
-    Ok(Told::Written { held: held.into_iter().map(|place| place as u32).collect() })
+    Ok(Told::Written { held: held.into_iter().map(|place| place as u32).collect(), is_noted })
 }
 
 /// One of the list that `ai_finish.sql` takes.
 fn item(done: &Done, status: Option<&str>, error: Option<&str>) -> Json {
     let error: Option<Json> = error.and_then(|error| serde_json::from_str(error).ok());
-    json!({"key": done.entry.key, "status": status, "error": error})
+    let Entry { key, version } = &done.entry;
+    json!({"key": key, "version": version, "status": status, "error": error})
 }
 
 fn failed(done: &Done, error: &str, last_error: &mut Option<String>) -> Json {

@@ -9,14 +9,14 @@ use crate::core::embedding::batch::is_too_large;
 use crate::core::options::Prepared;
 use crate::core::reply::{content, parsed};
 use crate::core::tags::{self, Labels};
-use crate::error::Error;
+use crate::error::{Error, Target};
 use crate::gateway::call;
 use crate::gateway::delivery::Delivery;
 use crate::gateway::memory::Lease;
 use crate::gateway::shared::Shared;
 use crate::gateway::task::{RouteAsked, Routed, Task};
 use crate::protocol::columns::{Definition, Entry, MOST_BYTES, Value};
-use crate::protocol::{ChatCall, Checking, Whose};
+use crate::protocol::{ChatAnswer, ChatCall, Checking, Whose};
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
@@ -139,7 +139,7 @@ async fn ask(
         let reply = call::run(shared, &call, Delivery::Whole, lease).await;
         attempts = attempts.saturating_add(reply.attempts);
         match reply.outcome {
-            Ok(answer) => return values(definition, rows.len(), &answer.response),
+            Ok(answer) => return values(definition, rows.len(), &answer),
             Err(Error::Stale) if left > 1 => route.forget(),
             Err(error) => {
                 // What refuses it may be gone by now.
@@ -178,7 +178,8 @@ fn tag(label: &str) -> String {
 }
 
 /// The values of an answer, one for each row.
-fn values(definition: &Definition, rows: usize, response: &str) -> Result<Vec<Value>, Error> {
+fn values(definition: &Definition, rows: usize, answer: &ChatAnswer) -> Result<Vec<Value>, Error> {
+    let response = answer.response.as_str();
     let values: Option<Vec<Value>> = match definition.kind.as_str() {
         "embed" => numbers(response)
             .filter(|all| all.len() == rows)
@@ -187,12 +188,17 @@ fn values(definition: &Definition, rows: usize, response: &str) -> Result<Vec<Va
         _ => content(response).map(|text| vec![Value::Text(text)]),
     };
     // It was paid for, and would be again.
-    let values = values.ok_or_else(|| Error::bad_request("the model's answer has no text"))?;
+    let broken = |what: String| Error::BrokenAnswer {
+        target: Target { provider: answer.provider.clone(), model: answer.served_model.clone() },
+        status: 200,
+        what,
+        request_id: None,
+    };
+    let values = values.ok_or_else(|| broken("no text".to_owned()))?;
     let bytes = values.iter().map(size).max().unwrap_or(0);
     if bytes > MOST_BYTES / 2 {
-        let what =
-            format!("the model's answer has {bytes} bytes, and a value at most {}", MOST_BYTES / 2);
-        return Err(Error::bad_request(what));
+        let most = MOST_BYTES / 2;
+        return Err(broken(format!("{bytes} bytes, of which a value has at most {most}")));
     }
     Ok(values)
 }

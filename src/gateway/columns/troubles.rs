@@ -11,6 +11,8 @@ const FIRST_MS: u64 = 1_000;
 pub const LONGEST_MS: u64 = 300_000;
 /// Columns whose troubles are remembered.
 const MOST: usize = 4096;
+/// Of those that are held off, how many a look passes over.
+const MOST_TOLD: usize = 256;
 
 /// The troubles of all columns.
 #[derive(Default)]
@@ -33,6 +35,12 @@ impl Default for Trouble {
     }
 }
 
+impl Trouble {
+    fn is_held_off(&self) -> bool {
+        self.not_before.is_some_and(|until| until > Instant::now())
+    }
+}
+
 impl Troubles {
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Trouble>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -49,8 +57,14 @@ impl Troubles {
     }
 
     pub fn is_too_early(&self, column: Uuid) -> bool {
-        let until = self.lock().get(&column).and_then(|trouble| trouble.not_before);
-        until.is_some_and(|until| until > Instant::now())
+        self.lock().get(&column).is_some_and(Trouble::is_held_off)
+    }
+
+    /// Some of the columns with which nothing is begun now.
+    pub fn held_off(&self) -> Vec<Uuid> {
+        let all = self.lock();
+        let held = all.iter().filter(|(_, trouble)| trouble.is_held_off());
+        held.map(|(column, _)| *column).take(MOST_TOLD).collect()
     }
 
     /// For how many milliseconds it waits now: as long as was asked for, or twice as long as the last time.
@@ -87,8 +101,9 @@ impl Troubles {
     pub fn answered(&self, column: Uuid) {
         let mut all = self.lock();
         if let Some(trouble) = all.get_mut(&column) {
-            (trouble.waits, trouble.failures, trouble.not_before) = (0, 0, None);
-            if trouble.rows >= MOST_ROWS {
+            (trouble.waits, trouble.failures) = (0, 0);
+            // It may be held off since this was asked for.
+            if trouble.rows >= MOST_ROWS && !trouble.is_held_off() {
                 all.remove(&column);
             }
         }
@@ -129,6 +144,21 @@ mod tests {
         assert!(troubles.lock().is_empty());
         assert_eq!(troubles.wait_ms(column, Some(Duration::from_secs(20))), 20_000);
         assert_eq!(troubles.wait_ms(column, Some(Duration::from_secs(9000))), LONGEST_MS);
+    }
+
+    #[test]
+    fn an_answer_to_what_was_asked_before_ends_no_hold_off() {
+        let (troubles, column) = (Troubles::default(), Uuid::nil());
+        troubles.wait_ms(column, None);
+        troubles.hold_off(column, 60_000);
+        troubles.answered(column);
+        assert!(troubles.is_too_early(column));
+        assert_eq!(troubles.held_off(), [column]);
+        troubles.hold_off(column, 0);
+        assert!(!troubles.is_too_early(column));
+        assert!(troubles.held_off().is_empty());
+        troubles.answered(column);
+        assert!(troubles.lock().is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::failing::{Meaning, meaning};
 use crate::core::embedding::LONGEST_INPUT;
 use crate::core::embedding::batch::MOST_BYTES as MOST_OF_REQUEST;
 use crate::core::front::console::told::Raised;
+use crate::core::json;
 use crate::error::Error;
 use crate::gateway::clerks::Undone;
 use crate::gateway::memory::Lease;
@@ -12,6 +13,7 @@ use crate::gateway::shared::Shared;
 use crate::protocol::columns::{
     Became, Definition, Done, Entry, Input, MOST_BYTES, Note, Taken, TakenRow, Told, Unit, Value,
 };
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -314,8 +316,11 @@ impl Work {
                 self.backfills = goes_on;
                 self.is_exhausted &= queued == 0;
             }
-            (Pending::Write { rows, .. }, Ok(Told::Written { held })) => {
+            (Pending::Write { rows, note }, Ok(Told::Written { held, is_noted })) => {
                 self.writing = 0;
+                if let (Some(Note::Wait { for_ms, .. }), false) = (note, is_noted) {
+                    self.shared.columns.troubles.hold_off(self.column, for_ms);
+                }
                 self.write_most = (2 * self.write_most).min(WRITTEN_TOGETHER);
                 for (place, row) in rows.into_iter().enumerate() {
                     if held.contains(&(place as u32)) {
@@ -607,7 +612,10 @@ fn failed(error: &Error) -> Became {
 
 /// JSON that every database takes: what others have said may hold anything.
 fn clean(json: String) -> String {
-    if json.contains("\\u0000") { json.replace("\\u0000", "") } else { json }
+    match json::answer_for_jsonb(&json) {
+        Cow::Owned(fit) => fit,
+        Cow::Borrowed(_) => json,
+    }
 }
 
 /// What is said of work that came to nothing.
@@ -622,5 +630,20 @@ fn raised_of(undone: &Undone) -> Raised {
         Undone::Raised(raised) => raised.clone(),
         Undone::TooLong => of("57014", "it took too long".to_owned(), None),
         Undone::NoClerk(error) => of(error.sqlstate(), error.to_string(), error.hint()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_json_that_every_database_takes() {
+        let words = |words: &str| clean(serde_json::json!({"message": words}).to_string());
+        assert_eq!(words("no"), r#"{"message":"no"}"#);
+        assert_eq!(words("a\0b"), r#"{"message":"a\ufffdb"}"#);
+        // Six characters of a text, which are no NUL.
+        assert_eq!(words(r"x\u0000"), r#"{"message":"x\\u0000"}"#);
+        assert_eq!(words("\\\0"), r#"{"message":"\\\ufffd"}"#);
     }
 }

@@ -4,6 +4,8 @@
 mod expression;
 mod trigger;
 
+pub use trigger::writing;
+
 use crate::core::options::Prepared;
 use crate::core::schema::Schema;
 use crate::database::{failed, no_row};

@@ -95,6 +95,29 @@ thread_local! {
     static PLANS: RefCell<Option<Rc<Plans>>> = const { RefCell::new(None) };
     static QUIET_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
     static IS_WATCHING: Cell<bool> = const { Cell::new(false) };
+    static WRITTEN: Cell<Option<Uuid>> = const { Cell::new(None) };
+}
+
+/// Writes values of a column: that is no change of its rows, whatever else a trigger of the user's makes of the write.
+pub fn writing<T>(column: Uuid, work: impl FnOnce() -> T) -> T {
+    /// Also where the work raises.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            WRITTEN.set(None);
+        }
+    }
+    WRITTEN.set(Some(column));
+    let _end = End;
+    work()
+}
+
+/// Whether it is the write of a value itself that has fired, and not a statement of a trigger that this has called.
+fn is_written(fired: &Fired) -> bool {
+    WRITTEN.get() == Some(fired.column)
+        && matches!(fired.change, Change::Changed(..))
+        // SAFETY: it looks at none of the call's data.
+        && unsafe { pgrx::direct_function_call::<i32>(pg_sys::pg_trigger_depth, &[]) } == Some(1)
 }
 
 /// Grows whenever anything about a table or a view changes.
@@ -150,6 +173,9 @@ fn misused() -> Error {
 }
 
 fn note(fired: &Fired) -> Result<(), Error> {
+    if is_written(fired) {
+        return Ok(());
+    }
     let installed = installed()?;
     let parts = key(&installed, fired)?;
     if parts.is_empty() {

@@ -118,3 +118,54 @@ async fn what_may_pass_is_tried_again() {
     until_done(&root).await;
     assert_eq!(upstream.chat_count(), 4);
 }
+
+#[tokio::test]
+async fn words_as_long_as_what_they_quote_fail_their_rows_alone() {
+    let upstream = Upstream::start(embeds).await;
+    let (_database, root, alice) = ready(&upstream).await;
+    define(&alice, "vector", "embed", "body::integer", r#"{"batch_size": 128}"#).await;
+    // Together far more than an answer of a clerk may have, and one of them alone is.
+    alice
+        .batch_execute(
+            "INSERT INTO docs (body) SELECT repeat('x', 40000) FROM generate_series(1, 300);
+             INSERT INTO docs (body) VALUES (repeat('x', 9000000)), ('42')",
+        )
+        .await
+        .unwrap();
+    until_done(&root).await;
+    let failed =
+        "SELECT error ->> 'sqlstate', count(*), max(length(error ->> 'message')), max(attempts)
+        FROM aggregator_ai_queue WHERE status = 'failed' GROUP BY 1";
+    assert_eq!(rows(&root, failed).await, ["22P02|301|1000|1"]);
+    assert_eq!(
+        value(&alice, "SELECT body FROM docs WHERE vector IS NOT NULL").await.unwrap(),
+        "42"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_value_fails_its_row_as_a_broken_one() {
+    let upstream = Upstream::start(|seen| match prompt(seen).as_str() {
+        "doc 1" => Answer::json(
+            200,
+            r#"{"choices": [{"index": 0, "message": {"role": "assistant", "content": null}, "finish_reason": "stop"}]}"#,
+        ),
+        "doc 2" => Answer::says(&"x".repeat((2 << 20) + 1), crate::upstream::USAGE),
+        _ => echoes(seen),
+    })
+    .await;
+    let (_database, root, alice) = ready(&upstream).await;
+    define(&alice, "answer", "chat", "body", "{}").await;
+    add(&alice, 3).await;
+    until_done(&root).await;
+    let failed = "SELECT key[1], error ->> 'sqlstate', error ->> 'code', error ->> 'message'
+        FROM aggregator_ai_queue ORDER BY key[1]";
+    assert_eq!(
+        rows(&root, failed).await,
+        [
+            "1|PT502|broken_answer|provider 'standin', model 'm' answered 200 with no text",
+            "2|PT502|broken_answer|provider 'standin', model 'm-served' answered 200 with 2097153 bytes, of which a value has at most 2097152",
+        ]
+    );
+    assert_eq!(upstream.chat_count(), 3, "nothing is paid for twice");
+}

@@ -2,6 +2,7 @@
 
 use super::{add, becomes, define, echoes, prompt, ready, until_done};
 use crate::bed::{rows, value};
+use crate::embeddings::{embeds, texts};
 use crate::upstream::{Answer, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,4 +80,83 @@ async fn a_row_that_somebody_holds_is_written_when_it_is_free_and_others_are_not
     becomes(&alice, "SELECT answer FROM docs WHERE id = 2", "re: doc 2").await;
     until_done(&root).await;
     assert_eq!(upstream.chat_count(), 3, "it was asked for once");
+}
+
+#[tokio::test]
+async fn what_a_trigger_changes_in_the_midst_of_a_write_is_computed_anew() {
+    let upstream = Upstream::start(embeds).await;
+    let (_database, root, alice) = ready(&upstream).await;
+    // Each child tells its parent, which is in the same request, and in the same write.
+    alice
+        .batch_execute(
+            "ALTER TABLE docs ADD parent bigint;
+             CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 UPDATE alice.docs SET body = body || '+' || NEW.body WHERE id = NEW.parent;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER tell AFTER UPDATE OF vector ON docs FOR EACH ROW EXECUTE FUNCTION tell()",
+        )
+        .await
+        .unwrap();
+    define(&alice, "vector", "embed", "body", "{}").await;
+    alice
+        .batch_execute("INSERT INTO docs (body, parent) VALUES ('a', 2), ('p', NULL), ('b', 2)")
+        .await
+        .unwrap();
+    until_done(&root).await;
+    becomes(&alice, "SELECT body FROM docs WHERE id = 2", "p+a+b").await;
+    until_done(&root).await;
+    let asked: Vec<String> = upstream.chats().iter().flat_map(texts).collect();
+    assert_eq!(asked.last().map(String::as_str), Some("p+a+b"), "{asked:?}");
+    let missing = "SELECT count(*) FROM docs WHERE vector IS NULL";
+    assert_eq!(value(&alice, missing).await.unwrap(), "0");
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_ai_queue").await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn what_a_trigger_makes_of_the_write_itself_is_not_computed_for_ever() {
+    let upstream = Upstream::start(echoes).await;
+    let (_database, root, alice) = ready(&upstream).await;
+    alice
+        .batch_execute(
+            "CREATE FUNCTION mark() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 NEW.body := NEW.body || '.';
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER mark BEFORE UPDATE OF answer ON docs FOR EACH ROW EXECUTE FUNCTION mark()",
+        )
+        .await
+        .unwrap();
+    define(&alice, "answer", "chat", "body", "{}").await;
+    alice.batch_execute("INSERT INTO docs (body) VALUES ('x')").await.unwrap();
+    becomes(&alice, "SELECT answer FROM docs", "re: x").await;
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_ai_queue").await.unwrap(), "0");
+    // Another's change is one.
+    alice.batch_execute("UPDATE docs SET body = 'y'").await.unwrap();
+    becomes(&alice, "SELECT answer FROM docs", "re: y").await;
+    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_ai_queue").await.unwrap(), "0");
+    assert_eq!(value(&alice, "SELECT body FROM docs").await.unwrap(), "y.");
+    assert_eq!(upstream.chat_count(), 2);
+}
+
+#[tokio::test]
+async fn a_row_of_a_table_that_inherits_is_left_alone() {
+    let upstream = Upstream::start(echoes).await;
+    let (_database, root, alice) = ready(&upstream).await;
+    alice
+        .batch_execute(
+            "CREATE TABLE heirs () INHERITS (docs);
+             INSERT INTO heirs (id, body, answer) VALUES (1, 'other', 'own')",
+        )
+        .await
+        .unwrap();
+    define(&alice, "answer", "chat", "body", "{}").await;
+    add(&alice, 2).await;
+    until_done(&root).await;
+    assert_eq!(
+        rows(&alice, "SELECT tableoid::regclass, id, answer FROM docs ORDER BY answer").await,
+        ["heirs|1|own", "docs|1|re: doc 1", "docs|2|re: doc 2"]
+    );
 }

@@ -4,6 +4,7 @@ use super::{PATIENCE, RIGHT, add, becomes, define, echoes, owner, ready, until_d
 use crate::bed::{eventually_within, rows, value};
 use crate::chat::{chat_sql, save_key};
 use crate::upstream::{Answer, Upstream};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,10 +25,12 @@ async fn at_a_budget_it_waits_until_that_is_lifted() {
     define(&alice, "answer", "chat", "body", "{}").await;
     add(&alice, 8).await;
     becomes(&root, &waits_for("PT402"), "t").await;
-    assert_eq!(value(&alice, RIGHT).await.unwrap(), "3");
+    // That it waits is noted first.
+    becomes(&alice, RIGHT, "3").await;
     assert_eq!(upstream.chat_count(), 3);
-    let queued = "SELECT count(*), max(attempts) FROM aggregator_ai_queue WHERE status = 'queued'";
-    assert_eq!(rows(&root, queued).await, ["5|0"], "nothing of it counts as a try");
+    // Nothing of it counts as a try.
+    let queued = "SELECT concat_ws('|', count(*), max(attempts)) FROM aggregator_ai_queue WHERE status = 'queued'";
+    becomes(&root, queued, "5|0").await;
     value(&root, "SELECT remove_budget(id) FROM aggregator_budgets").await;
     becomes(&alice, RIGHT, "8").await;
     until_done(&root).await;
@@ -54,6 +57,55 @@ async fn a_wrong_key_is_waited_for_until_it_is_mended() {
     save_key(&alice, "standin", "sk-good-0123456789abcdef").await;
     becomes(&alice, RIGHT, "5").await;
     until_done(&root).await;
+}
+
+#[tokio::test]
+async fn a_column_that_somebody_holds_waits_all_the_same() {
+    let upstream =
+        Upstream::start(|_| Answer::json(404, r#"{"error": {"message": "no such model"}}"#)).await;
+    let (database, root, alice) = ready(&upstream).await;
+    define(&alice, "answer", "chat", "body", r#"{"max_retries": 0}"#).await;
+    becomes(&root, "SELECT backfill_status FROM aggregator_ai_columns", "done").await;
+    let other = database.user("alice").await;
+    other.batch_execute("BEGIN; SELECT ai_column_pause('alice.docs', 'answer')").await.unwrap();
+    let began = Instant::now();
+    add(&alice, 1).await;
+    upstream.wait_for_chats(3).await;
+    assert!(began.elapsed() > Duration::from_millis(2900), "{:?}", began.elapsed());
+    let noted = "SELECT wait_until, last_error FROM aggregator_ai_columns";
+    assert_eq!(rows(&root, noted).await, ["∅|∅"]);
+    other.batch_execute("ROLLBACK").await.unwrap();
+    becomes(&root, &waits_for("PT404"), "t").await;
+}
+
+#[tokio::test]
+async fn of_whoever_has_many_columns_a_look_gives_a_few() {
+    let upstream = Upstream::start(echoes).await;
+    let (_database, root, _alice) = ready(&upstream).await;
+    // Seen by nobody else.
+    root.batch_execute(
+        "BEGIN;
+         INSERT INTO aggregator_ai_columns (id, user_id, definer, kind, model, request, batch_size)
+         SELECT md5(u || i)::uuid, u, 'nobody', 'chat', 'm', '{}', 1
+         FROM (VALUES ('many', 200), ('few', 2), ('one', 1)) AS v (u, n) CROSS JOIN generate_series(1, n) AS i",
+    )
+    .await
+    .unwrap();
+    let due = include_str!("../../../sql/statements/ai_due.sql").replace("@extschema@.", "");
+    let mut turn = "00000000-0000-0000-0000-000000000000".to_owned();
+    let mut seen = HashSet::new();
+    // However the turns fall, those of others are in each look, and the many come in turn.
+    for _ in 0..60 {
+        let due = due.replace("$1", "'{}'::uuid[]").replace("$2", &format!("'{turn}'::uuid"));
+        let found = rows(&root, &due).await;
+        let of = |user: &str| found.iter().filter(|row| row.ends_with(user)).count();
+        assert_eq!((of("|many"), of("|few"), of("|one")), (4, 2, 1), "{found:?}");
+        let last = found.last().unwrap().split('|').next().unwrap();
+        turn = last.to_owned();
+        seen.extend(found);
+    }
+    assert!(seen.len() > 7, "{seen:?}");
+    root.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]

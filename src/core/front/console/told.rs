@@ -18,6 +18,22 @@ pub struct Raised {
 }
 
 impl Raised {
+    /// With few more words than are ever repeated: they may quote whatever a row holds.
+    pub fn bounded(self) -> Self {
+        Self {
+            sqlstate: self.sqlstate,
+            message: bounded(self.message),
+            hint: self.hint.map(bounded),
+            detail: self.detail.map(bounded),
+        }
+    }
+
+    /// About how many bytes it takes in a frame.
+    pub fn size(&self) -> usize {
+        let more = [&self.hint, &self.detail].into_iter().flatten();
+        64 + self.message.len() + more.map(String::len).sum::<usize>()
+    }
+
     /// As [`Error::to_json`] has errors of our own.
     pub fn to_json(&self) -> Value {
         let Told { message, hint, code, sqlstate, .. } = Told::of_raised(self);
@@ -138,6 +154,14 @@ fn code_of(status: u16) -> &'static str {
     }
 }
 
+/// Cut where a character ends, and beyond what is repeated, so that no part of a key ends that.
+fn bounded(mut words: String) -> String {
+    if let Some((end, _)) = words.char_indices().nth(2 * LONGEST) {
+        words.truncate(end);
+    }
+    words
+}
+
 /// Words as far as they may be repeated: a trigger of an administrator may say anything.
 fn repeatable(words: &str) -> String {
     secret::scrub(words, None).chars().take(LONGEST).collect()
@@ -201,6 +225,23 @@ mod tests {
             let (found, _, found_code) = told(sqlstate, "x", Some("what: it is about"));
             assert_eq!((found, found_code.as_str()), (status, code), "{sqlstate}");
         }
+    }
+
+    #[test]
+    fn what_is_raised_is_cut_where_a_character_ends() {
+        let long = "\u{20ac}".repeat(9_000);
+        let raised = Raised {
+            sqlstate: "22P02".to_owned(),
+            message: format!("\"{long}"),
+            hint: Some("short".to_owned()),
+            detail: Some(long),
+        };
+        let bounded = raised.bounded();
+        assert_eq!(bounded.message, format!("\"{}", "\u{20ac}".repeat(1999)));
+        assert_eq!(bounded.hint.as_deref(), Some("short"));
+        assert_eq!(bounded.detail, Some("\u{20ac}".repeat(2000)));
+        assert_eq!(bounded.size(), 64 + 5998 + 5 + 6000);
+        assert_eq!(bounded.clone().bounded(), bounded);
     }
 
     #[test]
