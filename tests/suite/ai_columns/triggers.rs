@@ -247,6 +247,7 @@ async fn what_a_session_saw_before_or_reads_otherwise_loses_no_row() {
     old.batch_execute("BEGIN; INSERT INTO docs (id, title) VALUES (4, 'd')").await.unwrap();
     let now = "SELECT array_to_string(key, ',') FROM aggregator_ai_queue";
     old.batch_execute("COMMIT").await.unwrap();
-    crate::bed::eventually(&root, "SELECT count(*) FROM docs WHERE summary IS NULL", "0").await;
+    crate::bed::eventually(&root, "SELECT count(*) FROM s_alice.docs WHERE summary IS NULL", "0")
+        .await;
     assert!(rows(&root, now).await.is_empty());
 }
