@@ -357,7 +357,7 @@ async fn a_session_lasts_while_its_login_may_log_in_and_become_its_role() {
         .batch_execute("SELECT aggregator_revoke('console_login', 'user'); DROP ROLE console_login")
         .await
         .unwrap();
-    assert_eq!(statuses().await, [401, 401, 401, 403, 200]);
+    assert_eq!(statuses().await, [401, 401, 401, 401, 200]);
     bed.root
         .batch_execute("SELECT aggregator_revoke('console_hat', 'user'); DROP ROLE console_hat")
         .await
