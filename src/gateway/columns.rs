@@ -1,6 +1,7 @@
 //! AI columns on the asynchronous side: which of them are at work, and what they share. Each has a task of its own,
 //! which ends when nothing is due; the main thread says when something is.
 
+mod became;
 mod calls;
 mod failing;
 mod troubles;

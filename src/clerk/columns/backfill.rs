@@ -2,7 +2,7 @@
 
 use super::{definition, role};
 use crate::core::front::console::told::Raised;
-use crate::fresh::required;
+use crate::fresh::{UNREADABLE, required};
 use crate::installed::Installed;
 use crate::protocol::columns::{ColumnQuestion, Told};
 use crate::session::json::JsonText;
@@ -63,7 +63,11 @@ pub fn run(installed: &Installed, question: &ColumnQuestion) -> Result<Told, Rai
         is_all.into(),
     ];
     let queued = role::as_owner(installed, ACTION, |client| {
-        client.update(sql.as_str(), Some(1), &arguments)?.first().get_one::<i32>()
+        client
+            .update(sql.as_str(), Some(1), &arguments)?
+            .first()
+            .get_one::<i32>()?
+            .ok_or(UNREADABLE)
     })?;
-    Ok(Told::Backfilled { queued: queued.unwrap_or(0).max(0) as u32, goes_on: !is_all })
+    Ok(Told::Backfilled { queued: queued.max(0) as u32, goes_on: !is_all })
 }

@@ -4,7 +4,7 @@
 use super::definition::{self, Column};
 use super::{is_of_all, may_pass, role, subtransaction};
 use crate::core::front::console::told::Raised;
-use crate::fresh::required;
+use crate::fresh::{UNREADABLE, required};
 use crate::installed::Installed;
 use crate::protocol::columns::{Became, ColumnQuestion, Done, Entry, Note, Told, Value};
 use crate::session::ai_columns;
@@ -136,7 +136,7 @@ fn write(column: &Column, done: &[Done], places: &[usize]) -> Result<Written, Ra
     }
     let find = |sql: String| {
         role::with_client(ACTION, |client| {
-            let arguments = column.keys.arguments(&rows).unwrap_or_default();
+            let arguments = column.keys.arguments(&rows).ok_or(UNREADABLE)?;
             client
                 .update(sql.as_str(), None, &arguments)?
                 .map(|row| Ok(required::<i32>(&row, 1)? as usize))
@@ -199,7 +199,7 @@ fn update(column: &Column, done: &[Done], places: &[usize]) -> Result<(), Raised
         places.iter().map(|place| (*place, done[*place].entry.key.as_slice())).collect();
     let values: Vec<Option<String>> = places.iter().map(|place| text(&done[*place])).collect();
     role::with_client("write the values of an AI column", |client| {
-        let mut arguments = column.keys.arguments(&rows).unwrap_or_default();
+        let mut arguments = column.keys.arguments(&rows).ok_or(UNREADABLE)?;
         arguments.push(values.into());
         client.update(sql.as_str(), None, &arguments).map(|_| ())
     })

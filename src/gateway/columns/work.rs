@@ -1,11 +1,10 @@
 //! One column at work: rows are taken, asked for and written, each of these while the others go on.
 
+use super::became::{again, clean, failed, raised_of, uncounted};
 use super::calls::{self, Called, Route, Row};
 use super::failing::{Meaning, meaning};
 use crate::core::embedding::LONGEST_INPUT;
 use crate::core::embedding::batch::MOST_BYTES as MOST_OF_REQUEST;
-use crate::core::front::console::told::Raised;
-use crate::core::json;
 use crate::error::Error;
 use crate::gateway::clerks::Undone;
 use crate::gateway::memory::Lease;
@@ -13,7 +12,6 @@ use crate::gateway::shared::Shared;
 use crate::protocol::columns::{
     Became, Definition, Done, Entry, Input, MOST_BYTES, Note, Taken, TakenRow, Told, Unit, Value,
 };
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -578,72 +576,5 @@ impl Work {
                 }
             }
         }
-    }
-}
-
-/// Queued once more, as a fault of nobody's.
-fn uncounted() -> Became {
-    Became::Again { after_ms: 0, is_counted: false, error: None }
-}
-
-/// Queued once more, or failed where it was tried as often as it may be.
-fn again(
-    attempts: u32,
-    most: u32,
-    asked: Option<Duration>,
-    error: &str,
-    is_counted: bool,
-) -> Became {
-    if is_counted && attempts >= most {
-        return Became::Failed(error.to_owned());
-    }
-    let grown = 1000 * 2_u64.pow(attempts.min(8));
-    let asked = asked.map_or(0, |asked| asked.as_millis() as u64);
-    Became::Again {
-        after_ms: asked.max(grown).min(super::troubles::LONGEST_MS),
-        is_counted,
-        error: Some(error.to_owned()),
-    }
-}
-
-fn failed(error: &Error) -> Became {
-    Became::Failed(clean(error.to_json().to_string()))
-}
-
-/// JSON that every database takes: what others have said may hold anything.
-fn clean(json: String) -> String {
-    match json::answer_for_jsonb(&json) {
-        Cow::Owned(fit) => fit,
-        Cow::Borrowed(_) => json,
-    }
-}
-
-/// What is said of work that came to nothing.
-fn raised_of(undone: &Undone) -> Raised {
-    let of = |sqlstate: &str, message: String, hint: Option<String>| Raised {
-        sqlstate: sqlstate.to_owned(),
-        message,
-        hint,
-        detail: None,
-    };
-    match undone {
-        Undone::Raised(raised) => raised.clone(),
-        Undone::TooLong => of("57014", "it took too long".to_owned(), None),
-        Undone::NoClerk(error) => of(error.sqlstate(), error.to_string(), error.hint()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_said_is_json_that_every_database_takes() {
-        let words = |words: &str| clean(serde_json::json!({"message": words}).to_string());
-        assert_eq!(words("no"), r#"{"message":"no"}"#);
-        assert_eq!(words("a\0b"), r#"{"message":"a\ufffdb"}"#);
-        // Six characters of a text, which are no NUL.
-        assert_eq!(words(r"x\u0000"), r#"{"message":"x\\u0000"}"#);
-        assert_eq!(words("\\\0"), r#"{"message":"\\\ufffd"}"#);
     }
 }
