@@ -98,17 +98,26 @@ pub enum Value {
     Vector(Vec<f32>),
 }
 
+impl Value {
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Null => 0,
+            Self::Text(text) | Self::Json(text) => text.len(),
+            Self::Vector(numbers) => 4 * numbers.len(),
+        }
+    }
+}
+
 impl Done {
     /// About how many bytes it takes in a frame.
     pub fn size(&self) -> usize {
         let key: usize = self.entry.key.iter().map(String::len).sum();
         let became = match &self.became {
-            Became::Value(Value::Text(text) | Value::Json(text)) | Became::Failed(text) => {
-                text.len()
-            }
-            Became::Value(Value::Vector(numbers)) => 4 * numbers.len(),
+            Became::Value(value) => value.size(),
+            Became::Failed(error) => error.len(),
             Became::Again { error, .. } => error.as_ref().map_or(0, String::len),
-            Became::Value(Value::Null) | Became::Gone => 0,
+            Became::Gone => 0,
         };
         64 + key + became
     }

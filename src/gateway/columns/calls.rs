@@ -195,20 +195,12 @@ fn values(definition: &Definition, rows: usize, answer: &ChatAnswer) -> Result<V
         request_id: None,
     };
     let values = values.ok_or_else(|| broken("no text".to_owned()))?;
-    let bytes = values.iter().map(size).max().unwrap_or(0);
+    let bytes = values.iter().map(Value::size).max().unwrap_or(0);
     if bytes > MOST_BYTES / 2 {
         let most = MOST_BYTES / 2;
         return Err(broken(format!("{bytes} bytes, of which a value has at most {most}")));
     }
     Ok(values)
-}
-
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Null => 0,
-        Value::Text(text) | Value::Json(text) => text.len(),
-        Value::Vector(numbers) => 4 * numbers.len(),
-    }
 }
 
 /// Whether fewer inputs may get through: the provider's limit, our own of a request's bytes, or one input that it does
