@@ -12,8 +12,11 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-/// A statement that takes longer is a long report, and lets everything else that runs on this machine go first.
-pub const LIGHT: Duration = Duration::from_millis(if cfg!(test) { 2000 } else { 100 });
+/// A statement that has had more of the processor is a long report, and lets everything else that runs on this machine
+/// go first. One that only waits, for its turn as well, is as light as it was.
+const LIGHT: Duration = Duration::from_millis(100);
+/// How often it is looked at, at most.
+const LOOK: Duration = Duration::from_millis(20);
 /// Between cancels of a statement that goes on all the same.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -62,8 +65,7 @@ impl Clerk {
         let answer = {
             let mut asked = pin!(ask(&mut self.stream, question));
             let long = async {
-                sleep(LIGHT).await;
-                if only_reads {
+                if only_reads && becomes_long(pid).await {
                     process::stand_back(pid);
                     self.stands_back = true;
                 }
@@ -96,6 +98,18 @@ impl Drop for Clerk {
         self.count.fetch_sub(1, Ordering::Relaxed);
         if self.is_busy {
             process::end(self.pid);
+        }
+    }
+}
+
+/// Waits until the statement that now begins has had more of the processor than a light one. `false`: nobody can say.
+async fn becomes_long(pid: Option<i32>) -> bool {
+    let Some(before) = process::used(pid) else { return false };
+    loop {
+        let Some(used) = process::used(pid) else { return false };
+        match LIGHT.checked_sub(used.saturating_sub(before)) {
+            Some(left) => sleep(left.max(LOOK)).await,
+            None => return true,
         }
     }
 }

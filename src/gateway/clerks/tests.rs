@@ -219,30 +219,6 @@ async fn four_work_at_one_time_two_of_them_with_providers_and_no_more_wait_than_
 }
 
 #[tokio::test]
-async fn one_that_read_for_long_is_not_asked_again() {
-    let bed = Bed::new("long");
-    for (statement, is_asked_again) in [("cancel-job", true), ("me", false)] {
-        let long = bed.ask("a", statement);
-        assert_eq!(bed.clerks.count(), 0);
-        let mut clerk = bed.clerk().await;
-        clerk.question().await.unwrap();
-        sleep(clerk::LIGHT + SOON).await;
-        clerk.answer("1").await;
-        assert_eq!(given(long).await, "1");
-        let next = bed.ask("b", "me");
-        if !is_asked_again {
-            assert!(clerk.question().await.is_none());
-            clerk = bed.clerk().await;
-        }
-        clerk.question().await.unwrap();
-        clerk.answer("2").await;
-        assert_eq!(given(next).await, "2");
-        drop(clerk);
-        lock(&bed.clerks.idle).clear();
-    }
-}
-
-#[tokio::test]
 async fn whoever_stops_waiting_holds_a_clerk_until_it_has_ended() {
     let bed = Bed::new("cancelled");
     let asked = bed.ask("a", "me");
