@@ -4,7 +4,8 @@
 use crate::bed::{Database, value};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{Read, Seek, Write};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -100,6 +101,27 @@ pub fn flushes(count: usize, silence: Duration) -> Times {
     });
     let times = Times::new(times.collect());
     std::fs::remove_file(path).expect("it is removed");
+    times
+}
+
+/// What it takes a byte to wake somebody who waits for it, and its answer to come back, after so long a silence each
+/// time: what a step from one thread to another costs, twice.
+pub fn wakes(count: usize, silence: Duration) -> Times {
+    let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+    let answering = std::thread::spawn(move || {
+        let mut byte = [0];
+        while there.read_exact(&mut byte).and_then(|()| there.write_all(&byte)).is_ok() {}
+    });
+    let times = (0..count).map(|_| {
+        std::thread::sleep(silence);
+        let began = Instant::now();
+        let mut byte = [1];
+        here.write_all(&byte).and_then(|()| here.read_exact(&mut byte)).expect("it answers");
+        began.elapsed()
+    });
+    let times = Times::new(times.collect());
+    drop(here);
+    answering.join().expect("it ends");
     times
 }
 

@@ -1,7 +1,8 @@
 //! What reports of the console that take seconds do to calls over HTTP meanwhile: the time of calls beside none, beside
 //! one report after the other, and beside as many as are worked on at one time; for callers who leave some of the
 //! processor, and for those who take all of it. A report is a search of the whole usage log, of which no index knows
-//! anything.
+//! anything. What the system itself does to calls shows beside an endless loop of the lowest priority, which asks
+//! nothing of anybody. All of them take turns, because a machine is not equally fast all the time.
 
 #[path = "../suite/bed.rs"]
 #[allow(dead_code)]
@@ -26,6 +27,7 @@ use common::{Times, number};
 use serde_json::json;
 use standin::{Manner, Standin};
 use std::cell::{Cell, RefCell};
+use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,8 +39,28 @@ const ROWS: usize = 10_000_000;
 const CALLERS: usize = 8;
 /// How often each of them calls; zero: again at once.
 const PACES: [Duration; 2] = [Duration::from_millis(10), Duration::ZERO];
-/// Who reads reports at one time: of each, one is worked on.
-const READERS: [usize; 3] = [0, 1, 4];
+const ROUNDS: usize = 5;
+const BESIDE: [Beside; 4] = [Beside::Nothing, Beside::Loop, Beside::Reports(1), Beside::Reports(4)];
+
+/// What else the machine does.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Loop,
+    /// So many read them at one time: of each, one is worked on.
+    Reports(usize),
+}
+
+impl Beside {
+    fn told(self) -> String {
+        match self {
+            Self::Nothing => "nothing".to_owned(),
+            Self::Loop => "an idle loop".to_owned(),
+            Self::Reports(1) => "1 report".to_owned(),
+            Self::Reports(count) => format!("{count} reports"),
+        }
+    }
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -61,13 +83,29 @@ async fn main() {
             true => println!("calls as soon as the last is answered"),
             false => println!("{:.0} calls/s", CALLERS as f64 / pace.as_secs_f64()),
         }
-        let mut alone = None;
-        for readers in READERS {
-            let (times, reports) = beside(&front.target, pace, readers).await;
-            let (median, last) = (times.at(50), times.at(99));
-            let ratio = last / *alone.get_or_insert(last);
+        let mut measured: [Vec<Measured>; 4] = Default::default();
+        for _ in 0..ROUNDS {
+            for (measured, beside) in measured.iter_mut().zip(BESIDE) {
+                measured.push(calls(&front.target, pace, beside).await);
+            }
+        }
+        let alone = median(measured[0].iter().map(|one| one.last));
+        for (measured, beside) in measured.iter().zip(BESIDE) {
+            let (half, last) = (
+                median(measured.iter().map(|one| one.median)),
+                median(measured.iter().map(|one| one.last)),
+            );
+            let all: Vec<String> = measured.iter().map(|one| format!("{:.1}", one.last)).collect();
+            let reports: Vec<f64> = measured.iter().filter_map(|one| one.report).collect();
+            let told = match reports.len() {
+                0 => String::new(),
+                _ => format!(", {:.2} s a report", median(reports.into_iter())),
+            };
             println!(
-                "{readers} readers: p50 {median:>7.3} ms, p99 {last:>7.3} ms, {ratio:.2} times that without; {reports}"
+                "{:12} p50 {half:>7.3} ms, p99 {last:>7.3} ms ({}), {:.2} times that beside nothing{told}",
+                beside.told(),
+                all.join(", "),
+                last / alone
             );
         }
     }
@@ -75,8 +113,34 @@ async fn main() {
     assert!(found > rows, "every call is in the log");
 }
 
-/// The times of calls while so many administrators read reports, and what came of those.
-async fn beside(target: &Target, pace: Duration, readers: usize) -> (Times, String) {
+/// What came of one turn, in milliseconds; the time of a report in seconds.
+struct Measured {
+    median: f64,
+    last: f64,
+    report: Option<f64>,
+}
+
+/// An endless loop that takes the processor when nobody else wants it.
+struct Loop(Child);
+
+impl Loop {
+    fn start() -> Self {
+        let spin = ["--idle", "0", "sh", "-c", "while :; do :; done"];
+        Self(Command::new("chrt").args(spin).spawn().expect("util-linux is there"))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The times of calls beside what else the machine does.
+async fn calls(target: &Target, pace: Duration, beside: Beside) -> Measured {
+    let readers = if let Beside::Reports(count) = beside { count } else { 0 };
+    let spin = matches!(beside, Beside::Loop).then(Loop::start);
     let is_over = Rc::new(Cell::new(false));
     let took = Rc::new(RefCell::new(Vec::new()));
     let tasks = LocalSet::new();
@@ -99,13 +163,17 @@ async fn beside(target: &Target, pace: Duration, readers: usize) -> (Times, Stri
             loaded
         })
         .await;
+    drop(spin);
     tasks.await;
     let took = took.take();
-    let told = match took.len() {
-        0 => "no reports".to_owned(),
-        count => format!("{count} reports, of {:.2} s", Times::new(took).at(50) / 1000.0),
-    };
-    (loaded.times, told)
+    let report = (!took.is_empty()).then(|| Times::new(took).at(50) / 1000.0);
+    Measured { median: loaded.times.at(50), last: loaded.times.at(99), report }
+}
+
+fn median(figures: impl Iterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = figures.collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
 }
 
 /// Reads one report.

@@ -13,7 +13,7 @@ mod standin;
 mod wire;
 
 use bed::Cluster;
-use common::{Direct, HELLO, Times, flushes};
+use common::{Direct, HELLO, Times, flushes, wakes};
 use standin::{Manner, Standin, Told};
 use std::time::{Duration, Instant};
 use wire::Wire;
@@ -71,6 +71,12 @@ async fn main() {
         silence.as_millis(),
         flush.at(50),
         flush.at(99)
+    );
+    let wake = wakes(20, silence);
+    println!(
+        "a byte to a thread that waits and back, likewise: {:.3} {:.3}",
+        wake.at(50),
+        wake.at(99)
     );
     println!("times in milliseconds; aim: first text added50 at most 1.0");
 }
