@@ -3,7 +3,7 @@ PG ?= 15
 export PG
 SHELL := /bin/bash
 
-.PHONY: demo test install bench lint package package-test upgrade-sql release-sql reference clean
+.PHONY: demo test install bench lint clippy package package-test upgrade-sql release-sql reference clean
 
 demo: ## CREATE EXTENSION to a paid answer, with a real model, on a throw-away server
 	@tools/demo.sh
@@ -17,7 +17,10 @@ bench: ## figures, as ratios to what is measured in the same run
 install: ## into an existing server: make install PG_CONFIG=/path/to/pg_config
 	@tools/install.sh "$(PG_CONFIG)"
 
-lint: ## formatting and clippy
+lint: clippy ## formatting, clippy, shell scripts, and licences of crates
+	@tools/lint.sh
+
+clippy: ## formatting and clippy alone
 	@source tools/setup.sh && cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet --no-default-features --features "pg$(PG) pg_test" -- -D warnings
 
 package: ## .deb, tarball and source archive for PostgreSQL $(PG), into .build/dist

@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Makes the archives: of the built files in $FILES, and of the sources. Sourced by build.sh.
 
 name=aggregator-$VERSION-pg$PG-linux-$ARCH

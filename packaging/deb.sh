@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Makes the Debian package out of $FILES. Sourced by build.sh.
 
 root=$STAGE/deb

@@ -5,8 +5,9 @@
 # Backtraces in errors are for developers, and change what a client sees.
 unset RUST_BACKTRACE
 export AGGREGATOR_PG_BIN=$PG_BIN AGGREGATOR_SERVER_USER=$SERVER_USER AGGREGATOR_TREE=$TREE
-export AGGREGATOR_AS_ROOT=$([ "$(id -u)" = 0 ] && echo 1 || echo 0)
-export AGGREGATOR_WITH_CRON=$([ "$PG" = "$DEBIAN_PG" ] && echo 1 || echo 0)
+AGGREGATOR_AS_ROOT=$([ "$(id -u)" = 0 ] && echo 1 || echo 0)
+AGGREGATOR_WITH_CRON=$([ "$PG" = "$DEBIAN_PG" ] && echo 1 || echo 0)
+export AGGREGATOR_AS_ROOT AGGREGATOR_WITH_CRON
 export AGGREGATOR_CHROMIUM=${AGGREGATOR_CHROMIUM-$(command -v chromium || true)}
 export AGGREGATOR_RUN=$BED/run
 stop_clusters() {

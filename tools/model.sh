@@ -69,6 +69,8 @@ start_embedder() {
     say "starting all-MiniLM-L6-v2"
     python3 "$TREE/tools/minilm.py" "$BUILD/embedder" "$port" "$EMBEDDER_KEY" > "$BUILD/minilm.log" 2>&1 &
     EMBEDDER_PID=$!
+    # Whoever sources this reads it.
+    # shellcheck disable=SC2034
     until_ready "http://127.0.0.1:$port/v1" "$EMBEDDER_KEY" "$EMBEDDER_PID" && EMBEDDER_URL=http://127.0.0.1:$port/v1 && return
     tail -n 20 "$BUILD/minilm.log" >&2
     say "NO MODEL OF SENTENCES HERE: it does not start"

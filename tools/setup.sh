@@ -30,7 +30,13 @@ fi
 
 unpacked=$BUILD/debian
 export PATH="$unpacked/usr/bin:$HOME/.cargo/bin:$PATH"
-[ -d "$unpacked" ] && export LD_LIBRARY_PATH="$unpacked/usr/lib/$(uname -m)-linux-gnu:$unpacked/usr/lib/llvm-14/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+use_unpacked() {
+    local lib
+    lib=$unpacked/usr/lib
+    LD_LIBRARY_PATH="$lib/$(uname -m)-linux-gnu:$lib/llvm-14/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export LD_LIBRARY_PATH
+}
+if [ -d "$unpacked" ]; then use_unpacked; fi
 
 find_postgres() {
     if [ -n "${TARGET_PG_CONFIG:-}" ]; then
@@ -76,7 +82,7 @@ install_packages() {
     for package in "$apt"/archives/*.deb; do
         dpkg -x "$package" "$unpacked"
     done
-    export LD_LIBRARY_PATH="$unpacked/usr/lib/$(uname -m)-linux-gnu:$unpacked/usr/lib/llvm-14/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    use_unpacked
 }
 
 missing_tool() {
@@ -93,7 +99,8 @@ if ! find_postgres || ! find_clang || missing_tool; then
     find_postgres && find_clang || fail "PostgreSQL $PG or libclang is still missing"
 fi
 if [ -d "$unpacked" ]; then
-    export LIBCLANG_PATH=$(dirname "$LIBCLANG")
+    LIBCLANG_PATH=$(dirname "$LIBCLANG")
+    export LIBCLANG_PATH
     resource=$(find "$unpacked/usr/lib" -type d -path '*clang/*/include' 2>/dev/null | head -n 1)
     [ -n "$resource" ] && export BINDGEN_EXTRA_CLANG_ARGS="-isystem $resource"
 fi
@@ -115,7 +122,8 @@ if ! "$CARGO_PGRX" pgrx --version 2>/dev/null | grep -qF "$PGRX_VERSION"; then
     CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "=$PGRX_VERSION" --locked --debug --quiet --root "$BUILD/tools"
 fi
 
-# PostgreSQL refuses to run as root.
+# PostgreSQL refuses to run as root. The user is for the scripts that source this.
+# shellcheck disable=SC2034
 if [ "$(id -u)" = 0 ]; then
     SERVER_USER=postgres
     id postgres >/dev/null 2>&1 || useradd --system --no-create-home postgres

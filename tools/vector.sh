@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # pgvector, for the README's statements about it and a test. Sourced after setup.sh: put into the private copy of
 # PostgreSQL where a Debian package of it is to be had. Exports AGGREGATOR_WITH_VECTOR: 1 or 0.
+# shellcheck disable=SC2154
 
 bring_vector() {
     local vector=$BUILD/vector library=$PG_BIN/../lib share=$private/share/postgresql/$PG/extension

@@ -6,6 +6,16 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(tree(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// The documents beside the pages.
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "SECURITY.md",
+    "SCALING.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "packaging/RELEASE.md",
+];
+
 /// The pages below docs, in the order of their names.
 pub fn pages() -> Vec<String> {
     let mut found = vec![];
@@ -43,9 +53,7 @@ fn prose(document: &str) -> Vec<&str> {
 
 #[test]
 fn every_link_between_the_documents_leads_somewhere() {
-    let beside =
-        ["README.md", "SECURITY.md", "SCALING.md", "CONTRIBUTING.md", "packaging/RELEASE.md"];
-    let documents = beside.into_iter().map(str::to_owned).chain(pages());
+    let documents = DOCUMENTS.into_iter().map(str::to_owned).chain(pages());
     let mut links = 0;
     for document in documents {
         let text = read(&document);
@@ -120,35 +128,98 @@ fn blocks(document: &str, language: &str) -> Vec<String> {
     found
 }
 
+/// What stands between single backticks.
+fn quoted_code(document: &str) -> impl Iterator<Item = &str> {
+    document.split('`').skip(1).step_by(2)
+}
+
+/// Tests that a document names, as `file::test`.
+fn named_tests(document: &str) -> Vec<(&str, &str)> {
+    quoted_code(document).filter_map(|code| code.split_once(".rs::")).collect()
+}
+
+fn assert_is_a_test(document: &str, file: &str, test: &str) {
+    let source = ["tests/suite/", "src/"]
+        .iter()
+        .find_map(|folder| std::fs::read_to_string(tree(&format!("{folder}{file}.rs"))).ok());
+    let source = source.unwrap_or_else(|| panic!("{document}: there is no {file}.rs"));
+    let before = source
+        .split_once(&format!("fn {test}()"))
+        .unwrap_or_else(|| panic!("{document}: {file}.rs has no test {test}"))
+        .0;
+    let before = before.trim_end().trim_end_matches("async").trim_end();
+    let attribute = before.lines().next_back().unwrap_or_default().trim();
+    let is_test = attribute.starts_with("#[") && attribute.contains("test");
+    assert!(is_test, "{document}: {file}.rs::{test} is no test: {attribute}");
+}
+
+/// The lines of a document's tables, without their heads.
+fn table_lines(document: &str) -> impl Iterator<Item = &str> {
+    document
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.ends_with("| Test |"))
+        .filter(|line| !line.starts_with("| ---"))
+}
+
 #[test]
-fn every_test_that_security_names_is_there() {
-    let security = read("SECURITY.md");
-    let named: Vec<(&str, &str)> = security
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|code| code.split_once(".rs::"))
-        .collect();
-    assert!(named.len() > 50, "{}", named.len());
-    for (file, test) in named {
-        let source = ["tests/suite/", "src/"]
-            .iter()
-            .find_map(|folder| std::fs::read_to_string(tree(&format!("{folder}{file}.rs"))).ok());
-        let source = source.unwrap_or_else(|| panic!("there is no {file}.rs"));
-        let before = source
-            .split_once(&format!("fn {test}()"))
-            .unwrap_or_else(|| panic!("{file}.rs has no test {test}"))
-            .0;
-        let before = before.trim_end().trim_end_matches("async").trim_end();
-        let attribute = before.lines().next_back().unwrap_or_default().trim();
-        let is_test = attribute.starts_with("#[") && attribute.contains("test");
-        assert!(is_test, "{file}.rs::{test} is no test: {attribute}");
+fn every_test_that_a_document_names_is_there() {
+    let mut documents = pages();
+    documents.extend(DOCUMENTS.map(str::to_owned));
+    for document in &documents {
+        let text = read(document);
+        // A fence would turn what is code and what is not round.
+        let text = prose(&text).join("\n");
+        for (file, test) in named_tests(&text) {
+            if file != "file" {
+                assert_is_a_test(document, file, test);
+            }
+        }
     }
+    let (security, guarantees) = (read("SECURITY.md"), read("docs/explain/guarantees.md"));
+    assert!(named_tests(&security).len() > 100 && named_tests(&guarantees).len() > 40);
     // Who can do what: each line has a test, or says why it needs none.
-    let lines =
-        security.lines().filter(|line| line.starts_with("| ") && !line.contains("| Test |"));
-    for line in lines.filter(|line| !line.starts_with("| ---")) {
+    for line in table_lines(&security) {
         assert!(line.contains(".rs::") || line.contains("Nothing inside the server"), "{line}");
+    }
+    for line in table_lines(&guarantees) {
+        assert!(line.contains(".rs::"), "{line}");
+    }
+}
+
+#[test]
+fn the_code_map_has_what_is_there_and_nothing_else() {
+    let page = read("docs/explain/architecture.md");
+    let map = page.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let places: Vec<&str> = quoted_code(map).filter(|code| code.contains('/')).collect();
+    for place in &places {
+        assert!(tree(place).exists(), "{place} is not there");
+    }
+    for entry in std::fs::read_dir(tree("src")).unwrap().flatten() {
+        let place = format!("src/{}", entry.file_name().display());
+        assert!(places.contains(&place.as_str()), "the code map lacks {place}");
+    }
+}
+
+/// Words that were ours alone, and what the field says.
+const WORDS: [(&str, &str); 5] = [
+    ("sealed", "encrypted"),
+    ("set aside", "reserved, or quarantined"),
+    ("cools down", "gets a cooldown"),
+    ("limits in flight", "concurrency limits"),
+    ("stand-in", "mock provider"),
+];
+
+#[test]
+fn documents_use_the_words_of_the_field() {
+    let own = pages().into_iter().filter(|page| !page.starts_with("docs/reference/"));
+    for document in own.chain(["SECURITY.md".to_owned(), "CONTRIBUTING.md".to_owned()]) {
+        let text = read(&document);
+        let text = prose(&text).join(" ").to_lowercase();
+        // Names of tests keep theirs.
+        let text: String = text.split('`').step_by(2).collect();
+        for (word, instead) in WORDS {
+            assert!(!text.contains(word), "{document} says '{word}', and not '{instead}'");
+        }
     }
 }
 

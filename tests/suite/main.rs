@@ -36,6 +36,7 @@ mod job_batches;
 mod job_faults;
 mod job_load;
 mod jobs;
+mod layers;
 mod lifecycle;
 mod limits;
 mod many;

@@ -103,4 +103,5 @@ fn the_changelog_and_the_image_are_of_this_version() {
     let rust = env!("CARGO_PKG_RUST_VERSION");
     assert!(file("Cargo.toml").contains(&format!("\nrust-version = \"{rust}\"\n")));
     assert!(file("Dockerfile").contains(&format!("\nFROM rust:{rust}-")), "not Rust {rust}");
+    assert!(file("docs/operate/install.md").contains(&format!("Rust {rust} or later")));
 }
