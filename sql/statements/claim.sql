@@ -27,7 +27,10 @@ SET status = 'running',
     started_at = coalesce(job.started_at, now())
 FROM taken
 WHERE job.id = taken.id
-RETURNING job.id, job.provider, job.request::text,
+RETURNING job.id,
+    -- What is longer than a name can be names no provider, shortened as well.
+    left(job.provider, 64),
+    job.request::text,
     CASE
         WHEN job.started_at = now() THEN 0
         ELSE (SELECT coalesce(max(log.attempt), 0) FROM @extschema@.aggregator_usage_logs AS log WHERE log.call_id = job.id
