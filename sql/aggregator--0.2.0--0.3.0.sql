@@ -1899,28 +1899,25 @@ BEGIN
 END
 $$;
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which the user''s own key paid; the platform''s paid the rest.';
+COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of the user''s own key.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of the user''s own key.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_cost IS 'Of budget_cost: those of users'' own keys.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of users'' own keys.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine, and answers of the response cache.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine, and answers of the response cache.';
-
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_recount_usage(timestamptz, timestamptz) IS
+    'Rolls up the usage log again, whole days (UTC) from p_from up to p_to, for what was written past the triggers. For the owner of the extension.';
 
 CREATE TABLE @extschema@.aggregator_usage_labels (
     kind              text        NOT NULL CHECK (kind IN ('key', 'tag')),
@@ -2125,53 +2122,33 @@ AS $$
     ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, summed up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: sums of a gateway key; tag: of a tag.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.label IS 'Id of the gateway key, or the tag.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.user_id IS 'As in aggregator_usage_logs.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.provider_id IS 'As in aggregator_usage_logs.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.model_id IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.status IS 'As in aggregator_usage_logs.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.requests IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unreachable IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.priced IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unpriced IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.prompt_tokens IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.completion_tokens IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.total_tokens IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_requests IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_tokens IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_requests IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_tokens IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.cost IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_cost IS 'As in aggregator_usage_hourly.';
-
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_cost IS 'As in aggregator_usage_hourly.';
+-- The other columns mean the same in each of the three tables of rollups. Upgrades run this too.
+DO $$
+DECLARE
+    v_column record;
+BEGIN
+    FOR v_column IN
+        SELECT a.attrelid, a.attname, col_description(hourly.attrelid, hourly.attnum) AS description
+        FROM pg_attribute AS hourly
+        JOIN pg_attribute AS a ON a.attname = hourly.attname
+        WHERE hourly.attrelid = '@extschema@.aggregator_usage_hourly'::regclass
+          AND hourly.attnum > 0
+          AND a.attrelid IN ('@extschema@.aggregator_usage_totals'::regclass, '@extschema@.aggregator_usage_labels'::regclass)
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', v_column.attrelid::regclass, v_column.attname, v_column.description);
+    END LOOP;
+END
+$$;
 
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is summed up.';
+COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is rolled up.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_report_labels(text, text, text, text) IS 'Usage of each gateway key and user (p_kind: key) or of each tag (tag). PT400, PT403, PT404. Internal.';
 
@@ -2307,7 +2284,7 @@ BEGIN
 END
 $$;
 
--- The same for one row; false if it had to be set aside.
+-- The same for one row; false if it had to be quarantined.
 CREATE FUNCTION @extschema@.aggregator_close_orphan(p_call_id uuid, p_attempt smallint, p_created_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -2391,9 +2368,9 @@ COMMENT ON FUNCTION @extschema@.aggregator_set_aside(uuid, smallint, timestamptz
 
 COMMENT ON FUNCTION @extschema@.aggregator_close_orphans(bigint) IS 'Makes unknown what dead lives of the worker left pending. Internal.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_close_orphan(uuid, smallint, timestamptz) IS 'Makes one such row unknown; false if it had to be set aside. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_close_orphan(uuid, smallint, timestamptz) IS 'Makes one such row unknown; false if it had to be quarantined. Internal.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_retry_orphans() IS 'Tries such rows again that were set aside, where somebody has asked for it. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_retry_orphans() IS 'Tries such rows again that were quarantined, where somebody has asked for it. Internal.';
 
 CREATE OR REPLACE FUNCTION @extschema@.usage_summary(p_range text DEFAULT 'week', p_provider text DEFAULT NULL, p_user_id text DEFAULT NULL)
 RETURNS TABLE (
@@ -2965,9 +2942,16 @@ EXCEPTION
 END
 $$;
 
-COMMENT ON FUNCTION @extschema@.aggregator_new_partition(timestamptz) IS 'Makes the table of a month, which is not attached to the ledger yet. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_new_partition(timestamptz) IS 'Makes the table of a month, which is not attached to the usage log yet. Internal.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_make_partition(timestamptz, boolean) IS 'Makes the partition of the ledger for a month; false if it is there or cannot be had now. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_make_partition(timestamptz, boolean) IS 'Makes the partition of the usage log for a month; false if it is there or cannot be had now. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_partitions() IS 'The partitions of the usage log that have bounds. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_drop_partition(regclass, timestamptz, timestamptz) IS 'Drops a partition of the usage log and the sums of its hours; false if it cannot be had now. Internal.';
+
+COMMENT ON FUNCTION @extschema@.maintain_usage() IS
+    'What the worker does from time to time, for pg_cron: partitions of the usage log for this month and the next two, and an end for what is older than aggregator.usage_retention. Says how many partitions it made and dropped, and how many rows it deleted. Administrators. PT403.';
 
 -- Whether a rule about a model means this one: by its id or the last part of it, in any case, and
 -- whatever variant (":floor") is appended; and whether the model is (unlisted), which may be any.
@@ -3643,7 +3627,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_cache IS 'Answers that are kept for calls that ask the same, sealed. Of its columns users see those that say which entries they have.';
+COMMENT ON TABLE @extschema@.aggregator_cache IS 'Answers that are kept for calls that ask the same, encrypted. Of its columns users see those that say which entries they have.';
 
 COMMENT ON COLUMN @extschema@.aggregator_cache.print IS 'By which the answer is found: of the request, of whose it is and of who answered, keyed by a master key.';
 
@@ -3655,7 +3639,7 @@ COMMENT ON COLUMN @extschema@.aggregator_cache.model_id IS 'The model that was a
 
 COMMENT ON COLUMN @extschema@.aggregator_cache.is_shared IS 'Whether it answers other users too (aggregator_models.shares_cache).';
 
-COMMENT ON COLUMN @extschema@.aggregator_cache.answer IS 'The answer, sealed by a master key.';
+COMMENT ON COLUMN @extschema@.aggregator_cache.answer IS 'The answer, encrypted with a master key.';
 
 COMMENT ON COLUMN @extschema@.aggregator_cache.size IS 'Bytes that count against aggregator.cache_size.';
 
@@ -4257,7 +4241,7 @@ COMMENT ON FUNCTION @extschema@.ai_summarize_request(text, text, jsonb) IS
     'What ai_summarize sends, as chat_many and chat_submit take it; the summary is the column content. PT400.';
 
 COMMENT ON AGGREGATE @extschema@.ai_summarize_agg(text, text) IS
-    'A summary of all rows, by a model. What is more than half of its context, in bytes, is summed up before the rest is added: one call for each time, and one at the end. NULL: there is no row, or all are NULL. A row has 1 MiB at the most. Errors as in chat_complete.';
+    'A summary of all rows, by a model. What is more than half of its context, in bytes, is summarised before the rest is added: one call for each time, and one at the end. NULL: there is no row, or all are NULL. A row has 1 MiB at the most. Errors as in chat_complete.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_ai_messages(text, text) IS
     'The messages that ask a model for something about an input, which is a string of JSON in them. Internal.';
@@ -4545,7 +4529,7 @@ COMMENT ON COLUMN @extschema@.aggregator_ai_queue.version IS 'The transaction th
 
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.status IS 'queued, running or failed.';
 
-COMMENT ON COLUMN @extschema@.aggregator_ai_queue.epoch IS 'Life of the worker that runs it.';
+COMMENT ON COLUMN @extschema@.aggregator_ai_queue.epoch IS 'Epoch of the worker that runs it: when that started.';
 
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.attempts IS 'How often it was begun.';
 
@@ -5135,6 +5119,24 @@ LEFT JOIN (
 COMMENT ON VIEW @extschema@.ai_column_status IS
     'AI columns that one may see, and how far each is: rows that wait, run and have failed, the backfill, the last error. status: active, waiting (until wait_until), paused, or detached (its view is gone). problem: why nothing can be done now.';
 
+COMMENT ON COLUMN @extschema@.ai_column_status.table_name IS 'The table, with its schema; NULL: the column''s view is gone.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.column_name IS 'The column that is filled.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.status IS 'active, waiting (until wait_until), paused, or detached (its view is gone).';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.queued IS 'Rows that wait to be computed.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.running IS 'Rows that are being computed.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.failed IS 'Rows that have failed, until ai_column_retry or their next change.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.wait_until IS 'Nothing is asked before: a limit is reached, or something is down. NULL: it waits for nothing.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.last_error IS 'The error for which it was paused, else the last one of a row or of all.';
+
+COMMENT ON COLUMN @extschema@.ai_column_status.problem IS 'Why nothing can be done now; NULL: nothing is in the way.';
+
 COMMENT ON FUNCTION @extschema@.aggregator_ai_inherit(oid, regclass) IS 'Raises what keeps a table''s owner of now from having its AI column. PT403, PT409. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_ai_find(regclass, name) IS 'The AI column of a table''s column. PT404. Internal.';
@@ -5145,9 +5147,14 @@ COMMENT ON COLUMN @extschema@.api_providers.key_check_url IS 'A URL that refuses
 
 COMMENT ON COLUMN @extschema@.api_providers.price_unit IS 'Unit of the list''s prices of tokens: token, million, or auto, which judges the list as a whole.';
 
+COMMENT ON TABLE @extschema@.user_api_providers IS 'Provider keys of users and of the platform, encrypted. Written by save_provider_key and its like.';
+
 COMMENT ON COLUMN @extschema@.user_api_providers.settings IS 'For the application; its owner may change it. Of the platform''s key, models is the list that set_platform_models sets; the extension reads nothing else.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The life of the worker that made the attempt: when it started, in microseconds since 1970.';
+COMMENT ON TABLE @extschema@.aggregator_usage_logs IS
+    'The usage log: one row per request that left for a provider, retries included. Written by the worker, whatever becomes of the caller''s transaction. No prompts, no answers.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The worker that made the attempt: when it started, in microseconds since 1970.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.served_model IS 'The model that answered, as the provider says; also where it is the one that was asked for.';
 
@@ -5158,7 +5165,17 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.cost_source IS
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
 
+COMMENT ON TABLE @extschema@.aggregator_usage_logs_default IS 'Partition of the usage log for what has no partition of its own.';
+
+COMMENT ON COLUMN @extschema@.aggregator_jobs.epoch IS 'The worker that runs or ran it last: when it started, in microseconds since 1970.';
+
 COMMENT ON COLUMN @extschema@.aggregator_jobs.gateway_key_id IS 'The gateway key that it was submitted with, if any; once that is revoked, it is not run.';
+
+COMMENT ON TABLE @extschema@.aggregator_cooling IS 'Cooldowns: what keeps failing, and until when other candidates are asked first. Kept by the worker.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cooling.cooling_until IS 'Until when; infinity: until the key is saved again.';
+
+COMMENT ON COLUMN @extschema@.aggregator_cooling.key_print IS 'Fingerprint of the encrypted key that failed: a new one has no cooldown.';
 
 COMMENT ON TABLE @extschema@.aggregator_hidden_tokens IS 'What providers were seen to count beyond the bound of a request. The bound of the next one grows by it. More than 16,384 tokens of a prompt or 65,536 of an answer are not believed. Kept by the worker.';
 
@@ -5172,7 +5189,11 @@ COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.completion_tokens IS 'Tok
 
 COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.noted_at IS 'When it last grew.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
+COMMENT ON VIEW @extschema@.aggregator_provider_health IS 'The last 24 hours of each provider and model, as far as the caller sees the usage log, and its cooldowns.';
+
+COMMENT ON COLUMN @extschema@.aggregator_provider_health.model_id IS 'The model; NULL: every model of a key or of the provider has a cooldown.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, reserved in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; where more was reported, the bound of the request. NULL: no rule applied.';
 
@@ -5199,6 +5220,71 @@ COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tokens_per_minute IS 'Token
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.gateway_key_id IS 'The one gateway key that it is about, which is user_id''s. Not a foreign key.';
 
 COMMENT ON COLUMN @extschema@.aggregator_rate_limits.tag IS 'Calls with this tag alone.';
+
+COMMENT ON VIEW @extschema@.aggregator_budget_status IS 'Every budget with what is spent, reserved and left in its present period; users see what is about them.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.budget_id IS 'Id of the budget; of one for each user there is a row for each who has spent.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.user_id IS 'Whose count it is; NULL: that of all.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.provider_name IS 'Name of the one provider that it is about; NULL: all, or one that is deleted.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.period_start IS 'When the present period began.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.resets_at IS 'When the next period begins; NULL: never.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.spent_usd IS 'USD that are spent: what settled calls count.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.reserved_usd IS 'USD that are reserved for calls in flight.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.left_usd IS 'USD that are left, at least 0; NULL: it does not limit USD.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.spent_tokens IS 'Tokens that are spent.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.reserved_tokens IS 'Tokens that are reserved for calls in flight.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.left_tokens IS 'Tokens that are left, at least 0; NULL: it does not limit tokens.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.spent_requests IS 'Requests that are spent.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.reserved_requests IS 'Requests in flight.';
+
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.left_requests IS 'Requests that are left, at least 0; NULL: it does not limit requests.';
+
+COMMENT ON TABLE @extschema@.aggregator_worker_epochs IS 'Each start of the worker, to find what one that died left pending.';
+
+-- A column of a view means what the column of the same name means that it is made of, where it has no comment of its
+-- own. Upgrades run this too.
+DO $$
+DECLARE
+    v_column record;
+BEGIN
+    FOR v_column IN
+        SELECT v.relname, a.attname, min(told.description) AS description
+        FROM pg_depend AS member
+        JOIN pg_class AS v ON v.oid = member.objid AND v.relkind = 'v'
+        JOIN pg_attribute AS a ON a.attrelid = v.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_rewrite AS r ON r.ev_class = v.oid
+        -- The columns that it reads.
+        JOIN pg_depend AS used ON used.classid = 'pg_rewrite'::regclass AND used.objid = r.oid
+            AND used.refclassid = 'pg_class'::regclass AND used.refobjid <> v.oid AND used.refobjsubid > 0
+        JOIN pg_attribute AS source ON source.attrelid = used.refobjid AND source.attnum = used.refobjsubid
+            AND source.attname = a.attname
+        JOIN pg_description AS told ON told.classoid = 'pg_class'::regclass AND told.objoid = source.attrelid
+            AND told.objsubid = source.attnum
+        WHERE member.classid = 'pg_class'::regclass
+          AND member.refclassid = 'pg_extension'::regclass
+          AND member.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
+          AND member.deptype = 'e'
+          AND col_description(v.oid, a.attnum) IS NULL
+        GROUP BY v.oid, v.relname, a.attnum, a.attname
+        -- Two that say different things say nothing.
+        HAVING count(DISTINCT told.description) = 1
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN @extschema@.%I.%I IS %L', v_column.relname, v_column.attname, v_column.description);
+    END LOOP;
+END
+$$;
 
 -- What a kind of role is granted: user, reader and admin by aggregator_grant(), anon and public by the
 -- extension itself. identity and privileges are ready for GRANT.
@@ -6158,7 +6244,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_around_providers() IS 'Bounds how lon
 
 COMMENT ON FUNCTION @extschema@.aggregator_open_transactions() IS 'Virtual ids of the open transactions of this database. Internal.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_forget_statistics(bytea[]) IS 'Has planners learn anew the columns of which they remember these users. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_forget_statistics(bytea[]) IS 'Has planners learn again the columns of which they remember these users. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_keys(text) IS 'The first half of forget_user: keys, jobs and rules. Internal.';
 
@@ -7172,7 +7258,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is
 
 COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is reserved, as far as the caller sees the usage log.';
 
 COMMENT ON FUNCTION @extschema@.chat_json(text, text, jsonb, jsonb, text, text) IS
     'Sends one prompt and returns the JSON of the answer, which fits the JSON Schema. Where it does not, the model is told so and asked again, options.max_repairs (2, from 0 to 5) times at the most; each is a row of the usage log. PT422: no answer fits; DETAIL has what is wrong, and the last answer. Other options and errors as in chat_complete.';
@@ -7199,7 +7285,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
     'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
-    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two; http_address: where HTTP requests are taken; http_error: why they are not. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a concurrency limit; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two; http_address: where HTTP requests are taken; http_error: why they are not. Administrators. PT403, PT503.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_start() IS
     'Starts the worker of this database if it is not running, and with it the HTTP endpoint of aggregator.http_listen. Administrators. PT403, PT503.';
@@ -7230,6 +7316,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_price_tiers(jsonb, bigint, integer) I
 COMMENT ON FUNCTION @extschema@.aggregator_price_parts(jsonb, jsonb, integer) IS 'What disjoint parts cost at this time of day (HHMM, UTC): cost, is_complete. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean) IS 'What an attempt costs at this time of day (HHMM, UTC): cost, computed, source. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the usage log settles a row, and where it comes from.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_store_catalogue(uuid, boolean, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores a fetched catalogue; writes only what changed. Internal.';
 

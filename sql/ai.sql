@@ -397,7 +397,7 @@ COMMENT ON FUNCTION @extschema@.ai_summarize(text, text, jsonb, text, text) IS
 COMMENT ON FUNCTION @extschema@.ai_summarize_request(text, text, jsonb) IS
     'What ai_summarize sends, as chat_many and chat_submit take it; the summary is the column content. PT400.';
 COMMENT ON AGGREGATE @extschema@.ai_summarize_agg(text, text) IS
-    'A summary of all rows, by a model. What is more than half of its context, in bytes, is summed up before the rest is added: one call for each time, and one at the end. NULL: there is no row, or all are NULL. A row has 1 MiB at the most. Errors as in chat_complete.';
+    'A summary of all rows, by a model. What is more than half of its context, in bytes, is summarised before the rest is added: one call for each time, and one at the end. NULL: there is no row, or all are NULL. A row has 1 MiB at the most. Errors as in chat_complete.';
 COMMENT ON FUNCTION @extschema@.aggregator_ai_messages(text, text) IS
     'The messages that ask a model for something about an input, which is a string of JSON in them. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_ai_object(jsonb) IS

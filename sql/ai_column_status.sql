@@ -139,6 +139,15 @@ LEFT JOIN (
 
 COMMENT ON VIEW @extschema@.ai_column_status IS
     'AI columns that one may see, and how far each is: rows that wait, run and have failed, the backfill, the last error. status: active, waiting (until wait_until), paused, or detached (its view is gone). problem: why nothing can be done now.';
+COMMENT ON COLUMN @extschema@.ai_column_status.table_name IS 'The table, with its schema; NULL: the column''s view is gone.';
+COMMENT ON COLUMN @extschema@.ai_column_status.column_name IS 'The column that is filled.';
+COMMENT ON COLUMN @extschema@.ai_column_status.status IS 'active, waiting (until wait_until), paused, or detached (its view is gone).';
+COMMENT ON COLUMN @extschema@.ai_column_status.queued IS 'Rows that wait to be computed.';
+COMMENT ON COLUMN @extschema@.ai_column_status.running IS 'Rows that are being computed.';
+COMMENT ON COLUMN @extschema@.ai_column_status.failed IS 'Rows that have failed, until ai_column_retry or their next change.';
+COMMENT ON COLUMN @extschema@.ai_column_status.wait_until IS 'Nothing is asked before: a limit is reached, or something is down. NULL: it waits for nothing.';
+COMMENT ON COLUMN @extschema@.ai_column_status.last_error IS 'The error for which it was paused, else the last one of a row or of all.';
+COMMENT ON COLUMN @extschema@.ai_column_status.problem IS 'Why nothing can be done now; NULL: nothing is in the way.';
 COMMENT ON FUNCTION @extschema@.aggregator_ai_inherit(oid, regclass) IS 'Raises what keeps a table''s owner of now from having its AI column. PT403, PT409. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_ai_find(regclass, name) IS 'The AI column of a table''s column. PT404. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_sweep_ai_columns() IS 'Deletes AI columns whose view has been gone for a week. Internal.';

@@ -246,7 +246,7 @@ COMMENT ON COLUMN @extschema@.aggregator_ai_queue.column_id IS 'The AI column.';
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.key IS 'The row''s primary key: what casts to text give, with ISO dates and in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.version IS 'The transaction that changed the row last: an answer to what was there before is dropped.';
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.status IS 'queued, running or failed.';
-COMMENT ON COLUMN @extschema@.aggregator_ai_queue.epoch IS 'Life of the worker that runs it.';
+COMMENT ON COLUMN @extschema@.aggregator_ai_queue.epoch IS 'Epoch of the worker that runs it: when that started.';
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.attempts IS 'How often it was begun.';
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.run_after IS 'When it is due.';
 COMMENT ON COLUMN @extschema@.aggregator_ai_queue.queued_at IS 'When the row was last changed.';

@@ -68,13 +68,13 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_cache IS 'Answers that are kept for calls that ask the same, sealed. Of its columns users see those that say which entries they have.';
+COMMENT ON TABLE @extschema@.aggregator_cache IS 'Answers that are kept for calls that ask the same, encrypted. Of its columns users see those that say which entries they have.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.print IS 'By which the answer is found: of the request, of whose it is and of who answered, keyed by a master key.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.user_id IS 'Whose call was answered by the provider.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.provider_id IS 'Who answered.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.model_id IS 'The model that was asked.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.is_shared IS 'Whether it answers other users too (aggregator_models.shares_cache).';
-COMMENT ON COLUMN @extschema@.aggregator_cache.answer IS 'The answer, sealed by a master key.';
+COMMENT ON COLUMN @extschema@.aggregator_cache.answer IS 'The answer, encrypted with a master key.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.size IS 'Bytes that count against aggregator.cache_size.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.created_at IS 'When it was kept.';
 COMMENT ON COLUMN @extschema@.aggregator_cache.expires_at IS 'Until when it is good.';

@@ -25,7 +25,7 @@ COMMENT ON COLUMN @extschema@.api_providers.last_synced_at IS 'When a sync last 
 COMMENT ON COLUMN @extschema@.api_providers.created_at IS 'When the row was made.';
 COMMENT ON COLUMN @extschema@.api_providers.updated_at IS 'When the row was last edited; a sync is not an edit.';
 
-COMMENT ON TABLE @extschema@.user_api_providers IS 'Provider keys of users and of the platform, sealed. Written by save_provider_key and its like.';
+COMMENT ON TABLE @extschema@.user_api_providers IS 'Provider keys of users and of the platform, encrypted. Written by save_provider_key and its like.';
 COMMENT ON COLUMN @extschema@.user_api_providers.id IS 'Id of the key; usage rows name it.';
 COMMENT ON COLUMN @extschema@.user_api_providers.user_id IS 'Whose key it is, as aggregator_user_id() says; NULL is the platform''s, which every user may spend.';
 COMMENT ON COLUMN @extschema@.user_api_providers.provider_id IS 'The provider that takes the key.';
@@ -66,10 +66,10 @@ COMMENT ON COLUMN @extschema@.aggregator_model_prices.valid_to IS 'Until when it
 COMMENT ON COLUMN @extschema@.aggregator_model_prices.source IS 'sync: from the provider''s list; manual: set by set_model_price or by hand.';
 
 COMMENT ON TABLE @extschema@.aggregator_usage_logs IS
-    'The ledger: one row per request that left for a provider, retries included. Written by the worker, whatever becomes of the caller''s transaction. No prompts, no answers.';
+    'The usage log: one row per request that left for a provider, retries included. Written by the worker, whatever becomes of the caller''s transaction. No prompts, no answers.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.call_id IS 'The call; usage_log_id in its answer. Its attempts share it.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.created_at IS 'When the attempt began, fixed by the gateway.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The life of the worker that made the attempt: when it started, in microseconds since 1970.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.epoch IS 'The worker that made the attempt: when it started, in microseconds since 1970.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.provider_id IS 'Who was asked. Not a foreign key: the row outlives the provider.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.user_provider_id IS 'The key that paid. Not a foreign key.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.prompt_tokens IS 'All tokens that went in; NULL: the provider did not say.';
@@ -100,7 +100,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.error_code IS 'The provider'
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.request_id IS 'The provider''s id of the request, for its support.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.finish_reason IS 'Why the model stopped: stop, length, tool_calls, ...';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.metadata IS 'Small extras. estimated: the tokens are an estimate, because the provider''s own numbers never came. image, web_search: how many of them are paid by the piece. beyond_bound: which of cost and tokens the provider reported beyond what the request can have come to; they count as reserved_cost and reserved_tokens. refused_cost: a cost that the provider reported and that no call has, which is not believed.';
-COMMENT ON TABLE @extschema@.aggregator_usage_logs_default IS 'Partition of the ledger for what has no partition of its own.';
+COMMENT ON TABLE @extschema@.aggregator_usage_logs_default IS 'Partition of the usage log for what has no partition of its own.';
 
 COMMENT ON TABLE @extschema@.aggregator_jobs IS 'Durable chats: a row exists if and only if its transaction committed. Holds the request and the answer; see aggregator.job_retention.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.id IS 'The job; call_id of its usage rows.';
@@ -113,7 +113,7 @@ COMMENT ON COLUMN @extschema@.aggregator_jobs.request_bytes IS 'Size of the requ
 COMMENT ON COLUMN @extschema@.aggregator_jobs.idempotency_key IS 'A second chat_submit of the same user with this key gives the same job.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.run_after IS 'Not before this moment; moved on when a failure may pass.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.attempts IS 'Times that it was run; see aggregator.job_max_attempts.';
-COMMENT ON COLUMN @extschema@.aggregator_jobs.epoch IS 'The life of the worker that runs or ran it last.';
+COMMENT ON COLUMN @extschema@.aggregator_jobs.epoch IS 'The worker that runs or ran it last: when it started, in microseconds since 1970.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.created_at IS 'When it was submitted.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.started_at IS 'When it was first run.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.finished_at IS 'When it ended.';
@@ -125,14 +125,14 @@ COMMENT ON COLUMN @extschema@.aggregator_jobs.cost IS 'USD of the attempt that a
 COMMENT ON COLUMN @extschema@.aggregator_jobs.cost_source IS 'As in aggregator_usage_logs.';
 COMMENT ON COLUMN @extschema@.aggregator_jobs.gateway_key_id IS 'The gateway key that it was submitted with, if any; once that is revoked, it is not run.';
 
-COMMENT ON TABLE @extschema@.aggregator_cooling IS 'What keeps failing, and until when other candidates are asked first. Kept by the worker.';
+COMMENT ON TABLE @extschema@.aggregator_cooling IS 'Cooldowns: what keeps failing, and until when other candidates are asked first. Kept by the worker.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.id IS 'Id of the row.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.provider_id IS 'The provider.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.user_provider_id IS 'The key; NULL: the provider with all of them, because it cannot be reached.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.model_id IS 'The model; NULL: the key with all of them.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.user_id IS 'Whose key it is; NULL: the platform''s, or no key''s.';
-COMMENT ON COLUMN @extschema@.aggregator_cooling.cooling_until IS 'Until when; infinity: until the key is saved anew.';
-COMMENT ON COLUMN @extschema@.aggregator_cooling.key_print IS 'Print of the sealed key that failed: a new one is not cool.';
+COMMENT ON COLUMN @extschema@.aggregator_cooling.cooling_until IS 'Until when; infinity: until the key is saved again.';
+COMMENT ON COLUMN @extschema@.aggregator_cooling.key_print IS 'Fingerprint of the encrypted key that failed: a new one has no cooldown.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.failures IS 'Failures in a row.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.reason IS 'The provider''s error code or status.';
 COMMENT ON COLUMN @extschema@.aggregator_cooling.noted_at IS 'When it last failed.';
@@ -143,10 +143,10 @@ COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.prompt_tokens IS 'Tokens 
 COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.completion_tokens IS 'Tokens of an answer beyond its limit.';
 COMMENT ON COLUMN @extschema@.aggregator_hidden_tokens.noted_at IS 'When it last grew.';
 
-COMMENT ON VIEW @extschema@.aggregator_provider_health IS 'The last 24 hours of each provider and model, as far as the caller sees the usage log, and what cools down.';
+COMMENT ON VIEW @extschema@.aggregator_provider_health IS 'The last 24 hours of each provider and model, as far as the caller sees the usage log, and its cooldowns.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.provider_id IS 'The provider.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.provider_name IS 'Its name.';
-COMMENT ON COLUMN @extschema@.aggregator_provider_health.model_id IS 'The model; NULL: every model of a key or of the provider cools down.';
+COMMENT ON COLUMN @extschema@.aggregator_provider_health.model_id IS 'The model; NULL: every model of a key or of the provider has a cooldown.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.calls IS 'Attempts in the last 24 hours.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.errors IS 'Of them failed.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.rate_limited IS 'Of them refused with 429.';
@@ -156,7 +156,7 @@ COMMENT ON COLUMN @extschema@.aggregator_provider_health.cooling_until IS 'Until
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.last_error IS 'Error code of the last attempt that failed.';
 COMMENT ON COLUMN @extschema@.aggregator_provider_health.last_error_at IS 'When that was.';
 
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, set aside in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_cost IS 'USD that the attempt could cost at the most, reserved in budgets; where more was reported, the bound of the request. NULL: no rule applied, or there is no bound.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens that it could use at the most; where more was reported, the bound of the request. NULL: no rule applied.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.gateway_key_id IS 'The gateway key that the call came with; NULL: it came with none.';
@@ -204,14 +204,61 @@ COMMENT ON COLUMN @extschema@.aggregator_budget_warnings.spent_tokens IS 'Tokens
 COMMENT ON COLUMN @extschema@.aggregator_budget_warnings.spent_requests IS 'Requests by then.';
 COMMENT ON COLUMN @extschema@.aggregator_budget_warnings.created_at IS 'When it was noticed.';
 
-COMMENT ON VIEW @extschema@.aggregator_budget_status IS 'Every budget with what is spent, set aside and left in its present period; users see what is about them.';
+COMMENT ON VIEW @extschema@.aggregator_budget_status IS 'Every budget with what is spent, reserved and left in its present period; users see what is about them.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.budget_id IS 'Id of the budget; of one for each user there is a row for each who has spent.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.user_id IS 'Whose count it is; NULL: that of all.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.provider_name IS 'Name of the one provider that it is about; NULL: all, or one that is deleted.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.period_start IS 'When the present period began.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.resets_at IS 'When the next period begins; NULL: never.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.spent_usd IS 'USD that are spent: what settled calls count.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.reserved_usd IS 'USD that are reserved for calls in flight.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.left_usd IS 'USD that are left, at least 0; NULL: it does not limit USD.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.spent_tokens IS 'Tokens that are spent.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.reserved_tokens IS 'Tokens that are reserved for calls in flight.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.left_tokens IS 'Tokens that are left, at least 0; NULL: it does not limit tokens.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.spent_requests IS 'Requests that are spent.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.reserved_requests IS 'Requests in flight.';
+COMMENT ON COLUMN @extschema@.aggregator_budget_status.left_requests IS 'Requests that are left, at least 0; NULL: it does not limit requests.';
 
-COMMENT ON TABLE @extschema@.aggregator_worker_epochs IS 'Lives of the worker, to find what a dead one left pending.';
+COMMENT ON TABLE @extschema@.aggregator_worker_epochs IS 'Each start of the worker, to find what one that died left pending.';
 COMMENT ON COLUMN @extschema@.aggregator_worker_epochs.epoch IS 'Microseconds since 1970 at its start.';
 COMMENT ON COLUMN @extschema@.aggregator_worker_epochs.started_at IS 'When it started.';
 COMMENT ON COLUMN @extschema@.aggregator_worker_epochs.low_water IS 'No row of this epoch that is older is still pending.';
 COMMENT ON COLUMN @extschema@.aggregator_worker_epochs.ended_at IS 'When it ended well; NULL for the living and those that crashed.';
 
 COMMENT ON EVENT TRIGGER aggregator_notify_postgrest IS 'Tells PostgREST to read the schema again when an extension changes or goes.';
+
+-- A column of a view means what the column of the same name means that it is made of, where it has no comment of its
+-- own. Upgrades run this too.
+DO $$
+DECLARE
+    v_column record;
+BEGIN
+    FOR v_column IN
+        SELECT v.relname, a.attname, min(told.description) AS description
+        FROM pg_depend AS member
+        JOIN pg_class AS v ON v.oid = member.objid AND v.relkind = 'v'
+        JOIN pg_attribute AS a ON a.attrelid = v.oid AND a.attnum > 0 AND NOT a.attisdropped
+        JOIN pg_rewrite AS r ON r.ev_class = v.oid
+        -- The columns that it reads.
+        JOIN pg_depend AS used ON used.classid = 'pg_rewrite'::regclass AND used.objid = r.oid
+            AND used.refclassid = 'pg_class'::regclass AND used.refobjid <> v.oid AND used.refobjsubid > 0
+        JOIN pg_attribute AS source ON source.attrelid = used.refobjid AND source.attnum = used.refobjsubid
+            AND source.attname = a.attname
+        JOIN pg_description AS told ON told.classoid = 'pg_class'::regclass AND told.objoid = source.attrelid
+            AND told.objsubid = source.attnum
+        WHERE member.classid = 'pg_class'::regclass
+          AND member.refclassid = 'pg_extension'::regclass
+          AND member.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'aggregator')
+          AND member.deptype = 'e'
+          AND col_description(v.oid, a.attnum) IS NULL
+        GROUP BY v.oid, v.relname, a.attnum, a.attname
+        -- Two that say different things say nothing.
+        HAVING count(DISTINCT told.description) = 1
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN @extschema@.%I.%I IS %L', v_column.relname, v_column.attname, v_column.description);
+    END LOOP;
+END
+$$;
 
 SET LOCAL search_path = @extschema@, pg_temp;

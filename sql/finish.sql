@@ -209,7 +209,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'Whe
 COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
 COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is no name of a model: empty, longer than 255 bytes, or with a space, a control character or one that cannot be seen; NULL: it is one.';
 COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is set aside, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is reserved, as far as the caller sees the usage log.';
 COMMENT ON FUNCTION @extschema@.aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
 COMMENT ON FUNCTION @extschema@.aggregator_await_job(uuid, integer) IS
     'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';
@@ -245,7 +245,7 @@ COMMENT ON FUNCTION @extschema@.calculate_provider_costs(text, uuid, timestamptz
 COMMENT ON FUNCTION @extschema@.aggregator_retry_quarantined() IS
     'Has the worker settle the rows of aggregator_quarantine again, once the transaction is committed; returns their number. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.aggregator_status() IS
-    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a limit in flight; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two; http_address: where HTTP requests are taken; http_error: why they are not. Administrators. PT403, PT503.';
+    'The worker of this database; asking starts it. in_flight: requests of sessions and jobs; waiting: chats that wait for a concurrency limit; gateway_stall_ms: the longest that anything has held the thread that serves all sessions, in the last minute or two; http_address: where HTTP requests are taken; http_error: why they are not. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_start() IS
     'Starts the worker of this database if it is not running, and with it the HTTP endpoint of aggregator.http_listen. Administrators. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.aggregator_grant(regrole, text) IS
@@ -274,7 +274,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_price_parts(jsonb, jsonb, integer) IS
 COMMENT ON FUNCTION @extschema@.aggregator_price_attempt(jsonb, jsonb, text, boolean, integer, boolean) IS 'What an attempt costs at this time of day (HHMM, UTC): cost, computed, source. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_prices_at(jsonb, bigint, timestamptz) IS 'The prices that hold for a prompt of this size at this moment, tiers applied.';
 COMMENT ON FUNCTION @extschema@.aggregator_cost(jsonb, jsonb, timestamptz) IS 'USD of disjoint parts; NULL: unpriced. is_complete: every part had its own price.';
-COMMENT ON FUNCTION @extschema@.aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the ledger settles a row, and where it comes from.';
+COMMENT ON FUNCTION @extschema@.aggregator_settled_cost(jsonb, jsonb, numeric, boolean, timestamptz, boolean) IS 'The cost with which the usage log settles a row, and where it comes from.';
 COMMENT ON FUNCTION @extschema@.aggregator_find_model(text, text) IS 'The model of the catalogue that a name means: of this very id first, then the cheapest.';
 COMMENT ON FUNCTION @extschema@.aggregator_price_list(uuid, text, timestamptz) IS 'The price list of a model at a moment: before the first known one, that one. NULL: none is known.';
 COMMENT ON FUNCTION @extschema@.aggregator_prompt_size(jsonb) IS 'Estimated tokens of messages, their bytes, and whether they are only text. NULL: no messages.';

@@ -208,30 +208,29 @@ AS $$
     ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, summed up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: sums of a gateway key; tag: of a tag.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.label IS 'Id of the gateway key, or the tag.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.user_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.model_id IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.requests IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unreachable IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.priced IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.unpriced IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.prompt_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.completion_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.total_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_requests IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_requests IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_tokens IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.cost IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.budget_cost IS 'As in aggregator_usage_hourly.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.own_cost IS 'As in aggregator_usage_hourly.';
+-- The other columns mean the same in each of the three tables of rollups. Upgrades run this too.
+DO $$
+DECLARE
+    v_column record;
+BEGIN
+    FOR v_column IN
+        SELECT a.attrelid, a.attname, col_description(hourly.attrelid, hourly.attnum) AS description
+        FROM pg_attribute AS hourly
+        JOIN pg_attribute AS a ON a.attname = hourly.attname
+        WHERE hourly.attrelid = '@extschema@.aggregator_usage_hourly'::regclass
+          AND hourly.attnum > 0
+          AND a.attrelid IN ('@extschema@.aggregator_usage_totals'::regclass, '@extschema@.aggregator_usage_labels'::regclass)
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', v_column.attrelid::regclass, v_column.attname, v_column.description);
+    END LOOP;
+END
+$$;
+
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is summed up.';
+COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is rolled up.';
 COMMENT ON FUNCTION @extschema@.aggregator_report_labels(text, text, text, text) IS 'Usage of each gateway key and user (p_kind: key) or of each tag (tag). PT400, PT403, PT404. Internal.';
 COMMENT ON FUNCTION @extschema@.usage_by_key(text, text, text) IS
     'Usage of each gateway key in the last day, week or month, dearest first: requests that left, errors among them, tokens, USD (NULL: none is priced). Users see their own keys, readers all, or those of p_user_id; the name is for the owner and administrators. PT400, PT403, PT404.';

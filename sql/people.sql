@@ -294,7 +294,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_revoke_grants(regrole, text) IS 'Take
 COMMENT ON FUNCTION @extschema@.aggregator_before_headers() IS 'Refuses headers that may carry a secret; takes them from a restored row. PT400.';
 COMMENT ON FUNCTION @extschema@.aggregator_around_providers() IS 'Bounds how long the deletion of a provider waits for locks. PT409.';
 COMMENT ON FUNCTION @extschema@.aggregator_open_transactions() IS 'Virtual ids of the open transactions of this database. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_forget_statistics(bytea[]) IS 'Has planners learn anew the columns of which they remember these users. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_forget_statistics(bytea[]) IS 'Has planners learn again the columns of which they remember these users. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_forget_keys(text) IS 'The first half of forget_user: keys, jobs and rules. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_forget_usage(text, text) IS 'The second half of forget_user: usage, warnings, statistics. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_sweep_forgotten() IS 'Deletes what older transactions wrote of users who were forgotten meanwhile; whether all of those have ended. Internal.';

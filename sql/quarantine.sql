@@ -129,7 +129,7 @@ BEGIN
 END
 $$;
 
--- The same for one row; false if it had to be set aside.
+-- The same for one row; false if it had to be quarantined.
 CREATE FUNCTION @extschema@.aggregator_close_orphan(p_call_id uuid, p_attempt smallint, p_created_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -201,7 +201,7 @@ COMMENT ON COLUMN @extschema@.aggregator_quarantine.noted_at IS 'When it was tri
 COMMENT ON COLUMN @extschema@.aggregator_quarantine.retry_at IS 'From when on it is to be tried again. NULL: when somebody asks for it.';
 COMMENT ON FUNCTION @extschema@.aggregator_set_aside(uuid, smallint, timestamptz, text, text, integer, text) IS 'Sets a row of the usage log aside that cannot be settled. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_close_orphans(bigint) IS 'Makes unknown what dead lives of the worker left pending. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_close_orphan(uuid, smallint, timestamptz) IS 'Makes one such row unknown; false if it had to be set aside. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_retry_orphans() IS 'Tries such rows again that were set aside, where somebody has asked for it. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_close_orphan(uuid, smallint, timestamptz) IS 'Makes one such row unknown; false if it had to be quarantined. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_retry_orphans() IS 'Tries such rows again that were quarantined, where somebody has asked for it. Internal.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

@@ -459,15 +459,12 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, summed up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
+COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.user_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which the user''s own key paid; the platform''s paid the rest.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of the user''s own key.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of the user''s own key.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.own_cost IS 'Of budget_cost: those of users'' own keys.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of users'' own keys.';
 COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same sums of all users together, per hour and per day (UTC). For administrators.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.grain IS 'hour or day: what the row sums up. Each attempt is in one of either.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.start IS 'Beginning of the hour or day, in UTC.';
@@ -496,31 +493,6 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_tokens IS 'Tokens t
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.provider_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.requests IS 'Attempts that left this machine, and answers of the response cache.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.priced IS 'Of the requests: those with a cost, be it 0.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.unpriced IS 'Of the requests: those whose cost is unknown.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.prompt_tokens IS 'Tokens that went in, as far as known.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.completion_tokens IS 'Tokens that came out, as far as known.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.total_tokens IS 'Both together.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.audio_input_tokens IS 'Of prompt_tokens: audio.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.reasoning_tokens IS 'Of completion_tokens: reasoning.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.audio_output_tokens IS 'Of completion_tokens: audio.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.timed IS 'Attempts with a latency.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.latency_ms_sum IS 'Sum of their latencies, in milliseconds.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.first_tokens IS 'Attempts with a time to the first token.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.first_token_ms_sum IS 'Sum of those times, in milliseconds.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_requests IS 'Requests that count against a budget.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_tokens IS 'Tokens that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_totals.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
@@ -528,11 +500,11 @@ COMMENT ON FUNCTION @extschema@.aggregator_latency_bounds() IS 'Upper ends of th
 COMMENT ON FUNCTION @extschema@.aggregator_latency_histogram(integer, integer) IS 'A latency histogram that counts one latency so many times.';
 COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) IS 'Two latency histograms as one.';
 COMMENT ON FUNCTION @extschema@.aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
-COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the ledger just now. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
 COMMENT ON AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums and takes others away. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the sums equal to the usage log, whoever changes it.';
 COMMENT ON FUNCTION @extschema@.aggregator_recount_usage(timestamptz, timestamptz) IS
-    'Sums up the usage log anew, whole days (UTC) from p_from up to p_to, for what was written past the triggers. For the owner of the extension.';
+    'Rolls up the usage log again, whole days (UTC) from p_from up to p_to, for what was written past the triggers. For the owner of the extension.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

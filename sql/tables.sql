@@ -65,7 +65,7 @@ CREATE TABLE @extschema@.aggregator_models (
 CREATE INDEX ON @extschema@.aggregator_models (model_id);
 CREATE INDEX ON @extschema@.aggregator_models (model_name);
 
--- The ledger: one row per request that left, keyed by values that the gateway fixes before it
+-- The usage log: one row per request that left, keyed by values that the gateway fixes before it
 -- writes, so that writing twice changes nothing. No foreign keys: a tenant's lock on a referenced
 -- row would stall the worker. No index on a column that settling writes: updates stay HOT where the
 -- page has room.

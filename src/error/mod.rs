@@ -101,7 +101,7 @@ pub enum Error {
     #[error("the idempotency key '{key}' belongs to a job with another request")]
     KeyReused { key: String },
     #[error(
-        "{target} was not asked: a limit in flight, or a call that asks the same, left no turn within {waited_ms} ms"
+        "{target} was not asked: a concurrency limit, or a call that asks the same, left no turn within {waited_ms} ms"
     )]
     NoTurn { target: Target, waited_ms: u64 },
     #[error("a request of {size} bytes is too large for a job")]

@@ -118,7 +118,7 @@ impl Default for Metrics {
         registry.register("cache_misses", about, cache_misses.clone());
         for (name, about, gauge) in [
             ("in_flight", "Requests that are not answered yet, of sessions too", &in_flight),
-            ("waiting", "Chat calls that wait for a limit in flight", &waiting),
+            ("waiting", "Chat calls that wait for a concurrency limit", &waiting),
             ("ledger_queue", "What waits to be written to the ledger", &ledger_queue),
             ("stall_milliseconds", "The longest that the gateway was held lately", &stall),
         ] {

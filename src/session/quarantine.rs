@@ -45,5 +45,5 @@ pub fn count() -> Result<i64, Error> {
             required(rows.first().ok_or(fresh::UNREADABLE)?, 1)
         })
     };
-    as_owner(&installed, count).map_err(failed("count the rows that are set aside"))
+    as_owner(&installed, count).map_err(failed("count the rows that are quarantined"))
 }

@@ -77,7 +77,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"aggregator.job_max_attempts",
-        c"How often a job is run before it counts as failed.",
+        c"How many times a job is run at the most, before it counts as failed.",
         c"It is run again after its worker died, or after a failure that may pass.",
         &JOB_MAX_ATTEMPTS,
         1,

@@ -20,7 +20,7 @@ pub fn load(statements: &Statements) -> Health {
         })
     });
     if let Err(failure) = &rows {
-        pgrx::warning!("aggregator: what cools down cannot be read: {failure:?}");
+        pgrx::warning!("aggregator: cooldowns cannot be read: {failure:?}");
     }
     Health::restored(rows.into_iter().flatten())
 }
@@ -50,7 +50,7 @@ pub fn keep(statements: &Statements, notes: &mut HashMap<Place, HealthNote>) {
         Err(Failure::Data(_)) => notes.retain(|_, note| {
             let written = write_all(statements, std::iter::once(&*note));
             if let Err(Failure::Data(reason)) = &written {
-                pgrx::warning!("aggregator: what cools down is not noted: {reason}");
+                pgrx::warning!("aggregator: cooldowns are not noted: {reason}");
             }
             !matches!(written, Ok(()) | Err(Failure::Data(_)))
         }),

@@ -13,7 +13,7 @@ use pgrx::spi::{self, Spi};
 pub fn warn(set_aside: Option<i64>) {
     if let Some(count) = set_aside.filter(|count| *count > 0) {
         pgrx::warning!(
-            "aggregator: {count} row(s) of the usage log cannot be settled and are set aside: see \
+            "aggregator: {count} row(s) of the usage log cannot be settled and are quarantined: see \
              aggregator_quarantine"
         );
     }

@@ -70,7 +70,7 @@ async fn a_job_waits_for_its_turn_longer_than_it_may_take() {
     let held = chat_sql("{}");
     let (_, (code, message)) = tokio::join!(value(&root, &held), busy);
     assert_eq!(code, "PT504", "{message}");
-    assert!(message.contains("limit in flight"), "{message}");
+    assert!(message.contains("concurrency limit"), "{message}");
 }
 
 #[tokio::test]

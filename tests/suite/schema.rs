@@ -50,10 +50,10 @@ async fn every_object_has_a_comment_and_no_function_a_mutable_search_path() {
         &root,
         "WITH members AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e' AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'aggregator'))
          SELECT 'table ' || objid::regclass FROM members WHERE classid = 'pg_class'::regclass AND obj_description(objid, 'pg_class') IS NULL
-           AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('r', 'p')
+           AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('r', 'p', 'v')
          UNION ALL SELECT 'column ' || objid::regclass || '.' || attname FROM members JOIN pg_attribute ON attrelid = objid
            WHERE classid = 'pg_class'::regclass AND attnum > 0 AND NOT attisdropped AND col_description(objid, attnum) IS NULL
-           AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('r', 'p') AND NOT (SELECT relispartition FROM pg_class WHERE oid = objid)
+           AND (SELECT relkind FROM pg_class WHERE oid = objid) IN ('r', 'p', 'v') AND NOT (SELECT relispartition FROM pg_class WHERE oid = objid)
          UNION ALL SELECT 'function ' || objid::regprocedure FROM members WHERE classid = 'pg_proc'::regclass AND obj_description(objid, 'pg_proc') IS NULL",
     )
     .await;
