@@ -6,6 +6,8 @@ use crate::chat::{HELLO, chat_sql, prepare, ready, user};
 use crate::jobs::{ended, submit, submit_sql};
 use crate::lifecycle::WORKERS;
 use crate::upstream::{Answer, Upstream, in_turn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 #[tokio::test]
@@ -49,7 +51,12 @@ async fn a_hand_over_that_is_rolled_back_is_aborted_and_holds_nobody() {
 #[tokio::test]
 async fn a_job_waits_for_its_turn_longer_than_it_may_take() {
     let cluster = Cluster::start("jobturn", "aggregator.max_in_flight_per_key = 1");
-    let upstream = Upstream::start(|_| Answer::late(300, Answer::hello())).await;
+    let late = Arc::new(AtomicU64::new(300));
+    let upstream = Upstream::start({
+        let late = late.clone();
+        move |_| Answer::late(late.load(Ordering::SeqCst), Answer::hello())
+    })
+    .await;
     let database = cluster.database().await;
     let root = prepare(&database, &upstream).await;
     root.batch_execute(&format!(
@@ -62,13 +69,17 @@ async fn a_job_waits_for_its_turn_longer_than_it_may_take() {
     assert_eq!(upstream.most_at_once(), 1);
     // A session's call says why it was not asked.
     let other = database.root().await;
-    let sql = chat_sql(r#"{"timeout_ms": 100}"#);
+    late.store(600_000, Ordering::SeqCst);
+    let (chats, sql) = (upstream.chat_count(), chat_sql(r#"{"timeout_ms": 300}"#));
     let busy = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        upstream.wait_for_chats(chats + 1).await;
         failure(&other, &sql).await
     };
-    let held = chat_sql("{}");
-    let (_, (code, message)) = tokio::join!(value(&root, &held), busy);
+    let held = chat_sql(r#"{"timeout_ms": 600000}"#);
+    let (code, message) = tokio::select! {
+        answer = value(&root, &held) => panic!("{answer:?} came before the turn was asked for"),
+        refused = busy => refused,
+    };
     assert_eq!(code, "PT504", "{message}");
     assert!(message.contains("concurrency limit"), "{message}");
 }
@@ -76,9 +87,9 @@ async fn a_job_waits_for_its_turn_longer_than_it_may_take() {
 #[tokio::test]
 async fn users_take_turns_however_their_jobs_end() {
     let cluster = Cluster::start("jobturns", "aggregator.max_in_flight = 3");
-    let count = std::sync::atomic::AtomicU64::new(0);
+    let count = AtomicU64::new(0);
     let upstream = Upstream::start(move |_| {
-        let turn = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let turn = count.fetch_add(1, Ordering::SeqCst);
         Answer::late(20 + turn % 7 * 9, Answer::hello())
     })
     .await;
