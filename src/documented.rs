@@ -144,7 +144,7 @@ fn the_page_of_errors_is_what_the_code_says() {
         "# Errors\n\n\
          <!-- Written by `make reference`. -->\n\n\
          An error has a SQLSTATE (`PT` and an HTTP status, which PostgREST and the HTTP endpoint answer with) and a code \
-         that stays the same when the message changes. [Errors](../../README.md#errors) says where drivers find the \
+         that stays the same when the message changes. [Errors](../guides/calling.md#errors) says where drivers find the \
          code. *Try again?* is for callers; *Jobs* says whether the worker itself runs a job again that ends so, up to \
          `aggregator.job_max_attempts`.\n\n\
          | Code | SQLSTATE | HTTP | When | Try again? | Jobs |\n\
@@ -174,7 +174,7 @@ fn options(without: &Prepared) -> Vec<(&'static str, &'static str, String, &'sta
             "cache",
             "an object",
             none(),
-            "Keep the answer, or take one that was kept: `{\"ttl\": 60}`. See [Response cache](../../README.md#response-cache).",
+            "Keep the answer, or take one that was kept: `{\"ttl\": 60}`. See [Response cache](../guides/cache.md).",
         ),
         ("extra_body", "an object", none(), "A vendor's own fields. They are sent as they are."),
         (
@@ -200,7 +200,7 @@ fn options(without: &Prepared) -> Vec<(&'static str, &'static str, String, &'sta
             "schema",
             "a JSON Schema",
             none(),
-            "The answer is JSON that fits it. See [Checked JSON](../../README.md#checked-json).",
+            "The answer is JSON that fits it. See [Checked JSON](../guides/checked-json.md).",
         ),
         (
             "stream_upstream",
@@ -212,7 +212,7 @@ fn options(without: &Prepared) -> Vec<(&'static str, &'static str, String, &'sta
             "tags",
             "an array of up to 8 texts",
             none(),
-            "Kept in the usage log, to find the call in reports. See [Tags](../../README.md#tags).",
+            "Kept in the usage log, to find the call in reports. See [Tags](../guides/tags.md).",
         ),
         (
             "throw_on_error",

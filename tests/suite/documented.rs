@@ -89,7 +89,7 @@ async fn the_page_of_functions_is_what_the_catalogue_says() {
     let mut page = String::from(
         "# Functions\n\n\
          <!-- Written by `make reference`. -->\n\n\
-         Who may call a function is what [roles](../../README.md#roles) are granted; row-level security narrows what it \
+         Who may call a function is what [roles](../guides/roles.md) are granted; row-level security narrows what it \
          sees and does. PT codes are in [Errors](errors.md). Functions that the extension alone calls are left out.\n",
     );
     for is_prefixed in [false, true] {
