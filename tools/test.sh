@@ -148,13 +148,13 @@ fi
 use_clients
 source "$TREE/tools/clusters.sh"
 if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
-    say "NO pg_cron FOR POSTGRESQL $PG: the README's statements for it are NOT run"
+    say "NO pg_cron FOR POSTGRESQL $PG: the pages' statements for it are NOT run"
     skipped "cron::a_schedule_really_runs_and_syncs: it takes pg_cron"
     without+=(--skip cron::a_schedule_really_runs_and_syncs)
 fi
 source "$TREE/tools/vector.sh"
 if [ "$AGGREGATOR_WITH_VECTOR" != 1 ]; then
-    say "NO PGVECTOR WITH HNSW FOR POSTGRESQL $PG: the README's statements for it are NOT run"
+    say "NO PGVECTOR WITH HNSW FOR POSTGRESQL $PG: the pages' statements for it are NOT run"
     skipped "embeddings::vectors: it takes pgvector"
     without+=(--skip embeddings::vectors::)
 fi

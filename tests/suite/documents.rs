@@ -85,30 +85,6 @@ fn every_link_between_the_documents_leads_somewhere() {
     assert!(links > 40, "{links}");
 }
 
-#[test]
-fn every_block_of_the_pages_is_of_a_kind_that_is_run_or_is_text() {
-    for page in pages() {
-        let text = read(&page);
-        for line in text.lines().filter(|line| line.trim_start().starts_with("```")).step_by(2) {
-            let block = line.trim_start();
-            let kinds = [
-                "```sql",
-                "```sql cron",
-                "```sql vector",
-                "```text",
-                "```sh",
-                "```nginx",
-                "```yaml",
-            ];
-            let with_js = ["docs/guides/console.md", "docs/guides/supabase.md"];
-            let is_js = block == "```js" && with_js.contains(&page.as_str());
-            assert!(is_js || kinds.contains(&block), "{page}: {block}");
-            // Whoever runs the statements does not see those of a block that is indented.
-            assert!(line == block || !block.starts_with("```sql"), "{page}: {line}");
-        }
-    }
-}
-
 /// The text of the fenced blocks that begin with this word.
 fn blocks(document: &str, language: &str) -> Vec<String> {
     let mut found = vec![];

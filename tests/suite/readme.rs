@@ -1,164 +1,379 @@
-//! Every SQL in the README, and then in the pages below docs, is executed, in order, on a server of its own.
+//! Every fenced block of the README and of the pages below docs is run, in order, each page in a database of its own,
+//! and what a page shows as the result is compared with what comes. One psql per page runs all of it: SQL as it stands,
+//! the rest by `\!`, so that a page reads as one session at a terminal.
 
-use crate::bed::{Cluster, quoted, shown, tree, value, var};
-use crate::checked_json::calls;
+mod blocks;
+pub mod provider;
+mod shown;
+
+use crate::bed::{self, Cluster, Database, eventually, pg_bin, quoted, tree, value, var};
 use crate::documents::pages;
-use crate::upstream::{Answer, Seen, Upstream};
-use serde_json::{Value, json};
-use tokio_postgres::SimpleQueryMessage;
+use crate::front::free_port;
+use crate::supabase::{clients, tell};
+use blocks::{Block, Fate};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio_postgres::Client;
 
-pub const MODELS: &str = r#"{"data":[{"id":"openai/text-embedding-3-small","name":"Embedding 3 small","context_length":8192,
-    "architecture":{"input_modalities":["text"],"output_modalities":["embeddings"]},
-    "pricing":{"prompt":"0.00000002","completion":"0"}},
-    {"id":"openai/gpt-4o-mini","name":"GPT-4o mini","context_length":128000,
-    "architecture":{"input_modalities":["text"],"output_modalities":["text"]},
-    "pricing":{"prompt":"0.00000015","completion":"0.0000006"},"supported_parameters":["tools"]}]}"#;
+/// Where the pages say that a database is reached over HTTP.
+const ADDRESS: &str = "127.0.0.1:8787";
+/// The database that they name there.
+const DATABASE: &str = "app";
+/// What says in psql's output where a block begins and ends.
+const BEGIN: &str = "<<begin>>";
+const END: &str = "<<end>>";
 
-/// What each page begins with.
-const NEXT_PAGE: [&str; 3] = [
-    "DELETE FROM aggregator_budgets",
-    "DELETE FROM aggregator_rate_limits",
-    "SELECT save_provider_key('openrouter', 'sk-or-v1-your-key', p_validate => false)",
-];
-
-/// psql's way to keep the columns of a row as variables.
-const GSET: &str = "\\gset";
-
-/// An answer with the members that the schema of a request wants.
-fn fitting(asked: &Value) -> Answer {
-    let known = json!({"city": "Paris", "country": "France", "name": "Ann", "born": "2019-01-31", "answer": true});
-    let members = asked["tools"][0]["function"]["parameters"]["properties"].as_object().unwrap();
-    let answer: Value = members
-        .iter()
-        .map(|(name, schema)| match known.get(name) {
-            Some(value) => (name.clone(), value.clone()),
-            None => (name.clone(), schema["anyOf"][0]["enum"][0].clone()),
-        })
-        .collect::<serde_json::Map<_, _>>()
-        .into();
-    calls(&answer.to_string())
+/// What is there to run the pages with.
+struct Bed {
+    cluster: Cluster,
+    /// Where providers are, as the pages' are turned to.
+    provider: String,
+    port: u16,
+    with_cron: bool,
+    with_vector: bool,
+    with_clients: bool,
+    /// Blocks that were not run for want of something, by name.
+    left_out: Vec<String>,
 }
 
-/// Vectors of as many numbers as were asked for.
-fn embeds(seen: &Seen) -> Answer {
-    let body = seen.json();
-    let dimensions = body["dimensions"].as_u64().unwrap_or(3) as usize;
-    let texts = body["input"].as_array().expect("a list");
-    let data: Vec<Value> = texts
-        .iter()
-        .map(|text| {
-            let mut vector = vec![0.5; dimensions];
-            vector[0] = text.as_str().unwrap().len() as f32;
-            json!({"embedding": vector})
-        })
-        .collect();
-    Answer::json(200, json!({"data": data, "usage": {"prompt_tokens": 3}}).to_string())
+/// Lines that a reader does not see, and that say nothing.
+fn unseen(sql: &str) -> String {
+    format!("\\o /dev/null\n{sql}\n\\o\n")
 }
 
-/// The statements of the fenced blocks of SQL; those of blocks for an extension that is not there are left out.
-fn statements(page: &str, with_cron: bool, with_vector: bool) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut is_sql = false;
-    let mut statement = String::new();
-    for line in page.lines() {
-        if line.starts_with("```") {
-            is_sql = line.starts_with("```sql")
-                && (with_cron || line != "```sql cron")
-                && (with_vector || line != "```sql vector");
-            assert!(statement.trim().is_empty(), "a block ends inside a statement: {statement}");
-            continue;
+impl Bed {
+    /// Turns the providers of an extension that was just created to the one of the tests, and waits for HTTP.
+    fn turned(&self, page_speaks_http: bool) -> String {
+        let turn = format!(
+            "DO $unseen$
+             DECLARE v_table regclass;
+             BEGIN
+                 SELECT oid INTO STRICT v_table FROM pg_class WHERE relname = 'api_providers' AND relkind = 'r';
+                 EXECUTE format('UPDATE %s SET base_url = %L, models_url = NULL, key_check_url = NULL
+                     WHERE name IN (''openrouter'', ''aihubmix'')', v_table, {});
+             END $unseen$;",
+            quoted(&self.provider)
+        );
+        let wait = "SELECT aggregator_start();
+             DO $unseen$
+             BEGIN
+                 FOR i IN 1..1200 LOOP
+                     EXIT WHEN (SELECT http_address IS NOT NULL FROM aggregator_status());
+                     PERFORM pg_sleep(0.05);
+                 END LOOP;
+             END $unseen$;";
+        unseen(&turn) + &if page_speaks_http { unseen(wait) } else { String::new() }
+    }
+
+    /// What the reader of a page has that does not begin with CREATE EXTENSION.
+    fn prepared(&self, page_speaks_http: bool) -> String {
+        let made = unseen(
+            "SET client_min_messages = error;\nCREATE EXTENSION aggregator;\nRESET client_min_messages;",
+        );
+        made + &self.turned(page_speaks_http)
+            + &unseen(
+                "SELECT sync_models('openrouter');
+                 SELECT save_provider_key('openrouter', 'sk-or-v1-your-key', p_validate => false);",
+            )
+    }
+
+    /// Whether a block is run here; says so where it is not.
+    fn runs(&mut self, block: &Block) -> bool {
+        let runs = match block.fate() {
+            Fate::Sql | Fate::SqlFails | Fate::Shell => true,
+            Fate::SqlWith("CRON") => self.with_cron,
+            Fate::SqlWith("VECTOR") => self.with_vector,
+            Fate::SqlWith(_) => false,
+            Fate::Python | Fate::JavaScript => self.with_clients,
+            Fate::Elsewhere(_) | Fate::SqlParses | Fate::Settings | Fate::NotRun(_) => {
+                return false;
+            }
+        };
+        if !runs {
+            self.left_out.push(block.place());
         }
-        if is_sql {
-            let line = line.split(" --").next().unwrap_or(line);
-            statement.push_str(line);
-            statement.push('\n');
-            if line.trim_end().ends_with(';') || line.trim_end().ends_with(GSET) {
-                found.push(std::mem::take(&mut statement));
+        runs
+    }
+
+    /// The database of a page. pg_cron lives in one of the server: pages about it take turns there.
+    async fn database(&self, is_about_cron: bool) -> Database<'_> {
+        if !is_about_cron {
+            return self.cluster.empty_database().await;
+        }
+        let database = Database { cluster: &self.cluster, name: "postgres".to_owned() };
+        let root = database.root().await;
+        root.batch_execute(
+            "DROP EXTENSION IF EXISTS aggregator, pg_cron CASCADE; CREATE EXTENSION pg_cron",
+        )
+        .await
+        .unwrap();
+        database
+    }
+
+    /// Runs the blocks of a page; gives back how many it was that ran, and how many results were compared.
+    async fn run(&mut self, all: &[Block]) -> (usize, usize) {
+        let mut blocks = vec![];
+        for block in all {
+            if self.runs(block) {
+                blocks.push(block);
             }
         }
+        if blocks.is_empty() {
+            return (0, 0);
+        }
+        let speaks_http = all.iter().any(|block| block.code.contains(ADDRESS));
+        let is_about_cron = blocks.iter().any(|block| block.fate() == Fate::SqlWith("CRON"));
+        let database = self.database(is_about_cron).await;
+        let name = database.name.clone();
+        drop(database);
+        if speaks_http {
+            self.listen(&name).await;
+        }
+        let dir = PathBuf::from(var("AGGREGATOR_RUN")).join(format!("page-{name}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("env"), "").unwrap();
+        let creates = blocks.iter().any(|block| {
+            block.code.contains("\nCREATE EXTENSION aggregator")
+                || block.code.starts_with("CREATE EXTENSION aggregator")
+        });
+        let mut script = "\\set ON_ERROR_STOP on\n".to_owned();
+        script += "\\pset pager off\n";
+        if !creates {
+            script += &self.prepared(speaks_http);
+        }
+        for (i, block) in blocks.iter().enumerate() {
+            let code = block
+                .code
+                .replace(&format!("{DATABASE}={ADDRESS}"), &format!("{name}={ADDRESS}"))
+                .replace(ADDRESS, &format!("127.0.0.1:{}", self.port))
+                .replace(&format!("-d {DATABASE} "), &format!("-d {name} "));
+            let fails = block.fate() == Fate::SqlFails;
+            let is_sql = matches!(block.fate(), Fate::Sql | Fate::SqlWith(_) | Fate::SqlFails);
+            writeln!(script, "\\warn {BEGIN}").unwrap();
+            if fails {
+                script += "\\set ON_ERROR_STOP off\n";
+            }
+            match is_sql {
+                true => script += &self.sql(&code, speaks_http),
+                false => script += &by_shell(block, &dir.join(i.to_string()), &code),
+            }
+            if fails {
+                script += "\\set ON_ERROR_STOP on\n";
+            }
+            writeln!(script, "\\warn {END}").unwrap();
+        }
+        let came = self.psql(&name, &dir, &script).await;
+        let results: Vec<&str> = came.split(BEGIN).skip(1).collect();
+        let mut compared = 0;
+        for (i, block) in blocks.iter().enumerate() {
+            let place = block.place();
+            let came = results.get(i).unwrap_or_else(|| panic!("{place} never ran:\n{came}"));
+            let Some((came, _)) = came.split_once(END) else {
+                panic!("{place} ended psql:\n{came}")
+            };
+            assert!(!came.contains("<<failed"), "{place} fails:\n{came}");
+            let fails = block.fate() == Fate::SqlFails;
+            assert_eq!(came.contains("ERROR:"), fails, "{place}:\n{came}");
+            assert!(!fails || block.shown.is_some(), "{place} shows no error");
+            if let Some(shown) = &block.shown {
+                let came = came.replace(&format!("127.0.0.1:{}", self.port), ADDRESS);
+                let came =
+                    came.replace(&format!("{name}={ADDRESS}"), &format!("{DATABASE}={ADDRESS}"));
+                shown::check(block, shown, came.trim_matches('\n'));
+                compared += 1;
+            }
+        }
+        (blocks.len(), compared)
     }
-    found
+
+    /// SQL as it stands, and what is done unseen once the extension is there.
+    fn sql(&self, code: &str, speaks_http: bool) -> String {
+        let mut script = String::new();
+        for line in code.lines() {
+            script += line;
+            script.push('\n');
+            if line.starts_with("CREATE EXTENSION aggregator") {
+                script += &self.turned(speaks_http);
+            }
+        }
+        script
+    }
+
+    /// Has the database of a page, alone, be reached over HTTP.
+    async fn listen(&self, name: &str) {
+        let root = self.cluster.connect("postgres", "postgres").await;
+        let list = format!("{name}=127.0.0.1:{}", self.port);
+        root.batch_execute(&format!("ALTER SYSTEM SET aggregator.http_listen = '{list}'"))
+            .await
+            .unwrap();
+        root.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        eventually(&root, "SHOW aggregator.http_listen", &list).await;
+    }
+
+    /// What psql says to a script, errors and notices in their places.
+    async fn psql(&self, database: &str, dir: &Path, script: &str) -> String {
+        std::fs::write(dir.join("script"), script).unwrap();
+        let came = dir.join("came");
+        let to = std::fs::File::create(&came).unwrap();
+        let path =
+            format!("{}:{}", pg_bin("").display(), std::env::var("PATH").unwrap_or_default());
+        let status = Command::new(pg_bin("psql"))
+            .args(["-X"])
+            .env("PATH", path)
+            .env("PGHOST", &self.cluster.dir)
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", database)
+            .env("PYTHONPATH", var("AGGREGATOR_PYTHON"))
+            .current_dir(dir)
+            .stdin(std::fs::File::open(dir.join("script")).unwrap())
+            .stdout(to.try_clone().unwrap())
+            .stderr(Stdio::from(to))
+            .kill_on_drop(true)
+            .status();
+        let status = tokio::time::timeout(Duration::from_secs(300), status).await;
+        let came = std::fs::read_to_string(&came).unwrap();
+        let status = status.unwrap_or_else(|_| panic!("psql does not end:\n{came}")).unwrap();
+        assert!(status.success() || came.contains(BEGIN), "{status}:\n{came}");
+        came
+    }
+}
+
+/// A block for the shell, Python or Node, as a line of psql. What one sets in its environment, the next one has.
+fn by_shell(block: &Block, file: &Path, code: &str) -> String {
+    let program = match block.fate() {
+        Fate::Python => {
+            std::fs::write(file, code).unwrap();
+            format!("python3 {}", file.display())
+        }
+        Fate::JavaScript => {
+            std::fs::write(file, code).unwrap();
+            let node = var("AGGREGATOR_NODE");
+            // Packages are looked for from where it is run.
+            let packages = clients().join("http");
+            format!("cd {} && {node} --input-type=module < {}", packages.display(), file.display())
+        }
+        _ => code.to_owned(),
+    };
+    let environment = file.with_file_name("env");
+    let environment = environment.display();
+    let script = file.with_extension("sh");
+    let text =
+        format!("set -aeuo pipefail\n. {environment}\n{program}\nexport -p > {environment}\n");
+    std::fs::write(&script, text).unwrap();
+    format!("\\! bash {} < /dev/null 2>&1 || echo '<<failed>>'\n", script.display())
+}
+
+/// Whether the server knows each setting that a block sets.
+async fn settings_exist(root: &Client, block: &Block) {
+    let lines = block.code.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (name, _) = line.split_once('=').unwrap_or_else(|| panic!("{}: {line}", block.place()));
+        let known =
+            format!("SELECT count(*) FROM pg_settings WHERE name = {}", quoted(name.trim()));
+        assert_eq!(value(root, &known).await.as_deref(), Some("1"), "{}: {line}", block.place());
+    }
+}
+
+/// Whether PostgreSQL can parse SQL that is not run: PL/pgSQL reads all of a block before it runs any of it.
+async fn parses(root: &Client, block: &Block) {
+    let unrun = format!("DO $unrun$ BEGIN IF false THEN {} END IF; END $unrun$", block.code);
+    root.batch_execute(&unrun)
+        .await
+        .unwrap_or_else(|e| panic!("{}: {}", block.place(), bed::shown(&e)));
+}
+
+/// Whether what cannot be run is well formed at least.
+fn syntax_holds(block: &Block, with_clients: bool) {
+    let place = block.place();
+    let checked_by = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        let output =
+            command.args(arguments).arg(&block.code).env("PYTHONPATH", var("AGGREGATOR_PYTHON"));
+        let output = output.output().expect("it starts");
+        assert!(output.status.success(), "{place}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    match block.kind.as_str() {
+        "sh" => {
+            checked_by("bash", &["-n", "-c"]);
+            let makefile = std::fs::read_to_string(tree("Makefile")).unwrap();
+            let lines = block.code.lines().flat_map(|line| line.split("&&"));
+            for target in lines.filter_map(|line| line.trim().strip_prefix("make ")) {
+                let target = target.split(' ').next().unwrap_or_default();
+                assert!(makefile.contains(&format!("\n{target}: ")), "{place}: make {target}");
+            }
+        }
+        "yaml" if with_clients => {
+            checked_by("python3", &["-c", "import sys, yaml; yaml.safe_load(sys.argv[1])"]);
+        }
+        "nginx" | "html" | "text" | "yaml" => {
+            let count = |c: char| block.code.matches(c).count();
+            for (open, close) in [('{', '}'), ('(', ')'), ('[', ']')] {
+                assert_eq!(count(open), count(close), "{place}: {open}{close}");
+            }
+        }
+        other => panic!("{place}: nobody checks the syntax of {other}"),
+    }
 }
 
 #[tokio::test]
-async fn every_statement_of_the_readme_and_the_pages_runs() {
-    let upstream = Upstream::raw(|seen| match seen.path.as_str() {
-        path if path.ends_with("/models") => Answer::json(200, MODELS),
-        path if path.ends_with("/chat/completions") => match seen.json().get("tools") {
-            Some(_) => fitting(&seen.json()),
-            None => Answer::hello(),
-        },
-        path if path.ends_with("/embeddings") => embeds(seen),
-        _ => Answer::json(200, r#"{"data":{"label":"key"}}"#),
-    })
-    .await;
+async fn every_block_of_the_readme_and_the_pages_runs_and_gives_what_it_shows() {
     let is_there = |name: &str| match var(name).as_str() {
         "1" => true,
         "0" => false,
         other => panic!("{name} is {other}"),
     };
     let with_cron = is_there("AGGREGATOR_WITH_CRON");
-    let with_vector = is_there("AGGREGATOR_WITH_VECTOR");
     let cron = if with_cron { "pg_cron, " } else { "" };
     let preload = format!("shared_preload_libraries = '{cron}aggregator'");
-    let cluster = Cluster::start("readme", &preload);
-    let root = cluster.connect("postgres", "postgres").await;
-    if with_cron {
-        root.batch_execute("CREATE EXTENSION pg_cron").await.unwrap();
-    }
+    let upstream = provider::start().await;
+    let mut bed = Bed {
+        cluster: Cluster::start("readme", &preload),
+        provider: upstream.base_url(),
+        port: free_port().await,
+        with_cron,
+        with_vector: is_there("AGGREGATOR_WITH_VECTOR"),
+        with_clients: !var("AGGREGATOR_NODE").is_empty(),
+        left_out: vec![],
+    };
+    let root = bed.cluster.connect("postgres", "postgres").await;
     root.batch_execute("CREATE ROLE app_user LOGIN; CREATE ROLE app_admin LOGIN").await.unwrap();
-    let mut statements = vec![];
+    // For whoever writes a page: the others are not run.
+    let only = std::env::var("AGGREGATOR_PAGE").ok();
+    let (mut every, mut done, mut compared) = (vec![], 0, 0);
     for page in std::iter::once("README.md".into()).chain(pages()) {
         let text = std::fs::read_to_string(tree(&page)).unwrap();
-        statements.extend(self::statements(&text, with_cron, with_vector));
-        // No page is held up by the rules of another, after as many calls, or lacks the key that it removed.
-        statements.extend(NEXT_PAGE.map(str::to_owned));
-    }
-    assert!(statements.len() > 20, "{}", statements.len());
-    let mut variables: Vec<(String, String)> = vec![];
-    for statement in &statements {
-        let mut sql = statement.replace(GSET, "");
-        for (name, value) in &variables {
-            sql = sql.replace(&format!(":'{name}'"), &quoted(value));
-        }
-        let messages = match root.simple_query(&sql).await {
-            Ok(messages) => messages,
-            Err(error) => panic!("{statement}{}", shown(&error)),
-        };
-        for message in messages {
-            if let SimpleQueryMessage::Row(row) = message
-                && statement.contains(GSET)
-            {
-                let value = row.get(0).expect("it is not NULL").to_owned();
-                variables.push((row.columns()[0].name().to_owned(), value));
+        let found = blocks::blocks(&page, &text);
+        // None is hidden from the parser: each has two fences.
+        let fences = text.lines().filter(|line| line.trim_start().starts_with("```")).count();
+        let shown = found.iter().filter(|block| block.shown.is_some()).count();
+        assert_eq!(fences, 2 * (found.len() + shown), "{page}");
+        for block in &found {
+            match block.fate() {
+                Fate::Settings => settings_exist(&root, block).await,
+                Fate::SqlParses => parses(&root, block).await,
+                Fate::NotRun(_) => syntax_holds(block, bed.with_clients),
+                Fate::Elsewhere(_) => {}
+                _ => continue,
             }
+            done += 1;
         }
-        if statement.contains("CREATE EXTENSION") {
-            let base = upstream.base_url();
-            root.batch_execute(&format!(
-                "UPDATE api_providers SET base_url = '{base}', models_url = NULL, key_check_url = NULL WHERE name IN ('openrouter', 'aihubmix')"
-            ))
-            .await
-            .unwrap();
+        if only.as_ref().is_none_or(|only| page.contains(only)) {
+            let (ran, results) = bed.run(&found).await;
+            (done, compared) = (done + ran, compared + results);
         }
+        every.extend(found);
     }
-    if with_cron {
-        assert_eq!(value(&root, "SELECT count(*) FROM cron.job").await.unwrap(), "2");
+    blocks::all_are_meant(&every);
+    // tools/test.sh sees to it that CI has the clients; not each PostgreSQL has each extension.
+    for block in &bed.left_out {
+        tell(&format!("    NOT RUN, for want of what it takes: {block}\n"));
     }
-    assert_eq!(
-        // Those of the AI column of app_user come when the worker comes to them.
-        value(
-            &root,
-            "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'success' AND user_id <> 'role:app_user'"
-        )
-        .await
-        .unwrap(),
-        // chat, chat_complete, chat_stream twice, chat_many's, those with a schema and a summary, two for the cache, a job,
-        // and one with tags; embed and embed_many, and once more of the 200 texts with pgvector.
-        (4 + 200 + 5 + 20 + 2 + 1 + 1 + 2 + if with_vector { 3 } else { 0 }).to_string()
-    );
-    assert_eq!(
-        value(&root, "SELECT count(*) FROM articles WHERE summary = 'hello'").await.unwrap(),
-        "200"
-    );
+    if only.is_none() {
+        // Each has been run, checked, or named as left out.
+        assert_eq!(done + bed.left_out.len(), every.len());
+        assert!(compared > 25, "{compared}");
+    }
 }

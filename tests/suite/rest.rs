@@ -2,7 +2,7 @@
 //! server, to a database set up like a Supabase project. The scripts are in tests/clients.
 
 use crate::bed::{as_server, failure, pg_bin, rows, run, value};
-use crate::readme::MODELS;
+use crate::readme::provider::MODELS;
 use crate::supabase::{
     ANN, BEN, OPEN, OWN_SCHEMA, PUBLIC, Rest, Setup, are_there, clients, project,
 };
@@ -190,16 +190,13 @@ async fn a_projects_owner_is_an_administrator_and_no_superuser() {
     root.batch_execute("DROP OWNED BY helper; DROP ROLE helper").await.unwrap();
 }
 
-#[tokio::test]
-async fn the_examples_in_javascript_run() {
-    if !are_there() {
-        return;
-    }
-    let page = std::fs::read_to_string(clients().join("../../docs/guides/supabase.md")).unwrap();
-    let examples = page.matches("\n```js\n").count();
-    assert!(examples > 0);
+/// A project whose OpenRouter repeats what it is told.
+async fn with_openrouter() -> Rest {
     let upstream = Upstream::raw(|seen| match seen.path.as_str() {
         path if path.ends_with("/models") => Answer::json(200, MODELS),
+        path if path.ends_with("/chat/completions") && seen.body.contains("is queued") => {
+            Answer::late(9_000, echo(seen))
+        }
         path if path.ends_with("/chat/completions") => echo(seen),
         _ => Answer::json(200, r#"{"data":{"label":"key"}}"#),
     })
@@ -212,6 +209,30 @@ async fn the_examples_in_javascript_run() {
         ))
         .await
         .unwrap();
+    rest
+}
+
+#[tokio::test]
+async fn the_page_of_the_tutorial_chats() {
+    if !are_there() {
+        return;
+    }
+    let rest = with_openrouter().await;
+    rest.run("tutorial.mjs", 3).await;
+    assert_eq!(rest.asked(), ["Hello", "is queued"]);
+    let jobs = "SELECT status, count(*) FROM aggregator_jobs GROUP BY 1";
+    assert_eq!(rows(&rest.root, jobs).await, ["succeeded|1"]);
+}
+
+#[tokio::test]
+async fn the_examples_in_javascript_run() {
+    if !are_there() {
+        return;
+    }
+    let page = std::fs::read_to_string(clients().join("../../docs/guides/supabase.md")).unwrap();
+    let examples = page.matches("\n```js\n").count();
+    assert!(examples > 0);
+    let rest = with_openrouter().await;
     rest.run("readme.mjs", examples).await;
     let chats = page.matches("content: 'Hello'").count();
     assert!(chats > 1);

@@ -31,7 +31,7 @@ pub fn skipped(why: &str) {
 }
 
 /// Writes where it is seen whether or not the test passes.
-fn tell(text: &str) {
+pub fn tell(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
