@@ -391,9 +391,49 @@ BEGIN
 END
 $$;
 
--- Ends what is older than aggregator.usage_retention and is with Citus, then moves every month of the ledger there that
--- is over, the oldest first. Can be run again, and is to be after an upgrade of the extension.
-CREATE FUNCTION @extschema@.aggregator_distribute(OUT partition text, OUT moved_rows bigint, OUT action text) RETURNS SETOF record
+-- The columns that the ledger has and months that are with Citus have not: the script of an upgrade ends with this, so
+-- that they stay readable.
+CREATE FUNCTION @extschema@.aggregator_add_archive_columns(OUT partition text, OUT action text) RETURNS SETOF record
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column record;
+BEGIN
+    FOR v_column IN
+        SELECT month.archive, a.attname,
+            format_type(a.atttypid, a.atttypmod)
+                || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
+                || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END AS definition
+        FROM @extschema@.aggregator_archives() AS month
+        JOIN pg_attribute AS a ON a.attrelid = '@extschema@.aggregator_usage_logs'::regclass
+        LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
+        WHERE a.attnum > 0
+          AND NOT a.attisdropped
+          AND NOT EXISTS (
+              SELECT FROM pg_attribute AS there
+              WHERE there.attrelid = month.archive AND there.attname = a.attname AND NOT there.attisdropped
+          )
+        ORDER BY month.since, a.attnum
+    LOOP
+        PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', v_column.archive, v_column.attname, v_column.definition);
+        partition := v_column.archive::text;
+        action := format('has the column %s now', v_column.attname);
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- Ends what is older than aggregator.usage_retention and is with Citus, then moves months of the ledger there that
+-- are over, the oldest first: all, or so many that one transaction is not too long. Goes on where it was when it is run
+-- again.
+CREATE FUNCTION @extschema@.aggregator_distribute(
+    p_months       integer DEFAULT NULL,
+    OUT partition  text,
+    OUT moved_rows bigint,
+    OUT action     text
+) RETURNS SETOF record
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '10s'
@@ -414,27 +454,12 @@ BEGIN
         RAISE EXCEPTION 'the ledger moves at the isolation level READ COMMITTED alone'
             USING ERRCODE = 'PT409', HINT = 'BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;';
     END IF;
+    IF p_months < 0 THEN
+        RAISE EXCEPTION '% months cannot be moved', p_months USING ERRCODE = 'PT400', HINT = 'NULL moves all that are over.';
+    END IF;
     PERFORM @extschema@.aggregator_prepare_archive();
     PERFORM set_config('citus.multi_shard_modify_mode', 'sequential', true);
-    -- What an upgrade has added to the ledger.
-    FOR v_month IN
-        SELECT month.archive, a.attname,
-            format_type(a.atttypid, a.atttypmod)
-                || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
-                || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END AS definition
-        FROM @extschema@.aggregator_archives() AS month
-        JOIN pg_attribute AS a ON a.attrelid = '@extschema@.aggregator_usage_logs'::regclass
-        LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''
-        WHERE a.attnum > 0
-          AND NOT a.attisdropped
-          AND NOT EXISTS (
-              SELECT FROM pg_attribute AS there
-              WHERE there.attrelid = month.archive AND there.attname = a.attname AND NOT there.attisdropped
-          )
-    LOOP
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', v_month.archive, v_month.attname, v_month.definition);
-        RETURN QUERY SELECT v_month.archive::text, NULL::bigint, format('has the column %s now', v_month.attname);
-    END LOOP;
+    RETURN QUERY SELECT added.partition, NULL::bigint, added.action FROM @extschema@.aggregator_add_archive_columns() AS added;
     SELECT s.setting::integer INTO v_retention FROM pg_settings AS s WHERE s.name = 'aggregator.usage_retention';
     IF v_retention > 0 THEN
         RETURN QUERY
@@ -446,6 +471,7 @@ BEGIN
         SELECT DISTINCT date_trunc('month', log.created_at, 'UTC') AS since
         FROM @extschema@.aggregator_usage_logs_default AS log
         WHERE log.created_at < date_trunc('month', c_over, 'UTC')
+          AND coalesce(p_months > 0, true)
         ORDER BY 1
     LOOP
         IF NOT @extschema@.aggregator_make_partition(v_month.since, true) THEN
@@ -461,6 +487,7 @@ BEGIN
         WHERE part.until <= c_over
           AND c.relkind = 'r'
         ORDER BY part.since
+        LIMIT p_months
     LOOP
         IF v_month.since <> date_trunc('month', v_month.since, 'UTC')
            OR v_month.until <> date_trunc('month', v_month.since + interval '32 days', 'UTC') THEN
@@ -563,8 +590,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION @extschema@.aggregator_distribute() IS
-    'Moves every month of the usage log that is over to a table that Citus distributes by user_id, and says what it did with each. The log goes on reading them. Those that aggregator.usage_retention lets go of it ends first. To be run again from time to time, and after an upgrade of the extension. Superusers, on the coordinator. PT403, PT409, PT501.';
+COMMENT ON FUNCTION @extschema@.aggregator_distribute(integer) IS
+    'Moves months of the usage log that are over, the oldest first, to tables that Citus distributes by user_id, and says what it did with each: all, or at most so many in this transaction. The log goes on reading them. Those that aggregator.usage_retention lets go of it ends first. To be run again from time to time, say by pg_cron. Superusers, on the coordinator. PT400, PT403, PT409, PT501.';
 COMMENT ON FUNCTION @extschema@.aggregator_undistribute() IS
     'The way back: every month of the usage log is a partition here again. Superusers. PT403, PT409.';
 COMMENT ON FUNCTION @extschema@.aggregator_archives() IS 'The months of the usage log that are with Citus. Internal.';
@@ -573,6 +600,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_usage_columns() IS 'The columns of th
 COMMENT ON FUNCTION @extschema@.aggregator_apply_archived_cost(regclass, uuid, smallint, timestamptz, numeric, numeric, text) IS 'aggregator_apply_cost for a row that is with Citus. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_forget_archived(text, text) IS 'aggregator_forget_usage for what is with Citus. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_end_archives(timestamptz) IS 'Ends usage that is with Citus and older than a moment. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_add_archive_columns() IS 'Adds to the months that are with Citus the columns that the usage log has and they have not. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_close_archive(text, text, regrole, aclitem[]) IS 'Takes an object from all but its owner. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_prepare_archive() IS 'Makes the role, the schema and the server that months need which are with Citus. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_fill_archive(regclass, timestamptz) IS 'Makes a table of Citus with the rows of a month. Internal.';

@@ -285,6 +285,7 @@ BEGIN
     LOOP
         EXECUTE format('GRANT %s ON %s TO %s', v_changed.privileges, v_changed.identity, v_changed.role);
     END LOOP;
+    PERFORM @extschema@.aggregator_add_archive_columns();
 END
 $$;
 

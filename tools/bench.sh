@@ -3,6 +3,8 @@
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
 [ $# = 0 ] && set -- overhead cache front console many embed stream jobs cancel sync usage
+# "citus" runs where Citus is installed, when it is named.
+[[ " $* " != *" citus "* ]] || CITUS=1 source "$TREE/tools/citus.sh"
 say "building and installing the extension for PostgreSQL $PG"
 install_extension "$PG_CONFIG"
 # One bench compares with a function in PL/Python: Debian's, put into the private copy.

@@ -2,7 +2,7 @@
 # Every test: pure ones, those inside a backend, and those from outside against real clusters. Arguments are passed on
 # as a filter of the last kind, which alone then runs.
 # PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from; with CITUS=1 it
-# fails where the tests with Citus cannot run.
+# fails where the tests with Citus cannot run, and with AGGREGATOR_CITUS=1 all run on databases that Citus distributes.
 # AGGREGATOR_TEST_STEP=build compiles and installs what the tests need, and run runs them as they were built.
 # AGGREGATOR_PURE=skip goes without the pure tests and those inside a backend, which are one program: outside a backend
 # nothing of PostgreSQL can be called, so the first are the same with each, and the others ask for nothing that differs.
@@ -161,6 +161,13 @@ fi
 source "$TREE/tools/citus.sh"
 if [ "$AGGREGATOR_WITH_CITUS" != 1 ]; then
     skipped "citus: it takes Citus, which is in no package registry"
+    without+=(--skip citus::)
+elif [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
+    skipped "citus::ends::by_a_schedule_months_go_there_one_at_a_time_and_end: it takes pg_cron"
+    without+=(--skip citus::ends::by_a_schedule_months_go_there_one_at_a_time_and_end)
+fi
+if [ "${AGGREGATOR_CITUS:-0}" = 1 ]; then
+    skipped "citus: with AGGREGATOR_CITUS=1 every other test has a database of Citus"
     without+=(--skip citus::)
 fi
 say "pure tests, tests inside a backend, and tests from outside"

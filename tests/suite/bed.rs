@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
+#[path = "nodes.rs"]
+pub mod nodes;
+
 pub fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`"))
 }
@@ -96,10 +99,14 @@ impl Cluster {
         let cluster = Self { dir, bin };
         let new = new_cluster(&cluster.bin);
         run(as_server("cp").args(["-a", "--reflink=auto"]).arg(new).arg(cluster.data()));
+        let spread = match nodes::wanted() {
+            true => nodes::configuration(&cluster.dir, configuration),
+            false => configuration.to_owned(),
+        };
         cluster.configure(&format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n\
              max_worker_processes = 150\naggregator.allow_private_networks = on\n\
-             log_line_prefix = '%m [%p] %d '\nshared_buffers = 64MB\n{configuration}\n",
+             log_line_prefix = '%m [%p] %d '\nshared_buffers = 64MB\n{spread}\n",
             cluster.dir.display()
         ));
         cluster
@@ -196,12 +203,20 @@ impl Cluster {
     /// A database with the extension, dropped with the cluster.
     pub async fn database(&self) -> Database<'_> {
         let database = self.empty_database().await;
-        database.root().await.batch_execute("CREATE EXTENSION aggregator").await.expect("created");
+        let root = database.root().await;
+        root.batch_execute("CREATE EXTENSION aggregator").await.expect("created");
+        if nodes::wanted() {
+            nodes::distribute(&root).await;
+        }
         database
     }
 
     pub async fn empty_database(&self) -> Database<'_> {
-        self.database_like(None).await
+        let database = self.database_like(None).await;
+        if nodes::wanted() {
+            nodes::spread(&database).await;
+        }
+        database
     }
 
     async fn database_like(&self, template: Option<&Database<'_>>) -> Database<'_> {
@@ -218,6 +233,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.down("immediate");
+        for mut dropping in nodes::gone(&self.dir, None) {
+            let _ = dropping.wait();
+        }
         // Hundreds of clusters of a run would take a disk of their own.
         let _ = as_server("rm").arg("-rf").arg(&self.dir).status();
     }
@@ -241,8 +259,19 @@ pub async fn shared() -> &'static Cluster {
 pub async fn database() -> Database<'static> {
     static TEMPLATE: tokio::sync::OnceCell<Database<'static>> = tokio::sync::OnceCell::const_new();
     let cluster = shared().await;
-    let template = TEMPLATE.get_or_init(|| cluster.database()).await;
-    cluster.database_like(Some(template)).await
+    let template = async || {
+        let template = cluster.database().await;
+        if nodes::wanted() {
+            nodes::close(&template).await;
+        }
+        template
+    };
+    let template = TEMPLATE.get_or_init(template).await;
+    let database = cluster.database_like(Some(template)).await;
+    if nodes::wanted() {
+        nodes::copied(&database, &template.name).await;
+    }
+    database
 }
 
 pub struct Database<'a> {
@@ -256,14 +285,11 @@ impl Drop for Database<'_> {
         if !self.cluster.dir.ends_with(SHARED) || std::thread::panicking() {
             return;
         }
-        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        let _ = as_server("timeout")
-            .arg("30")
-            .arg(self.cluster.bin.join("psql"))
-            .arg("-h")
-            .arg(&self.cluster.dir)
-            .args(["-U", "postgres", "-d", "postgres", "-c", &drop])
-            .output();
+        let mut dropping = nodes::gone(&self.cluster.dir, Some(&self.name));
+        dropping.extend(nodes::drop_databases(self.cluster, std::slice::from_ref(&self.name)));
+        for mut dropping in dropping {
+            let _ = dropping.wait();
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! The ledger on several machines: a coordinator of Citus and its workers. `tools/test.sh` leaves these out, and says
 //! so, where PostgreSQL has no Citus.
 
-use crate::bed::{Cluster, Database, eventually, failure, pg_bin, rows, run, value, var};
+mod ends;
+mod gateways;
+
+use crate::bed::{Cluster, Database, eventually, failure, nodes, pg_bin, rows, run, value, var};
 use crate::chat::{chat_sql, prepare};
 use crate::dump::dump_and_restore;
 use crate::upstream::{Answer, Upstream};
@@ -14,12 +17,11 @@ use tokio_postgres::Client;
 fn node(name: &str) -> Cluster {
     let name = format!("citus-{name}");
     let socket = PathBuf::from(var("AGGREGATOR_RUN")).join(&name);
-    let configuration = format!(
-        "shared_preload_libraries = 'citus'\nmax_prepared_transactions = 100\nwal_level = logical\nfsync = off\n\
-         citus.shard_count = 4\ncitus.local_hostname = '{}'",
-        socket.display()
-    );
-    Cluster::start(&name, &configuration)
+    let own = "fsync = off";
+    match nodes::wanted() {
+        true => Cluster::start(&name, own),
+        false => Cluster::start(&name, &nodes::configuration(&socket, own)),
+    }
 }
 
 /// A coordinator, and workers that it reaches by their sockets.
@@ -35,12 +37,11 @@ impl Nodes {
         let coordinator = start("c");
         let workers = vec![start("w1"), start("w2")];
         coordinator.supabase_roles().await;
-        let database = coordinator.empty_database().await.name.clone();
+        let database = "spread".to_owned();
+        let client = coordinator.connect("postgres", "postgres").await;
+        client.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
         let nodes = Self { coordinator, workers, database };
-        let root = nodes.root().await;
-        root.batch_execute("CREATE EXTENSION citus").await.unwrap();
-        let address = nodes.coordinator.dir.display();
-        value(&root, &format!("SELECT citus_set_coordinator_host('{address}', 5432)")).await;
+        nodes::coordinate(&nodes.database()).await;
         for worker in &nodes.workers {
             nodes.add(worker).await;
         }
@@ -80,12 +81,7 @@ impl Nodes {
 
     async fn add(&self, worker: &Cluster) {
         worker.supabase_roles().await;
-        let client = worker.connect("postgres", "postgres").await;
-        client.batch_execute(&format!("CREATE DATABASE {}", self.database)).await.unwrap();
-        let client = worker.connect("postgres", &self.database).await;
-        client.batch_execute("CREATE EXTENSION citus").await.unwrap();
-        let add = format!("SELECT citus_add_node('{}', 5432)", worker.dir.display());
-        value(&self.root().await, &add).await.unwrap();
+        nodes::add(&self.root().await, worker, &self.database).await;
     }
 }
 
@@ -231,56 +227,6 @@ async fn months_that_are_over_go_to_citus_and_come_back() {
     assert_eq!(rows(&root, back).await, Vec::<String>::new());
     assert_eq!(value(&root, "SELECT forget_user('u-c')").await.unwrap(), "1000");
     assert_eq!(rows(&root, MOVED).await, ["distributed|3000"]);
-}
-
-#[tokio::test]
-async fn old_usage_ends_there_too() {
-    let upstream = Upstream::start(|_| Answer::hello()).await;
-    let (nodes, root) = Nodes::filled("end", &upstream).await;
-    root.batch_execute("SET timezone = 'UTC'").await.unwrap();
-    assert_eq!(rows(&root, MOVED).await, ["distributed|3000"]);
-    // Whole months, and of the one that is not over by then, whole hours.
-    let cutoff = format!("SELECT {OVER} - interval '24 days'");
-    let cutoff = value(&root, &cutoff).await.unwrap();
-    let left = format!("SELECT count(*) FROM aggregator_usage_logs WHERE created_at >= '{cutoff}'");
-    let left = value(&root, &left).await.unwrap();
-    let seconds =
-        format!("SELECT extract(epoch FROM now() - '{cutoff}'::timestamptz)::integer - 1");
-    let seconds = value(&root, &seconds).await.unwrap();
-    nodes.coordinator.configure(&format!("aggregator.usage_retention = '{seconds}s'"));
-    nodes.coordinator.reload();
-    let set = "SELECT setting FROM pg_settings WHERE name = 'aggregator.usage_retention'";
-    eventually(&root, set, &seconds).await;
-    // The worker leaves them alone: who calls would wait for Citus.
-    assert_eq!(rows(&root, "SELECT dropped, deleted FROM maintain_usage()").await, ["0|0"]);
-    // A column that the ledger has since, those months get first, with what it is to hold there.
-    root.batch_execute(
-        "ALTER TABLE aggregator_usage_logs ADD COLUMN extra text NOT NULL DEFAULT 'it''s none'",
-    )
-    .await
-    .unwrap();
-    let ended = "SELECT DISTINCT action, moved_rows > 0 FROM aggregator_distribute() ORDER BY 1";
-    assert_eq!(rows(&root, ended).await, ["deleted|t", "dropped|∅", "has the column extra now|∅"]);
-    let extra = "SELECT DISTINCT extra FROM aggregator_usage_logs";
-    assert_eq!(rows(&root, extra).await, ["it's none"]);
-    let columns = "SELECT DISTINCT a.attnotnull, pg_get_expr(d.adbin, d.adrelid)
-        FROM aggregator_archives() AS month
-        JOIN pg_attribute AS a ON a.attrelid = month.archive
-        JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        WHERE a.attname = 'extra'";
-    assert_eq!(rows(&root, columns).await, ["t|'it''s none'::text"]);
-    assert_eq!(value(&root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), left);
-    assert!(rows(&root, BOTH).await.iter().all(|row| row.ends_with("|t")));
-    assert_eq!(rows(&root, MOVED).await, Vec::<String>::new());
-    // Without the workers old months stay as they are, and the rest goes on.
-    for worker in &nodes.workers {
-        worker.down("immediate");
-    }
-    assert_eq!(rows(&root, "SELECT dropped, deleted FROM maintain_usage()").await, ["0|0"]);
-    value(&root, &chat_sql("{}")).await.unwrap();
-    let recent =
-        "SELECT count(*) FROM aggregator_usage_logs WHERE created_at > now() - interval '1 hour'";
-    assert_eq!(value(&root, recent).await.unwrap(), "1");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! pg_dump and restore: what is the user's survives.
 
-use crate::bed::{self, Cluster, failure, rows, shared, value};
+use crate::bed::{self, Cluster, failure, nodes, rows, shared, value};
 use crate::chat::{add_provider, chat_sql};
 use crate::jobs::{ended, submit};
 use crate::upstream::{Answer, Upstream};
@@ -21,14 +21,19 @@ fn dump(cluster: &Cluster, database: &str) -> PathBuf {
     file
 }
 
+/// As SCALING.md says where months are with Citus: the role before, and the way back after.
 fn restore(file: &Path, cluster: &Cluster, database: &str) {
-    bed::run(
-        bed::as_server(bed::pg_bin("psql"))
-            .args(["-h", cluster.dir.to_str().unwrap(), "-U", "postgres", "-d", database])
-            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"])
-            .arg(file)
-            .stdout(std::process::Stdio::piped()),
-    );
+    let mut psql = bed::as_server(bed::pg_bin("psql"));
+    psql.args(["-h", cluster.dir.to_str().unwrap(), "-U", "postgres", "-d", database]);
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]);
+    if nodes::wanted() {
+        psql.args(["-c", nodes::BEFORE_RESTORE]);
+    }
+    psql.arg("-f").arg(file);
+    if nodes::wanted() {
+        psql.args(["-c", "SELECT * FROM aggregator_undistribute()"]);
+    }
+    bed::run(psql.stdout(std::process::Stdio::piped()));
 }
 
 #[tokio::test]
