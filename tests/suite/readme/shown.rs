@@ -76,7 +76,9 @@ fn masked(text: &str) -> String {
             rest = &rest[c.len_utf8()..];
             continue;
         }
-        let (word, after) = rest.split_at(end);
+        // The colon after a name in JSON is no part of its value.
+        let is_colon = rest.starts_with(':') && masked.ends_with('"');
+        let (word, after) = rest.split_at(if is_colon { 1 } else { end });
         // In JSON: "latency_ms": 12.
         let lasts = masked.trim_end().ends_with("_ms\":") && word.parse::<f64>().is_ok();
         masked.push_str(if lasts { "<ms>" } else { kind(word) });
@@ -138,6 +140,9 @@ fn what_differs_each_time_is_of_its_kind_and_nothing_else_is_let_through() {
     let other = " id |  latency_ms | tokens \n-----+--+---\n 11111111-1111-4111-8111-111111111111 |   7 |     21\n(1 row)\n\n";
     assert!(same(table, other));
     assert!(!same(table, &other.replace("21", "22")));
+    let (json, other) = (r#"{"latency_ms":17,"n":1}"#, r#"{"latency_ms":180,"n":1}"#);
+    assert!(same(json, other));
+    assert!(!same(json, &other.replace("\"n\":1", "\"n\":2")));
     assert!(!same(table, &other.replace("11111111-1111-4111-8111-111111111111", "x")));
     assert!(!same(table, &other.replace("latency_ms", "latency")));
     assert!(same("at 2026-11-28 10:00:00+00", "at   2027-01-01 11:11:11.123+00"));
