@@ -61,6 +61,15 @@ impl Dialect {
             _ => Self::Auto,
         }
     }
+
+    /// What a list without an address of its own is asked for. OpenRouter's has models that return text alone, unless
+    /// it is asked for more: <https://openrouter.ai/docs/models>.
+    pub fn query(self) -> &'static str {
+        match self {
+            Self::OpenRouter => "?output_modalities=text,embeddings",
+            Self::Auto | Self::AiHubMix | Self::OpenAi => "",
+        }
+    }
 }
 
 /// Reads a model list. `unit`: that of its prices of tokens, where somebody has fixed it. The error says

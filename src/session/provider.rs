@@ -1,5 +1,6 @@
 //! Rows of `api_providers`, read as the owner, as the gateway needs them.
 
+use crate::core::catalogue::Dialect;
 use crate::core::price::Unit;
 use crate::database::failed;
 use crate::error::Error;
@@ -100,10 +101,11 @@ impl Columns {
 
     fn into_row(self) -> Result<ProviderRow, Error> {
         let provider = provider(self.id, self.name, &self.standard, self.base_url, &self.headers)?;
-        let models_url =
-            self.models_url.unwrap_or_else(|| provider.standard.models_url(&provider.base_url));
-        let key_check_url =
-            self.key_check_url.unwrap_or_else(|| provider.standard.models_url(&provider.base_url));
+        let list = provider.standard.models_url(&provider.base_url);
+        let models_url = self
+            .models_url
+            .unwrap_or_else(|| list.clone() + Dialect::parse(&self.catalogue_format).query());
+        let key_check_url = self.key_check_url.unwrap_or(list);
         Ok(ProviderRow {
             provider,
             models_url,

@@ -267,6 +267,32 @@ async fn a_list_elsewhere_with_prices_per_million() {
     );
 }
 
+#[tokio::test]
+async fn openrouter_is_asked_for_its_embedding_models_too() {
+    let upstream = Upstream::raw(|seen| match (seen.path.as_str(), seen.query.as_str()) {
+        ("/v1/models", "output_modalities=text,embeddings") => Answer::json(
+            200,
+            r#"{"data":[{"id":"v/chat","name":"Chat","architecture":{"output_modalities":["text"]},"pricing":{"prompt":"0.000001","completion":"0.000002"}},
+                {"id":"v/embed","name":"Embed","architecture":{"output_modalities":["embeddings"]},"pricing":{"prompt":"0.00000002","completion":"0"}}]}"#,
+        ),
+        _ => Answer::json(404, ""),
+    })
+    .await;
+    let database = bed::database().await;
+    let root = database.root().await;
+    provider(&root, "list", &upstream).await;
+    root.batch_execute(
+        "UPDATE api_providers SET catalogue_format = 'openrouter' WHERE name = 'list'",
+    )
+    .await
+    .unwrap();
+    assert_eq!(rows(&root, SYNC).await, ["2|2|0|0|0|∅"]);
+    assert_eq!(
+        rows(&root, "SELECT model_id, model_type FROM aggregator_models ORDER BY 1").await,
+        ["v/chat|chat", "v/embed|embedding"]
+    );
+}
+
 /// Plans that were made while the tables were empty, and are kept, as the worker and poolers' sessions keep them.
 #[tokio::test]
 async fn a_plan_made_on_empty_tables_does_not_make_the_next_sync_slow() {

@@ -13,6 +13,8 @@ use tokio_rustls::TlsAcceptor;
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub path: String,
+    /// What comes after the question mark.
+    pub query: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
     /// When it had arrived.
@@ -467,7 +469,9 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option
     let head = String::from_utf8(head).ok()?;
     let mut lines = head.lines();
     let mut first = lines.next()?.split(' ');
-    let path = first.nth(1)?.to_owned();
+    let target = first.nth(1)?;
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let (path, query) = (path.to_owned(), query.to_owned());
     let headers: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -481,6 +485,7 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option
     stream.read_exact(&mut body).await.ok()?;
     Some(Seen {
         path,
+        query,
         headers,
         body: String::from_utf8(body).ok()?,
         at: Instant::now(),
