@@ -41,7 +41,7 @@ start_embedder || true
 export DEMO_EMBEDDER_URL=$EMBEDDER_URL DEMO_EMBEDDER_KEY=$EMBEDDER_KEY
 
 unset RUST_BACKTRACE
-psql=("$PG_BIN/psql" -h "$DIR" -U postgres -d postgres)
+psql=("$PG_BIN/psql" -h "$DIR" -U postgres -d postgres -P pager=off)
 "${psql[@]}" -X -q -v ON_ERROR_STOP=1 -f tools/demo.sql
 
 say "the same over HTTP, as it is streamed to any client of OpenAI's API"
