@@ -122,7 +122,7 @@ async fn as_many_jobs_wait_as_may_and_no_lock_of_a_user_holds_the_worker() {
     let began = std::time::Instant::now();
     let response = both.send(submit("taken", &chat())).await;
     assert_eq!((response.status, response.code().as_str()), (409, "locked"), "{response:?}");
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     open.rollback().await.unwrap();
     assert_eq!(both.send(submit("taken", &chat())).await.status, 202);
 }
