@@ -1,7 +1,8 @@
 """Checks the crates that the extension and its tests are made of against deny.toml: each licence is one that it allows,
-and each comes from crates.io. cargo-deny does so too, and more, but takes minutes to build.
+each comes from crates.io and is not banned, and none that the extension is built of takes a newer Rust. cargo-deny does
+most of it too, and more, but takes minutes to build.
 
-    cargo metadata --format-version 1 --locked --filter-platform TARGET | licences.py deny.toml
+    cargo metadata --format-version 1 --locked --filter-platform TARGET | crates.py deny.toml
 """
 
 import json
@@ -15,21 +16,15 @@ def allows(expression, allowed):
     """Whether an SPDX expression can be met with these licences. Some crates write / for OR."""
     tokens = re.findall(r"[()]|[^\s()]+", expression.replace("/", " OR "))
 
-    def either():
-        met = both()
-        while tokens and tokens[0] == "OR":
+    def chain(word, part, together):
+        met = [part()]
+        while tokens and tokens[0] == word:
             tokens.pop(0)
-            other = both()
-            met = met or other
-        return met
+            met.append(part())
+        return together(met)
 
-    def both():
-        met = one()
-        while tokens and tokens[0] == "AND":
-            tokens.pop(0)
-            other = one()
-            met = met and other
-        return met
+    def either():
+        return chain("OR", lambda: chain("AND", one, all), any)
 
     def one():
         token = tokens.pop(0)
