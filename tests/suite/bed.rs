@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
+/// How long what must happen is waited for: so long that a machine with other work on it is no reason to fail.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 #[path = "nodes.rs"]
 pub mod nodes;
 
@@ -302,6 +305,12 @@ impl Database<'_> {
         self.cluster.connect(role, &self.name).await
     }
 
+    /// What cancels this session's statement.
+    pub async fn canceller(&self, client: &Client) -> Canceller {
+        let pid = value(client, "SELECT pg_backend_pid()").await.expect("a session has a process");
+        Canceller { root: self.root().await, pid }
+    }
+
     /// A superuser's session, and the notifications that it hears, as `channel payload`.
     pub async fn listener(&self) -> (Client, Arc<Mutex<Vec<String>>>) {
         let (client, mut connection) = tokio_postgres::Config::new()
@@ -337,6 +346,19 @@ impl Database<'_> {
             .await
             .expect("the role is taken");
         client
+    }
+}
+
+/// Cancels by one signal. A cancel request of the protocol is sent as two, to the process and to its group, and the
+/// second may come so late that it ends the session's next statement.
+pub struct Canceller {
+    root: Client,
+    pid: String,
+}
+
+impl Canceller {
+    pub async fn cancel(&self) {
+        value(&self.root, &format!("SELECT pg_cancel_backend({})", self.pid)).await;
     }
 }
 
@@ -398,7 +420,7 @@ pub async fn json(client: &Client, sql: &str) -> serde_json::Value {
 
 /// Waits until a query gives this value, within a generous time.
 pub async fn eventually(client: &Client, sql: &str, expected: &str) {
-    eventually_within(Duration::from_secs(10), client, sql, expected).await;
+    eventually_within(PATIENCE, client, sql, expected).await;
 }
 
 /// Waits until a query gives this value.

@@ -172,17 +172,17 @@ async fn without_ledger_sync_rows_are_written_all_the_same() {
 #[tokio::test]
 async fn cancel_and_timeout_abort_the_upstream_call_at_once() {
     let upstream = Upstream::start(|_| Answer::Stall).await;
-    let (_database, root) = ready(&upstream).await;
+    let (database, root) = ready(&upstream).await;
 
-    let cancel = root.cancel_token();
-    let canceller = async {
+    let canceller = database.canceller(&root).await;
+    let cancel = async {
         upstream.wait_for_chats(1).await;
         let at = Instant::now();
-        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        canceller.cancel().await;
         at
     };
     let sql = chat_sql("{}");
-    let ((code, _), cancelled_at) = tokio::join!(failure(&root, &sql), canceller);
+    let ((code, _), cancelled_at) = tokio::join!(failure(&root, &sql), cancel);
     assert_eq!(code, "57014");
     aborted_within(&upstream, 0, cancelled_at).await;
     eventually(

@@ -214,11 +214,11 @@ async fn frames_of_rust_are_shown_to_nobody_whatever_the_servers_environment_ask
         let root = prepare(&database, &upstream).await;
         root.batch_execute("SET statement_timeout = 0").await.unwrap();
         let asked = upstream.chat_count();
-        let cancel = root.cancel_token();
+        let canceller = database.canceller(&root).await;
         let sql = chat_sql("{}");
         let (error, ()) = tokio::join!(raised(&root, &sql), async {
             upstream.wait_for_chats(asked + 1).await;
-            cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+            canceller.cancel().await;
         });
         assert_eq!((error.code().code(), error.detail()), ("57014", None), "{name}");
         // An error of a statement inside a function of ours.

@@ -1,6 +1,6 @@
 //! Limits in flight: calls past them wait and do not fail, and nobody waits behind another's queue.
 
-use crate::bed::{self, Cluster, Database, failure, rows, value};
+use crate::bed::{self, Cluster, Database, eventually, failure, rows, value};
 use crate::chat::{add_provider, chat_sql, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
@@ -115,8 +115,9 @@ async fn nobody_waits_behind_anothers_queue() {
 
 #[tokio::test]
 async fn who_waits_for_a_turn_can_give_up() {
-    let (cluster, upstream) = limited("giveup", "aggregator.max_in_flight = 1", 3000).await;
+    let (cluster, upstream) = limited("giveup", "aggregator.max_in_flight = 1", 6000).await;
     let database = with_provider(&cluster, &upstream).await;
+    let root = database.root().await;
     key_for(&database, "u-a").await;
     let mut first = calls(&database, "u-a", 1).await;
     upstream.wait_for_chats(1).await;
@@ -126,13 +127,13 @@ async fn who_waits_for_a_turn_can_give_up() {
         failure(&waiting, &chat_sql(r#"{"timeout_ms": 300, "max_retries": 0}"#)).await;
     assert_eq!(code, "PT504", "{message}");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    let cancel = waiting.cancel_token();
+    let canceller = database.canceller(&waiting).await;
     let sql = chat_sql("{}");
-    let canceller = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    let cancel = async {
+        eventually(&root, "SELECT waiting FROM aggregator_status()", "1").await;
+        canceller.cancel().await;
     };
-    let ((code, _), ()) = tokio::join!(failure(&waiting, &sql), canceller);
+    let ((code, _), ()) = tokio::join!(failure(&waiting, &sql), cancel);
     assert_eq!(code, "57014");
     first.join_next().await.unwrap().unwrap();
     assert_eq!(upstream.chat_count(), 1, "what never got its turn was never sent");

@@ -209,17 +209,17 @@ async fn a_requests_own_fields_go_before_the_options() {
 #[tokio::test]
 async fn cancel_aborts_all_that_are_in_flight() {
     let upstream = Upstream::start(obeys).await;
-    let (_database, root) = ready(&upstream).await;
+    let (database, root) = ready(&upstream).await;
     let requests: Vec<Value> = (0..20).map(|i| ask(&format!("stall {i}"))).collect();
     let sql = many("ok", &requests, ", concurrency => 8");
-    let cancel = root.cancel_token();
-    let canceller = async {
+    let canceller = database.canceller(&root).await;
+    let cancel = async {
         upstream.wait_for_chats(8).await;
         let at = Instant::now();
-        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        canceller.cancel().await;
         at
     };
-    let ((code, _), at) = tokio::join!(failure(&root, &sql), canceller);
+    let ((code, _), at) = tokio::join!(failure(&root, &sql), cancel);
     assert_eq!(code, "57014");
     for index in 0..8 {
         let took = upstream.wait_for_abort(index).await.saturating_duration_since(at);

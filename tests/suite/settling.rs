@@ -92,30 +92,25 @@ async fn what_begins_and_settles_in_one_batch_is_over() {
     value(&root, &chat_sql("{}")).await.unwrap();
     let (locker, one, other) =
         (database.root().await, database.root().await, database.root().await);
-    let cancel = other.cancel_token();
+    let canceller = database.canceller(&other).await;
     let sql = chat_sql("{}");
     let held = async {
         locker
             .batch_execute("BEGIN; LOCK TABLE aggregator_usage_logs IN EXCLUSIVE MODE")
             .await
             .unwrap();
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        // The worker waits for the lock when the second begins, and still when its caller has gone.
+        let first = tokio::spawn(async move { value(&one, &chat_sql("{}")).await });
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'aggregator_usage_logs'::regclass";
+        eventually(&locker, waits, "1").await;
+        let (second, ()) = tokio::join!(failure(&other, &sql), async {
+            eventually(&locker, "SELECT in_flight FROM aggregator_status()", "2").await;
+            canceller.cancel().await;
+        });
         locker.batch_execute("COMMIT").await.unwrap();
+        (first.await.unwrap(), second.0)
     };
-    let first = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        value(&one, &sql).await
-    };
-    // The worker waits for the lock when this one begins, and still when its caller has gone.
-    let second = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        failure(&other, &sql).await.0
-    };
-    let gone = async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
-    };
-    let ((), first, second, ()) = tokio::join!(held, first, second, gone);
+    let (first, second) = held.await;
     assert!(first.is_some());
     assert_eq!(second, "57014");
     let ledger = "SELECT string_agg(status || ' ' || coalesce(error_code, '-'), ', ' ORDER BY status) FROM aggregator_usage_logs";

@@ -1,6 +1,7 @@
 //! A stand-in upstream: it speaks OpenAI's wire format, misbehaves on demand, and counts what
 //! reached it.
 
+use crate::bed::PATIENCE;
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -321,7 +322,8 @@ impl Upstream {
 
     /// Waits until this many chat requests have arrived.
     pub async fn wait_for_chats(&self, count: usize) {
-        for _ in 0..1000 {
+        let given_up = Instant::now() + PATIENCE;
+        while Instant::now() < given_up {
             if self.chat_count() >= count {
                 return;
             }
@@ -332,7 +334,8 @@ impl Upstream {
 
     /// Waits until the other side has gone away from chat number `index`, and says when that was.
     pub async fn wait_for_abort(&self, index: usize) -> Instant {
-        for _ in 0..500 {
+        let given_up = Instant::now() + PATIENCE;
+        while Instant::now() < given_up {
             if let Some(at) = self.chats().get(index).and_then(|chat| chat.aborted) {
                 return at;
             }

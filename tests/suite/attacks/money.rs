@@ -4,7 +4,6 @@
 use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
 use crate::chat::{HELLO, add_named, add_provider, chat_sql, ready, save_key, user};
 use crate::upstream::{Answer, Seen, Upstream};
-use std::time::Duration;
 use tokio_postgres::Client;
 
 /// 100 tokens in and 50 out, at 2 and 10 USD per million: 0.0007 USD.
@@ -173,10 +172,11 @@ async fn what_was_not_written_to_the_upstream_costs_nothing() {
     }
     // Cancelled while it waits for the connection.
     let patient = sql.replace("\"timeout_ms\":100", "\"timeout_ms\":60000");
-    let token = attacker.cancel_token();
+    let canceller = database.canceller(&attacker).await;
     let cancel = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        let pending = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'";
+        eventually(&root, pending, "1").await;
+        canceller.cancel().await;
     };
     let ((code, _), ()) = tokio::join!(failure(&attacker, &patient), cancel);
     assert_eq!(code, "57014");

@@ -54,7 +54,7 @@ async fn whoever_asks_and_goes_away_leaves_the_turn_to_the_next() {
     .await;
     let (database, root) = ready(&upstream).await;
     let leader = database.root().await;
-    let cancel = leader.cancel_token();
+    let canceller = database.canceller(&leader).await;
     let leads = tokio::spawn(async move { failure(&leader, &chat_sql(MINUTE)).await.0 });
     upstream.wait_for_chats(1).await;
     let mut waiting = vec![];
@@ -68,7 +68,7 @@ async fn whoever_asks_and_goes_away_leaves_the_turn_to_the_next() {
     assert_eq!(code, "PT504", "{message}");
     eventually(&root, "SELECT in_flight FROM aggregator_status()", "6").await;
     assert_eq!(upstream.chat_count(), 1);
-    cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    canceller.cancel().await;
     assert_eq!(leads.await.unwrap(), "57014");
     let mut answers = vec![];
     for one in waiting {

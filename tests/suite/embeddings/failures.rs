@@ -1,11 +1,10 @@
 //! What goes wrong with embeddings, and what is left of it.
 
 use super::{add_embedder, embeds, many, ready, shown, texts};
-use crate::bed::{self, Cluster, eventually, failure, rows, value};
+use crate::bed::{Cluster, eventually, failure, rows, value};
 use crate::chat::{save_key, user};
 use crate::upstream::{Answer, Upstream};
 use crate::wire::Wire;
-use std::time::Duration;
 
 #[tokio::test]
 async fn an_answer_that_is_not_what_was_asked_for_is_broken() {
@@ -124,13 +123,10 @@ async fn what_was_in_flight_when_the_worker_is_killed_is_unknown() {
     let mut wire = Wire::connect(&database).await;
     wire.ask("SELECT embed('stall', 'e')").await;
     upstream.wait_for_chats(2).await;
-    let pid = value(&root, crate::crash::WORKER).await.unwrap();
-    bed::run(bed::as_server("kill").args(["-KILL", &pid]));
-    // The server restarts every session.
-    let root = cluster.again(&database.name).await;
+    let root = crate::crash::kill_worker(&cluster, &database.name, root).await;
     assert_eq!(value(&root, "SELECT embed('x', 'e')").await, Some(shown("x")));
     let status = "SELECT string_agg(status, ' ' ORDER BY created_at) FROM aggregator_usage_logs";
-    bed::eventually_within(Duration::from_secs(60), &root, status, "success unknown success").await;
+    eventually(&root, status, "success unknown success").await;
 }
 
 #[tokio::test]
