@@ -34,7 +34,7 @@ class OpenAIHere extends OpenAI {
 for (const [i, code] of examples.entries()) {
   test(`example ${i + 1}: ${code.split('\n')[0]}`, async () => {
     // The first key's models arrive a moment after it is saved.
-    for (let tries = 0; i > 0 && tries < 200; tries++) {
+    for (let tries = 0; i > 0 && tries < 1200; tries++) {
       const { data: models } = await supabase.rpc('get_user_available_models')
       if (models?.length > 0) break
       await new Promise((resolve) => setTimeout(resolve, 50))

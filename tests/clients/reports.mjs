@@ -64,7 +64,11 @@ test('a job is submitted, waited for and read', async () => {
   const body = { model: 'm', messages: hello, p_idempotency_key: 'once' }
   const job = await got(a.rpc('chat_submit', body))
   assert.equal(await got(a.rpc('chat_submit', body)), job)
-  const [done] = await got(a.rpc('chat_wait', { p_job_id: job, p_timeout_ms: 5000 }))
+  let [done] = await got(a.rpc('chat_wait', { p_job_id: job, p_timeout_ms: 5000 }))
+  // On a busy machine that is not long.
+  for (let i = 0; ['queued', 'running'].includes(done.status) && i < 10; i++) {
+    ;[done] = await got(a.rpc('chat_wait', { p_job_id: job, p_timeout_ms: 5000 }))
+  }
   assert.deepEqual([done.status, done.content, done.cost], ['succeeded', 're: hi', 0.00007])
   const [result] = await got(a.rpc('chat_result', { p_job_id: job }))
   assert.equal(result.response.choices[0].message.content, 're: hi')

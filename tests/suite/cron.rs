@@ -1,8 +1,8 @@
 //! Schedules of pg_cron: made, run for real, ended; and a clear word where they cannot be.
 
-use crate::bed::{Cluster, failure, rows, shared, value};
+use crate::bed::{Cluster, PATIENCE, failure, rows, shared, value};
 use crate::upstream::{Answer, Upstream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MODELS: &str = r#"{"data":[{"id":"m","name":"M","context_length":1000,
     "pricing":{"prompt":"0.000001","completion":"0.000002"}}]}"#;
@@ -12,7 +12,7 @@ async fn a_schedule_really_runs_and_syncs() {
     let upstream = Upstream::raw(|_| Answer::json(200, MODELS)).await;
     let cluster = Cluster::start(
         "schedule",
-        "shared_preload_libraries = 'pg_cron,aggregator'\ncron.use_background_workers = on",
+        "fsync = off\nshared_preload_libraries = 'pg_cron,aggregator'\ncron.use_background_workers = on",
     );
     cluster.supabase_roles().await;
     let root = cluster.connect("postgres", "postgres").await;
@@ -78,15 +78,16 @@ async fn a_schedule_really_runs_and_syncs() {
     );
 
     // It runs, in a background worker, without a session of ours.
-    for _ in 0..1300 {
-        let ended =
-            "SELECT count(*) FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')";
-        if value(&root, ended).await.unwrap() != "0" {
-            break;
-        }
+    let ended = format!(
+        "SELECT DISTINCT status, return_message FROM cron.job_run_details
+         WHERE jobid = {id} AND status IN ('succeeded', 'failed')"
+    );
+    let began = Instant::now();
+    let mut ran = rows(&root, &ended).await;
+    while ran.is_empty() && began.elapsed() < 5 * PATIENCE {
         tokio::time::sleep(Duration::from_millis(100)).await;
+        ran = rows(&root, &ended).await;
     }
-    let ran = rows(&root, "SELECT DISTINCT status, return_message FROM cron.job_run_details").await;
     assert_eq!(ran, ["succeeded|SELECT 1"], "{}", cluster.log());
     assert!(upstream.seen().len() > before);
     assert_eq!(rows(&root, "SELECT model_id FROM aggregator_models").await, ["m"]);

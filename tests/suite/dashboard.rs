@@ -53,6 +53,8 @@ async fn the_page_shows_what_the_reports_say_and_nothing_in_it_is_code() {
     let database = bed::database().await;
     let root = database.root().await;
     usage(&root).await;
+    // At one time: the page and the reports are of the same hour.
+    root.batch_execute("BEGIN").await.unwrap();
     for range in ["day", "week", "month"] {
         let page = value(&root, &format!("SELECT usage_dashboard('{range}')")).await.unwrap();
         let summary = rows(
@@ -178,6 +180,7 @@ async fn a_browser_shows_it() {
     let database = bed::database().await;
     let root = database.root().await;
     usage(&root).await;
+    root.batch_execute("BEGIN").await.unwrap();
     let page = value(&root, "SELECT usage_dashboard('week')").await.unwrap();
     let dir = std::env::temp_dir().join(format!("aggregator-page-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();

@@ -1,9 +1,9 @@
 //! Gateway keys: made, shown once, rotated, revoked; whose they are, what they may, and their own limits.
 
-use crate::bed::{Cluster, Database, eventually, eventually_within, failure, rows, value};
+use crate::bed::{Cluster, Database, PATIENCE, eventually, failure, rows, value};
 use crate::chat::{HELLO, ready, user};
-use crate::upstream::{Answer, Upstream};
-use std::time::Duration;
+use crate::upstream::{Answer, Gate, Upstream};
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 /// Makes a key: its id, and the key.
@@ -14,7 +14,7 @@ async fn create(client: &Client, arguments: &str) -> (String, String) {
 }
 
 /// What the worker finds for a key that a program shows: whose it is, its models and tags, and the seconds that are
-/// left of it. By the worker's own statement, as the worker asks it.
+/// left of it, in hundreds. By the worker's own statement, as the worker asks it.
 async fn found(root: &Client, key: &str) -> Vec<String> {
     let statement = include_str!("../../sql/statements/gateway_key.sql");
     let set = "SELECT CASE WHEN current_setting('server_version_num')::integer < 160000 THEN 'MEMBER' ELSE 'SET' END";
@@ -25,7 +25,7 @@ async fn found(root: &Client, key: &str) -> Vec<String> {
         .replace("$1", &format!("encode(sha256('{key}'::bytea), 'hex')"))
         .replace("$2", "NULL::text");
     let sql = format!(
-        "SELECT user_id, models, tags, round(until / 1e6 - extract(epoch FROM clock_timestamp()), -1)
+        "SELECT user_id, models, tags, round(until / 1e6 - extract(epoch FROM clock_timestamp()), -2)
          FROM ({statement}) AS k (id, user_id, models, tags, until)"
     );
     rows(root, &sql).await
@@ -268,11 +268,23 @@ async fn what_is_revoked_expired_or_nobodys_passes_nothing() {
         "PT404"
     );
     assert_eq!(failure(&ann, "SELECT revoke_gateway_key(NULL)").await.0, "PT400");
-    let (_, brief) =
-        create(&ann, "'x', p_expires_at => clock_timestamp() + interval '0.4 s'").await;
-    assert_eq!(found(&root, &brief).await.len(), 1);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(found(&root, &brief).await.len(), 0);
+    // On a busy machine it may be over before it is looked for.
+    for seconds in [0.4, 2.0, 8.0, 32.0] {
+        let brief = format!("'x', p_expires_at => clock_timestamp() + interval '{seconds} s'");
+        let (id, brief) = create(&ann, &brief).await;
+        let before = found(&root, &brief).await.len();
+        let is_over = format!(
+            "SELECT clock_timestamp() > expires_at FROM aggregator_gateway_keys WHERE id = '{id}'"
+        );
+        if before == 0 && value(&root, &is_over).await.as_deref() == Some("t") {
+            assert!(seconds < 32.0, "it was never found");
+            continue;
+        }
+        assert_eq!(before, 1);
+        eventually(&root, &is_over, "t").await;
+        assert_eq!(found(&root, &brief).await.len(), 0);
+        break;
+    }
     // What a superuser or a restore may have written.
     let (_, odd) = create(&ann, "'x'").await;
     for (change, passes) in [
@@ -339,13 +351,7 @@ async fn a_forgotten_users_keys_are_gone_and_do_not_come_back() {
         assert_eq!(value(&root, &sql).await.unwrap(), "0");
     }
     // The worker sweeps it away.
-    eventually_within(
-        Duration::from_secs(30),
-        &root,
-        "SELECT count(*) FROM aggregator_gateway_keys",
-        "0",
-    )
-    .await;
+    eventually(&root, "SELECT count(*) FROM aggregator_gateway_keys", "0").await;
     // Whoever comes under the same id makes keys of their own.
     let again = database.rest("authenticated", Some("ann")).await;
     let (_, new) = create(&again, "'x'").await;
@@ -457,8 +463,11 @@ async fn open_transactions_make_no_more_keys_than_a_user_may_have() {
     .await
     .unwrap();
     let ann = || database.rest("authenticated", Some("ann"));
+    let ben = database.rest("authenticated", Some("ben")).await;
     let count = "SELECT count(*) FROM aggregator_gateway_keys WHERE user_id = 'ann'";
-    for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
+    let mut given_up = 0;
+    let mut isolations = vec!["SERIALIZABLE", "REPEATABLE READ", "READ COMMITTED"];
+    while let Some(isolation) = isolations.pop() {
         let (first, second) = (ann().await, ann().await);
         for client in [&first, &second] {
             // Both have seen what is there before either makes one.
@@ -472,15 +481,28 @@ async fn open_transactions_make_no_more_keys_than_a_user_may_have() {
             second.batch_execute(end).await.unwrap();
             made
         });
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(!waits.is_finished(), "{isolation}: it waits for what the first does");
+        let began = Instant::now();
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        // It waits for what the first does.
+        while value(&root, waiting).await.unwrap() == "0" && !waits.is_finished() {
+            assert!(began.elapsed() < PATIENCE, "{isolation}: it does not wait");
+        }
         // Another user's does not wait.
-        let ben = database.rest("authenticated", Some("ben")).await;
         create(&ben, "'x'").await;
         first.batch_execute("COMMIT").await.unwrap();
         let made = waits.await.unwrap();
         let code = made.as_ref().err().and_then(|error| error.code()).map(|code| code.code());
         let keys = value(&root, count).await.unwrap();
+        // It waits for three seconds, which a busy machine may take to come to the end of the first.
+        if isolation == "READ COMMITTED" && code == Some("PT409") && given_up < 5 {
+            assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+            root.batch_execute("DELETE FROM aggregator_gateway_keys WHERE name = 'first'")
+                .await
+                .unwrap();
+            given_up += 1;
+            isolations.push(isolation);
+            continue;
+        }
         match isolation {
             // The first two make the user's keys a thousand.
             "READ COMMITTED" => assert_eq!((code, keys.as_str()), (None, "1000")),
@@ -497,9 +519,9 @@ async fn open_transactions_make_no_more_keys_than_a_user_may_have() {
     // Who does not end the transaction holds nobody up for ever.
     let (open, waits) = (ann().await, ann().await);
     open.batch_execute("BEGIN; SELECT create_gateway_key('open')").await.unwrap();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(failure(&waits, "SELECT create_gateway_key('late')").await.0, "PT409");
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -518,8 +540,7 @@ async fn a_key_spends_as_its_owner_within_its_own_limits() {
     );
     let jobs = submit_with(&root, &id, options, 1).await;
     assert_eq!(outcome(&root, &jobs).await, ["succeeded|∅|1"]);
-    eventually_within(
-        Duration::from_secs(20),
+    eventually(
         &root,
         "SELECT string_agg(name, ' ') FROM aggregator_gateway_keys WHERE last_used_at > created_at",
         "x",
@@ -589,15 +610,23 @@ async fn what_a_key_may_not_call_is_not_sent_and_a_revoked_key_sends_nothing() {
 
 #[tokio::test]
 async fn a_call_that_waits_for_its_turn_is_not_sent_once_its_key_is_revoked() {
-    let upstream =
-        Upstream::start(|_| Answer::After(Duration::from_millis(800), Box::new(paid()))).await;
-    let cluster = Cluster::start("keyturn", "aggregator.max_in_flight_per_key = 1");
+    let gate = Gate::default();
+    let upstream = Upstream::start({
+        let gate = gate.clone();
+        move |_| Answer::held(&gate, paid())
+    })
+    .await;
+    let cluster = Cluster::start("keyturn", "fsync = off\naggregator.max_in_flight_per_key = 1");
     let database: Database<'_> = cluster.database().await;
     let root = crate::chat::prepare(&database, &upstream).await;
     let (id, _) = create(&root, "'x'").await;
     let jobs = submit_with(&root, &id, "{}", 3).await;
     upstream.wait_for_chats(1).await;
+    eventually(&root, "SELECT waiting FROM aggregator_status()", "2").await;
     value(&root, &format!("SELECT revoke_gateway_key('{id}')")).await.unwrap();
+    // What was known of it when it began to wait counts for a quarter of a second.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    gate.open();
     assert_eq!(outcome(&root, &jobs).await, ["failed|invalid_api_key|2", "succeeded|∅|1"]);
     assert_eq!(upstream.chat_count(), 1, "what was sent before ends; nothing is sent after");
 }
@@ -620,6 +649,7 @@ async fn fifty_calls_at_once_never_pass_the_limit_of_a_key() {
     let spent = "SELECT sum(cost_estimate) <= 0.007 FROM aggregator_usage_logs";
     assert_eq!(value(&root, spent).await.unwrap(), "t");
     // Jobs wait for a rate limit; what is through at once is no more than it allows.
+    let began = Instant::now();
     submit_with(&root, &limited, r#"{"max_tokens": 50}"#, 50).await;
     eventually(
         &root,
@@ -629,10 +659,12 @@ async fn fifty_calls_at_once_never_pass_the_limit_of_a_key() {
         "t",
     )
     .await;
-    let sent = format!(
-        "SELECT count(*) <= 8 FROM aggregator_usage_logs WHERE gateway_key_id = '{limited}'"
-    );
-    assert_eq!(value(&root, &sent).await.unwrap(), "t");
+    let sent =
+        format!("SELECT count(*) FROM aggregator_usage_logs WHERE gateway_key_id = '{limited}'");
+    let sent: usize = value(&root, &sent).await.unwrap().parse().unwrap();
+    // One more for each eight and a half seconds.
+    let allowed = 8 + (began.elapsed().as_secs_f64() * 7.0 / 60.0) as usize;
+    assert!(sent <= allowed, "{sent} of {allowed}");
     root.batch_execute("DELETE FROM aggregator_jobs").await.unwrap();
 }
 

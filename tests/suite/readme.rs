@@ -327,7 +327,7 @@ async fn every_block_of_the_readme_and_the_pages_runs_and_gives_what_it_shows() 
     };
     let with_cron = is_there("AGGREGATOR_WITH_CRON");
     let cron = if with_cron { "pg_cron, " } else { "" };
-    let preload = format!("shared_preload_libraries = '{cron}aggregator'");
+    let preload = format!("fsync = off\nshared_preload_libraries = '{cron}aggregator'");
     let upstream = provider::start().await;
     let mut bed = Bed {
         cluster: Cluster::start("readme", &preload),

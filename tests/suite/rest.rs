@@ -27,8 +27,9 @@ async fn provider() -> Upstream {
             "answer 402" => error(402, "no_credit"),
             "answer 429" => error(429, "rate_limit_exceeded"),
             "answer 500" => error(500, "server_error"),
-            "answer late" => Answer::late(5_000, echo(seen)),
-            "raises" | "gives a value" | "is queued" => Answer::late(10_000, echo(seen)),
+            "answer late" => Answer::late(60_000, echo(seen)),
+            "raises" | "gives a value" => Answer::late(60_000, echo(seen)),
+            "is queued" => Answer::late(15_000, echo(seen)),
             "broken at first" if broken.fetch_add(1, Ordering::SeqCst) < 3 => {
                 error(500, "server_error")
             }
@@ -195,7 +196,7 @@ async fn with_openrouter() -> Rest {
     let upstream = Upstream::raw(|seen| match seen.path.as_str() {
         path if path.ends_with("/models") => Answer::json(200, MODELS),
         path if path.ends_with("/chat/completions") && seen.body.contains("is queued") => {
-            Answer::late(9_000, echo(seen))
+            Answer::late(15_000, echo(seen))
         }
         path if path.ends_with("/chat/completions") => echo(seen),
         _ => Answer::json(200, r#"{"data":{"label":"key"}}"#),

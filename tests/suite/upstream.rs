@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 /// A request that arrived.
@@ -40,6 +41,24 @@ impl Seen {
     }
 }
 
+/// Holds answers back until the test lets them go. A new one is shut.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub fn shut(&self) {
+        self.0.send_replace(false);
+    }
+
+    async fn is_open(&self) {
+        let _ = self.0.subscribe().wait_for(|is_open| *is_open).await;
+    }
+}
+
 /// A part of a stream, sent as soon as its turn comes.
 #[derive(Debug, Clone)]
 pub enum Piece {
@@ -51,6 +70,8 @@ pub enum Piece {
     Bytes(Vec<u8>),
     /// A pause.
     Wait(Duration),
+    /// Nothing until this opens.
+    Until(Gate),
     /// Close the connection in the middle of the answer.
     Cut,
     /// Send nothing more until the other side goes away.
@@ -103,6 +124,8 @@ pub enum Answer {
     Raw(Vec<u8>),
     /// Wait first.
     After(Duration, Box<Answer>),
+    /// When this opens.
+    Until(Gate, Box<Answer>),
     /// Never answer.
     Stall,
     /// A body of this many bytes, length unknown beforehand.
@@ -136,6 +159,11 @@ impl Answer {
     /// This answer after some time.
     pub fn late(ms: u64, answer: Self) -> Self {
         Self::After(Duration::from_millis(ms), Box::new(answer))
+    }
+
+    /// This answer once the gate is open.
+    pub fn held(gate: &Gate, answer: Self) -> Self {
+        Self::Until(gate.clone(), Box::new(answer))
     }
 
     /// A stream of these texts in OpenAI's form, with a pause before each but the first.
@@ -186,6 +214,7 @@ pub struct Upstream {
 struct Log {
     seen: Mutex<Vec<Seen>>,
     chats: AtomicUsize,
+    stalls: AtomicUsize,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
 }
@@ -332,6 +361,15 @@ impl Upstream {
         panic!("only {} of {count} requests arrived", self.chat_count());
     }
 
+    /// Waits until so many streams have sent all that they had to say before they stall.
+    pub async fn wait_for_stalls(&self, count: usize) {
+        let given_up = Instant::now() + PATIENCE;
+        while self.log.stalls.load(Ordering::SeqCst) < count {
+            assert!(Instant::now() < given_up, "fewer than {count} streams stall");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until the other side has gone away from chat number `index`, and says when that was.
     pub async fn wait_for_abort(&self, index: usize) -> Instant {
         let given_up = Instant::now() + PATIENCE;
@@ -351,8 +389,15 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, log: Arc<Log>, hand
         let index = log.arrived(&request);
         let mut busy = request.is_chat().then(|| Busy::begin(&log));
         let mut answer = handler(&request);
-        while let Answer::After(pause, then) = answer {
-            if !waits(&mut stream, pause).await {
+        loop {
+            let (goes_on, then) = match answer {
+                Answer::After(pause, then) => {
+                    (waits(&mut stream, tokio::time::sleep(pause)).await, then)
+                }
+                Answer::Until(gate, then) => (waits(&mut stream, gate.is_open()).await, then),
+                _ => break,
+            };
+            if !goes_on {
                 return log.aborted(index);
             }
             answer = *then;
@@ -393,12 +438,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, log: Arc<Log>, hand
                 let _ = stream.write_all(b"\"}").await;
                 return;
             }
-            Answer::Stream(pieces) => match send_stream(&mut stream, pieces, busy).await {
+            Answer::Stream(pieces) => match send_stream(&mut stream, pieces, busy, &log).await {
                 Streamed::Whole => {}
                 Streamed::Cut => return,
                 Streamed::Aborted => return log.aborted(index),
             },
-            Answer::After(..) => unreachable!("unfolded above"),
+            Answer::After(..) | Answer::Until(..) => unreachable!("unfolded above"),
         }
     }
 }
@@ -414,6 +459,7 @@ async fn send_stream<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufReader<S>,
     pieces: Vec<Piece>,
     mut busy: Option<Busy>,
+    log: &Log,
 ) -> Streamed {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -427,13 +473,20 @@ async fn send_stream<S: AsyncRead + AsyncWrite + Unpin>(
             Piece::Event(name, data) => format!("event: {name}\ndata: {data}\n\n").into_bytes(),
             Piece::Bytes(bytes) => bytes,
             Piece::Wait(pause) => {
-                if !waits(stream, pause).await {
+                if !waits(stream, tokio::time::sleep(pause)).await {
+                    return Streamed::Aborted;
+                }
+                continue;
+            }
+            Piece::Until(gate) => {
+                if !waits(stream, gate.is_open()).await {
                     return Streamed::Aborted;
                 }
                 continue;
             }
             Piece::Cut => return Streamed::Cut,
             Piece::Stall => {
+                log.stalls.fetch_add(1, Ordering::SeqCst);
                 gone(stream).await;
                 return Streamed::Aborted;
             }
@@ -453,9 +506,12 @@ async fn send_stream<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Waits; false if the other side went away meanwhile.
-async fn waits<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, pause: Duration) -> bool {
+async fn waits<S: AsyncRead + Unpin>(
+    stream: &mut BufReader<S>,
+    end: impl Future<Output = ()>,
+) -> bool {
     tokio::select! {
-        () = tokio::time::sleep(pause) => true,
+        () = end => true,
         () = gone(stream) => false,
     }
 }

@@ -1,15 +1,15 @@
 //! Chats over HTTP.
 
 use super::own::Own;
-use super::{Bed, Request, Response, read_to_end, token};
-use crate::bed::{eventually, eventually_within, rows, value};
+use super::{Bed, Request, Response, read_to_end, token, until_read};
+use crate::bed::{PATIENCE, eventually, rows, value};
 use crate::chat::{add_named, add_provider, user};
-use crate::upstream::{Answer, Piece, USAGE, Upstream};
+use crate::upstream::{Answer, Gate, Piece, USAGE, Upstream};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub fn body(more: Value) -> String {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
@@ -72,18 +72,36 @@ async fn a_whole_answer_is_openais_with_its_cost() {
 
 #[tokio::test]
 async fn a_stream_arrives_as_it_comes_and_ends_with_done() {
-    let pause = Duration::from_secs(1);
-    let upstream =
-        Upstream::start(move |_| Answer::streams(&["a", "b", "c"], pause, Some(USAGE))).await;
+    let gate = Gate::default();
+    let upstream = Upstream::start({
+        let gate = gate.clone();
+        move |_| {
+            Answer::Stream(vec![
+                Piece::role(),
+                Piece::text("a"),
+                Piece::Until(gate.clone()),
+                Piece::text("b"),
+                Piece::text("c"),
+                Piece::finish("stop"),
+                Piece::usage(USAGE),
+                Piece::done(),
+            ])
+        }
+    })
+    .await;
     let bed = ready(&upstream).await;
     let mut stream = bed.connect().await;
-    let began = Instant::now();
     stream.write_all(&chat("u-1", json!({"stream": true})).bytes(bed.port)).await.unwrap();
-    let mut first = [0; 1];
-    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first).await.unwrap();
-    // The last piece leaves two pauses after the first.
-    assert!(began.elapsed() < pause * 2, "{:?}", began.elapsed());
-    let mut bytes = first.to_vec();
+    // The rest is not sent before the first piece has come.
+    let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).contains(r#""content":"a""#) {
+        let mut portion = [0; 4096];
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut portion)).await;
+        let count = read.expect("the first piece comes").unwrap();
+        assert!(count > 0, "{}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&portion[..count]);
+    }
+    gate.open();
     bytes.extend(read_to_end(&mut stream).await);
     let response = Response::read(&bytes);
     assert_eq!(response.status, 200);
@@ -181,8 +199,7 @@ async fn who_goes_away_before_the_answer_has_what_was_made_of_it_on_the_row() {
     for (index, request) in requests.iter().enumerate() {
         let mut connection = bed.connect().await;
         connection.write_all(&request.bytes(bed.port)).await.unwrap();
-        upstream.wait_for_chats(index + 1).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until_read(&upstream, index + 1, bed.port).await;
         // Nobody has been told anything.
         let mut portion = [0; 16];
         assert!(connection.try_read(&mut portion).is_err());
@@ -191,7 +208,7 @@ async fn who_goes_away_before_the_answer_has_what_was_made_of_it_on_the_row() {
             WHERE status = 'cancelled' AND completion_tokens > 0 AND cost_estimate > 0
               AND cost_source = 'incomplete' AND metadata -> 'estimated' IS NOT NULL";
         let expected = (index + 1).to_string();
-        eventually_within(Duration::from_millis(3000), &bed.root, told, &expected).await;
+        eventually(&bed.root, told, &expected).await;
         upstream.wait_for_abort(index).await;
     }
     assert_eq!(value(&bed.root, "SELECT count(*) FROM aggregator_usage_logs").await.unwrap(), "3");
@@ -210,12 +227,13 @@ async fn who_goes_away_cancels_the_call_and_its_row_is_priced() {
         let request = chat("u-1", json!({"stream": stream})).bytes(bed.port);
         connection.write_all(&request).await.unwrap();
         upstream.wait_for_chats(index + 1).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // The first is the stream.
+        until_read(&upstream, 1, bed.port).await;
         drop(connection);
         let count = "SELECT count(*) FROM aggregator_usage_logs
             WHERE status = 'cancelled' AND (cost_estimate IS NOT NULL OR prompt_tokens IS NULL)";
         let expected = (index + 1).to_string();
-        eventually_within(Duration::from_millis(1500), &bed.root, count, &expected).await;
+        eventually(&bed.root, count, &expected).await;
         upstream.wait_for_abort(index).await;
     }
     let priced = "SELECT count(*) FROM aggregator_usage_logs WHERE cost_estimate > 0";

@@ -6,7 +6,6 @@ use crate::bed::rows;
 use crate::checked_json::{GOOD, PERSON, calls};
 use crate::upstream::{Answer, USAGE, in_turn};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const BAD: &str = r#"{"name":"Ann"}"#;
 
@@ -107,15 +106,7 @@ async fn a_job_and_a_model_with_functions_are_checked_too() {
     both.bed.root.batch_execute(can).await.unwrap();
     let response = both.post("/v1/jobs", &asks(true.into())).await;
     assert_eq!(response.status, 202, "{response:?}");
-    let path = format!("/v1/jobs/{}", response.json()["id"].as_str().unwrap());
-    let mut job = Value::Null;
-    for _ in 0..500 {
-        job = both.send(Request::new("GET", &path)).await.json();
-        if job["status"] == "succeeded" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let job = both.ended(response.json()["id"].as_str().unwrap()).await;
     assert_eq!(job["response"]["parsed"], json!({"name": "Ann", "age": 7}), "{job}");
     assert_eq!(job["response"]["choices"][0]["message"]["content"], GOOD);
     assert_eq!(job["cost"].to_string(), "0.00014");

@@ -122,7 +122,7 @@ async fn run(bed: &Bed, mut command: Command) -> String {
         .env("HTTP_TOKEN", token::of("u-1"))
         .kill_on_drop(true)
         .output();
-    let ended = timeout(Duration::from_secs(120), command).await;
+    let ended = timeout(Duration::from_secs(400), command).await;
     let output = ended.expect("it ends").expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));

@@ -1,9 +1,8 @@
 //! The pages of the console, as a browser gets them.
 
-use super::own::Own;
+use super::own::{Own, until_status};
 use super::{Bed, Request};
 use crate::bed::{eventually, failure, tree, value};
-use std::time::Duration;
 
 /// What stands on every answer below `/console`.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -178,15 +177,7 @@ async fn switched_off_it_is_not_there() {
         eventually(&own.root, sql, expected).await;
     };
     set("aggregator.console = on", "SHOW aggregator.console", "on").await;
-    let mut status = 0;
-    for _ in 0..100 {
-        status = get("/console/").await.status;
-        if status == 200 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(status, 200);
+    until_status(own.port, &Request::new("GET", "/console/"), 200).await;
     let url = value(&own.root, "SELECT console_url()").await.unwrap();
     assert!(url.starts_with(&format!("{address}/console/#code=agc_")), "{url}");
     let base = "SHOW aggregator.console_base_url";

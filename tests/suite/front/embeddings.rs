@@ -129,7 +129,7 @@ async fn failures_budgets_and_limits_are_told_as_of_a_chat() {
     let bad = bed.send(&asks(json!({"input": "bad"}))).await;
     assert_eq!((bad.status, bad.code().as_str()), (400, "invalid_value"));
     value(&bed.root, "SELECT set_rate_limit(1, p_user_id => 'u-1')").await.unwrap();
-    let fits = bed.send(&asks(json!({"timeout_ms": 5000}))).await;
+    let fits = bed.send(&asks(json!({"timeout_ms": 20_000}))).await;
     assert_eq!(fits.status, 429, "{fits:?}");
     bed.root.batch_execute("DELETE FROM aggregator_rate_limits").await.unwrap();
     value(&bed.root, "SELECT set_budget(0.0000001, p_user_id => 'u-1')").await.unwrap();

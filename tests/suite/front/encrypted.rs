@@ -3,7 +3,7 @@
 use super::calls::chat;
 use super::own::{Own, until_down};
 use super::{Request, Response, free_port, read_to_end, send};
-use crate::bed::{as_server, run, value};
+use crate::bed::{PATIENCE, as_server, run, value};
 use crate::chat::{add_provider, user};
 use crate::upstream::{Answer, Upstream};
 use rustls::pki_types::ServerName;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -108,7 +109,7 @@ async fn an_encrypted_address_speaks_tls_and_nothing_else() {
     own.cluster.reload();
     let began = Instant::now();
     while handshake(&own, &second, BOTH, &[]).await.is_err() {
-        assert!(began.elapsed() < Duration::from_secs(10), "the new one is not used");
+        assert!(began.elapsed() < PATIENCE, "the new one is not used");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(handshake(&own, &first, BOTH, &[]).await.is_err());
@@ -179,13 +180,22 @@ async fn a_certificate_that_cannot_be_read_is_no_reason_to_speak_plain_text() {
     let health = Request::new("GET", "/health");
     assert_eq!(over_tls(&own, &one, &health).await.status, 200);
     // Who begins and goes no further is let go, and holds nobody up.
-    let began = Instant::now();
-    let mut silent = own.connect().await;
-    assert_eq!(over_tls(&own, &one, &health).await.status, 200);
-    assert!(began.elapsed() < Duration::from_secs(8));
-    assert_eq!(silent.read(&mut [0; 64]).await.unwrap_or(0), 0);
-    assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let mut is_held_up = true;
+    for _ in 0..5 {
+        let began = Instant::now();
+        let mut silent = own.connect().await;
+        assert_eq!(over_tls(&own, &one, &health).await.status, 200);
+        // While it is there still.
+        let is_there = silent.try_read(&mut [0; 64]).is_err();
+        let end = timeout(PATIENCE, silent.read(&mut [0; 64])).await;
+        assert_eq!(end.expect("it is let go").unwrap_or(0), 0);
+        assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
+        is_held_up = !is_there;
+        if !is_held_up {
+            break;
+        }
+    }
+    assert!(!is_held_up);
     // Where the files are is not everybody's to know.
     let alice = own.cluster.connect("alice", "app").await;
     assert_eq!(crate::bed::failure(&alice, "SHOW aggregator.http_tls_key").await.0, "42501");

@@ -3,12 +3,12 @@
 
 use super::dialects::Both;
 use super::keys::{chat, create, owner};
-use super::own::Own;
+use super::own::{Own, until_status};
 use super::{Request, Response, token};
-use crate::bed::{as_server, run, value};
+use crate::bed::{PATIENCE, as_server, run, value};
 use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 
 /// A line of the table.
@@ -161,12 +161,20 @@ async fn each_error_is_what_the_clients_act_on_in_each_dialect() {
     ];
     for line in &lines {
         for (path, request) in requests(line.what, &line.more) {
-            let sent = both.openai.chat_count();
-            let response = both.send(request).await;
+            let is_sent = line.what.starts_with("do:");
+            let began = Instant::now();
+            let (response, sent) = loop {
+                let before = both.openai.chat_count();
+                let response = both.send(request.clone()).await;
+                let sent = both.openai.chat_count() - before;
+                // On a busy machine its short time may be over before it is sent.
+                if !(line.what == "do:stall" && sent == 0) || began.elapsed() > PATIENCE {
+                    break (response, sent);
+                }
+            };
             line.check(path, &response);
             // Refused or failed: nobody is asked twice for one request.
-            let sent = both.openai.chat_count() - sent;
-            assert_eq!(sent, usize::from(line.what.starts_with("do:")), "{} {path}", line.what);
+            assert_eq!(sent, usize::from(is_sent), "{} {path}", line.what);
         }
     }
 }
@@ -244,7 +252,7 @@ async fn what_has_had_no_turn_may_be_sent_again_and_what_has_no_room_is_told_so(
         aggregator.max_response_size = 64kB";
     let own = Own::ready("noturn", settings, &upstream).await;
     // It holds the only place.
-    let first = super::calls::chat("u-1", json!({"timeout_ms": 60_000}));
+    let first = super::calls::chat("u-1", json!({"timeout_ms": 600_000}));
     let mut held = own.connect().await;
     held.write_all(&first.bytes(own.port)).await.unwrap();
     upstream.wait_for_chats(1).await;
@@ -339,13 +347,5 @@ async fn memory_that_others_hold_is_worth_waiting_for_and_what_never_fits_is_not
     upstream.wait_for_abort(0).await;
     let (_, again) = requests(&prompt, &json!({"timeout_ms": 300})).swap_remove(0);
     let again = again.bearer(&token::of("u-1"));
-    let mut status = 0;
-    for _ in 0..100 {
-        status = own.send(&again).await.status;
-        if status == 504 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(status, 504);
+    until_status(own.port, &again, 504).await;
 }

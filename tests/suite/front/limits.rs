@@ -2,7 +2,7 @@
 
 use super::calls::{body, chat, ready};
 use super::{Bed, Request, Response, read_to_end, send, token};
-use crate::bed::{as_server, eventually, eventually_within, rows, run, value};
+use crate::bed::{PATIENCE, as_server, eventually, eventually_within, rows, run, value};
 use crate::upstream::{Answer, Piece, Upstream};
 use serde_json::json;
 use std::time::{Duration, Instant};
@@ -186,7 +186,8 @@ async fn a_body_that_comes_too_slowly_is_given_up() {
     };
     assert_eq!((answer.status, answer.code().as_str()), (408, "request_timeout"));
     assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    // All of it would take more than an hour.
+    assert!(began.elapsed() < Duration::from_secs(80), "{:?}", began.elapsed());
     assert_eq!(upstream.chat_count(), 0);
 }
 
@@ -206,11 +207,11 @@ async fn a_reader_that_stops_reading_is_given_up_after_a_minute_and_paid_for() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(([127, 0, 0, 1], bed.port).into()).await.unwrap();
+    let began = Instant::now();
     stream.write_all(&chat("u-1", json!({"stream": true})).bytes(bed.port)).await.unwrap();
     assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
-    let began = Instant::now();
     let cancelled = "SELECT status FROM aggregator_usage_logs WHERE status <> 'pending'";
-    eventually_within(Duration::from_secs(100), &bed.root, cancelled, "cancelled").await;
+    eventually_within(3 * PATIENCE, &bed.root, cancelled, "cancelled").await;
     assert!(began.elapsed() > Duration::from_secs(50), "{:?}", began.elapsed());
     upstream.wait_for_abort(0).await;
     let settled = "SELECT count(*) FROM aggregator_usage_logs WHERE cost_estimate > 0";
@@ -248,7 +249,7 @@ async fn a_worker_that_is_out_of_descriptors_waits_and_recovers() {
     drop(held);
     let began = Instant::now();
     assert_eq!(bed.get("/health").await.status, 200);
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     limit(&usual);
     assert_eq!(bed.get("/ready").await.status, 200);
     assert_eq!(rows(&bed.root, "SELECT http_error IS NULL FROM aggregator_status()").await, ["t"]);

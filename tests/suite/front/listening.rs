@@ -1,8 +1,9 @@
 //! Where it listens, and where not.
 
+use super::own::until_logged;
 use super::{Bed, Request, cluster, free_port, listen, over_socket, send};
-use crate::bed::{eventually, rows, value};
-use std::time::Duration;
+use crate::bed::{PATIENCE, eventually, rows, value};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
@@ -84,13 +85,11 @@ async fn a_unix_socket_is_there_for_as_long_as_it_is_wanted() {
     assert_eq!(over_socket(&path, &health).await.status, 200);
     assert_eq!(value(&root, "SELECT worker_pid FROM aggregator_status()").await, pid);
     root.batch_execute("DROP EXTENSION aggregator").await.unwrap();
-    for _ in 0..200 {
-        if !path.exists() {
-            return;
-        }
+    let began = Instant::now();
+    while path.exists() {
+        assert!(began.elapsed() < PATIENCE, "the socket is left behind");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("the socket is left behind");
 }
 
 #[tokio::test]
@@ -98,8 +97,8 @@ async fn what_cannot_be_had_is_said_and_tried_again() {
     let cluster = cluster().await;
     let database = cluster.database().await;
     let root = database.root().await;
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = taken.local_addr().unwrap().port();
+    let port = free_port().await;
+    let taken = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     listen(&root, &format!("{}=127.0.0.1:{port}", database.name)).await;
     let status = "SELECT coalesce(http_address, 'none') || ' ' || coalesce(http_error, 'none') FROM aggregator_status()";
     value(&root, "SELECT aggregator_start()").await;
@@ -120,7 +119,7 @@ async fn what_cannot_be_had_is_said_and_tried_again() {
         database.name
     );
     eventually(&others, status, &refused).await;
-    assert!(cluster.log().contains(&format!("no HTTP requests are taken: {}", &refused[5..])));
+    until_logged(cluster, &format!("no HTTP requests are taken: {}", &refused[5..])).await;
     // Nor is one that other machines reach.
     let remote = cluster.database().await;
     let root = remote.root().await;

@@ -2,8 +2,10 @@
 
 use super::dialects::Both;
 use super::{Request, token};
+use crate::bed::PATIENCE;
 use crate::upstream::Answer;
 use serde_json::json;
+use std::time::Instant;
 
 #[tokio::test]
 async fn what_is_counted_is_told_on_this_machine_and_to_no_proxy() {
@@ -11,7 +13,12 @@ async fn what_is_counted_is_told_on_this_machine_and_to_no_proxy() {
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
     assert_eq!(both.post("/v1/chat/completions", &body).await.status, 200);
     both.bed.get("/v1/models/a-secret-name").await;
-    let response = both.bed.get("/metrics").await;
+    let began = Instant::now();
+    let mut response = both.bed.get("/metrics").await;
+    // A call is in flight for a moment longer than its answer.
+    while !response.body.contains("aggregator_in_flight 0") && began.elapsed() < PATIENCE {
+        response = both.bed.get("/metrics").await;
+    }
     assert_eq!(response.status, 200);
     assert_eq!(
         response.header("content-type"),

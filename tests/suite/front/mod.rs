@@ -33,6 +33,8 @@ pub mod token;
 mod ways;
 
 use crate::bed::{self, Cluster, Database, eventually, value};
+use crate::upstream::Upstream;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -75,6 +77,17 @@ impl Bed {
 
     pub async fn get(&self, path: &str) -> Response {
         self.send(&Request::new("GET", path)).await
+    }
+}
+
+/// Waits until the worker at this port has read what so many streams have said before they stall. It reads what has
+/// come before it takes a request that comes later.
+pub async fn until_read(upstream: &Upstream, streams: usize, port: u16) {
+    upstream.wait_for_stalls(streams).await;
+    for _ in 0..2 {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+        let health = Request::new("GET", "/health");
+        assert_eq!(send(stream, &health.bytes(port)).await.status, 200);
     }
 }
 
@@ -123,16 +136,20 @@ pub fn write_secret(path: &PathBuf, secret: &str) {
 }
 
 /// A port for a server of a test. None that the system gives out by itself: between now and when the server has it,
-/// a stand-in of another test would get it, or whoever asks whether the server is up would reach itself.
+/// a stand-in of another test would get it, or whoever asks whether the server is up would reach itself. Others that
+/// run this suite see that it is taken, also while no server has it, by the UDP port of the same number.
 pub async fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const PORTS: u16 = 12_000;
     static TAKEN: AtomicU16 = AtomicU16::new(0);
+    static HELD: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
     let begin = std::process::id() % u32::from(PORTS);
     for _ in 0..PORTS {
         let taken = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed));
         let port = FIRST + ((begin + taken) % u32::from(PORTS)) as u16;
+        let Ok(held) = UdpSocket::bind(("127.0.0.1", port)) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            HELD.lock().unwrap().push(held);
             return port;
         }
     }

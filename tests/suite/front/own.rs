@@ -1,7 +1,7 @@
 //! A server of one test's own, which it may set, stop and start.
 
 use super::{Request, Response, SECRET, free_port, send, write_secret};
-use crate::bed::{Cluster, Database, eventually};
+use crate::bed::{Cluster, Database, PATIENCE, eventually, shown};
 use crate::chat::{add_provider, user};
 use crate::upstream::Upstream;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ impl Own {
         let cluster = Cluster::make(
             &format!("front_{name}"),
             &format!(
-                "aggregator.jwt_secret_file = 'jwt_secret'\n\
+                "fsync = off\naggregator.jwt_secret_file = 'jwt_secret'\n\
                  aggregator.http_listen = 'app=127.0.0.1:{port}'\n{configuration}"
             ),
         );
@@ -67,13 +67,7 @@ impl Own {
 
     /// Waits until the log of the server has this.
     pub async fn logs(&self, expected: &str) {
-        for _ in 0..200 {
-            if self.cluster.log().contains(expected) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("'{expected}' is not in {}", self.cluster.log());
+        until_logged(&self.cluster, expected).await;
     }
 
     pub async fn connect(&self) -> TcpStream {
@@ -89,10 +83,44 @@ impl Own {
     }
 }
 
+/// Waits until the log of a server has this.
+pub async fn until_logged(cluster: &Cluster, expected: &str) {
+    let began = Instant::now();
+    while !cluster.log().contains(expected) {
+        assert!(began.elapsed() < PATIENCE, "'{expected}' is not in {}", cluster.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Asks until the answer has this status, and gives it back.
+pub async fn until_status(port: u16, request: &Request, status: u16) -> Response {
+    let began = Instant::now();
+    loop {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+        let response = send(stream, &request.bytes(port)).await;
+        if response.status == status {
+            return response;
+        }
+        assert!(began.elapsed() < PATIENCE, "not {status}: {response:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Drops a database with all that is connected to it. The server waits 5 seconds for those whom it ends, and on a busy
+/// machine they take longer.
+pub async fn drop_by_force(client: &Client, name: &str) {
+    let began = Instant::now();
+    while let Err(error) = client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await
+    {
+        let is_in_use = error.code().is_some_and(|code| code.code() == "55006");
+        assert!(is_in_use && began.elapsed() < PATIENCE, "{}", shown(&error));
+    }
+}
+
 /// Waits until the address answers, and asks nobody else.
 pub async fn until_up(port: u16) {
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(30) {
+    while began.elapsed() < PATIENCE {
         if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)).await
             && send(stream, &Request::new("GET", "/health").bytes(port)).await.status == 200
         {
@@ -105,7 +133,8 @@ pub async fn until_up(port: u16) {
 
 /// Waits until nobody answers at the address.
 pub async fn until_down(port: u16) {
-    for _ in 0..200 {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
         if TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             return;
         }

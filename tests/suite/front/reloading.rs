@@ -1,12 +1,14 @@
 //! Settings that change while it runs.
 
 use super::calls::{body, chat};
-use super::own::{Own, until_down, until_up};
+use super::own::{Own, until_down, until_status, until_up};
 use super::{Request, Response, free_port, read_to_end, send, token, write_secret};
 use crate::bed::{eventually, value};
 use crate::chat::{add_provider, user};
-use crate::upstream::{Answer, USAGE, Upstream};
+use crate::upstream::{Answer, Gate, Piece, Upstream};
 use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -29,25 +31,14 @@ async fn tokens_of_a_secret_that_was_replaced_are_dead_at_once() {
     write_secret(&file, new_secret);
     assert_eq!(own.send(&with(&old)).await.status, 200);
     own.cluster.reload();
-    for _ in 0..100 {
-        if own.send(&with(&new)).await.status == 200 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_status(own.port, &with(&new), 200).await;
     // Not one of them, though the old one was vouched for a moment ago.
     assert_eq!(own.send(&with(&old)).await.status, 401);
     assert_eq!(own.send(&with(&new)).await.status, 200);
     // A file that others may read is none, and then nobody is believed.
     crate::bed::run(crate::bed::as_server("chmod").arg("0640").arg(&file));
     own.cluster.reload();
-    for _ in 0..100 {
-        if own.send(&with(&new)).await.status == 401 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(own.send(&with(&new)).await.status, 401);
+    until_status(own.port, &with(&new), 401).await;
     own.logs("want mode 0600").await;
     let reached = upstream.chat_count();
     assert_eq!(own.send(&with(&old)).await.status, 401);
@@ -56,9 +47,21 @@ async fn tokens_of_a_secret_that_was_replaced_are_dead_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_moves_without_a_gap_and_what_is_streamed_goes_on() {
-    let pause = Duration::from_millis(700);
-    let upstream =
-        Upstream::start(move |_| Answer::streams(&["abc", "d", "e"], pause, Some(USAGE))).await;
+    let gate = Gate::default();
+    let upstream = Upstream::start({
+        let gate = gate.clone();
+        move |_| {
+            Answer::Stream(vec![
+                Piece::role(),
+                Piece::text("abc"),
+                Piece::Until(gate.clone()),
+                Piece::text("d"),
+                Piece::finish("stop"),
+                Piece::done(),
+            ])
+        }
+    })
+    .await;
     let own = Own::start("moving", "").await;
     add_provider(&own.root, &upstream).await;
     user(&own.database(), "u-1").await;
@@ -75,29 +78,38 @@ async fn an_address_moves_without_a_gap_and_what_is_streamed_goes_on() {
     let mut said = portion[..count].to_vec();
 
     // Asked without a pause, one of the two answers each time.
-    let asking = tokio::spawn(async move {
-        let mut asked = 0;
-        loop {
-            let answers = async |port: u16| TcpStream::connect(("127.0.0.1", port)).await.is_ok();
-            if !answers(old).await {
-                assert!(answers(new).await, "nobody answers after {asked}");
-                return asked;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asking = tokio::spawn({
+        let asked = asked.clone();
+        async move {
+            loop {
+                let answers =
+                    async |port: u16| TcpStream::connect(("127.0.0.1", port)).await.is_ok();
+                if !answers(old).await {
+                    assert!(answers(new).await, "nobody answers after {asked:?}");
+                    return;
+                }
+                asked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            asked += 1;
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    while asked.load(Ordering::Relaxed) == 0 && !asking.is_finished() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     own.set(&format!("aggregator.http_listen = 'app=127.0.0.1:{new}'"));
     own.says(&format!("http://127.0.0.1:{new}")).await;
     until_up(new).await;
     until_down(old).await;
-    assert!(asking.await.unwrap() > 0);
+    asking.await.unwrap();
+    assert!(asked.load(Ordering::Relaxed) > 0);
+    gate.open();
     // Whoever waits for nothing is let go, and the stream comes to its end.
     assert_eq!(idle.read(&mut portion).await.unwrap_or(0), 0);
     said.extend(read_to_end(&mut stream).await);
     let response = Response::read(&said);
     assert!(response.body.contains("[DONE]"), "{}", response.body);
+    assert!(response.body.contains(r#""content":"d""#), "{}", response.body);
     // And away altogether.
     own.set("aggregator.http_listen = ''");
     until_down(new).await;
@@ -140,13 +152,7 @@ async fn hosts_and_limits_are_those_of_the_last_reload() {
     assert_eq!(own.send(&of("second.example")).await.status, 421);
     own.set("aggregator.http_hosts = 'second.example'\naggregator.http_max_body = 1kB");
     eventually(&own.root, "SHOW aggregator.http_hosts", "second.example").await;
-    for _ in 0..100 {
-        if own.send(&of("second.example")).await.status == 200 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(own.send(&of("second.example")).await.status, 200);
+    until_status(own.port, &of("second.example"), 200).await;
     assert_eq!(own.send(&of("first.example")).await.status, 421);
     let large = chat("u-1", json!({"x": "y".repeat(2000)}));
     assert_eq!(own.send(&large).await.status, 413);
