@@ -94,19 +94,32 @@ mod tests {
         poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, &[0; 64])).await
     }
 
+    /// Whether a write waits for the other side.
+    async fn waits<S: AsyncWrite + Unpin>(stream: &mut S) -> bool {
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_write(cx, &[0; 64])));
+        polled.await.is_pending()
+    }
+
     #[tokio::test]
     async fn who_takes_nothing_is_given_up_and_who_takes_little_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(64);
         let mut patient = Patient::new(ours);
-        patient.patience = Duration::from_millis(60);
         assert_eq!(write(&mut patient).await.unwrap(), 64);
+        let mut last = Instant::now();
         for _ in 0..4 {
-            let (written, ()) = tokio::join!(write(&mut patient), async {
-                tokio::time::sleep(Duration::from_millis(40)).await;
-                theirs.read_exact(&mut [0; 1]).await.unwrap();
-            });
-            assert_eq!(written.unwrap(), 1);
+            // One wait has one end, however often it is looked at.
+            assert!(waits(&mut patient).await);
+            let end = patient.given_up.as_ref().unwrap().deadline();
+            assert!(waits(&mut patient).await);
+            assert_eq!(patient.given_up.as_ref().unwrap().deadline(), end);
+            // The next one has its own.
+            assert!(end > last);
+            last = end;
+            theirs.read_exact(&mut [0; 1]).await.unwrap();
+            assert_eq!(write(&mut patient).await.unwrap(), 1);
+            assert!(patient.given_up.is_none());
         }
+        patient.patience = Duration::from_millis(60);
         let began = Instant::now();
         assert_eq!(write(&mut patient).await.unwrap_err().kind(), ErrorKind::TimedOut);
         assert!(began.elapsed() >= Duration::from_millis(60));

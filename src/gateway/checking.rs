@@ -46,20 +46,32 @@ impl Schemas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    fn wait_for(flag: &AtomicBool) {
+        let began = Instant::now();
+        while !flag.load(Ordering::SeqCst) && began.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 
     #[tokio::test]
     async fn who_checks_much_waits_for_themselves() {
         let schemas = Arc::new(Schemas::default());
         let (begun, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // The first goes on until somebody else has asked, and the others until those have been answered.
+        let (asked, answered) = (Arc::new(AtomicBool::default()), Arc::new(AtomicBool::default()));
         let many: Vec<_> = (0..8)
             .map(|_| {
                 let (schemas, begun, done) = (schemas.clone(), begun.clone(), done.clone());
+                let (asked, answered) = (asked.clone(), answered.clone());
                 tokio::spawn(async move {
                     let slow = move || {
-                        begun.fetch_add(1, Ordering::SeqCst);
-                        std::thread::sleep(Duration::from_millis(100));
+                        match begun.fetch_add(1, Ordering::SeqCst) {
+                            0 => wait_for(&asked),
+                            _ => wait_for(&answered),
+                        }
                         done.fetch_add(1, Ordering::SeqCst);
                     };
                     schemas.run("a", slow).await
@@ -70,7 +82,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let before = done.clone();
-        let seen = schemas.run("b", move || before.load(Ordering::SeqCst)).await.unwrap();
+        let count = schemas.run("b", move || before.load(Ordering::SeqCst));
+        let (seen, ()) = tokio::join!(count, async { asked.store(true, Ordering::SeqCst) });
+        answered.store(true, Ordering::SeqCst);
+        let seen = seen.unwrap();
         assert!(seen <= 2, "{seen}");
         for one in many {
             one.await.unwrap().unwrap();

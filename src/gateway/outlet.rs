@@ -164,12 +164,9 @@ mod tests {
         Said::Chunk(text.to_owned())
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(50)
-    }
-
     fn outlet<'a, 'l>(sink: &'a Pieces, has_delivered: &'l mut bool) -> Outlet<'a, 'l> {
-        Outlet::new("p", Delivery::Chunks(sink), soon(), has_delivered)
+        let deadline = Instant::now() + Duration::from_secs(600);
+        Outlet::new("p", Delivery::Chunks(sink), deadline, has_delivered)
     }
 
     #[tokio::test]
@@ -241,6 +238,7 @@ mod tests {
         let mut has_delivered = false;
         let mut outlet = outlet(&sink, &mut has_delivered);
         assert!(outlet.piece(chunk("a"), true, &lease).await.is_ok());
+        outlet.deadline = Instant::now() + Duration::from_millis(50);
         assert!(matches!(outlet.piece(chunk("b"), true, &lease).await, Err(Blocked::Late)));
     }
 }

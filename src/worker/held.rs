@@ -28,7 +28,10 @@ impl Held {
 
     /// Takes those that have waited long enough.
     pub fn due(&mut self) -> Vec<Begin> {
-        let now = Instant::now();
+        self.due_at(Instant::now())
+    }
+
+    fn due_at(&mut self, now: Instant) -> Vec<Begin> {
         let mut due = Vec::new();
         while let Some((since, key)) = self.order.front() {
             let begin = self.rows.get(key);
@@ -88,7 +91,8 @@ mod tests {
         assert!(!held.release(&begin(2).key));
         assert_eq!(held.patience(), None);
         held.hold(begin(3));
-        assert_eq!(held.due().len(), 0);
+        let (since, _) = held.order[0];
+        assert_eq!(held.due_at(since + HOLD / 2).len(), 0);
         assert_eq!(held.all().len(), 1);
         assert_eq!(held.all().len(), 0);
     }

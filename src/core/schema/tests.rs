@@ -170,7 +170,7 @@ fn a_check_that_takes_too_long_is_not_begun() {
     let text = format!("\"{}\"", "a".repeat(LARGEST_ANSWER - 2));
     let matched = r#"{"allOf":[{"pattern":"(a|a)*b"},{"pattern":"(a*)*c"}]}"#;
     assert_eq!(Schema::read(matched).unwrap().find(&text), too_long);
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn what_is_compared_and_matched_is_counted_as_a_whole() {
     let labels = r#"{"type":"array","items":{"type":"string","pattern":"^[a-z]{2,40}$"}}"#;
     let words = format!("[{}\"word\"]", "\"word\",".repeat(1000));
     assert!(Schema::read(labels).unwrap().find(&words).is_ok());
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_answer_that_is_large_is_not_read() {
     for part in ["[1,", "{\"a\":", "[\"", "{\"[", "[[", "```[", "[] "] {
         let _ = any.find(&part.repeat(LARGEST_ANSWER / part.len()));
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[test]

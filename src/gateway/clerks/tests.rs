@@ -90,7 +90,12 @@ impl Played {
 }
 
 async fn given(asked: JoinHandle<Result<Outcome, Error>>) -> String {
-    timeout(Duration::from_secs(5), asked).await.expect("it is answered").unwrap().unwrap().unwrap()
+    timeout(Duration::from_secs(60), asked)
+        .await
+        .expect("it is answered")
+        .unwrap()
+        .unwrap()
+        .unwrap()
 }
 
 fn code(outcome: Result<Outcome, Error>) -> String {
@@ -242,7 +247,7 @@ async fn one_that_has_nothing_to_do_is_let_go() {
     assert_eq!(bed.clerks.count(), 1);
     let mut byte = [0; 1];
     let end = other.read(&mut byte);
-    assert_eq!(timeout(Duration::from_secs(5), end).await.unwrap().unwrap(), 0);
+    assert_eq!(timeout(Duration::from_secs(60), end).await.unwrap().unwrap(), 0);
     assert_eq!(bed.clerks.count(), 0);
     assert!(!bed.clerks.is_watched.load(Ordering::SeqCst));
 }
