@@ -151,6 +151,10 @@ async fn a_user_and_an_administrator_walk_through_it() {
         .unwrap();
     let user = link(&bed, "authenticated", "u-walk").await;
     let admin = link(&bed, "service_role", "u-boss").await;
+    // A code passes for a minute, and on a busy machine it takes the browser longer to come up.
+    let longer =
+        "UPDATE aggregator_console_sessions SET code_expires_at = now() + interval '10 minutes'";
+    bed.root.batch_execute(longer).await.unwrap();
     let provider = upstream.base_url();
     let links = [
         ("CONSOLE_USER", user.as_str()),

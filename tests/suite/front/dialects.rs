@@ -70,12 +70,14 @@ impl Both {
         let id = response.header("x-request-id").expect("it has an id");
         let sql = format!(
             "SELECT status, model_id, prompt_tokens, completion_tokens, cost_source
-             FROM aggregator_usage_logs WHERE call_id = '{id}' AND status <> 'pending' ORDER BY attempt"
+             FROM aggregator_usage_logs WHERE call_id = '{id}' ORDER BY attempt"
         );
         let began = Instant::now();
         loop {
             let found = rows(&self.bed.root, &sql).await;
-            if !found.is_empty() || began.elapsed() > PATIENCE {
+            let is_settled =
+                !found.is_empty() && !found.iter().any(|row| row.starts_with("pending|"));
+            if is_settled || began.elapsed() > PATIENCE {
                 return found;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
