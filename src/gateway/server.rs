@@ -41,7 +41,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 /// For those who serve others than sessions to say that the gateway ends.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 enum Command {
     Reload(Box<Settings>),

@@ -46,8 +46,8 @@ pub use launcher::{is_preloading, register_launcher};
 const IDLE_EXIT: Duration = Duration::from_secs(3);
 /// How long a new worker waits for the last one to let go of the database.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-/// After SIGTERM, the time to settle what was aborted.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+/// After SIGTERM, the time to settle what was aborted. DROP DATABASE waits no longer for it than 5 s.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(4);
 const TICK: Duration = Duration::from_millis(500);
 /// With so many calls in flight, commits are this far apart at least, so that each serves more of them: a
 /// commit costs as much as many rows.
