@@ -235,7 +235,7 @@ pub async fn others_are_asked(root: &Client, upstream: &Upstream, what: &str) {
 
 #[tokio::test]
 async fn an_error_inside_a_200_is_an_error_like_any_other() {
-    let cluster = Cluster::start("answers", "fsync = off\naggregator.job_max_attempts = 1");
+    let cluster = Cluster::start("answers", "aggregator.job_max_attempts = 1");
     for (inside, code, words) in INSIDE {
         let upstream = fails_but_for_m2(Answer::json(200, *inside)).await;
         let (_database, root) = standins_in(cluster.database().await, &[&upstream]).await;

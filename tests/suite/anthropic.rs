@@ -3,10 +3,9 @@
 use crate::bed::{self, Database, failure, quoted, rows, value};
 use crate::chat::{HELLO, add_named, chat_sql, save_key};
 use crate::stream::stream_sql;
-use crate::upstream::{Answer, Piece, Seen, Upstream, in_turn};
+use crate::upstream::{Answer, Gate, Piece, Seen, Upstream, in_turn};
 use crate::wire::Wire;
 use serde_json::{Value, json};
-use std::time::Duration;
 use tokio_postgres::Client;
 
 const KEY: &str = "sk-ant-good-0123456789abcdef";
@@ -65,15 +64,12 @@ fn text_delta(text: &str) -> Piece {
     event("content_block_delta", json!({"index": 0, "delta": {"type": "text_delta", "text": text}}))
 }
 
-fn text_block(texts: &[&str], pause: Duration) -> Vec<Piece> {
+fn text_block(first: &str, gate: &Gate, second: &str) -> Vec<Piece> {
     let mut pieces = vec![event(
         "content_block_start",
         json!({"index": 0, "content_block": {"type": "text", "text": ""}}),
     )];
-    for text in texts {
-        pieces.push(text_delta(text));
-        pieces.push(Piece::Wait(pause));
-    }
+    pieces.extend([text_delta(first), Piece::Until(gate.clone()), text_delta(second)]);
     pieces.push(event("content_block_stop", json!({"index": 0})));
     pieces
 }
@@ -205,12 +201,13 @@ async fn other_ends_have_their_names() {
 
 #[tokio::test]
 async fn its_stream_is_like_any_other() {
-    let pause = Duration::from_millis(300);
-    let pieces = stream_of(text_block(&["Hel", "lo"], pause), "end_turn");
+    // Nothing more comes before the first row is here.
+    let gate = Gate::default();
+    let pieces = stream_of(text_block("Hel", &gate, "lo"), "end_turn");
     let (upstream, database, root) = claude(move |_| Answer::Stream(pieces.clone())).await;
-    let heard = Wire::connect(&database).await.run(&stream_sql("{}")).await;
+    let mut wire = Wire::connect(&database).await;
+    let heard = wire.run_and(&stream_sql("{}"), |_| gate.open()).await;
     assert_eq!(heard.texts(), ["Hel", "lo"], "{:?}", heard.failure);
-    assert!(heard.ended - heard.rows[0].0 > pause, "the first row came late");
     let response = heard.last(1);
     assert_eq!(response["object"], "chat.completion");
     assert_eq!(response["model"], "claude-served");

@@ -95,7 +95,8 @@ impl Cluster {
         Self::make_of(pg_bin(""), name, configuration)
     }
 
-    /// Makes a cluster of the PostgreSQL whose programs are in `bin`.
+    /// Makes a cluster of the PostgreSQL whose programs are in `bin`. It flushes nothing, which may take seconds: what
+    /// the tests kill is PostgreSQL, never the machine.
     pub fn make_of(bin: PathBuf, name: &str, configuration: &str) -> Self {
         let dir = PathBuf::from(var("AGGREGATOR_RUN")).join(name);
         run(as_server("mkdir").arg("-p").arg(&dir));
@@ -108,7 +109,7 @@ impl Cluster {
         };
         cluster.configure(&format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n\
-             max_worker_processes = 150\naggregator.allow_private_networks = on\n\
+             max_worker_processes = 150\naggregator.allow_private_networks = on\nfsync = off\n\
              log_line_prefix = '%m [%p] %d '\nshared_buffers = 64MB\n{spread}\n",
             cluster.dir.display()
         ));
@@ -134,7 +135,7 @@ impl Cluster {
         let mut command = as_server("env");
         command.args(environment.iter().map(|(name, value)| format!("{name}={value}")));
         command.arg(self.bin.join("pg_ctl")).arg("-D").arg(self.data());
-        command.arg("-l").arg(self.dir.join("log")).args(["-w", "-t", "60", "start"]);
+        command.arg("-l").arg(self.dir.join("log")).args(["-w", "-t", "180", "start"]);
         let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(status.expect("pg_ctl runs").success(), "{}", self.log());
     }
@@ -143,7 +144,7 @@ impl Cluster {
         let _ = as_server(self.bin.join("pg_ctl"))
             .arg("-D")
             .arg(self.data())
-            .args(["-w", "-m", mode, "stop"])
+            .args(["-w", "-t", "180", "-m", mode, "stop"])
             .output();
     }
 
@@ -158,7 +159,8 @@ impl Cluster {
 
     /// Waits until the server, which is restarting, answers a superuser.
     pub async fn again(&self, database: &str) -> Client {
-        for _ in 0..600 {
+        let given_up = Instant::now() + PATIENCE;
+        while Instant::now() < given_up {
             if let Ok(client) = self.try_connect("postgres", database).await
                 && client.simple_query("SELECT 1").await.is_ok()
             {
@@ -250,10 +252,7 @@ const SHARED: &str = "shared";
 pub async fn shared() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     static ROLES: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-    // DROP DATABASE waits for a checkpoint, which would flush the files of hundreds of databases; what the
-    // tests kill is PostgreSQL, never the machine.
-    let cluster =
-        CLUSTER.get_or_init(|| Cluster::start(SHARED, "fsync = off\nmax_wal_size = 256MB"));
+    let cluster = CLUSTER.get_or_init(|| Cluster::start(SHARED, "max_wal_size = 256MB"));
     ROLES.get_or_init(|| cluster.supabase_roles()).await;
     cluster
 }
@@ -346,6 +345,32 @@ impl Database<'_> {
             .await
             .expect("the role is taken");
         client
+    }
+}
+
+/// What a listener has heard, once that is so many lines.
+pub async fn heard(lines: &Mutex<Vec<String>>, count: usize) -> Vec<String> {
+    let given_up = Instant::now() + PATIENCE;
+    while lines.lock().unwrap().len() < count && Instant::now() < given_up {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    lines.lock().unwrap().clone()
+}
+
+/// What a process has had of the processor, which is no more where others keep the machine busy.
+pub fn processor_time(pid: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// Waits where an hour, and perhaps a day or a month, is about to end: what a test counts by them stays in one.
+pub async fn not_at_the_end_of_an_hour() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let left = 3600 - now.as_secs() % 3600;
+    if left < 60 {
+        tokio::time::sleep(Duration::from_secs(left + 1)).await;
     }
 }
 

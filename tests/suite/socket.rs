@@ -1,18 +1,27 @@
 //! The worker's socket, as somebody finds it who speaks to it by hand.
 
-use crate::bed::{eventually, rows, value};
+use crate::bed::{PATIENCE, eventually, rows, value};
 use crate::chat::{chat_sql, ready};
-use crate::upstream::{Answer, Upstream};
+use crate::upstream::{Answer, Gate, Upstream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 #[tokio::test]
 async fn a_stranger_on_the_socket_gets_nothing() {
-    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |seen| match seen.body.contains("held") {
+        true => Answer::held(&held, Answer::hello()),
+        false => Answer::hello(),
+    })
+    .await;
     let (database, root) = ready(&upstream).await;
     value(&root, &chat_sql("{}")).await.unwrap();
+    // The worker stays, however long this takes.
+    let caller = database.root().await;
+    let call = tokio::spawn(async move { value(&caller, &chat_sql(r#"{"user": "held"}"#)).await });
+    upstream.wait_for_chats(2).await;
     let pid = value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap();
     let oid = value(&root, "SELECT oid FROM pg_database WHERE datname = current_database()").await;
     let directory = database.cluster.data().join("pg_stat_tmp");
@@ -63,14 +72,16 @@ async fn a_stranger_on_the_socket_gets_nothing() {
         let _ = stream.shutdown().await;
         let mut answer = vec![];
         // It may answer with an error or close; it does not hang.
-        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer));
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer));
         let _ = read.await.expect("the gateway does not hang");
         assert!(!String::from_utf8_lossy(&answer).contains("sk-good"));
     }
     // The same worker goes on, nothing was sent, and nothing is left behind.
     value(&root, &chat_sql("{}")).await.unwrap();
     assert_eq!(value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap(), pid);
-    assert_eq!(upstream.chats().len(), 2);
-    assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["2"]);
+    gate.open();
+    assert!(call.await.unwrap().is_some());
+    assert_eq!(upstream.chats().len(), 3);
+    assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs").await, ["3"]);
     eventually(&root, "SELECT in_flight FROM aggregator_status()", "0").await;
 }

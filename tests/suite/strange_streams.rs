@@ -142,7 +142,7 @@ fn errors() -> Vec<(Piece, &'static str)> {
 
 #[tokio::test]
 async fn an_error_in_a_stream_is_an_error_like_any_other() {
-    let cluster = Cluster::start("strange", "fsync = off\naggregator.job_max_attempts = 1");
+    let cluster = Cluster::start("strange", "aggregator.job_max_attempts = 1");
     for (error, words) in errors() {
         let shown = format!("{error:?}");
         for start in [vec![Piece::role()], vec![Piece::role(), Piece::text("so far")]] {

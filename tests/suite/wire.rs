@@ -99,13 +99,24 @@ impl Wire {
 
     /// Runs a statement to its end.
     pub async fn run(&mut self, sql: &str) -> Heard {
+        self.run_and(sql, |_| {}).await
+    }
+
+    /// Runs a statement to its end. What is to be done after each row is told how many rows there are by then.
+    pub async fn run_and(&mut self, sql: &str, mut at_row: impl FnMut(usize)) -> Heard {
         let began = Instant::now();
         self.ask(sql).await;
         let (mut rows, mut failure) = (vec![], None);
         loop {
             match self.next().await {
-                Said::Row(row) => rows.push((Instant::now(), row)),
-                Said::Line(line) => rows.push((Instant::now(), vec![Some(line)])),
+                Said::Row(row) => {
+                    rows.push((Instant::now(), row));
+                    at_row(rows.len());
+                }
+                Said::Line(line) => {
+                    rows.push((Instant::now(), vec![Some(line)]));
+                    at_row(rows.len());
+                }
                 Said::Failed(code, message) => failure = Some((code, message)),
                 Said::Ready => return Heard { began, rows, failure, ended: Instant::now() },
             }
