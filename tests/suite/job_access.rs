@@ -3,7 +3,7 @@
 use crate::bed::{self, failure, rows, shared, value};
 use crate::chat::{HELLO, chat_sql, ready, user};
 use crate::jobs::{ended, submit, submit_sql};
-use crate::upstream::{Answer, Upstream};
+use crate::upstream::{Answer, Gate, Upstream};
 use std::time::{Duration, Instant};
 
 #[tokio::test]
@@ -125,8 +125,10 @@ async fn default_privileges_show_no_jobs() {
 
 #[tokio::test]
 async fn an_open_transaction_of_one_holds_up_no_other() {
-    let upstream = Upstream::start(|seen| match seen.body.contains("stall") {
-        true => Answer::late(3000, Answer::hello()),
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |seen| match seen.body.contains("stall") {
+        true => Answer::held(&held, Answer::hello()),
         false => Answer::hello(),
     })
     .await;
@@ -148,17 +150,17 @@ async fn an_open_transaction_of_one_holds_up_no_other() {
     ))
     .await
     .unwrap();
-    // While the worker has something to write to both.
+    // While the worker has something to write to both. Who waited for their locks, if only for a second at a time,
+    // would need seconds for each call and for each job.
+    gate.open();
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(5) {
-        let call = Instant::now();
+    for _ in 0..15 {
         value(&b, &chat_sql("{}")).await.unwrap();
-        assert!(call.elapsed() < Duration::from_secs(2), "{:?}", call.elapsed());
         let id = submit(&b, "{}", "").await;
         assert_eq!(ended(&b, &id).await, "succeeded|hello|1");
-        assert!(call.elapsed() < Duration::from_secs(4), "{:?}", call.elapsed());
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     a.batch_execute("COMMIT").await.unwrap();
     root.batch_execute("COMMIT").await.unwrap();
     for id in &jobs[1..] {

@@ -1,10 +1,9 @@
 //! Jobs that end together: what becomes of one is nothing to the others.
 
-use crate::bed::{Cluster, eventually, eventually_within, rows, value};
+use crate::bed::{Cluster, eventually, rows, value};
 use crate::chat::{HELLO, prepare, ready};
 use crate::jobs::submit_sql;
-use crate::upstream::{Answer, USAGE, Upstream, echo};
-use std::time::Duration;
+use crate::upstream::{Answer, Gate, USAGE, Upstream, echo};
 use tokio_postgres::Client;
 
 const JOBS: usize = 60;
@@ -18,16 +17,20 @@ async fn submit_many(client: &Client) {
     assert_eq!(value(client, &submit).await.unwrap(), JOBS.to_string());
 }
 
-/// Their answers, all of them late, so that they come together.
-fn late_echo(seen: &crate::upstream::Seen) -> Answer {
-    Answer::late(400, echo(seen))
+/// Their answers, which come together: once all have been asked for and the gate is open.
+async fn echoes() -> (Upstream, Gate) {
+    let gate = Gate::default();
+    let held = gate.clone();
+    (Upstream::start(move |seen| Answer::held(&held, echo(seen))).await, gate)
 }
 
 #[tokio::test]
 async fn each_of_many_jobs_has_its_own_answer_and_cost() {
-    let upstream = Upstream::start(late_echo).await;
+    let (upstream, gate) = echoes().await;
     let (_database, root) = ready(&upstream).await;
     submit_many(&root).await;
+    upstream.wait_for_chats(JOBS).await;
+    gate.open();
     eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE status = 'succeeded'", "60")
         .await;
     assert_eq!(
@@ -48,7 +51,7 @@ async fn each_of_many_jobs_has_its_own_answer_and_cost() {
 
 #[tokio::test]
 async fn one_result_that_cannot_be_written_harms_no_other() {
-    let upstream = Upstream::start(late_echo).await;
+    let (upstream, gate) = echoes().await;
     let (_database, root) = ready(&upstream).await;
     // An administrator's own check, of a kind that no other try passes.
     root.batch_execute(
@@ -62,6 +65,8 @@ async fn one_result_that_cannot_be_written_harms_no_other() {
     .await
     .unwrap();
     submit_many(&root).await;
+    upstream.wait_for_chats(JOBS).await;
+    gate.open();
     eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE status = 'succeeded'", "59")
         .await;
     eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE status = 'failed'", "1").await;
@@ -86,7 +91,7 @@ async fn one_result_that_cannot_be_written_harms_no_other() {
 
 #[tokio::test]
 async fn whoever_locks_one_of_many_holds_up_that_one_alone() {
-    let upstream = Upstream::start(|seen| Answer::late(2000, echo(seen))).await;
+    let (upstream, gate) = echoes().await;
     let (database, root) = ready(&upstream).await;
     let locker = database.root().await;
     submit_many(&root).await;
@@ -97,6 +102,7 @@ async fn whoever_locks_one_of_many_holds_up_that_one_alone() {
         )
         .await
         .unwrap();
+    gate.open();
     eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE status = 'succeeded'", "59")
         .await;
     let locked = "SELECT status || ' ' || (request #>> '{messages,0,content}') FROM aggregator_jobs WHERE status <> 'succeeded'";
@@ -115,13 +121,15 @@ async fn whoever_locks_one_of_many_holds_up_that_one_alone() {
 #[tokio::test]
 async fn failures_and_answers_that_come_together_end_as_they_are() {
     // A third each: an answer, a refusal for good, and one that passes.
-    let upstream = Upstream::start(|seen| {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |seen| {
         let body = seen.json();
         let text = body["messages"][0]["content"].as_str().unwrap_or_default().to_owned();
         let number: usize = text.trim_start_matches("text ").parse().unwrap_or_default();
         let refusal = |status| Answer::Full(status, vec![], r#"{"error":{"message":"no"}}"#.into());
-        Answer::late(
-            300,
+        Answer::held(
+            &held,
             match number % 3 {
                 0 => Answer::says("yes", USAGE),
                 1 => refusal(400),
@@ -139,8 +147,10 @@ async fn failures_and_answers_that_come_together_end_as_they_are() {
     ))
     .await
     .unwrap();
+    upstream.wait_for_chats(JOBS).await;
+    gate.open();
     let open = "SELECT count(*) FROM aggregator_jobs WHERE finished_at IS NULL";
-    eventually_within(Duration::from_secs(60), &root, open, "0").await;
+    eventually(&root, open, "0").await;
     assert_eq!(
         rows(
             &root,
@@ -156,24 +166,21 @@ async fn failures_and_answers_that_come_together_end_as_they_are() {
 #[tokio::test]
 async fn more_are_claimed_of_a_user_than_may_be_in_flight_and_no_more_are_sent() {
     let cluster = Cluster::start("jobspare", "aggregator.max_in_flight_per_user = 8");
-    let upstream = Upstream::start(|_| Answer::late(200, Answer::hello())).await;
+    let (upstream, gate) = echoes().await;
     let database = cluster.database().await;
     let root = prepare(&database, &upstream).await;
     let one = submit_sql("{}", "").trim_start_matches("SELECT ").to_owned();
     let submit = format!("SELECT count({one}) FROM generate_series(1, {JOBS})");
     assert!(submit.contains(HELLO));
     assert_eq!(value(&root, &submit).await.unwrap(), JOBS.to_string());
-    upstream.wait_for_chats(9).await;
+    upstream.wait_for_chats(8).await;
     let claimed = "SELECT count(*) FROM aggregator_jobs WHERE status = 'running'";
+    eventually(&root, &format!("SELECT n > 8 FROM ({claimed}) AS c (n)"), "t").await;
     let claimed: usize = value(&root, claimed).await.unwrap().parse().unwrap();
     assert!(claimed <= 10, "{claimed}");
-    eventually_within(
-        Duration::from_secs(30),
-        &root,
-        "SELECT count(*) FROM aggregator_jobs WHERE status = 'succeeded'",
-        "60",
-    )
-    .await;
+    gate.open();
+    eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE status = 'succeeded'", "60")
+        .await;
     assert_eq!(upstream.most_at_once(), 8);
     assert_eq!(upstream.chat_count(), JOBS);
 }
