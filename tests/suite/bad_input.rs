@@ -135,8 +135,10 @@ async fn broken_answers() {
 async fn an_upstream_that_is_not_there() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (_database, root) = ready(&upstream).await;
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // A port that is taken, so that nobody else gets it, and at which nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = taken.local_addr().unwrap().port();
     root.batch_execute(&format!(
         "UPDATE api_providers SET base_url = 'http://127.0.0.1:{port}/v1' WHERE name = 'standin';
          SELECT save_provider_key('standin', 'sk-good-4', p_validate => false)"

@@ -3,7 +3,7 @@
 use crate::bed::{self, eventually, failure, quoted, rows, value};
 use crate::chat::{HELLO, add_named, ready, save_key};
 use crate::jobs::{ended, submit};
-use crate::upstream::{Answer, Seen, USAGE, Upstream, in_turn};
+use crate::upstream::{Answer, Gate, Seen, USAGE, Upstream, in_turn};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -444,12 +444,14 @@ async fn what_is_checked_passes_the_response_cache_by() {
 
 #[tokio::test]
 async fn a_call_that_becomes_a_job_is_checked_there() {
-    let upstream = Upstream::start(in_turn(vec![says(BAD), Answer::late(3000, says(GOOD))])).await;
+    let gate = Gate::default();
+    let upstream = Upstream::start(in_turn(vec![says(BAD), Answer::held(&gate, says(GOOD))])).await;
     let (_database, root) = ready(&upstream).await;
-    root.batch_execute("SET statement_timeout = '2s'").await.unwrap();
+    root.batch_execute("SET statement_timeout = '5s'").await.unwrap();
     let queued = bed::json(&root, &complete_sql(with("on_deadline", "queue".into()))).await;
     let id = queued["aggregator"]["job_id"].as_str().unwrap_or_else(|| panic!("{queued}"));
     root.batch_execute("RESET statement_timeout").await.unwrap();
+    gate.open();
     assert_eq!(ended(&root, id).await, format!("succeeded|{GOOD}|1"));
     assert_eq!(upstream.chat_count(), 2);
 }

@@ -1,6 +1,6 @@
 //! The address guard: what is refused never hears from us.
 
-use crate::bed::{Cluster, as_server, failure, run, value};
+use crate::bed::{Cluster, as_server, eventually, failure, run, value};
 use crate::chat::{add_provider, chat_sql};
 use crate::upstream::{Answer, Upstream};
 
@@ -28,7 +28,10 @@ async fn private_addresses_are_refused_unless_allowed() {
 
     cluster.configure("aggregator.allow_private_networks = off");
     cluster.reload();
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    eventually(&root, "SHOW aggregator.allow_private_networks", "off").await;
+    // The worker hears of it too.
+    let synced = "SELECT error LIKE '%refused%' FROM sync_models('standin')";
+    eventually(&root, synced, "t").await;
     let port = upstream.port;
     let reached = upstream.seen().len();
     for host in [

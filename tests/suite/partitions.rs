@@ -1,9 +1,9 @@
 //! The ledger by months.
 
-use crate::bed::{self, Cluster, eventually_within, failure, rows, value};
+use crate::bed::{self, Cluster, PATIENCE, eventually, failure, rows, value};
 use crate::chat::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PARTITIONS: &str = "SELECT count(*) FROM aggregator_partitions()";
 
@@ -22,7 +22,7 @@ async fn the_worker_makes_partitions_ahead_and_the_ledger_goes_on_in_them() {
         .unwrap();
     value(&root, &chat_sql("{}")).await.unwrap();
     // An idle worker leaves, and makes them before it does.
-    eventually_within(Duration::from_secs(30), &root, PARTITIONS, "3").await;
+    eventually(&root, PARTITIONS, "3").await;
     assert_eq!(
         rows(&root, &format!("SELECT c.relname IN ('aggregator_usage_logs_' || {}, 'aggregator_usage_logs_' || {}, 'aggregator_usage_logs_' || {}),
                 c.relrowsecurity, c.relacl IS NULL OR NOT EXISTS (SELECT FROM aclexplode(c.relacl) AS a WHERE a.grantee <> c.relowner),
@@ -61,8 +61,7 @@ async fn rows_are_settled_in_the_page_where_they_were_pending() {
     let call = chat_sql("{}").replacen("SELECT ", "", 1);
     let calls = format!("SELECT count({call}) FROM generate_series(1, 200)");
     assert_eq!(value(&root, &calls).await.unwrap(), "200");
-    eventually_within(
-        Duration::from_secs(30),
+    eventually(
         &root,
         "SELECT sum(n_tup_upd) >= 200 AND sum(n_tup_hot_upd) > 0.8 * sum(n_tup_upd) FROM pg_stat_user_tables
          WHERE relname LIKE 'aggregator_usage_logs_%'",
@@ -98,10 +97,9 @@ async fn readers_miss_no_row_while_a_partition_is_made() {
         }));
     }
     // Readers in its way make it try again, as the worker does.
-    for _ in 0..100 {
-        if value(&root, "SELECT aggregator_make_partition(now())").await.as_deref() == Some("t") {
-            break;
-        }
+    let given_up = Instant::now() + 2 * PATIENCE;
+    while value(&root, "SELECT aggregator_make_partition(now())").await.as_deref() != Some("t") {
+        assert!(Instant::now() < given_up, "no partition is made");
     }
     assert_eq!(value(&root, PARTITIONS).await.unwrap(), "1");
     for reader in readers {
@@ -124,9 +122,9 @@ async fn a_month_with_many_rows_and_a_ledger_in_use_are_left_alone() {
     user.batch_execute("BEGIN; LOCK TABLE aggregator_usage_logs_default IN ROW EXCLUSIVE MODE")
         .await
         .unwrap();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(rows(&root, "SELECT * FROM maintain_usage()").await, ["0|0|0"]);
-    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     user.batch_execute("COMMIT").await.unwrap();
     assert_eq!(rows(&root, "SELECT * FROM maintain_usage()").await, ["2|0|0"]);
     assert_eq!(rows(&root, "SELECT count(*) FROM aggregator_usage_logs_default").await, ["20001"]);

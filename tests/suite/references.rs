@@ -1,9 +1,8 @@
 //! A provider's keys, models and prices never outlive it, nor come without it, whoever writes them.
 
-use crate::bed::{self, failure, rows, value};
+use crate::bed::{self, eventually, failure, rows, value};
 use crate::chat::{add_provider, user};
 use crate::upstream::{Answer, Upstream};
-use std::time::Duration;
 
 const TABLES: [(&str, &str); 4] = [
     (
@@ -124,6 +123,8 @@ async fn only_a_restore_writes_rows_before_their_provider() {
 async fn a_provider_that_goes_and_a_row_that_comes_wait_for_each_other() {
     let database = bed::database().await;
     let (going, coming) = (database.root().await, database.root().await);
+    let watch = database.root().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     for (isolation, code) in [("READ COMMITTED", "23503"), ("REPEATABLE READ", "40001")] {
         for (table, insert) in TABLES {
             going
@@ -144,7 +145,7 @@ async fn a_provider_that_goes_and_a_row_that_comes_wait_for_each_other() {
                 .unwrap();
             let refused = failure(&coming, &insert);
             let (refused, ()) = tokio::join!(refused, async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                eventually(&watch, waits, "1").await;
                 going.batch_execute("COMMIT").await.unwrap();
             });
             assert_eq!(refused.0, code, "{isolation} {table}: {}", refused.1);
@@ -168,7 +169,7 @@ async fn a_provider_that_goes_and_a_row_that_comes_wait_for_each_other() {
         coming.batch_execute(&format!("BEGIN; {insert}")).await.unwrap();
         let deleted = going.batch_execute("DELETE FROM api_providers WHERE name = 'passing'");
         let (deleted, ()) = tokio::join!(deleted, async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            eventually(&watch, waits, "1").await;
             coming.batch_execute("COMMIT").await.unwrap();
         });
         deleted.unwrap_or_else(|e| panic!("{table}: {}", bed::shown(&e)));

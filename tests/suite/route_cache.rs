@@ -1,11 +1,11 @@
 //! Sessions keep what a call looks up. What changes is known to the next call, wherever it is made; what is
 //! rolled back was never there.
 
-use crate::bed::{json, rows, value};
+use crate::bed::{PATIENCE, json, rows, value};
 use crate::chat::{HELLO, ready};
 use crate::upstream::{Answer, Upstream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -30,9 +30,11 @@ async fn no_call_uses_what_a_commit_took_away_before_it_began() {
     let (database, root) = ready(&upstream).await;
     value(&root, &quiet_chat()).await;
     let is_over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::new(AtomicUsize::new(0));
     let mut callers = Vec::new();
     for _ in 0..3 {
         let (session, is_over) = (database.root().await, is_over.clone());
+        let ended = ended.clone();
         callers.push(tokio::spawn(async move {
             let mut calls: Vec<Call> = Vec::new();
             while !is_over.load(Ordering::Relaxed) {
@@ -41,6 +43,7 @@ async fn no_call_uses_what_a_commit_took_away_before_it_began() {
                 let code = answer["error"]["code"].as_str().map(str::to_owned);
                 let cost = answer["aggregator"].get("cost").map(ToString::to_string);
                 calls.push((began, Instant::now(), code, cost));
+                ended.fetch_add(1, Ordering::SeqCst);
             }
             calls
         }));
@@ -76,18 +79,19 @@ async fn no_call_uses_what_a_commit_took_away_before_it_began() {
         (price(2), None, CHEAP),
     ];
     let mut held: Vec<Held> = Vec::new();
-    let began = Instant::now();
-    for (sql, code, cost) in changes.iter().cycle() {
-        if began.elapsed() > Duration::from_secs(5) && *cost == CHEAP {
-            break;
-        }
+    for (sql, code, cost) in changes.iter().cycle().take(20 * changes.len()) {
         if let Some(last) = held.last_mut() {
             last.until = Instant::now();
         }
         root.batch_execute(sql).await.unwrap();
         let from = Instant::now();
         held.push(Held { from, until: from, code: *code, cost: *cost });
-        sleep(Duration::from_millis(30)).await;
+        // Of these at most three had begun before.
+        let enough = ended.load(Ordering::SeqCst) + 9;
+        while ended.load(Ordering::SeqCst) < enough {
+            assert!(from.elapsed() < PATIENCE, "nobody is answered");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
     if let Some(last) = held.last_mut() {
         last.until = Instant::now();

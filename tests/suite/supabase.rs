@@ -1,13 +1,13 @@
 //! Databases set up like Supabase projects, with a REST server in front, and scripts on Node that
 //! talk to it. The SQL and the scripts are in tests/clients.
 
-use crate::bed::{self, Cluster, Database, value, var};
+use crate::bed::{self, Cluster, Database, PATIENCE, value, var};
 use crate::upstream::{Seen, Upstream};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_postgres::Client;
@@ -164,7 +164,8 @@ impl Rest {
     /// Waits until anybody's GET of this path has this status.
     async fn wait_for(&mut self, path: &str, status: u16) {
         let mut last = String::new();
-        for _ in 0..400 {
+        let given_up = Instant::now() + PATIENCE;
+        while Instant::now() < given_up {
             assert!(self.server.try_wait().unwrap().is_none(), "the REST server ends");
             last = get(&self.socket, path).await.unwrap_or_default();
             if last.starts_with(&format!("HTTP/1.1 {status} ")) {
@@ -185,7 +186,7 @@ impl Rest {
             .env("PROJECT_SCHEMA", self.setup.schema)
             .kill_on_drop(true)
             .output();
-        let output = tokio::time::timeout(Duration::from_secs(90), command)
+        let output = tokio::time::timeout(4 * PATIENCE, command)
             .await
             .expect("the script ends")
             .expect("Node runs");

@@ -3,7 +3,7 @@
 //! `make release-sql`; they run against today's library, as in a server where the package was
 //! replaced and the extension not yet updated.
 
-use crate::bed::{self, Cluster, Database, eventually_within, failure, rows, tree, value};
+use crate::bed::{self, Cluster, Database, eventually, failure, rows, tree, value};
 use crate::chat::{HELLO, add_provider, chat_sql, ready, save_key};
 use crate::dump::dump_and_restore;
 use crate::jobs::ended;
@@ -13,7 +13,6 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 use tokio_postgres::Client;
 
 pub const CURRENT: &str = env!("CARGO_PKG_VERSION");
@@ -539,7 +538,7 @@ async fn the_worker_of_another_version_leaves_its_work_to_the_right_one() {
     let sql = chat_sql(r#"{"user": "stall"}"#);
     let ((code, message), ()) = tokio::join!(failure(&root, &sql), update);
     assert_eq!(code, "PT502", "{message}");
-    eventually_within(Duration::from_secs(3), &other, WORKERS, "0").await;
+    eventually(&other, WORKERS, "0").await;
     let (code, message) = failure(&root, &chat_sql("{}")).await;
     assert_eq!(code, "PT503", "{message}");
     assert!(message.contains("ALTER EXTENSION aggregator UPDATE"), "{message}");
@@ -561,7 +560,7 @@ async fn an_old_library_says_so() {
     assert!(message.contains("new session") && message.contains("998.0.0"), "{message}");
     value(&root, &chat_sql("{}")).await.unwrap();
     root.batch_execute("ALTER EXTENSION aggregator UPDATE TO '999.0.0'").await.unwrap();
-    eventually_within(Duration::from_secs(3), &root, WORKERS, "0").await;
+    eventually(&root, WORKERS, "0").await;
     let (code, message) = failure(&root, &chat_sql("{}")).await;
     assert_eq!(code, "PT503", "{message}");
     assert!(message.contains("restart the server") && message.contains("999.0.0"), "{message}");
