@@ -231,7 +231,7 @@ async fn who_speaks_anthropic_gets_the_body_as_it_came() {
     body["thinking"] = json!({"type": "enabled", "budget_tokens": 2000, "display": "summarized"});
     body["top_k"] = 5.into();
     body["tools"] = json!([{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]);
-    body["timeout_ms"] = 30_000.into();
+    body["timeout_ms"] = 600_000.into();
     body["tags"] = json!(["t"]);
     let request = Request::new("POST", "/v1/messages")
         .header("anthropic-version", "2023-06-01")
@@ -509,11 +509,11 @@ async fn whether_to_send_again_follows_from_what_may_have_been_paid() {
     )
     .await;
     for (seed, timeout_ms, status, again) in [
-        (1, 20_000, 502, Some("false")),
-        (2, 20_000, 429, Some("true")),
-        (3, 20_000, 400, None),
+        (1, 600_000, 502, Some("false")),
+        (2, 600_000, 429, Some("true")),
+        (3, 600_000, 400, None),
         (4, 300, 504, Some("false")),
-        (5, 20_000, 502, Some("false")),
+        (5, 600_000, 502, Some("false")),
     ] {
         for path in ["/v1/chat/completions", "/v1/messages"] {
             for streams in [false, true] {
