@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// How often a request is sent again because a worker left before it had accepted it.
 const ROUNDS: usize = 100;
 const PAUSE_MS: i64 = 20;
+/// Later rounds are further apart: a worker that has to leave may wait for the disk.
+const LATER: usize = 50;
+const LONG_PAUSE_MS: i64 = 100;
 const READ_AT_ONCE: usize = 4096;
 /// Of a connection's buffer, between two replies.
 const MOST_KEPT: usize = 256 * 1024;
@@ -118,7 +121,7 @@ pub fn accepted(request: &Request, kept: Option<Link>) -> Result<Link, Error> {
 fn sent(mut kept: Option<Link>, frame: &[u8], rounds: &mut usize) -> Result<Link, Error> {
     while *rounds < ROUNDS {
         if *rounds > 1 {
-            wait::sleep(PAUSE_MS);
+            wait::sleep(if *rounds < LATER { PAUSE_MS } else { LONG_PAUSE_MS });
         }
         *rounds += 1;
         let mut link = match kept.take() {

@@ -11,6 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A worker that is gone so long after its start may have served, and left because nobody came: this session was not
+/// let run meanwhile.
+const AT_ONCE: Duration = Duration::from_secs(2);
 const PAUSE_MS: i64 = 5;
 /// The likely reason why a worker does not find what its session sees.
 pub const UNCOMMITTED: &str = "CREATE EXTENSION and ALTER EXTENSION must be \
@@ -27,27 +30,34 @@ pub fn connect() -> Result<UnixStream, Error> {
     }
     let path = protocol::socket_path(database);
     let given_up = Instant::now() + PATIENCE;
+    let ready = |stream: UnixStream| match stream.set_nonblocking(true) {
+        Ok(()) => Ok(stream),
+        Err(error) => Err(down(&error.to_string())),
+    };
     // Held by the session that starts the worker, until it answers or this session gives up.
-    let mut starting: Option<(File, Option<DynamicBackgroundWorker>)> = None;
+    let mut starting: Option<(File, DynamicBackgroundWorker, Instant)> = None;
     loop {
         if let Ok(stream) = UnixStream::connect(&path) {
-            stream.set_nonblocking(true).map_err(|e| down(&e.to_string()))?;
-            return Ok(stream);
+            return ready(stream);
         }
-        if starting.is_none()
-            && let Some(lock) = try_starter_lock(database)?
-        {
+        if let Some((_, worker, began)) = &mut starting {
+            if matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
+                if let Ok(stream) = UnixStream::connect(&path) {
+                    return ready(stream);
+                }
+                if began.elapsed() < AT_ONCE || Instant::now() > given_up {
+                    return Err(left_at_once());
+                }
+                *began = Instant::now();
+                *worker = start(database)?;
+            }
+        } else if let Some(lock) = try_starter_lock(database)? {
             // It may have been started between the attempt above and the lock.
-            let worker = match UnixStream::connect(&path) {
-                Ok(_) => None,
-                Err(_) => Some(start(database)?),
-            };
-            starting = Some((lock, worker));
-        } else if let Some((_, Some(worker))) = &starting
-            && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
-            && UnixStream::connect(&path).is_err()
-        {
-            return Err(left_at_once());
+            if let Ok(stream) = UnixStream::connect(&path) {
+                return ready(stream);
+            }
+            let began = Instant::now();
+            starting = Some((lock, start(database)?, began));
         }
         if Instant::now() > given_up {
             return Err(down("it was started, but does not answer"));
