@@ -1,10 +1,12 @@
 //! Jobs across crashes and restarts: nothing lost, nothing stuck, and every request in the ledger.
 
-use crate::bed::{self, Cluster, eventually, eventually_within, rows, value};
+use crate::bed::{self, Cluster, PATIENCE, eventually, eventually_within, rows, value};
 use crate::chat::{HELLO, add_provider, prepare, save_key};
 use crate::jobs::{ended, submit};
 use crate::upstream::{Answer, Upstream, in_turn};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -28,15 +30,15 @@ async fn preloaded(name: &str, configuration: &str, upstream: &Upstream) -> (Clu
 
 /// Kills the worker once it is there, which restarts the whole server, and waits for that.
 pub async fn kill_worker(cluster: &Cluster, database: &str, client: Client) -> Client {
-    let mut pid = None;
-    for _ in 0..200 {
-        pid = value(&client, WORKER).await;
-        if pid.is_some() {
-            break;
+    let given_up = Instant::now() + PATIENCE;
+    let pid = loop {
+        if let Some(pid) = value(&client, WORKER).await {
+            break pid;
         }
+        assert!(Instant::now() < given_up, "there is no worker");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    bed::run(bed::as_server("kill").args(["-9", &pid.expect("the worker is there")]));
+    };
+    bed::run(bed::as_server("kill").args(["-9", &pid]));
     // The server has noticed when it has ended our session.
     while client.simple_query("SELECT 1").await.is_ok() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -94,7 +96,8 @@ async fn an_ordinary_restart_is_survived() {
     upstream.wait_for_chats(1).await;
     let began = Instant::now();
     cluster.down("fast");
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // It writes a checkpoint as well. A worker that does not leave has it wait for three minutes.
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
     cluster.up();
     let root = cluster.connect("postgres", &database).await;
     let status = format!("SELECT status FROM aggregator_jobs WHERE id = '{id}'");
@@ -144,7 +147,7 @@ async fn a_worker_that_is_terminated_hands_its_jobs_on() {
     assert_eq!(value(&root, &terminate).await.unwrap(), "t");
     upstream.wait_for_abort(0).await;
     let status = format!("SELECT status FROM aggregator_jobs WHERE id = '{id}'");
-    eventually_within(Duration::from_secs(30), &root, &status, "succeeded").await;
+    eventually(&root, &status, "succeeded").await;
     assert_eq!(
         rows(&root, "SELECT attempt, status FROM aggregator_usage_logs ORDER BY attempt").await,
         ["1|cancelled", "2|success"]
@@ -163,7 +166,7 @@ async fn what_kills_every_worker_fails_in_the_end() {
         root = kill_worker(&cluster, &database, root).await;
     }
     let status = format!("SELECT status FROM aggregator_jobs WHERE id = '{id}'");
-    eventually_within(Duration::from_secs(20), &root, &status, "failed").await;
+    eventually(&root, &status, "failed").await;
     assert_eq!(
         rows(&root, "SELECT attempts, error ->> 'message' <> '', finished_at IS NOT NULL FROM aggregator_jobs").await,
         ["2|t|t"]
@@ -195,16 +198,16 @@ async fn a_prepared_transaction_is_found() {
     other.batch_execute("COMMIT PREPARED 'kept'").await.unwrap();
     other.batch_execute("ROLLBACK PREPARED 'gone'").await.unwrap();
     let status = format!("SELECT status FROM aggregator_jobs WHERE id = '{}'", ids[0]);
-    eventually_within(Duration::from_secs(40), &other, &status, "succeeded").await;
+    eventually(&other, &status, "succeeded").await;
     assert_eq!(upstream.chat_count(), 1);
     assert_eq!(value(&other, "SELECT count(*) FROM aggregator_jobs").await.unwrap(), "1");
 }
 
 #[tokio::test]
 async fn ten_random_kills_lose_nothing_and_hide_nothing() {
-    let delay = std::sync::atomic::AtomicU64::new(0);
+    let delay = AtomicUsize::new(0);
     let upstream = Upstream::start(move |_| {
-        let step = delay.fetch_add(7, std::sync::atomic::Ordering::Relaxed);
+        let step = delay.fetch_add(7, Ordering::Relaxed) as u64;
         Answer::late(30 + step % 71, Answer::hello())
     })
     .await;
@@ -229,7 +232,7 @@ async fn ten_random_kills_lose_nothing_and_hide_nothing() {
         println!("kill {kill} after {pause:?}: {} requests so far", upstream.chat_count());
     }
     let open = "SELECT count(*) FROM aggregator_jobs WHERE status NOT IN ('succeeded', 'failed', 'cancelled')";
-    eventually_within(Duration::from_secs(120), &root, open, "0").await;
+    eventually_within(5 * PATIENCE, &root, open, "0").await;
     assert_eq!(
         rows(&root, "SELECT status, count(*), count(response) FROM aggregator_jobs GROUP BY 1")
             .await,
@@ -266,10 +269,21 @@ async fn ten_random_kills_lose_nothing_and_hide_nothing() {
 
 #[tokio::test]
 async fn a_kill_in_the_middle_of_large_batches_leaves_every_request_in_the_ledger() {
-    let upstream = Upstream::start(|_| Answer::late(20, Answer::hello())).await;
+    // So many are answered: however late the kill comes, it comes before the end.
+    let answered = Arc::new(AtomicUsize::new(0));
+    let (arrived, most) = (AtomicUsize::new(0), answered.clone());
+    let upstream = Upstream::start(move |_| {
+        match arrived.fetch_add(1, Ordering::SeqCst) < most.load(Ordering::SeqCst) {
+            true => Answer::late(20, Answer::hello()),
+            false => Answer::Stall,
+        }
+    })
+    .await;
     let (cluster, database) = preloaded("batchkill", "", &upstream).await;
     let mut root = cluster.connect("postgres", &database).await;
     for round in 0..3 {
+        let before = upstream.chat_count();
+        answered.store(before + 1600, Ordering::SeqCst);
         let caller = cluster.connect("postgres", &database).await;
         // 200 begin in one batch, and their answers come at the same time.
         let many = tokio::spawn(async move {
@@ -279,10 +293,9 @@ async fn a_kill_in_the_middle_of_large_batches_leaves_every_request_in_the_ledge
             );
             caller.simple_query(&sql).await.is_err()
         });
-        let before = upstream.chat_count();
         upstream.wait_for_chats(before + 400 + 150 * round).await;
         root = kill_worker(&cluster, &database, root).await;
-        assert!(many.await.unwrap(), "the kill came too late");
+        assert!(many.await.unwrap(), "the kill ends the statement");
     }
     eventually(&root, "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'", "0")
         .await;
@@ -300,8 +313,9 @@ async fn a_job_whose_key_is_gone_fails_and_blocks_nobody() {
     let root = database.root().await;
     add_provider(&root, &upstream).await;
     save_key(&root, "standin", "sk-good-0123456789abcdef").await;
-    let later = submit(&root, "{}", ", p_run_after => now() + interval '1 s'").await;
+    let later = submit(&root, "{}", ", p_run_after => now() + interval '1 h'").await;
     value(&root, "SELECT remove_provider_key('standin')").await.unwrap();
+    root.batch_execute("UPDATE aggregator_jobs SET run_after = now()").await.unwrap();
     assert_eq!(ended(&root, &later).await.split('|').next(), Some("failed"));
     let error = bed::json(&root, &format!("SELECT error FROM chat_result('{later}')")).await;
     assert_eq!(error["sqlstate"], "PT404", "{error}");

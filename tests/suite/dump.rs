@@ -80,6 +80,9 @@ async fn everything_moves(old: Cluster, new: Cluster) {
     let done = submit(&root, r#"{"temperature": 0.5}"#, ", p_idempotency_key => 'k'").await;
     assert_eq!(ended(&root, &done).await, "succeeded|hello|1");
     let later = submit(&root, "{}", ", p_run_after => now() + interval '1 h'").await;
+    // The worker notes when a key was used as it leaves, at the latest.
+    let ended = "SELECT pg_terminate_backend(worker_pid, 60000) FROM aggregator_status()";
+    assert_eq!(value(&root, ended).await.unwrap(), "t");
     // What another server's worker left pending.
     root.batch_execute(
         "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id)

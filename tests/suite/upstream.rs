@@ -370,6 +370,15 @@ impl Upstream {
         }
     }
 
+    /// Waits until requests have arrived of which this is true.
+    pub async fn wait_until(&self, is_there: impl Fn(&[Seen]) -> bool) {
+        let given_up = Instant::now() + PATIENCE;
+        while !is_there(&self.seen()) {
+            assert!(Instant::now() < given_up, "{:?}", self.seen());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until the other side has gone away from chat number `index`, and says when that was.
     pub async fn wait_for_abort(&self, index: usize) -> Instant {
         let given_up = Instant::now() + PATIENCE;
