@@ -51,18 +51,24 @@ async fn settings_that_are_large_all_the_same_are_not_copied_by_the_worker() {
     .unwrap();
     // What the worker does for each key that has answered costs the time of one look at it (a CHECK), and
     // not that of several copies.
-    let began = Instant::now();
     let typed = "SELECT jsonb_typeof(settings) FROM user_api_providers WHERE user_id = 'u-1'";
-    assert_eq!(rows(&root, typed).await, ["object"]);
-    let look = began.elapsed();
-    let began = Instant::now();
     let used = "UPDATE user_api_providers SET last_used_at = now() WHERE user_id = 'u-1' RETURNING updated_at < now() - interval '1 ms'";
-    assert_eq!(rows(&root, used).await, ["t"]);
-    assert!(
-        began.elapsed() < look * 3 + Duration::from_millis(200),
-        "{look:?} {:?}",
-        began.elapsed()
-    );
+    let mut seen = vec![];
+    let is_cheap = loop {
+        let began = Instant::now();
+        assert_eq!(rows(&root, typed).await, ["object"]);
+        let look = began.elapsed();
+        let began = Instant::now();
+        assert_eq!(rows(&root, used).await, ["t"]);
+        seen.push((look, began.elapsed()));
+        // A machine that does something else may hold up one of them, and not each time.
+        match began.elapsed() < look * 3 + Duration::from_millis(200) {
+            true => break true,
+            false if seen.len() == 5 => break false,
+            false => {}
+        }
+    };
+    assert!(is_cheap, "{seen:?}");
     value(&one, &chat_sql("{}")).await.unwrap();
     // Its owner gets rid of it.
     value(&one, "UPDATE user_api_providers SET settings = '{}' RETURNING 1").await.unwrap();

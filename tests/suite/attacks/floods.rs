@@ -72,6 +72,49 @@ async fn slowest(client: &Client, time: Duration) -> Duration {
     slowest
 }
 
+/// How often each flood is tried: a machine that does something else may hold up another tenant once, and a provider
+/// that takes the gateway's thread holds everybody up each time.
+const TRIES: usize = 3;
+
+/// Calls a provider that floods while another tenant calls another one.
+async fn floods(flooder: &Flooder, name: &str, alice: &Client, bob: &Client) {
+    let sql = format!(
+        r#"SELECT chat_complete('x', '{HELLO}', '{{"timeout_ms": 2500, "max_retries": 0}}', '{name}')"#
+    );
+    let mut waited = vec![];
+    for _ in 0..TRIES {
+        flooder.is_flooding.store(false, Ordering::SeqCst);
+        flooder.taken.store(0, Ordering::SeqCst);
+        let is_over = AtomicBool::new(false);
+        let attack = async {
+            let began = Instant::now();
+            let (code, message) = failure(alice, &sql).await;
+            is_over.store(true, Ordering::SeqCst);
+            assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
+            assert!(began.elapsed() < Duration::from_secs(30), "{name}: {:?}", began.elapsed());
+        };
+        let others = async {
+            while !flooder.is_flooding.load(Ordering::SeqCst) {
+                // Its time may have been over before it was sent.
+                if is_over.load(Ordering::SeqCst) {
+                    return None;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Some(slowest(bob, Duration::from_millis(1500)).await)
+        };
+        let ((), slowest) = tokio::join!(attack, others);
+        let taken = flooder.taken.load(Ordering::SeqCst);
+        // Of which the sockets hold some megabytes.
+        assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
+        if slowest.is_some_and(|slowest| slowest < Duration::from_millis(1400)) {
+            return;
+        }
+        waited.push(slowest);
+    }
+    panic!("{name}: another tenant waited {waited:?}");
+}
+
 async fn tenant(database: &Database<'_>, name: &str) -> Client {
     let client = database.rest("authenticated", Some(name)).await;
     value(&client, "SELECT aggregator_user_id()").await;
@@ -94,7 +137,7 @@ async fn a_provider_that_floods_takes_nobody_elses_time() {
     let alice = tenant(&database, "u-a").await;
     let none = Duration::ZERO;
     let gzip: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03";
-    let floods = [
+    let floods_of = [
         ("hundreds", b"" as &[u8], b"HTTP/1.1 100 Continue\r\n\r\n".repeat(4000), none),
         (
             "hints",
@@ -116,36 +159,16 @@ async fn a_provider_that_floods_takes_nobody_elses_time() {
         ("gzip", gzip, b"\x00\x00\x00\xff\xff".repeat(10_000), none),
         ("drip", b"", b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(), Duration::from_millis(20)),
     ];
-    for (name, start, again, pause) in floods {
+    for (name, start, again, pause) in floods_of {
         let flooder = Flooder::start(Flood { start, again, pause });
         let url = format!("http://127.0.0.1:{}/v1", flooder.port);
         add_named(&root, name, "openai", &url, &[]).await;
         save_key(&alice, name, "sk-good-a").await;
-        let sql = format!(
-            r#"SELECT chat_complete('x', '{HELLO}', '{{"timeout_ms": 2500, "max_retries": 0}}', '{name}')"#
-        );
-        let attack = async {
-            let began = Instant::now();
-            let (code, message) = failure(&alice, &sql).await;
-            (code, message, began.elapsed())
-        };
-        let others = async {
-            while !flooder.is_flooding.load(Ordering::SeqCst) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            slowest(&bob, Duration::from_millis(1500)).await
-        };
-        let ((code, message, took), slowest) = tokio::join!(attack, others);
-        assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
-        assert!(took < Duration::from_secs(8), "{name}: {took:?}");
-        assert!(slowest < Duration::from_millis(1400), "{name}: another tenant waited {slowest:?}");
-        let taken = flooder.taken.load(Ordering::SeqCst);
-        // Of which the sockets hold some megabytes.
-        assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
+        floods(&flooder, name, &alice, &bob).await;
     }
-    let log = "SELECT count(*) FILTER (WHERE status = 'error'), count(DISTINCT provider_id)
+    let log = "SELECT bool_and(status = 'error'), count(DISTINCT provider_id)
                FROM aggregator_usage_logs WHERE user_id = 'u-a'";
-    assert_eq!(rows(&root, log).await, ["9|9"]);
+    assert_eq!(rows(&root, log).await, ["t|9"]);
 }
 
 /// A frame of HTTP/2.
@@ -231,19 +254,6 @@ async fn a_provider_of_http2_that_floods_takes_nobody_elses_time() {
         let url = format!("https://localhost:{}/v1", flooder.port);
         add_named(&root, name, "openai", &url, &[]).await;
         save_key(&alice, name, "sk-good-a").await;
-        let sql = format!(
-            r#"SELECT chat_complete('x', '{HELLO}', '{{"timeout_ms": 2500, "max_retries": 0}}', '{name}')"#
-        );
-        let others = async {
-            while !flooder.is_flooding.load(Ordering::SeqCst) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            slowest(&bob, Duration::from_millis(1500)).await
-        };
-        let ((code, message), slowest) = tokio::join!(failure(&alice, &sql), others);
-        assert!(matches!(code.as_str(), "PT502" | "PT504"), "{name}: {code} {message}");
-        assert!(slowest < Duration::from_millis(1400), "{name}: another tenant waited {slowest:?}");
-        let taken = flooder.taken.load(Ordering::SeqCst);
-        assert!(taken < 64 << 20, "{name}: {taken} bytes were taken");
+        floods(&flooder, name, &alice, &bob).await;
     }
 }

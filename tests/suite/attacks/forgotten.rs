@@ -1,8 +1,9 @@
 //! A user who was forgotten stays forgotten, whatever was in flight, in a transaction, or in the planner's
 //! memory.
 
-use crate::bed::{self, Database, eventually_within, failure, rows, value};
+use crate::bed::{self, Database, eventually, failure, rows, value};
 use crate::chat::{HELLO, add_provider, save_key};
+use crate::jobs::ended;
 use crate::lifecycle::WORKERS;
 use crate::upstream::{Answer, Upstream};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// The one who goes. No other text of these tests holds this.
 const GONE: &str = "u-gone-9f3c";
+const PENDING: &str = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'";
 /// In every prompt of theirs.
 const SECRET: &str = "dEaR-dIaRy";
 
@@ -70,18 +72,22 @@ async fn nothing_of_a_forgotten_user_is_left_in_any_table_or_statistic() {
         value(&user, &format!("SELECT chat_complete('m', '{prompt}')")).await.unwrap();
     }
     value(&user, "SELECT validate_provider_key('standin')").await.unwrap();
+    let checked = format!(
+        "SELECT count(*) FROM aggregator_key_checks WHERE user_id = '{GONE}' AND kind = 'check'"
+    );
+    eventually(&root, &checked, "1").await;
     let other = crate::chat::user(&database, "u-stays").await;
     value(&other, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
     let job = format!("SELECT chat_submit('m', '{prompt}', p_idempotency_key => '{GONE}')");
     let job = value(&user, &job).await.unwrap();
-    value(&user, &format!("SELECT status FROM chat_wait('{job}')")).await.unwrap();
+    assert_eq!(ended(&user, &job).await, "succeeded|hello|1");
     let refused = prompt.replace(SECRET, &format!("refuse {SECRET}"));
     failure(&user, &format!("SELECT chat_complete('m', '{refused}')")).await;
     let cooling = format!("SELECT count(*) > 0 FROM aggregator_cooling WHERE user_id = '{GONE}'");
-    eventually_within(Duration::from_secs(10), &root, &cooling, "t").await;
+    eventually(&root, &cooling, "t").await;
     let warned =
         format!("SELECT count(*) FROM aggregator_budget_warnings WHERE user_id = '{GONE}'");
-    eventually_within(Duration::from_secs(10), &root, &warned, "1").await;
+    eventually(&root, &warned, "1").await;
     root.batch_execute("ANALYZE").await.unwrap();
     let before = traces(&root, GONE).await;
     for place in ["statistics: aggregator_usage_logs", "aggregator_key_checks: "] {
@@ -150,6 +156,9 @@ async fn the_words_of_a_forgotten_user_go_with_their_keys_and_tags() {
     upstream.wait_for_chats(31).await;
     assert_eq!(value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap(), "31");
     call.await.unwrap();
+    // What is still to be settled is, before anything is counted.
+    let ended = "SELECT pg_terminate_backend(worker_pid, 60000) FROM aggregator_status()";
+    assert_eq!(value(&root, ended).await.unwrap(), "t");
     root.batch_execute("ANALYZE").await.unwrap();
     assert_eq!(traces(&root, SECRET).await, Vec::<String>::new());
     assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
@@ -200,8 +209,13 @@ async fn calls_in_flight_end_and_bring_nothing_back() {
             (sql, result.map_err(|error| bed::shown(&error)))
         }));
     }
-    // The one that comes again has been refused at least once by then.
-    upstream.wait_for_chats(6).await;
+    // One of each hangs, and the one that comes again has been refused at least once.
+    upstream
+        .wait_until(|seen| {
+            let of = |word: &str| seen.iter().filter(|seen| seen.body.contains(word)).count();
+            of("hang") >= 4 && of("again") >= 2
+        })
+        .await;
     let kept = value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap();
     assert!(kept.parse::<i64>().unwrap() >= 5, "{kept}");
     for call in calls {
@@ -223,15 +237,9 @@ async fn calls_in_flight_end_and_bring_nothing_back() {
         rows(&root, &format!("SELECT * FROM aggregator_jobs WHERE id = '{job}'")).await.is_empty()
     );
     // Nothing stays pending, and the worker leaves as ever.
-    eventually_within(
-        Duration::from_secs(10),
-        &root,
-        "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'",
-        "0",
-    )
-    .await;
+    eventually(&root, PENDING, "0").await;
     drop(user);
-    eventually_within(Duration::from_secs(10), &root, WORKERS, "0").await;
+    eventually(&root, WORKERS, "0").await;
 }
 
 #[tokio::test]
@@ -253,7 +261,7 @@ async fn what_an_open_transaction_of_theirs_writes_goes_too() {
     late.batch_execute("BEGIN; SELECT aggregator_user_id()").await.unwrap();
     value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap();
     // The next worker knows of it, too.
-    value(&root, "SELECT pg_terminate_backend(worker_pid, 5000) FROM aggregator_status()").await;
+    value(&root, "SELECT pg_terminate_backend(worker_pid, 60000) FROM aggregator_status()").await;
     user.batch_execute("COMMIT").await.unwrap();
     save_key(&late, "second", "sk-good-4").await;
     late.batch_execute("COMMIT").await.unwrap();
@@ -262,7 +270,7 @@ async fn what_an_open_transaction_of_theirs_writes_goes_too() {
         "SELECT (SELECT count(*) FROM aggregator_jobs WHERE user_id = '{GONE}')
               + (SELECT count(*) FROM user_api_providers WHERE user_id = '{GONE}')"
     );
-    eventually_within(Duration::from_secs(40), &root, &left, "0").await;
+    eventually(&root, &left, "0").await;
     assert_eq!(upstream.chats().len(), 0, "the job was run");
     assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
     assert_eq!(traces(&root, SECRET).await, Vec::<String>::new());
@@ -280,7 +288,7 @@ async fn the_only_user_there_ever_was_is_forgotten_by_the_planner_as_well() {
     value(&user, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
     let submit = format!("SELECT chat_submit('m', '{HELLO}') FROM generate_series(1, 5)");
     for job in rows(&user, &submit).await {
-        value(&user, &format!("SELECT status FROM chat_wait('{job}')")).await.unwrap();
+        assert_eq!(ended(&user, &job).await, "succeeded|hello|1");
     }
     let refused = HELLO.replace("hi", "refuse");
     assert_eq!(failure(&user, &format!("SELECT chat_complete('m', '{refused}')")).await.0, "PT401");
@@ -324,12 +332,11 @@ async fn who_comes_back_is_a_new_user() {
         value(&user, &chat).await.unwrap();
         let job = value(&user, &format!("SELECT chat_submit('m', '{HELLO}')")).await;
         if round == 0 {
-            let sql = format!("SELECT status FROM chat_wait('{}')", job.unwrap());
-            assert_eq!(value(&user, &sql).await.unwrap(), "succeeded");
+            assert_eq!(ended(&user, &job.unwrap()).await, "succeeded|hello|1");
             assert_eq!(value(&user, "SELECT requests FROM usage_summary()").await.unwrap(), "2");
             // Also for the next worker.
             root.batch_execute("DELETE FROM aggregator_budgets").await.unwrap();
-            value(&root, "SELECT pg_terminate_backend(worker_pid, 5000) FROM aggregator_status()")
+            value(&root, "SELECT pg_terminate_backend(worker_pid, 60000) FROM aggregator_status()")
                 .await;
         }
     }

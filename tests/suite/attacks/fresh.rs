@@ -3,7 +3,8 @@
 
 use crate::bed::{self, Cluster, Database, eventually, json, rows, value};
 use crate::chat::{HELLO, add_provider, prepare, user};
-use crate::upstream::{Answer, Upstream};
+use crate::upstream::{Answer, Gate, Upstream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_postgres::Client;
 
@@ -87,29 +88,37 @@ async fn one_statement_with_many_calls_does_not_keep_an_old_budget() {
 
 #[tokio::test]
 async fn a_batch_that_runs_on_does_not_keep_an_old_budget() {
-    let upstream = Upstream::start(|_| Answer::late(100, Answer::hello())).await;
+    let gate = Gate::default();
+    let (held, arrived) = (gate.clone(), AtomicUsize::new(0));
+    let upstream = Upstream::start(move |_| match arrived.fetch_add(1, Ordering::SeqCst) {
+        0..4 => Answer::hello(),
+        _ => Answer::held(&held, Answer::hello()),
+    })
+    .await;
     let (_database, root, client) = with_platform_key(&upstream).await;
     let many = format!(
         "SELECT count(*) FILTER (WHERE error ->> 'code' = 'budget_exceeded')
          FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'messages', '{HELLO}'::jsonb))
                          FROM generate_series(1, 100)), '{{}}', 2)"
     );
-    let (refused, sent) = tokio::join!(value(&client, &many), async {
-        upstream.wait_for_chats(4).await;
+    let (refused, ()) = tokio::join!(value(&client, &many), async {
+        // Two are on their way.
+        upstream.wait_for_chats(6).await;
         value(&root, NOTHING_MORE).await;
         tokio::time::sleep(A_WHILE).await;
-        upstream.chat_count()
+        gate.open();
     });
-    assert!(sent < 30, "{sent}");
-    assert_eq!(upstream.chat_count(), sent);
-    assert_eq!(refused.unwrap(), (100 - sent).to_string());
+    assert_eq!(upstream.chat_count(), 6);
+    assert_eq!(refused.unwrap(), "94");
 }
 
 #[tokio::test]
 async fn jobs_and_calls_that_wait_for_their_turn_do_not_keep_old_rules() {
     let cluster = Cluster::start("fresh", "aggregator.max_in_flight = 1");
     cluster.supabase_roles().await;
-    let upstream = Upstream::start(|_| Answer::late(1000, Answer::hello())).await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| Answer::held(&held, Answer::hello())).await;
     let database = cluster.database().await;
     let root = prepare(&database, &upstream).await;
     let client = user(&database, "u-1").await;
@@ -125,6 +134,8 @@ async fn jobs_and_calls_that_wait_for_their_turn_do_not_keep_old_rules() {
         // It waits behind the jobs by now.
         tokio::time::sleep(Duration::from_millis(300)).await;
         value(&root, "SELECT set_budget(p_limit_usd => 0, p_keys => 'all')").await;
+        tokio::time::sleep(A_WHILE).await;
+        gate.open();
     });
     assert_eq!(answer.unwrap(), "budget_exceeded");
     eventually(&root, "SELECT count(*) FROM aggregator_jobs WHERE finished_at IS NULL", "0").await;
@@ -134,16 +145,22 @@ async fn jobs_and_calls_that_wait_for_their_turn_do_not_keep_old_rules() {
     assert_eq!(value(&root, failed).await.unwrap(), (8 - sent).to_string());
 }
 
+/// A failure after which a call comes again a second later.
+fn in_a_second() -> Answer {
+    Answer::Full(503, vec![("retry-after", "1".into())], "{}".into())
+}
+
 #[tokio::test]
 async fn a_retry_after_a_pause_does_not_keep_a_key_that_is_gone() {
-    let upstream =
-        Upstream::start(|_| Answer::Full(503, vec![("retry-after", "1".into())], "{}".into()))
-            .await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| Answer::held(&held, in_a_second())).await;
     let (_database, root, client) = with_platform_key(&upstream).await;
     let chat = format!("SELECT {}", quiet_chat(", \"max_retries\": 5"));
     let (answer, _) = tokio::join!(json(&client, &chat), async {
         upstream.wait_for_chats(1).await;
-        value(&root, "SELECT remove_platform_key('standin')").await
+        value(&root, "SELECT remove_platform_key('standin')").await;
+        gate.open();
     });
     assert_eq!(answer["error"]["code"], "no_route", "{answer}");
     assert_eq!(answer["error"]["sqlstate"], "PT404");
@@ -152,11 +169,13 @@ async fn a_retry_after_a_pause_does_not_keep_a_key_that_is_gone() {
 
 #[tokio::test]
 async fn a_retry_takes_the_key_that_was_saved_meanwhile() {
-    let upstream = Upstream::raw(|seen| {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::raw(move |seen| {
         if seen.header("authorization") == Some("Bearer sk-good-second-0123456789") {
             return Answer::hello();
         }
-        Answer::Full(503, vec![("retry-after", "1".into())], "{}".into())
+        Answer::held(&held, in_a_second())
     })
     .await;
     let database = bed::database().await;
@@ -170,7 +189,8 @@ async fn a_retry_takes_the_key_that_was_saved_meanwhile() {
             &other,
             "SELECT save_provider_key('standin', 'sk-good-second-0123456789', p_validate => false)",
         )
-        .await
+        .await;
+        gate.open();
     });
     assert_eq!(answer["choices"][0]["message"]["content"], "hello", "{answer}");
     assert_eq!(upstream.chat_count(), 2);

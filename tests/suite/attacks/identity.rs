@@ -1,6 +1,6 @@
 //! Who somebody is: ids that show as another's, and roles that only call themselves authenticator.
 
-use crate::bed::{self, Cluster, failure, quoted, rows, value};
+use crate::bed::{self, Cluster, eventually, failure, quoted, rows, value};
 use crate::chat::{HELLO, add_provider, save_key, user};
 use crate::upstream::{Answer, Upstream};
 
@@ -131,12 +131,13 @@ async fn a_role_that_is_called_authenticator_later_is_a_stranger() {
     // Or for the whole server.
     cluster.configure("aggregator.trusted_authenticators = 'third'");
     cluster.reload();
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let trusted = "SHOW aggregator.trusted_authenticators";
+    eventually(&root, trusted, "third").await;
     assert_eq!(who("third").await, "u-victim");
     assert_eq!(who("authenticator").await, "role:authenticator");
     cluster.configure("aggregator.trusted_authenticators = ''");
     cluster.reload();
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    eventually(&root, trusted, "").await;
     // Where the role is there when the extension is created, it is believed.
     let later = cluster.database().await;
     let client = later.user("authenticator").await;

@@ -81,7 +81,8 @@ async fn a_rotation_that_is_not_committed_seals_no_other_key() {
     let victim = database.root().await;
     let pid = value(&victim, "SELECT pg_backend_pid()").await.unwrap();
     victim.batch_execute("BEGIN; SELECT rotate_master_key()").await.unwrap();
-    value(&root, &format!("SELECT pg_terminate_backend({pid}, 5000)")).await.unwrap();
+    let ended = format!("SELECT pg_terminate_backend({pid}, 60000)");
+    assert_eq!(value(&root, &ended).await.unwrap(), "t");
     assert_eq!(keys(&cluster), (before.clone(), 0));
 
     // A call meanwhile opens what is sealed either way; committed, the new key seals.
@@ -130,7 +131,7 @@ async fn a_locked_key_holds_up_no_rotation_and_leaves_the_file_alone() {
     let (code, message) = failure(&root, "SELECT rotate_master_key()").await;
     assert_eq!(code, "PT409", "{message}");
     assert!(message.contains("pg_terminate_backend"), "{message}");
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(ring(&cluster), before);
     tenant.batch_execute("ROLLBACK").await.unwrap();
     value(&root, "SELECT rotate_master_key()").await.unwrap();

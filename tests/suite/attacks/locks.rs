@@ -6,7 +6,8 @@ use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Without bounds these would wait for the tenant, who waits for the test.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A database with a provider, a superuser's session, and one of `service_role`.
 async fn prepared(upstream: &Upstream) -> (Database<'static>, Client, Client) {
@@ -47,9 +48,14 @@ async fn a_locked_key_holds_up_no_administrator() {
     }
     // What the session had set stays: shorter patience counts, and the statement leaves nothing behind.
     root.batch_execute("SET lock_timeout = '300ms'").await.unwrap();
-    let began = Instant::now();
-    is_told(&root, "SELECT forget_user('u-lock')").await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // Ours is of three seconds, each time.
+    let mut took = vec![];
+    while took.last().is_none_or(|took| *took >= Duration::from_secs(2)) {
+        assert!(took.len() < 5, "{took:?}");
+        let began = Instant::now();
+        is_told(&root, "SELECT forget_user('u-lock')").await;
+        took.push(began.elapsed());
+    }
     root.batch_execute("SET lock_timeout = '1min'").await.unwrap();
     // The tenant's keys are there still, and so is the tenant.
     tenant.batch_execute("ROLLBACK").await.unwrap();

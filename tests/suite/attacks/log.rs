@@ -1,8 +1,9 @@
 //! Provider keys in the server log, however a statement is written and wherever it fails.
 
-use crate::bed::{self, Cluster, quoted, value};
+use crate::bed::{self, Cluster, PATIENCE, quoted, value};
 use crate::chat::add_provider;
 use crate::upstream::{Answer, Upstream};
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 /// Every key of these tests holds this text.
@@ -105,8 +106,11 @@ async fn no_statement_with_a_key_is_logged_wherever_it_fails() {
     assert_eq!(lines_with(&cluster, NEEDLE), Vec::<String>::new());
     // What other processes report is left alone.
     value(&root, "SELECT pg_reload_conf()").await;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert!(cluster.log().contains("received SIGHUP, reloading configuration files"));
+    let given_up = Instant::now() + PATIENCE;
+    while !cluster.log().contains("received SIGHUP, reloading configuration files") {
+        assert!(Instant::now() < given_up, "{}", cluster.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     // And the search would find something; and what has no key in it is logged as ever.
     user.simple_query(&format!("SELECT '{NEEDLE}'")).await.unwrap();
     fails(&user, "SELECT 'seen', 1 / 0").await;

@@ -1,6 +1,8 @@
 //! The gateway's memory: one user's prompts must not leave nothing for the others.
 
-use crate::bed::{Cluster, Database, eventually, eventually_within, failure, quoted, rows, value};
+use crate::bed::{
+    Cluster, Database, PATIENCE, eventually, eventually_within, failure, quoted, rows, value,
+};
 use crate::chat::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
 use std::time::Duration;
@@ -16,7 +18,8 @@ fn prompt(bytes: usize) -> String {
     quoted(&format!(r#"[{{"role":"user","content":"{}"}}]"#, "x".repeat(bytes)))
 }
 
-const WAITS: &str = r#"{"timeout_ms": 60000, "max_retries": 0}"#;
+/// Longer than any test lasts.
+const WAITS: &str = r#"{"timeout_ms": 600000, "max_retries": 0}"#;
 
 async fn cluster(name: &str, handler: fn(&Seen) -> Answer) -> (Cluster, Upstream) {
     let settings = "aggregator.max_memory = 64MB\nlog_min_error_statement = panic";
@@ -120,8 +123,7 @@ async fn jobs_that_need_more_memory_than_there_is_come_one_after_the_other() {
     value(&a, &format!("SELECT chat_submit('m', {})", prompt(13_000_000))).await.unwrap();
     let ended = "SELECT string_agg(status || ' ' || count, ', ' ORDER BY status)
                  FROM (SELECT status, count(*) FROM aggregator_jobs GROUP BY status) AS s";
-    let limit = Duration::from_secs(60);
-    eventually_within(limit, &a, ended, "failed 1, succeeded 40").await;
+    eventually_within(5 * PATIENCE, &a, ended, "failed 1, succeeded 40").await;
     assert_eq!(
         rows(&a, "SELECT error ->> 'code', error ->> 'sqlstate' FROM aggregator_jobs WHERE status = 'failed'").await,
         ["out_of_memory|PT503"]

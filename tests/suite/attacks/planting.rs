@@ -159,7 +159,7 @@ async fn exercise(cluster: &Cluster, database: &str, upstream: &Upstream) {
         "SELECT chat_submit('m'::text, {hello}, '{{}}'::jsonb, NULL::text, NULL::text, now() + interval '1 hour', 'k'::text)"
     );
     let later = value(&root, &later).await.unwrap();
-    let wait = format!("SELECT status FROM chat_wait('{job}'::uuid, 30000)");
+    let wait = format!("SELECT status FROM chat_wait('{job}'::uuid, 60000)");
     assert_eq!(value(&root, &wait).await.unwrap(), "succeeded");
     all(&root, &[
         format!("SELECT * FROM chat_result('{job}'::uuid)"),

@@ -56,7 +56,14 @@ async fn one_user_cannot_queue_more_jobs_than_the_limit() {
     let queued = format!(
         "SET statement_timeout = 2000; SELECT pg_sleep(1.95), chat_complete('m', '{HELLO}', '{{\"on_deadline\": \"queue\"}}')"
     );
-    assert_eq!(failure(&again, &queued).await.0, "PT429");
+    // The statement's own time may be over first, if the machine does something else.
+    let mut code = "57014".to_owned();
+    for _ in 0..10 {
+        if code == "57014" {
+            code = failure(&again, &queued).await.0;
+        }
+    }
+    assert_eq!(code, "PT429");
     again.batch_execute("RESET statement_timeout").await.unwrap();
     // Others are not meant.
     assert_eq!(value(&other, &submit(100)).await.unwrap(), "100");
@@ -227,12 +234,16 @@ async fn submitting_stays_cheap_with_many_that_wait() {
     let cluster = Cluster::start("queuecheap", "");
     let (database, _root) = prepare(&cluster, &upstream).await;
     let one = user(&database, "u-1").await;
+    // What half of them take at the most: one that the machine holds up says nothing.
     let time = async |rounds: usize| {
-        let began = Instant::now();
+        let mut took = vec![];
         for _ in 0..rounds {
+            let began = Instant::now();
             value(&one, &submit(1)).await.unwrap();
+            took.push(began.elapsed());
         }
-        began.elapsed() / rounds as u32
+        took.sort();
+        took[rounds / 2]
     };
     let few = time(200).await;
     assert_eq!(value(&one, &submit(40_000)).await.unwrap(), "40000");

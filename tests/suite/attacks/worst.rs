@@ -1,11 +1,13 @@
 //! No content of a table keeps the worker from starting, or from serving those whom it is not about; a row that
 //! cannot be settled is set aside.
 
-use crate::bed::{self, Cluster, Database, eventually, eventually_within, failure, rows, value};
+use crate::bed::{
+    self, Cluster, Database, PATIENCE, eventually, eventually_within, failure, rows, value,
+};
 use crate::chat::{HELLO, chat_sql, prepare, save_key, user};
 use crate::jobs::ended;
 use crate::upstream::{Answer, Upstream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 const WORKER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
@@ -270,7 +272,7 @@ async fn no_content_of_a_table_keeps_the_worker_from_starting_and_serving_others
     assert_eq!(value(&root, pending).await.unwrap(), "0");
     // Every job that is due has been taken, or has failed.
     let due = "SELECT count(*) FROM aggregator_jobs WHERE status = 'queued' AND run_after <= now() AND attempts < 1";
-    eventually_within(Duration::from_secs(60), &root, due, "0").await;
+    eventually_within(5 * PATIENCE, &root, due, "0").await;
     // Through the rounds that come every ten seconds.
     tokio::time::sleep(Duration::from_secs(12)).await;
     value(&other, &chat_sql("{}")).await.unwrap();
@@ -356,16 +358,15 @@ async fn a_settlement_that_cannot_be_written_is_set_aside_with_what_is_known_and
     // The answer was paid for, and arrives.
     let answer = bed::json(&one, &chat_sql("{}")).await;
     assert_eq!(answer["choices"][0]["message"]["content"], "hello");
-    eventually_within(
-        Duration::from_secs(30),
-        &root,
-        "SELECT quarantined FROM aggregator_status()",
-        "1",
-    )
-    .await;
-    let began = std::time::Instant::now();
-    value(&other, &chat_sql("{}")).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    eventually(&root, "SELECT quarantined FROM aggregator_status()", "1").await;
+    // One that waits for its settlement in vain takes three seconds, each time.
+    let mut took = vec![];
+    while took.last().is_none_or(|took| *took >= Duration::from_secs(2)) {
+        assert!(took.len() < 5, "{took:?}");
+        let began = Instant::now();
+        value(&other, &chat_sql("{}")).await.unwrap();
+        took.push(began.elapsed());
+    }
     let kept = "SELECT user_id, tries, settlement::jsonb ->> 'outcome', settlement::jsonb #>> '{usage,parts,output}' FROM aggregator_quarantine";
     assert_eq!(rows(&root, kept).await, ["u-1|5|Success|5"]);
     // The worker may leave, and another one has it tried again.
@@ -395,13 +396,7 @@ async fn a_forgotten_user_is_forgotten_among_what_is_set_aside() {
     .await
     .unwrap();
     value(&one, &chat_sql("{}")).await.unwrap();
-    eventually_within(
-        Duration::from_secs(30),
-        &root,
-        "SELECT quarantined FROM aggregator_status()",
-        "1",
-    )
-    .await;
+    eventually(&root, "SELECT quarantined FROM aggregator_status()", "1").await;
     root.batch_execute("ALTER TABLE aggregator_usage_hourly DROP CONSTRAINT broken").await.unwrap();
     value(&root, "SELECT forget_user('u-1')").await;
     assert_eq!(
