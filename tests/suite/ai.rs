@@ -3,7 +3,7 @@
 use crate::bed::{self, failure, quoted, rows, value};
 use crate::chat::{ready, user};
 use crate::checked_json::calls;
-use crate::upstream::{Answer, Seen, USAGE, Upstream, in_turn};
+use crate::upstream::{Answer, Gate, Seen, USAGE, Upstream, in_turn};
 use serde_json::{Value, json};
 
 fn says(text: &str) -> Answer {
@@ -162,10 +162,12 @@ async fn an_input_does_not_end_where_it_says_so() {
 
 #[tokio::test]
 async fn many_rows_are_asked_for_at_once() {
-    let upstream = Upstream::start(|seen| {
+    let gate = Gate::default();
+    let all = gate.clone();
+    let upstream = Upstream::start(move |seen| {
         let asked = seen.json();
         let label = if input(&asked).contains('!') { "praise" } else { "complaint" };
-        Answer::late(50, says(&format!(r#"{{"label":"{label}"}}"#)))
+        Answer::held(&all, Answer::late(50, says(&format!(r#"{{"label":"{label}"}}"#))))
     })
     .await;
     let (_database, root) = ready(&upstream).await;
@@ -179,7 +181,11 @@ async fn many_rows_are_asked_for_at_once() {
          FROM chat_many((
              SELECT jsonb_agg(ai_classify_request(body, ARRAY['praise', 'complaint'], 'm') ORDER BY id) FROM reviews)
          ) AS answer GROUP BY 1 ORDER BY 1";
-    assert_eq!(rows(&root, sql).await, ["complaint|40|t", "praise|20|t"]);
+    let (answers, ()) = tokio::join!(rows(&root, sql), async {
+        upstream.wait_for_chats(16).await;
+        gate.open();
+    });
+    assert_eq!(answers, ["complaint|40|t", "praise|20|t"]);
     assert_eq!(upstream.most_at_once(), 16);
     // The other requests are such too.
     for request in [

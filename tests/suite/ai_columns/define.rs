@@ -186,6 +186,7 @@ async fn what_is_made_is_the_owners_alone_and_goes_with_the_column() {
         )
         .await
         .unwrap();
+    alice.batch_execute("BEGIN").await.unwrap();
     let id = value(
         &alice,
         "SELECT ai_column('docs', 'facts', 'json', '{title}', 'm', '{\"schema\": {\"type\": \"object\"}, \"batch_size\": 5, \"temperature\": 0}')",
@@ -193,6 +194,7 @@ async fn what_is_made_is_the_owners_alone_and_goes_with_the_column() {
     .await
     .unwrap();
     value(&alice, "SELECT ai_column_pause('docs', 'facts')").await;
+    alice.batch_execute("COMMIT").await.unwrap();
     // From PostgreSQL 17 on the owner has MAINTAIN as well.
     let acl = format!(
         "SELECT replace(relacl::text, 'm', ''), obj_description(oid) LIKE '%ai_column_drop%' FROM pg_class WHERE relname = '{}'",

@@ -1,12 +1,11 @@
 //! AI columns across crashes: every row right in the end, and not much asked for twice.
 
 use super::{echoes, prompt};
-use crate::bed::{Cluster, eventually_within, value};
+use crate::bed::{Cluster, PATIENCE, eventually, eventually_within, value};
 use crate::chat::{add_named, save_key};
 use crate::crash::kill_worker;
 use crate::upstream::{Answer, Upstream};
 use std::collections::HashMap;
-use std::time::Duration;
 
 const ROWS: usize = 500;
 const KILLS: usize = 4;
@@ -53,9 +52,11 @@ async fn five_hundred_rows_come_right_whenever_the_worker_is_killed() {
         root = kill_worker(&cluster, &name, root).await;
     }
     let right = "SELECT count(*) FROM alice.docs WHERE answer = 're: ' || body";
-    eventually_within(Duration::from_secs(120), &root, right, "500").await;
+    eventually_within(5 * PATIENCE, &root, right, "500").await;
     let left = "SELECT count(*) FROM aggregator_ai_queue";
-    eventually_within(Duration::from_secs(20), &root, left, "0").await;
+    eventually(&root, left, "0").await;
+    let pending = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'";
+    eventually(&root, pending, "0").await;
     let mut asked: HashMap<String, usize> = HashMap::new();
     for seen in upstream.chats() {
         *asked.entry(prompt(&seen)).or_default() += 1;

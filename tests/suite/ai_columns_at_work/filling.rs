@@ -1,7 +1,7 @@
 //! Values of all kinds, written as rows come, and rows that were there before.
 
-use super::{PATIENCE, RIGHT, add, becomes, define, echoes, ready, until_done};
-use crate::bed::{eventually_within, rows, value};
+use super::{RIGHT, add, becomes, define, echoes, ready, until_done};
+use crate::bed::{PATIENCE, eventually_within, rows, value};
 use crate::embeddings::{embeds, shown, texts};
 use crate::upstream::{Answer, USAGE, Upstream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,9 +110,9 @@ async fn rows_that_were_there_before_are_filled_as_far_as_they_lack_a_value() {
     let began = Instant::now();
     define(&alice, "vector", "embed", "body", r#"{"batch_size": 100}"#).await;
     let status = "SELECT backfill_status FROM aggregator_ai_columns";
-    eventually_within(2 * PATIENCE, &root, status, "done").await;
+    eventually_within(5 * PATIENCE, &root, status, "done").await;
     let missing = "SELECT count(*) FROM docs WHERE vector IS NULL";
-    eventually_within(2 * PATIENCE, &alice, missing, "0").await;
+    eventually_within(5 * PATIENCE, &alice, missing, "0").await;
     let took = began.elapsed().as_secs_f64();
     println!("backfill of {count} rows: {:.0} rows/s", f64::from(count) / took);
     until_done(&root).await;

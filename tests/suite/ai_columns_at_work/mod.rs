@@ -7,14 +7,10 @@ mod roles;
 mod stale;
 mod waiting;
 
-use crate::bed::{self, Database, eventually_within, quoted, value};
+use crate::bed::{self, Database, eventually, quoted, value};
 use crate::chat::{add_named, save_key};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
-use std::time::Duration;
 use tokio_postgres::Client;
-
-/// Long enough for a machine that does much else.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What has come out of the texts of a chat.
 fn prompt(seen: &Seen) -> String {
@@ -81,12 +77,13 @@ async fn add(client: &Client, count: usize) {
 
 /// Waits until a query gives this value.
 async fn becomes(client: &Client, sql: &str, expected: &str) {
-    eventually_within(PATIENCE, client, sql, expected).await;
+    eventually(client, sql, expected).await;
 }
 
-/// Waits until no row waits or runs.
+/// Waits until no row waits or runs, and all is in the ledger.
 async fn until_done(root: &Client) {
-    const LEFT: &str = "SELECT count(*) FROM aggregator_ai_queue WHERE status <> 'failed'";
+    const LEFT: &str = "SELECT (SELECT count(*) FROM aggregator_ai_queue WHERE status <> 'failed')
+        + (SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending')";
     becomes(root, LEFT, "0").await;
 }
 

@@ -3,7 +3,7 @@
 use super::{add, becomes, define, echoes, prompt, ready, until_done};
 use crate::bed::{rows, value};
 use crate::embeddings::{embeds, texts};
-use crate::upstream::{Answer, Upstream};
+use crate::upstream::{Answer, Gate, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,14 +65,17 @@ async fn changes_of_one_row_before_it_is_taken_are_one_call() {
 
 #[tokio::test]
 async fn a_row_that_somebody_holds_is_written_when_it_is_free_and_others_are_not_held_up() {
-    let (upstream, _) = slow(300).await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |seen| Answer::held(&held, echoes(seen))).await;
     let (database, root, alice) = ready(&upstream).await;
     define(&alice, "answer", "chat", "body", "{}").await;
     add(&alice, 3).await;
     let other = database.root().await;
     other.batch_execute("BEGIN; SELECT FROM alice.docs WHERE id = 2 FOR UPDATE").await.unwrap();
-    becomes(&alice, "SELECT count(answer) FROM docs WHERE id <> 2", "2").await;
     upstream.wait_for_chats(3).await;
+    gate.open();
+    becomes(&alice, "SELECT count(answer) FROM docs WHERE id <> 2", "2").await;
     // Long enough for it to be offered.
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert_eq!(value(&alice, "SELECT answer FROM docs WHERE id = 2").await, None);

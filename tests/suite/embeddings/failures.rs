@@ -98,7 +98,13 @@ async fn a_statement_that_ends_takes_its_requests_along() {
         .await;
     // A statement's own time, of which the caller is told in a clear error.
     root.batch_execute("SET statement_timeout = '700ms'").await.unwrap();
-    assert_eq!(failure(&root, "SELECT embed('stall', 'e')").await.0, "PT504");
+    // A tenth of it is for that, which a machine that does something else may use up now and then.
+    let mut codes = vec![];
+    while codes.last().is_none_or(|code| code == "57014") {
+        assert!(codes.len() < 5, "{codes:?}");
+        codes.push(failure(&root, "SELECT embed('stall', 'e')").await.0);
+    }
+    assert_eq!(codes.last().unwrap(), "PT504");
     root.batch_execute("RESET statement_timeout").await.unwrap();
     // And that of an option.
     let sql = r#"SELECT embed('stall', 'e', '{"timeout_ms": 100}')"#;

@@ -16,7 +16,7 @@ async fn a_job_gives_its_vectors_in_their_order() {
     let job = value(&root, &submit).await.unwrap();
     assert_eq!(value(&root, &submit).await.unwrap(), job, "the same key is the same job");
     let waited =
-        rows(&root, &format!("SELECT status, content, cost FROM chat_wait('{job}')")).await;
+        rows(&root, &format!("SELECT status, content, cost FROM chat_wait('{job}', 60000)")).await;
     assert_eq!(waited, ["succeeded|∅|0.000012"]);
     let vectors = rows(&root, &format!("SELECT * FROM embed_result('{job}')")).await;
     let expected: Vec<String> = ["a", "bb", "ccc"]
@@ -50,7 +50,8 @@ async fn a_job_that_fails_has_no_vectors() {
     let (_database, root) = ready(&upstream).await;
     let job = value(&root, "SELECT embed_submit('{bad}', 'e')").await.unwrap();
     let waited =
-        rows(&root, &format!("SELECT status, error ->> 'sqlstate' FROM chat_wait('{job}')")).await;
+        rows(&root, &format!("SELECT status, error ->> 'sqlstate' FROM chat_wait('{job}', 60000)"))
+            .await;
     assert_eq!(waited, ["failed|PT400"]);
     assert_eq!(rows(&root, &format!("SELECT * FROM embed_result('{job}')")).await.len(), 0);
     let job = value(&root, "SELECT embed_submit('{stall}', 'e')").await.unwrap();

@@ -190,7 +190,8 @@ async fn what_no_answer_can_hold_is_not_asked_for_at_once() {
         r#"SELECT embed_submit(array_fill('x'::text, ARRAY[13]), 'e', '{"dimensions": 1000}')"#;
     let job = value(&root, submit).await.unwrap();
     let waited =
-        rows(&root, &format!("SELECT status, error ->> 'sqlstate' FROM chat_wait('{job}')")).await;
+        rows(&root, &format!("SELECT status, error ->> 'sqlstate' FROM chat_wait('{job}', 60000)"))
+            .await;
     assert_eq!(waited, ["failed|PT413"]);
     assert_eq!(upstream.chat_count(), 4);
 }
