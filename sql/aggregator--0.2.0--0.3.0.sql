@@ -909,9 +909,12 @@ DECLARE
     v_archive regclass;
 BEGIN
     IF to_regnamespace('aggregator_archive') IS NOT NULL THEN
-        SELECT month.partition INTO v_archive
+        -- Its month, or NULL: one before those that are with Citus.
+        SELECT CASE WHEN month.since <= p_created_at THEN month.partition END INTO v_archive
         FROM @extschema@.aggregator_archives() AS month
-        WHERE month.since <= p_created_at AND month.until > p_created_at;
+        WHERE month.until > p_created_at
+        ORDER BY month.since
+        LIMIT 1;
         IF FOUND THEN
             RETURN @extschema@.aggregator_apply_archived_cost(
                 v_archive, p_call_id, p_attempt, p_created_at, p_cost, p_computed, p_source);
@@ -6094,13 +6097,15 @@ COMMENT ON COLUMN @extschema@.aggregator_forgotten.older IS 'Virtual ids of the 
 
 COMMENT ON COLUMN @extschema@.aggregator_forgotten.is_swept IS 'Whether every transaction that began before has ended, and what it wrote is gone.';
 
--- Has planners learn anew those columns of which they remember such a user.
+-- Has planners learn anew those columns of which they remember such a user. Of an empty table they would learn nothing,
+-- and remember the rows that it had: the default partition, from which rows go to those of their months, gets one for it.
 CREATE FUNCTION @extschema@.aggregator_forget_statistics(p_hashes bytea[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_known record;
+    c_default CONSTANT regclass := '@extschema@.aggregator_usage_logs_default';
+    v_known   record;
 BEGIN
     FOR v_known IN
         SELECT DISTINCT s.schemaname, s.tablename, s.attname
@@ -6117,7 +6122,13 @@ BEGIN
             WHERE sha256(convert_to(kept.value, 'UTF8')) = ANY (p_hashes)
         )
     LOOP
+        IF format('%I.%I', v_known.schemaname, v_known.tablename)::regclass = c_default THEN
+            INSERT INTO @extschema@.aggregator_usage_logs_default (call_id, attempt, created_at, epoch, provider_id, user_id, model_id)
+            SELECT gen_random_uuid(), 1, '-infinity', 0, gen_random_uuid(), '', ''
+            WHERE NOT EXISTS (SELECT FROM @extschema@.aggregator_usage_logs_default);
+        END IF;
         EXECUTE format('ANALYZE %I.%I (%I)', v_known.schemaname, v_known.tablename, v_known.attname);
+        DELETE FROM @extschema@.aggregator_usage_logs_default WHERE created_at = '-infinity' AND user_id = '';
     END LOOP;
 END
 $$;
@@ -6305,7 +6316,8 @@ AS $$
       AND NOT a.attisdropped
 $$;
 
--- Another cost for one row. False: its cost stands.
+-- Another cost for one row. False: its cost stands. Without a partition it is one of a month before, written since those
+-- after it went: here, where the triggers of the ledger see it.
 CREATE FUNCTION @extschema@.aggregator_apply_archived_cost(
     p_partition  regclass,
     p_call_id    uuid,
@@ -6323,6 +6335,18 @@ DECLARE
     v_old @extschema@.aggregator_usage_logs;
     v_new @extschema@.aggregator_usage_logs;
 BEGIN
+    IF p_partition IS NULL THEN
+        UPDATE @extschema@.aggregator_usage_logs AS log
+        SET cost_estimate = p_cost,
+            cost_computed = p_computed,
+            cost_source = p_source
+        WHERE log.call_id = p_call_id
+          AND log.attempt = p_attempt
+          AND log.created_at = p_created_at
+          AND log.status <> 'pending'
+          AND log.cost_source IN ('unpriced', 'incomplete');
+        RETURN FOUND;
+    END IF;
     SELECT log.* INTO v_old
     FROM @extschema@.aggregator_usage_logs AS log
     WHERE log.call_id = p_call_id
@@ -6344,8 +6368,8 @@ BEGIN
 END
 $$;
 
--- Another user id for the rows of one, and no tags. Citus moves no row from shard to shard: they come again, and go.
--- A day at a time.
+-- Another user id for the rows of one up to the last month that is there, and no tags. Citus moves no row from shard to
+-- shard: they come again, and go. A day at a time.
 CREATE FUNCTION @extschema@.aggregator_forget_archived(p_user_id text, p_anonymous_id text) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -6360,6 +6384,7 @@ DECLARE
     v_count   bigint;
     v_month   record;
     v_day     timestamptz;
+    v_since   timestamptz := '-infinity';
     v_old     @extschema@.aggregator_usage_logs[];
     v_new     @extschema@.aggregator_usage_logs[];
 BEGIN
@@ -6372,6 +6397,13 @@ BEGIN
       AND a.attnum > 0
       AND NOT a.attisdropped;
     FOR v_month IN SELECT * FROM @extschema@.aggregator_archives() LOOP
+        -- What somebody has written into months before it since it went is here.
+        UPDATE @extschema@.aggregator_usage_logs
+        SET user_id = p_anonymous_id, tags = NULL
+        WHERE user_id = p_user_id AND created_at >= v_since AND created_at < v_month.since;
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        v_kept := v_kept + v_count;
+        v_since := v_month.until;
         FOR v_day IN EXECUTE
             format('SELECT DISTINCT date_trunc(''day'', created_at, ''UTC'') FROM %s WHERE user_id = $1', v_month.partition)
             USING p_user_id

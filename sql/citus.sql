@@ -64,7 +64,8 @@ $$;
 -- What changes rows that are with Citus ------------------------------------------------------------------------------
 -- No trigger of the ledger sees it: each of these adds to the sums itself.
 
--- Another cost for one row. False: its cost stands.
+-- Another cost for one row. False: its cost stands. Without a partition it is one of a month before, written since those
+-- after it went: here, where the triggers of the ledger see it.
 CREATE FUNCTION @extschema@.aggregator_apply_archived_cost(
     p_partition  regclass,
     p_call_id    uuid,
@@ -82,6 +83,18 @@ DECLARE
     v_old @extschema@.aggregator_usage_logs;
     v_new @extschema@.aggregator_usage_logs;
 BEGIN
+    IF p_partition IS NULL THEN
+        UPDATE @extschema@.aggregator_usage_logs AS log
+        SET cost_estimate = p_cost,
+            cost_computed = p_computed,
+            cost_source = p_source
+        WHERE log.call_id = p_call_id
+          AND log.attempt = p_attempt
+          AND log.created_at = p_created_at
+          AND log.status <> 'pending'
+          AND log.cost_source IN ('unpriced', 'incomplete');
+        RETURN FOUND;
+    END IF;
     SELECT log.* INTO v_old
     FROM @extschema@.aggregator_usage_logs AS log
     WHERE log.call_id = p_call_id
@@ -103,8 +116,8 @@ BEGIN
 END
 $$;
 
--- Another user id for the rows of one, and no tags. Citus moves no row from shard to shard: they come again, and go.
--- A day at a time.
+-- Another user id for the rows of one up to the last month that is there, and no tags. Citus moves no row from shard to
+-- shard: they come again, and go. A day at a time.
 CREATE FUNCTION @extschema@.aggregator_forget_archived(p_user_id text, p_anonymous_id text) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -119,6 +132,7 @@ DECLARE
     v_count   bigint;
     v_month   record;
     v_day     timestamptz;
+    v_since   timestamptz := '-infinity';
     v_old     @extschema@.aggregator_usage_logs[];
     v_new     @extschema@.aggregator_usage_logs[];
 BEGIN
@@ -131,6 +145,13 @@ BEGIN
       AND a.attnum > 0
       AND NOT a.attisdropped;
     FOR v_month IN SELECT * FROM @extschema@.aggregator_archives() LOOP
+        -- What somebody has written into months before it since it went is here.
+        UPDATE @extschema@.aggregator_usage_logs
+        SET user_id = p_anonymous_id, tags = NULL
+        WHERE user_id = p_user_id AND created_at >= v_since AND created_at < v_month.since;
+        GET DIAGNOSTICS v_count = ROW_COUNT;
+        v_kept := v_kept + v_count;
+        v_since := v_month.until;
         FOR v_day IN EXECUTE
             format('SELECT DISTINCT date_trunc(''day'', created_at, ''UTC'') FROM %s WHERE user_id = $1', v_month.partition)
             USING p_user_id

@@ -147,13 +147,15 @@ ALTER TABLE @extschema@.aggregator_key_checks ALTER COLUMN user_id SET STATISTIC
 ALTER TABLE @extschema@.aggregator_quarantine ALTER COLUMN user_id SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_user_models ALTER COLUMN user_id SET STATISTICS 0;
 
--- Has planners learn anew those columns of which they remember such a user.
+-- Has planners learn anew those columns of which they remember such a user. Of an empty table they would learn nothing,
+-- and remember the rows that it had: the default partition, from which rows go to those of their months, gets one for it.
 CREATE FUNCTION @extschema@.aggregator_forget_statistics(p_hashes bytea[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_known record;
+    c_default CONSTANT regclass := '@extschema@.aggregator_usage_logs_default';
+    v_known   record;
 BEGIN
     FOR v_known IN
         SELECT DISTINCT s.schemaname, s.tablename, s.attname
@@ -170,7 +172,13 @@ BEGIN
             WHERE sha256(convert_to(kept.value, 'UTF8')) = ANY (p_hashes)
         )
     LOOP
+        IF format('%I.%I', v_known.schemaname, v_known.tablename)::regclass = c_default THEN
+            INSERT INTO @extschema@.aggregator_usage_logs_default (call_id, attempt, created_at, epoch, provider_id, user_id, model_id)
+            SELECT gen_random_uuid(), 1, '-infinity', 0, gen_random_uuid(), '', ''
+            WHERE NOT EXISTS (SELECT FROM @extschema@.aggregator_usage_logs_default);
+        END IF;
         EXECUTE format('ANALYZE %I.%I (%I)', v_known.schemaname, v_known.tablename, v_known.attname);
+        DELETE FROM @extschema@.aggregator_usage_logs_default WHERE created_at = '-infinity' AND user_id = '';
     END LOOP;
 END
 $$;

@@ -319,9 +319,12 @@ DECLARE
     v_archive regclass;
 BEGIN
     IF to_regnamespace('aggregator_archive') IS NOT NULL THEN
-        SELECT month.partition INTO v_archive
+        -- Its month, or NULL: one before those that are with Citus.
+        SELECT CASE WHEN month.since <= p_created_at THEN month.partition END INTO v_archive
         FROM @extschema@.aggregator_archives() AS month
-        WHERE month.since <= p_created_at AND month.until > p_created_at;
+        WHERE month.until > p_created_at
+        ORDER BY month.since
+        LIMIT 1;
         IF FOUND THEN
             RETURN @extschema@.aggregator_apply_archived_cost(
                 v_archive, p_call_id, p_attempt, p_created_at, p_cost, p_computed, p_source);

@@ -193,14 +193,22 @@ async fn months_that_are_over_go_to_citus_and_come_back() {
     assert_eq!(rows(&root, reports).await, ["2|4|4"]);
     assert!(rows(&root, BOTH).await.iter().all(|row| row.ends_with("|t")));
 
-    // Another cost, for rows that are with Citus.
-    let recosted = "SELECT count(*), trim_scale(sum(new_cost)) FROM recost_usage(now() - interval '90 days', now())";
-    assert_eq!(rows(&root, recosted).await, ["300|0.0204"]);
+    // Another cost, for rows that are with Citus, and for one of a month before those that is here: it came later.
+    root.batch_execute(&format!(
+        "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
+            cost_source, prompt_tokens, completion_tokens, total_tokens)
+         SELECT gen_random_uuid(), 1, {OVER} - interval '400 days', 1, id, 'u-b', 'm', 'success', 'unpriced', 4, 6, 10
+         FROM api_providers WHERE name = 'standin'"
+    ))
+    .await
+    .unwrap();
+    let recosted = "SELECT count(*), trim_scale(sum(new_cost)) FROM recost_usage(now() - interval '500 days', now())";
+    assert_eq!(rows(&root, recosted).await, ["301|0.020468"]);
     assert_eq!(rows(&root, recosted).await, ["0|∅"]);
     assert!(rows(&root, BOTH).await.iter().all(|row| row.ends_with("|t")));
 
     // A user is forgotten, there too.
-    assert_eq!(value(&root, "SELECT forget_user('u-b')").await.unwrap(), "1000");
+    assert_eq!(value(&root, "SELECT forget_user('u-b')").await.unwrap(), "1001");
     let users = "SELECT DISTINCT left(user_id, 10), count(tags) > 0 FROM aggregator_usage_logs GROUP BY user_id ORDER BY 1";
     assert_eq!(rows(&root, users).await, ["forgotten:|f", "role:postg|f", "u-a|t", "u-c|t"]);
     assert!(rows(&root, BOTH).await.iter().all(|row| row.ends_with("|t")));
@@ -226,7 +234,7 @@ async fn months_that_are_over_go_to_citus_and_come_back() {
     assert_eq!(rows(&root, "SELECT table_name FROM citus_tables").await, Vec::<String>::new());
     assert_eq!(rows(&root, back).await, Vec::<String>::new());
     assert_eq!(value(&root, "SELECT forget_user('u-c')").await.unwrap(), "1000");
-    assert_eq!(rows(&root, MOVED).await, ["distributed|3000"]);
+    assert_eq!(rows(&root, MOVED).await, ["distributed|3001"]);
 }
 
 #[tokio::test]

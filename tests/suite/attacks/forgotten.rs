@@ -140,7 +140,8 @@ async fn the_words_of_a_forgotten_user_go_with_their_keys_and_tags() {
     for _ in 0..30 {
         value(&user, &chat("hi")).await.unwrap();
     }
-    root.batch_execute("UPDATE aggregator_usage_logs SET gateway_key_id = (SELECT id FROM aggregator_gateway_keys LIMIT 1); ANALYZE")
+    root.batch_execute("UPDATE aggregator_usage_logs SET gateway_key_id = (SELECT id FROM aggregator_gateway_keys LIMIT 1)
+         WHERE created_at >= aggregator_archived_until(); ANALYZE")
         .await
         .unwrap();
     let words = traces(&root, SECRET).await;
@@ -307,6 +308,29 @@ async fn the_only_user_there_ever_was_is_forgotten_by_the_planner_as_well() {
     root.batch_execute("ANALYZE").await.unwrap();
     assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
     drop(database);
+}
+
+#[tokio::test]
+async fn where_rows_have_gone_to_their_months_planners_forget_as_well() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (_database, root, service, _user) = prepared(&upstream).await;
+    root.batch_execute(&format!(
+        "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status)
+         SELECT gen_random_uuid(), 1, now(), 1, id, '{GONE}', 'm', 'success'
+         FROM api_providers, generate_series(1, 100) WHERE name = 'standin';
+         ANALYZE aggregator_usage_logs_default"
+    ))
+    .await
+    .unwrap();
+    let made = "SELECT created FROM maintain_usage()";
+    eventually_within(Duration::from_secs(60), &root, made, "0").await;
+    let left = "SELECT count(*) FROM aggregator_usage_logs_default";
+    assert_eq!(value(&root, left).await.unwrap(), "0");
+    let remembered = "statistics: aggregator_usage_logs_default|user_id".to_owned();
+    assert!(traces(&root, GONE).await.contains(&remembered));
+    assert_eq!(value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap(), "100");
+    assert_eq!(traces(&root, GONE).await, Vec::<String>::new());
+    assert_eq!(value(&root, left).await.unwrap(), "0");
 }
 
 #[tokio::test]
