@@ -77,7 +77,7 @@ fn change_grants<T>(
 
 /// The worker of this database: who it is and what it does. Starts it if it is not running.
 #[pg_extern]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn aggregator_status() -> TableIterator<
     'static,
     (

@@ -30,7 +30,7 @@ type SyncRow = (
 /// Brings the catalogue up to date, of one provider or of all. A provider that fails is a row
 /// with its error.
 #[pg_extern]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn sync_models(
     p_provider: default!(Option<&str>, "NULL"),
 ) -> TableIterator<

@@ -147,7 +147,7 @@ type RecostRow = (
 
 /// Prices usage rows that had no price, or not every price, and returns those that changed.
 #[pg_extern]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn recost_usage(
     p_from: default!(Option<TimestampWithTimeZone>, "NULL"),
     p_to: default!(Option<TimestampWithTimeZone>, "NULL"),

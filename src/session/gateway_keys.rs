@@ -48,7 +48,7 @@ struct Wish<'a> {
 
 /// Makes a gateway key, and gives it away this one time.
 #[pg_extern]
-#[allow(clippy::too_many_arguments)]
+#[expect(clippy::too_many_arguments, reason = "those of the SQL function")]
 fn create_gateway_key<'a>(
     p_name: Option<&'a str>,
     p_models: default!(Option<Array<'a, &'a str>>, "NULL"),

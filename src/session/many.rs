@@ -34,7 +34,7 @@ type Row = (
 /// Sends many chats, at most `concurrency` at a time, and returns a row for each as it ends. One
 /// that fails is a row with its error.
 #[pg_extern]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn chat_many(
     requests: Option<JsonText>,
     options: default!(Option<JsonText>, "'{}'"),

@@ -27,7 +27,7 @@ type SyncRow = (String, Option<i32>, Option<i32>, Option<i32>, Option<String>);
 /// Brings what the caller is shown up to date, of one provider or of all at which they have a key. One that fails is a
 /// row with its error.
 #[pg_extern]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn sync_own_models(
     p_provider: default!(Option<&str>, "NULL"),
 ) -> TableIterator<

@@ -15,7 +15,7 @@ use pgrx::spi::Spi;
 
 /// The route that a call would take first.
 #[pg_extern(stable)]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn get_model_provider_config(
     p_model: Option<&str>,
     p_user_id: default!(Option<&str>, "NULL"),
@@ -61,7 +61,7 @@ fn get_model_provider_config(
 /// The model and the prices of the route that a call of the caller would take first; no row for one who
 /// may not call.
 #[pg_extern(stable)]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn aggregator_route(
     p_model: Option<&str>,
     p_provider: Option<&str>,

@@ -22,7 +22,7 @@ type Row = (Option<String>, Option<JsonText>, Option<JsonText>, Option<AnyNumeri
 
 /// Sends a chat to a model and returns its text in pieces as they arrive, then the whole answer.
 #[pg_extern]
-#[allow(clippy::type_complexity)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn chat_stream(
     model: Option<&str>,
     messages: Option<JsonText>,

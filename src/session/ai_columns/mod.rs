@@ -83,7 +83,7 @@ CREATE FUNCTION ai_column(
 LANGUAGE c VOLATILE
 AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 ")]
-#[allow(clippy::too_many_arguments)]
+#[expect(clippy::too_many_arguments, reason = "those of the SQL function")]
 fn ai_column(
     p_table: Option<pg_sys::Oid>,
     p_column: Option<&CStr>,
