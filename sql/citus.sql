@@ -468,11 +468,11 @@ DECLARE
     v_moved     jsonb := '[]';
 BEGIN
     IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
-        RAISE EXCEPTION 'role ''%'' may not move the ledger', current_user USING ERRCODE = 'PT403', HINT = 'A superuser may.';
+        RAISE EXCEPTION 'role ''%'' may not move the usage log', current_user USING ERRCODE = 'PT403', HINT = 'A superuser may.';
     END IF;
     -- A snapshot that is older than the locks would not have what was committed in between.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'the ledger moves at the isolation level READ COMMITTED alone'
+        RAISE EXCEPTION 'the usage log moves at the isolation level READ COMMITTED alone'
             USING ERRCODE = 'PT409', HINT = 'BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;';
     END IF;
     IF p_months < 0 THEN
@@ -570,11 +570,11 @@ DECLARE
     v_moved   jsonb := '[]';
 BEGIN
     IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
-        RAISE EXCEPTION 'role ''%'' may not move the ledger', current_user USING ERRCODE = 'PT403', HINT = 'A superuser may.';
+        RAISE EXCEPTION 'role ''%'' may not move the usage log', current_user USING ERRCODE = 'PT403', HINT = 'A superuser may.';
     END IF;
     -- A snapshot that is older than the locks would not have what was committed in between.
     IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'the ledger moves at the isolation level READ COMMITTED alone'
+        RAISE EXCEPTION 'the usage log moves at the isolation level READ COMMITTED alone'
             USING ERRCODE = 'PT409', HINT = 'BEGIN TRANSACTION ISOLATION LEVEL READ COMMITTED;';
     END IF;
     IF to_regnamespace('aggregator_archive') IS NULL THEN

@@ -161,7 +161,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_logs.reserved_tokens IS 'Tokens t
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_platform_key IS 'Whether the platform''s key paid, and not the user''s own; NULL, in rows of versions before 0.3.0: not known, and counted as the platform''s.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.gateway_key_id IS 'The gateway key that the call came with; NULL: it came with none.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_logs.tags IS 'The tags of the call; NULL: none, or the user was forgotten.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the sums. NULL, in rows of versions before 0.3.0: taken as listed.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_logs.is_listed IS 'Whether the catalogue listed the model when it was asked; what it did not is (unlisted) in the rollups. NULL, in rows of versions before 0.3.0: taken as listed.';
 
 COMMENT ON TABLE @extschema@.aggregator_budgets IS 'What may be spent per period; see set_budget.';
 COMMENT ON COLUMN @extschema@.aggregator_budgets.id IS 'Id of the budget.';

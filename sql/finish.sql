@@ -144,9 +144,9 @@ COMMENT ON FUNCTION @extschema@.get_user_available_models(text) IS
 COMMENT ON FUNCTION @extschema@.get_model_provider_config(text, text) IS
     'The route that a call for this model would take first; no row if there is none. A platform key is shown as NULL. PT403.';
 COMMENT ON FUNCTION @extschema@.save_provider_key(text, text, text, boolean) IS
-    'Seals and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401 with its words. PT400, PT402, PT403, PT404, PT429, PT502.';
+    'Encrypts and saves the user''s key for a provider (name or id) and returns its id. p_validate: only if the provider takes it, else PT401 with its words. PT400, PT402, PT403, PT404, PT429, PT502.';
 COMMENT ON FUNCTION @extschema@.save_platform_key(text, text) IS
-    'Seals and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
+    'Encrypts and saves a key that every user may spend, after their own, and nobody may read. Administrators. PT400, PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.validate_provider_key(text, text) IS
     'Whether the provider takes the key; NULL: the caller''s saved one. Other answers than yes or no are errors: PT403 for a region or a service that is not enabled, PT402 for an account without credit. At most aggregator.max_key_checks_per_minute, each a row of aggregator_key_checks. PT402, PT403, PT404, PT429, PT502.';
 COMMENT ON FUNCTION @extschema@.check_provider_key(text, text) IS
@@ -156,7 +156,7 @@ COMMENT ON FUNCTION @extschema@.remove_provider_key(text, text) IS
 COMMENT ON FUNCTION @extschema@.remove_platform_key(text) IS
     'Removes the platform''s key for a provider; false if there was none. Administrators. PT403.';
 COMMENT ON FUNCTION @extschema@.rotate_master_key() IS
-    'Adds a master key to the keyring file, seals every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
+    'Adds a master key to the keyring file, encrypts every key of this database with it and returns its id. Old master keys stay. Superusers. PT403, PT503.';
 COMMENT ON FUNCTION @extschema@.sync_models(text) IS
     'Brings the model catalogue of one provider, or of all, up to date, with the platform''s key or none. One row per provider; one that fails has its error. duration_ms in milliseconds; warnings: entries of the list that are left out, and prices that make no sense. Administrators. PT403, PT404.';
 COMMENT ON FUNCTION @extschema@.sync_own_models(text) IS

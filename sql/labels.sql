@@ -208,8 +208,8 @@ AS $$
     ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the sums of each.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: sums of a gateway key; tag: of a tag.';
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the rollups of each.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: rollups of a gateway key; tag: of a tag.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.label IS 'Id of the gateway key, or the tag.';
 -- The other columns mean the same in each of the three tables of rollups. Upgrades run this too.
 DO $$
@@ -229,7 +229,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums of keys and tags and takes others away. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the rollups of keys and tags and takes others away. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_labels(@extschema@.aggregator_usage_logs) IS 'The gateway key and the tags under which a row of the usage log is rolled up.';
 COMMENT ON FUNCTION @extschema@.aggregator_report_labels(text, text, text, text) IS 'Usage of each gateway key and user (p_kind: key) or of each tag (tag). PT400, PT403, PT404. Internal.';
 COMMENT ON FUNCTION @extschema@.usage_by_key(text, text, text) IS

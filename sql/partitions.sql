@@ -230,7 +230,7 @@ AS 'MODULE_PATHNAME', 'maintain_usage_wrapper';
 COMMENT ON FUNCTION @extschema@.aggregator_new_partition(timestamptz) IS 'Makes the table of a month, which is not attached to the usage log yet. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_make_partition(timestamptz, boolean) IS 'Makes the partition of the usage log for a month; false if it is there or cannot be had now. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_partitions() IS 'The partitions of the usage log that have bounds. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_drop_partition(regclass, timestamptz, timestamptz) IS 'Drops a partition of the usage log and the sums of its hours; false if it cannot be had now. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_drop_partition(regclass, timestamptz, timestamptz) IS 'Drops a partition of the usage log and the rollups of its hours; false if it cannot be had now. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_maintain_usage(boolean, integer) IS 'Partitions ahead, and an end for what is older than so many seconds. Internal.';
 COMMENT ON FUNCTION @extschema@.maintain_usage() IS
     'What the worker does from time to time, for pg_cron: partitions of the usage log for this month and the next two, and an end for what is older than aggregator.usage_retention. Says how many partitions it made and dropped, and how many rows it deleted. Administrators. PT403.';

@@ -294,7 +294,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON VIEW @extschema@.aggregator_usage_sums IS 'What the reports read: the sums of each user by the hour, and those of all users together (user_id is NULL) by the hour and by the day.';
+COMMENT ON VIEW @extschema@.aggregator_usage_sums IS 'What the reports read: the rollups of each user by the hour, and those of all users together (user_id is NULL) by the hour and by the day.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_sums.user_id IS 'Whose; NULL: all users together.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_sums.grain IS 'hour or day.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_sums.start IS 'Beginning of the hour or day, in UTC.';

@@ -465,7 +465,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.user_id IS 'As in aggregat
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of users'' own keys.';
-COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same sums of all users together, per hour and per day (UTC). For administrators.';
+COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same rollups of all users together, per hour and per day (UTC). For administrators.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.grain IS 'hour or day: what the row sums up. Each attempt is in one of either.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.start IS 'Beginning of the hour or day, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.provider_id IS 'As in aggregator_usage_logs.';
@@ -502,8 +502,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) 
 COMMENT ON FUNCTION @extschema@.aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
 COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
 COMMENT ON AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
-COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the sums and takes others away. Internal.';
-COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the sums equal to the usage log, whoever changes it.';
+COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the rollups and takes others away. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the rollups equal to the usage log, whoever changes it.';
 COMMENT ON FUNCTION @extschema@.aggregator_recount_usage(timestamptz, timestamptz) IS
     'Rolls up the usage log again, whole days (UTC) from p_from up to p_to, for what was written past the triggers. For the owner of the extension.';
 

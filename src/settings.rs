@@ -118,7 +118,7 @@ pub fn register(is_preloading: bool) {
 fn register_usage() {
     GucRegistry::define_int_guc(
         c"aggregator.usage_retention",
-        c"How long the usage log and the sums of its hours are kept.",
+        c"How long the usage log and the rollups of its hours are kept.",
         c"0 keeps them for ever.",
         &USAGE_RETENTION,
         0,

@@ -12,12 +12,16 @@ export AGGREGATOR_CHROMIUM=${AGGREGATOR_CHROMIUM-$(command -v chromium || true)}
 export AGGREGATOR_RUN=$BED/run
 stop_clusters() {
     for data in "$AGGREGATOR_RUN"/*/data; do
-        [ -f "$data/postmaster.pid" ] && as_server "$PG_BIN/pg_ctl" -D "$data" -m immediate stop >/dev/null 2>&1
+        [ -f "$data/postmaster.pid" ] && as_server "$PG_BIN/pg_ctl" -D "$data" -m immediate stop >/dev/null 2>&1 || true
     done
     rm -rf "$AGGREGATOR_RUN"
 }
+# Whatever a run before has left there goes.
+new_clusters() {
+    stop_clusters
+    mkdir -p "$AGGREGATOR_RUN"
+    chown "$SERVER_USER" "$AGGREGATOR_RUN"
+}
 trap stop_clusters EXIT
-stop_clusters
-mkdir -p "$AGGREGATOR_RUN"
-chown "$SERVER_USER" "$AGGREGATOR_RUN"
+new_clusters
 

@@ -202,6 +202,7 @@ inside_again() { (in_process "$@"); }
 few=6
 mapfile -t failed < <(failed)
 if [ $# = 0 ] && [ ${#failed[@]} != 0 ] && [ ${#failed[@]} -le $few ]; then
+    new_clusters
     status=0
     own=()
     others=()

@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// Envelopes that are sealed again in one go.
 const BATCH: usize = 500;
 
-/// Adds a master key and seals every key of this database with it. Old master keys stay in the
+/// Adds a master key and encrypts every key of this database with it. Old master keys stay in the
 /// ring. Returns the id of the new one.
 #[pg_extern]
 fn rotate_master_key() -> String {

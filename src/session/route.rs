@@ -61,7 +61,6 @@ fn get_model_provider_config(
 /// The model and the prices of the route that a call of the caller would take first; no row for one who
 /// may not call.
 #[pg_extern(stable)]
-#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn aggregator_route(
     p_model: Option<&str>,
     p_provider: Option<&str>,
