@@ -61,6 +61,14 @@ as_root() {
     fi
 }
 
+# With lists and archives of its own, which takes no root.
+apt_privately() {
+    local apt=$BUILD/apt
+    mkdir -p "$apt/lists/partial" "$apt/archives/partial"
+    apt-get -qq -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt" -o "Dir::Cache::archives=$apt/archives" \
+        -o Debug::NoLocking=1 -o APT::Sandbox::User= -o "Dir::Log=$apt" "$@"
+}
+
 install_packages() {
     if as_root true 2>/dev/null; then
         # The service that Debian starts with the package is not wanted.
@@ -72,14 +80,11 @@ install_packages() {
         return
     fi
     # Without root: the same packages, with what they miss, unpacked into the tree.
-    local apt=$BUILD/apt
-    mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$unpacked"
-    local options=(-qq -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt" -o "Dir::Cache::archives=$apt/archives"
-        -o Debug::NoLocking=1 -o APT::Sandbox::User= -o "Dir::Log=$apt")
-    apt-get "${options[@]}" update || apt-get "${options[@]}" update
+    mkdir -p "$unpacked"
+    apt_privately update || apt_privately update
     # shellcheck disable=SC2086
-    apt-get "${options[@]}" install -y --no-install-recommends --download-only $PACKAGES
-    for package in "$apt"/archives/*.deb; do
+    apt_privately install -y --no-install-recommends --download-only $PACKAGES
+    for package in "$BUILD/apt"/archives/*.deb; do
         dpkg -x "$package" "$unpacked"
     done
     use_unpacked

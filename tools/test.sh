@@ -8,6 +8,7 @@
 # nothing of PostgreSQL can be called, so the first are the same with each, and the others ask for nothing that differs.
 source "$(dirname "$0")/setup.sh"
 source "$TREE/tools/clients.sh"
+source "$TREE/tools/proxies.sh"
 cd "$TREE"
 step=${AGGREGATOR_TEST_STEP:-all}
 
@@ -146,6 +147,11 @@ then
     without+=(--skip "$elsewhere")
 fi
 use_clients
+use_proxies
+if [ -z "$AGGREGATOR_PROXIES" ]; then
+    skipped "front::real_proxies: nginx and Caddy cannot be had here; see .build/proxies.log"
+    without+=(--skip front::real_proxies::)
+fi
 source "$TREE/tools/clusters.sh"
 if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
     say "NO pg_cron FOR POSTGRESQL $PG: the pages' statements for it are NOT run"

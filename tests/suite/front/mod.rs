@@ -24,6 +24,7 @@ mod listening;
 mod metrics;
 mod own;
 mod proxied;
+mod real_proxies;
 mod reloading;
 mod stopping;
 mod strangers;
