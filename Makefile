@@ -3,7 +3,7 @@ PG ?= 15
 export PG
 SHELL := /bin/bash
 
-.PHONY: demo test install bench lint clippy package package-test upgrade-sql release-sql reference clean
+.PHONY: demo test install bench lint clippy msrv package package-test upgrade-sql release-sql reference clean
 
 demo: ## CREATE EXTENSION to a paid answer, with a real model, on a throw-away server
 	@tools/demo.sh
@@ -22,6 +22,9 @@ lint: clippy ## formatting, clippy, shell scripts, and licences of crates
 
 clippy: ## formatting and clippy alone
 	@source tools/setup.sh && cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet --no-default-features --features "pg$(PG) pg_test" -- -D warnings
+
+msrv: ## compiles with the oldest Rust that Cargo.toml names
+	@tools/msrv.sh
 
 package: ## .deb, tarball and source archive for PostgreSQL $(PG), into .build/dist
 	@packaging/build.sh
