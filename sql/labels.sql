@@ -36,63 +36,52 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_usage_labels'
 ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_usage_logs ALTER COLUMN tags SET STATISTICS 0;
 
--- The part of aggregator_roll_up for keys and tags.
-CREATE FUNCTION @extschema@.aggregator_roll_up_labels(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
+-- The part of aggregator_roll_up for keys and tags. Upgrades run this too.
+DO $do$
+DECLARE
+    c_signature CONSTANT text := '@extschema@.aggregator_roll_up_labels(@extschema@.aggregator_usage_logs[],@extschema@.aggregator_usage_logs[])';
+    v_create    CONSTANT text := CASE WHEN to_regprocedure(c_signature) IS NULL THEN 'CREATE' ELSE 'CREATE OR REPLACE' END;
+    v_parts              record;
+BEGIN
+    SELECT * INTO STRICT v_parts FROM @extschema@.aggregator_rollup_parts(true);
+    EXECUTE format($template$
+%1$s FUNCTION @extschema@.aggregator_roll_up_labels(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    WITH changed AS (
+        SELECT 1 AS sign, log.*, labelled.kind, labelled.label, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
+            counted.requests AS sent, counted.model_id AS summed_model, counted.is_own_key
+        FROM unnest(p_added) AS log
+        CROSS JOIN LATERAL @extschema@.aggregator_labels(log) AS labelled
+        CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        WHERE log.status <> 'pending'
+        UNION ALL
+        SELECT -1, log.*, labelled.kind, labelled.label, counted.cost, counted.tokens, counted.requests, counted.model_id,
+            counted.is_own_key
+        FROM unnest(p_removed) AS log
+        CROSS JOIN LATERAL @extschema@.aggregator_labels(log) AS labelled
+        CROSS JOIN LATERAL @extschema@.aggregator_counted(log) AS counted
+        WHERE log.status <> 'pending'
+    )
     INSERT INTO @extschema@.aggregator_usage_labels AS kept
         (kind, label, hour, user_id, provider_id, model_id, status,
-        requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
-        budget_requests, budget_tokens, own_requests, own_tokens, cost, budget_cost, own_cost)
-    SELECT labelled.kind,
-        labelled.label,
-        date_trunc('hour', (changed.log).created_at, 'UTC'),
-        (changed.log).user_id,
-        (changed.log).provider_id,
-        counted.model_id,
-        (changed.log).status,
-        sum(sign * counted.requests),
-        sum(sign * (1 - counted.requests)),
-        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_estimate IS NOT NULL), 0),
-        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_estimate IS NULL), 0),
-        coalesce(sum(sign * (changed.log).prompt_tokens), 0),
-        coalesce(sum(sign * (changed.log).completion_tokens), 0),
-        coalesce(sum(sign * (changed.log).total_tokens), 0),
-        coalesce(sum(sign * counted.requests) FILTER (WHERE (changed.log).cost_source IS DISTINCT FROM 'cached'), 0),
-        sum(sign * counted.tokens),
-        coalesce(sum(sign * counted.requests) FILTER (WHERE counted.is_own_key AND (changed.log).cost_source IS DISTINCT FROM 'cached'), 0),
-        coalesce(sum(sign * counted.tokens) FILTER (WHERE counted.is_own_key), 0),
-        coalesce(sum(sign * (changed.log).cost_estimate), 0),
-        sum(sign * counted.cost),
-        coalesce(sum(sign * counted.cost) FILTER (WHERE counted.is_own_key), 0)
-    FROM (
-        SELECT 1 AS sign, log FROM unnest(p_added) AS log
-        UNION ALL
-        SELECT -1, log FROM unnest(p_removed) AS log
-    ) AS changed
-    CROSS JOIN LATERAL @extschema@.aggregator_counted(changed.log) AS counted
-    CROSS JOIN LATERAL @extschema@.aggregator_labels(changed.log) AS labelled
-    WHERE (changed.log).status <> 'pending'
+        %2$s)
+    SELECT kind,
+            label,
+            date_trunc('hour', created_at, 'UTC'),
+            user_id,
+            provider_id,
+            summed_model,
+            status,
+            %3$s
+    FROM changed
     GROUP BY 1, 2, 3, 4, 5, 6, 7
     -- In the order of the keys, as everybody who adds.
     ORDER BY 1, 2, 3, 4, 5, 6, 7
     ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status) DO UPDATE SET
-        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
-        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
-        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
-        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
-        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
-        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
-        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
-        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
-        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
-        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
-        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
-        cost = kept.cost + excluded.cost,
-        budget_cost = kept.budget_cost + excluded.budget_cost,
-        own_cost = kept.own_cost + excluded.own_cost;
+            %4$s;
 
     IF cardinality(p_removed) > 0 THEN
         DELETE FROM @extschema@.aggregator_usage_labels AS kept
@@ -109,7 +98,10 @@ BEGIN
           AND kept.unreachable = 0;
     END IF;
 END
-$$;
+$$
+    $template$, v_create, v_parts.names, v_parts.added, v_parts.grown);
+END
+$do$;
 
 -- Under which labels a row of the ledger is summed up: its gateway key, and each of its tags once.
 CREATE FUNCTION @extschema@.aggregator_labels(p_log @extschema@.aggregator_usage_logs, OUT kind text, OUT label text) RETURNS SETOF record

@@ -133,11 +133,112 @@ CREATE AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) (
     PARALLEL = SAFE
 );
 
--- Adds rows of the ledger to the sums and takes others away; pending ones count for nothing. In the
--- order of the keys, so that two writers wait for each other instead of locking each other out. A sum
--- that is already larger than anything real stays so: one row must not keep the others from being
--- settled.
-CREATE FUNCTION @extschema@.aggregator_roll_up(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
+-- What a rollup adds up, each measure once: whether it counts or is USD, whether the rollups of keys and tags have it, what a
+-- row of the usage log adds to it, and what it means. Its columns and core/rollup.rs have the same names in the same order;
+-- the functions and comments are made from this list. What the cache has answered asks nothing of a provider.
+CREATE FUNCTION @extschema@.aggregator_rollup_measures(
+    OUT name        text,
+    OUT unit        text,
+    OUT is_labelled boolean,
+    OUT added       text,
+    OUT description text
+) RETURNS SETOF record
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    VALUES
+        ('requests', 'count', true, 'sent',
+         'Attempts that left this machine, and answers of the response cache.'),
+        ('unreachable', 'count', true, '1 - sent',
+         'Attempts that did not (error_code unreachable); they count as nothing else.'),
+        ('priced', 'count', true, 'CASE WHEN cost_estimate IS NOT NULL THEN sent END',
+         'Of the requests: those with a cost, be it 0.'),
+        ('unpriced', 'count', true, 'CASE WHEN cost_estimate IS NULL THEN sent END',
+         'Of the requests: those whose cost is unknown.'),
+        ('prompt_tokens', 'count', true, 'prompt_tokens',
+         'Tokens that went in, as far as known.'),
+        ('completion_tokens', 'count', true, 'completion_tokens',
+         'Tokens that came out, as far as known.'),
+        ('total_tokens', 'count', true, 'total_tokens',
+         'Both together.'),
+        ('cache_read_tokens', 'count', false, 'cache_read_tokens',
+         'Of prompt_tokens: read from a cache.'),
+        ('cache_write_tokens', 'count', false, 'cache_write_tokens',
+         'Of prompt_tokens: written to a cache (5 minutes).'),
+        ('cache_write_1h_tokens', 'count', false, 'cache_write_1h_tokens',
+         'Of prompt_tokens: written to a cache (1 hour).'),
+        ('audio_input_tokens', 'count', false, 'audio_input_tokens',
+         'Of prompt_tokens: audio.'),
+        ('reasoning_tokens', 'count', false, 'reasoning_tokens',
+         'Of completion_tokens: reasoning.'),
+        ('audio_output_tokens', 'count', false, 'audio_output_tokens',
+         'Of completion_tokens: audio.'),
+        ('timed', 'count', false, 'CASE WHEN latency_ms IS NOT NULL THEN 1 END',
+         'Attempts with a latency.'),
+        ('latency_ms_sum', 'count', false, 'latency_ms',
+         'Sum of their latencies, in milliseconds.'),
+        ('first_tokens', 'count', false, 'CASE WHEN time_to_first_token_ms IS NOT NULL THEN 1 END',
+         'Attempts with a time to the first token.'),
+        ('first_token_ms_sum', 'count', false, 'time_to_first_token_ms',
+         'Sum of those times, in milliseconds.'),
+        ('budget_requests', 'count', true, 'CASE WHEN cost_source IS DISTINCT FROM ''cached'' THEN sent END',
+         'Requests that count against a budget.'),
+        ('budget_tokens', 'count', true, 'counted_tokens',
+         'Tokens that count against a budget; see aggregator_counted.'),
+        ('own_requests', 'count', true, 'CASE WHEN is_own_key AND cost_source IS DISTINCT FROM ''cached'' THEN sent END',
+         'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.'),
+        ('own_tokens', 'count', true, 'CASE WHEN is_own_key THEN counted_tokens END',
+         'Of budget_tokens: those of users'' own keys.'),
+        ('cost', 'usd', true, 'cost_estimate',
+         'USD of the priced requests together; what is unpriced is not in it.'),
+        ('budget_cost', 'usd', true, 'counted_cost',
+         'USD that count against a budget; see aggregator_counted.'),
+        ('own_cost', 'usd', true, 'CASE WHEN is_own_key THEN counted_cost END',
+         'Of budget_cost: those of users'' own keys.')
+$$;
+
+-- Parts of statements that add to a rollup: the names of its measures, what rows of the usage log add to each, what is added
+-- to what is there, and whether anything is. A sum that is already larger than anything real stays so: one row must not
+-- keep the others from being settled.
+CREATE FUNCTION @extschema@.aggregator_rollup_parts(
+    p_labelled  boolean,
+    OUT names   text,
+    OUT added   text,
+    OUT summed  text,
+    OUT grown   text,
+    OUT changes text
+)
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(name, ', ' ORDER BY place),
+        string_agg(format('coalesce(sum(sign * (%s)), 0) AS %s', added, name), E',\n            ' ORDER BY place),
+        string_agg(format('sum(%s)', name), ', ' ORDER BY place),
+        string_agg(
+            CASE unit
+                WHEN 'count' THEN format('%1$s = least(kept.%1$s, 4611686018427387904) + excluded.%1$s', name)
+                WHEN 'usd' THEN format('%1$s = kept.%1$s + excluded.%1$s', name)
+            END,
+            E',\n            '
+            ORDER BY place),
+        string_agg(format('sum(%s) <> 0', name), E'\n        OR ' ORDER BY place)
+    FROM @extschema@.aggregator_rollup_measures()
+        WITH ORDINALITY AS measure (name, unit, is_labelled, added, description, place)
+    WHERE is_labelled OR NOT p_labelled
+$$;
+
+-- Adds rows of the usage log to the rollups and takes others away; pending ones count for nothing. In the
+-- order of the keys, so that two writers wait for each other instead of locking each other out. Upgrades run this too.
+DO $do$
+DECLARE
+    c_signature CONSTANT text := '@extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[],@extschema@.aggregator_usage_logs[])';
+    v_create    CONSTANT text := CASE WHEN to_regprocedure(c_signature) IS NULL THEN 'CREATE' ELSE 'CREATE OR REPLACE' END;
+    v_parts              record;
+    v_measure            record;
+BEGIN
+    SELECT * INTO STRICT v_parts FROM @extschema@.aggregator_rollup_parts(false);
+    EXECUTE format($template$
+%1$s FUNCTION @extschema@.aggregator_roll_up(p_added @extschema@.aggregator_usage_logs[], p_removed @extschema@.aggregator_usage_logs[]) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -155,154 +256,49 @@ BEGIN
         WHERE log.status <> 'pending'
     ),
     part AS MATERIALIZED (
-        SELECT date_trunc('hour', created_at, 'UTC') AS hour,
-            user_id,
+        SELECT user_id,
+            date_trunc('hour', created_at, 'UTC') AS hour,
             provider_id,
             summed_model AS model_id,
             status,
-            coalesce(sum(sign * sent), 0) AS requests,
-            coalesce(sum(sign * (1 - sent)), 0) AS unreachable,
-            coalesce(sum(sign * sent) FILTER (WHERE cost_estimate IS NOT NULL), 0) AS priced,
-            coalesce(sum(sign * sent) FILTER (WHERE cost_estimate IS NULL), 0) AS unpriced,
-            coalesce(sum(sign * prompt_tokens), 0) AS prompt_tokens,
-            coalesce(sum(sign * completion_tokens), 0) AS completion_tokens,
-            coalesce(sum(sign * total_tokens), 0) AS total_tokens,
-            coalesce(sum(sign * cache_read_tokens), 0) AS cache_read_tokens,
-            coalesce(sum(sign * cache_write_tokens), 0) AS cache_write_tokens,
-            coalesce(sum(sign * cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
-            coalesce(sum(sign * audio_input_tokens), 0) AS audio_input_tokens,
-            coalesce(sum(sign * reasoning_tokens), 0) AS reasoning_tokens,
-            coalesce(sum(sign * audio_output_tokens), 0) AS audio_output_tokens,
-            coalesce(sum(sign) FILTER (WHERE latency_ms IS NOT NULL), 0) AS timed,
-            coalesce(sum(sign * latency_ms), 0) AS latency_ms_sum,
-            coalesce(sum(sign) FILTER (WHERE time_to_first_token_ms IS NOT NULL), 0) AS first_tokens,
-            coalesce(sum(sign * time_to_first_token_ms), 0) AS first_token_ms_sum,
-            -- What the cache has answered asks nothing of a provider.
-            coalesce(sum(sign * sent) FILTER (WHERE cost_source IS DISTINCT FROM 'cached'), 0) AS budget_requests,
-            coalesce(sum(sign * counted_tokens), 0) AS budget_tokens,
-            coalesce(sum(sign * cost_estimate), 0) AS cost,
-            coalesce(sum(sign * counted_cost), 0) AS budget_cost,
+            %3$s,
             -- One place for each of aggregator_latency_bounds(), and one for what is above them.
             coalesce(
                 @extschema@.aggregator_sum_histograms(@extschema@.aggregator_latency_histogram(latency_ms, sign)),
-                array_fill(0, ARRAY[24])) AS latency,
-            coalesce(sum(sign * sent) FILTER (WHERE is_own_key AND cost_source IS DISTINCT FROM 'cached'), 0) AS own_requests,
-            coalesce(sum(sign * counted_tokens) FILTER (WHERE is_own_key), 0) AS own_tokens,
-            coalesce(sum(sign * counted_cost) FILTER (WHERE is_own_key), 0) AS own_cost
+                array_fill(0, ARRAY[24])) AS latency
         FROM changed
         GROUP BY 1, 2, 3, 4, 5
     ),
     hourly AS (
         INSERT INTO @extschema@.aggregator_usage_hourly AS kept
-            (hour, user_id, provider_id, model_id, status,
-            requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
-            cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
-            audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
-            budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
+            (user_id, hour, provider_id, model_id, status,
+            %2$s, latency)
         SELECT * FROM part
         ORDER BY user_id, hour, provider_id, model_id, status
         ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
-            requests = least(kept.requests, 4611686018427387904) + excluded.requests,
-            unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
-            priced = least(kept.priced, 4611686018427387904) + excluded.priced,
-            unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
-            prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
-            completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
-            total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
-            cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
-            cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
-            cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
-            audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
-            reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
-            audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
-            timed = least(kept.timed, 4611686018427387904) + excluded.timed,
-            latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
-            first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
-            first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
-            budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
-            budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
-            cost = kept.cost + excluded.cost,
-            budget_cost = kept.budget_cost + excluded.budget_cost,
-            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
-            own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
-            own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
-            own_cost = kept.own_cost + excluded.own_cost
+            %5$s,
+            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency)
     )
     INSERT INTO @extschema@.aggregator_usage_totals AS kept
         (grain, start, provider_id, model_id, status,
-        requests, unreachable, priced, unpriced, prompt_tokens, completion_tokens, total_tokens,
-        cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, reasoning_tokens,
-        audio_output_tokens, timed, latency_ms_sum, first_tokens, first_token_ms_sum, budget_requests,
-        budget_tokens, cost, budget_cost, latency, own_requests, own_tokens, own_cost)
+        %2$s, latency)
     SELECT grain,
         CASE grain WHEN 'day' THEN date_trunc('day', hour, 'UTC') ELSE hour END,
         provider_id,
         model_id,
         status,
-        sum(requests),
-        sum(unreachable),
-        sum(priced),
-        sum(unpriced),
-        sum(prompt_tokens),
-        sum(completion_tokens),
-        sum(total_tokens),
-        sum(cache_read_tokens),
-        sum(cache_write_tokens),
-        sum(cache_write_1h_tokens),
-        sum(audio_input_tokens),
-        sum(reasoning_tokens),
-        sum(audio_output_tokens),
-        sum(timed),
-        sum(latency_ms_sum),
-        sum(first_tokens),
-        sum(first_token_ms_sum),
-        sum(budget_requests),
-        sum(budget_tokens),
-        sum(cost),
-        sum(budget_cost),
-        @extschema@.aggregator_sum_histograms(latency),
-        sum(own_requests),
-        sum(own_tokens),
-        sum(own_cost)
+        %4$s,
+        @extschema@.aggregator_sum_histograms(latency)
     FROM part
     CROSS JOIN unnest('{day,hour}'::text[]) AS grain
     GROUP BY 1, 2, 3, 4, 5
     -- What only changes hands (forget_user) changes no total, and locks none.
-    HAVING (sum(requests), sum(unreachable), sum(priced), sum(unpriced), sum(prompt_tokens),
-            sum(completion_tokens), sum(total_tokens), sum(cache_read_tokens), sum(cache_write_tokens),
-            sum(cache_write_1h_tokens), sum(audio_input_tokens), sum(reasoning_tokens),
-            sum(audio_output_tokens), sum(timed), sum(latency_ms_sum), sum(first_tokens),
-            sum(first_token_ms_sum), sum(budget_requests), sum(budget_tokens), sum(cost), sum(budget_cost),
-            sum(own_requests), sum(own_tokens), sum(own_cost))
-            <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    HAVING %6$s
         OR @extschema@.aggregator_sum_histograms(latency) <> array_fill(0, ARRAY[24])
     ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
-        requests = least(kept.requests, 4611686018427387904) + excluded.requests,
-        unreachable = least(kept.unreachable, 4611686018427387904) + excluded.unreachable,
-        priced = least(kept.priced, 4611686018427387904) + excluded.priced,
-        unpriced = least(kept.unpriced, 4611686018427387904) + excluded.unpriced,
-        prompt_tokens = least(kept.prompt_tokens, 4611686018427387904) + excluded.prompt_tokens,
-        completion_tokens = least(kept.completion_tokens, 4611686018427387904) + excluded.completion_tokens,
-        total_tokens = least(kept.total_tokens, 4611686018427387904) + excluded.total_tokens,
-        cache_read_tokens = least(kept.cache_read_tokens, 4611686018427387904) + excluded.cache_read_tokens,
-        cache_write_tokens = least(kept.cache_write_tokens, 4611686018427387904) + excluded.cache_write_tokens,
-        cache_write_1h_tokens = least(kept.cache_write_1h_tokens, 4611686018427387904) + excluded.cache_write_1h_tokens,
-        audio_input_tokens = least(kept.audio_input_tokens, 4611686018427387904) + excluded.audio_input_tokens,
-        reasoning_tokens = least(kept.reasoning_tokens, 4611686018427387904) + excluded.reasoning_tokens,
-        audio_output_tokens = least(kept.audio_output_tokens, 4611686018427387904) + excluded.audio_output_tokens,
-        timed = least(kept.timed, 4611686018427387904) + excluded.timed,
-        latency_ms_sum = least(kept.latency_ms_sum, 4611686018427387904) + excluded.latency_ms_sum,
-        first_tokens = least(kept.first_tokens, 4611686018427387904) + excluded.first_tokens,
-        first_token_ms_sum = least(kept.first_token_ms_sum, 4611686018427387904) + excluded.first_token_ms_sum,
-        budget_requests = least(kept.budget_requests, 4611686018427387904) + excluded.budget_requests,
-        budget_tokens = least(kept.budget_tokens, 4611686018427387904) + excluded.budget_tokens,
-        cost = kept.cost + excluded.cost,
-        budget_cost = kept.budget_cost + excluded.budget_cost,
-        latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency),
-        own_requests = least(kept.own_requests, 4611686018427387904) + excluded.own_requests,
-        own_tokens = least(kept.own_tokens, 4611686018427387904) + excluded.own_tokens,
-        own_cost = kept.own_cost + excluded.own_cost;
+            %5$s,
+            latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency);
 
     IF cardinality(p_removed) > 0 THEN
         DELETE FROM @extschema@.aggregator_usage_hourly AS kept
@@ -335,7 +331,13 @@ BEGIN
         PERFORM @extschema@.aggregator_roll_up_labels(p_added, p_removed);
     END IF;
 END
-$$;
+$$
+    $template$, v_create, v_parts.names, v_parts.added, v_parts.summed, v_parts.grown, v_parts.changes);
+    FOR v_measure IN SELECT * FROM @extschema@.aggregator_rollup_measures() LOOP
+        EXECUTE format('COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.%I IS %L', v_measure.name, v_measure.description);
+    END LOOP;
+END
+$do$;
 
 -- Whatever else changes the ledger changes the sums with it: forget_user, a new price, a hand. The
 -- worker adds what it settles by itself, a batch at a time (core/rollup.rs, statements/add_hourly.sql). pg_dump restores into the partitions,
@@ -462,36 +464,12 @@ $$;
 COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.user_id IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_requests IS 'Of budget_requests: those for which users'' own keys paid; the platform''s paid the rest.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_tokens IS 'Of budget_tokens: those of users'' own keys.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.own_cost IS 'Of budget_cost: those of users'' own keys.';
 COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same rollups of all users together, per hour and per day (UTC). For administrators.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.grain IS 'hour or day: what the row sums up. Each attempt is in one of either.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_totals.start IS 'Beginning of the hour or day, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.provider_id IS 'As in aggregator_usage_logs.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggregator_usage_logs; (unlisted): all that no catalogue listed.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.status IS 'As in aggregator_usage_logs.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.requests IS 'Attempts that left this machine, and answers of the response cache.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unreachable IS 'Attempts that did not (error_code unreachable); they count as nothing else.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.priced IS 'Of the requests: those with a cost, be it 0.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.unpriced IS 'Of the requests: those whose cost is unknown.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.prompt_tokens IS 'Tokens that went in, as far as known.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.completion_tokens IS 'Tokens that came out, as far as known.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.total_tokens IS 'Both together.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cache_read_tokens IS 'Of prompt_tokens: read from a cache.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cache_write_tokens IS 'Of prompt_tokens: written to a cache (5 minutes).';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cache_write_1h_tokens IS 'Of prompt_tokens: written to a cache (1 hour).';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.audio_input_tokens IS 'Of prompt_tokens: audio.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.reasoning_tokens IS 'Of completion_tokens: reasoning.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.audio_output_tokens IS 'Of completion_tokens: audio.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.timed IS 'Attempts with a latency.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency_ms_sum IS 'Sum of their latencies, in milliseconds.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.first_tokens IS 'Attempts with a time to the first token.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.first_token_ms_sum IS 'Sum of those times, in milliseconds.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_requests IS 'Requests that count against a budget.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_tokens IS 'Tokens that count against a budget; see aggregator_counted.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.cost IS 'USD of the priced requests together; what is unpriced is not in it.';
-COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.budget_cost IS 'USD that count against a budget; see aggregator_counted.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
@@ -502,6 +480,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) 
 COMMENT ON FUNCTION @extschema@.aggregator_percentile(bigint[], double precision) IS 'Milliseconds below which this share (0 to 1) of a latency histogram lies; NULL if it is empty.';
 COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
 COMMENT ON AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
+COMMENT ON FUNCTION @extschema@.aggregator_rollup_measures() IS 'What a rollup adds up: each measure, its unit (count or usd), whether the rollups of keys and tags have it, what a row of the usage log adds to it, and what it means. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_rollup_parts(boolean) IS 'Parts of the statements that add to a rollup, made from its measures. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the rollups and takes others away. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the rollups equal to the usage log, whoever changes it.';
 COMMENT ON FUNCTION @extschema@.aggregator_recount_usage(timestamptz, timestamptz) IS

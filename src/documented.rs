@@ -222,7 +222,7 @@ fn options(without: &Prepared) -> Vec<(&'static str, &'static str, String, &'sta
         ),
         (
             "timeout_ms",
-            "a whole number",
+            "from 1 to 86400000 (a day)",
             without.timeout_ms.to_string(),
             "Milliseconds from the start to the whole answer.",
         ),

@@ -96,16 +96,40 @@ impl Row<'_> {
     }
 }
 
-/// How many counts a sum has.
-pub const COUNTS: usize = 21;
+/// What is counted, in the order of [`Sums::counts`], and whether it is for each gateway key and tag too: as
+/// aggregator_rollup_measures() in SQL has it.
+pub const COUNTS: [(&str, bool); 21] = [
+    ("requests", true),
+    ("unreachable", true),
+    ("priced", true),
+    ("unpriced", true),
+    ("prompt_tokens", true),
+    ("completion_tokens", true),
+    ("total_tokens", true),
+    ("cache_read_tokens", false),
+    ("cache_write_tokens", false),
+    ("cache_write_1h_tokens", false),
+    ("audio_input_tokens", false),
+    ("reasoning_tokens", false),
+    ("audio_output_tokens", false),
+    ("timed", false),
+    ("latency_ms_sum", false),
+    ("first_tokens", false),
+    ("first_token_ms_sum", false),
+    ("budget_requests", true),
+    ("budget_tokens", true),
+    ("own_requests", true),
+    ("own_tokens", true),
+];
+
+/// USD: of all, what counts against budgets, and of that what the users' own keys pay.
+pub const AMOUNTS: [&str; 3] = ["cost", "budget_cost", "own_cost"];
 
 /// What is added to one row of the sums.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// In the order of add_hourly.sql and add_totals.sql.
-    pub counts: [i64; COUNTS],
-    /// USD: of all, what counts against budgets, and of that what the users' own keys pay.
-    pub amounts: [BigDecimal; 3],
+    pub counts: [i64; COUNTS.len()],
+    pub amounts: [BigDecimal; AMOUNTS.len()],
     pub latency: [i32; histogram::PLACES],
 }
 

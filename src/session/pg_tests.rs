@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 #[pg_schema]
 mod tests {
     use super::*;
+    use crate::core::rollup::{AMOUNTS, COUNTS};
 
     fn text(sql: &str) -> Option<String> {
         Spi::get_one::<String>(sql).expect("the query runs")
@@ -28,6 +29,17 @@ mod tests {
         }
         assert_eq!(text("SELECT aggregator_usage('[]') ->> 'parts'"), None);
         assert_eq!(text("SELECT aggregator_usage(NULL)::text"), None);
+    }
+
+    #[pg_test]
+    fn the_worker_and_sql_roll_up_the_same_measures() {
+        let counts = COUNTS.iter().map(|(name, is_labelled)| format!("{name} count {is_labelled}"));
+        let amounts = AMOUNTS.iter().map(|name| format!("{name} usd true"));
+        let measures = text(
+            "SELECT string_agg(concat_ws(' ', name, unit, is_labelled::text), ', ')
+             FROM aggregator_rollup_measures()",
+        );
+        assert_eq!(measures, Some(counts.chain(amounts).collect::<Vec<_>>().join(", ")));
     }
 
     #[pg_test]

@@ -1,5 +1,6 @@
 //! The prepared statements that write the ledger, a batch at a time.
 
+use crate::core::rollup::{AMOUNTS, COUNTS};
 use crate::fresh::Plan;
 use crate::installed::Installed;
 use crate::route_cache;
@@ -174,6 +175,9 @@ const SUMS: &[Oid] = &[
     INT4ARRAYOID,
 ];
 
+/// Which of them has the counts. The next has what is USD.
+const COUNTS_OF_SUMS: usize = 6;
+
 /// The arguments of add_labels.sql.
 const LABELS: &[Oid] = &[
     TEXTARRAYOID,
@@ -186,6 +190,33 @@ const LABELS: &[Oid] = &[
     INT8ARRAYOID,
     TEXTARRAYOID,
 ];
+
+const COUNTS_OF_LABELS: usize = 8;
+
+/// A statement that adds to a rollup, with the measures that this one `has`: their names, what is added to each, and how.
+/// A sum that is larger than anything real stays so: one row must not keep the others from being settled.
+fn of_measures(sql: &str, counts: usize, has: impl Fn(bool) -> bool) -> String {
+    let (mut names, mut added, mut grown) = (vec![], vec![], vec![]);
+    for (at, (name, is_labelled)) in COUNTS.iter().enumerate() {
+        if has(*is_labelled) {
+            names.push((*name).to_owned());
+            added.push(format!("${counts}[{0} * i - {1}]", COUNTS.len(), COUNTS.len() - 1 - at));
+            grown.push(format!(
+                "{name} = least(kept.{name}, 4611686018427387904) + excluded.{name}"
+            ));
+        }
+    }
+    let amounts = counts + 1;
+    for (at, name) in AMOUNTS.iter().enumerate() {
+        names.push((*name).to_owned());
+        let back = AMOUNTS.len() - 1 - at;
+        added.push(format!("${amounts}[{} * i - {back}]::numeric", AMOUNTS.len()));
+        grown.push(format!("{name} = kept.{name} + excluded.{name}"));
+    }
+    sql.replace("{measures}", &names.join(", "))
+        .replace("{added}", &added.join(", "))
+        .replace("{grown}", &grown.join(",\n    "))
+}
 
 impl Ledger {
     /// `table`: quoted.
@@ -204,8 +235,13 @@ impl Ledger {
 
 impl LedgerStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
-        let sums = |sql: &str| Writer::prepare(client, &installed.sql(sql), SUMS);
-        let labels = installed.sql(include_str!("../../sql/statements/add_labels.sql"));
+        let sums = |sql: &str| {
+            let sql = of_measures(sql, COUNTS_OF_SUMS, |_| true);
+            Writer::prepare(client, &installed.sql(&sql), SUMS)
+        };
+        let labels = include_str!("../../sql/statements/add_labels.sql");
+        let labels = of_measures(labels, COUNTS_OF_LABELS, |is_labelled| is_labelled);
+        let labels = installed.sql(&labels);
         Ok(Self {
             whole: Ledger::prepare(client, installed, "@extschema@.aggregator_usage_logs")?,
             present: None,
