@@ -126,7 +126,8 @@ fn caddy(shown: &str, dir: &str, port: u16, to: u16) -> String {
     let shown = shown
         .replace("127.0.0.1:8787", &format!("127.0.0.1:{to}"))
         .replace(&format!("{HOST} {{"), &site);
-    format!("{{\n    admin off\n    auto_https disable_redirects\n}}\n{shown}")
+    let global = "admin off\nauto_https disable_redirects\nservers {\nprotocols h1 h2\n}";
+    format!("{{\n{global}\n}}\n{shown}")
 }
 
 /// What a caller has through a proxy of the pages.
