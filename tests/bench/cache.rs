@@ -1,6 +1,6 @@
 //! What a kept answer takes, next to a call that is asked upstream each time, in one run.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[path = "common.rs"]

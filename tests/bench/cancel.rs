@@ -1,6 +1,6 @@
 //! From pg_cancel_backend to the upstream seeing the connection drop.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

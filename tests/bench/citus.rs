@@ -1,7 +1,7 @@
 //! The months that are over on none, one and two further nodes of Citus, all on this machine: what the move takes, what a
 //! row takes there, what reading them takes, and whether a call costs any more than before.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

@@ -4,7 +4,7 @@
 //! anything. What the system itself does to calls shows beside an endless loop of the lowest priority, which asks
 //! nothing of anybody. All of them take turns, because a machine is not equally fast all the time.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

@@ -1,6 +1,6 @@
 //! embed_many of many short texts next to the ideal at its concurrency.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

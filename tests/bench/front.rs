@@ -1,7 +1,7 @@
 //! What a call over HTTP adds to the same request sent to the upstream directly, by the same client: to its time, to
 //! the first text of a stream, in CPU, and in memory for streams that are open.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 mod caller;

@@ -1,7 +1,7 @@
 //! Ten thousand jobs, a thousand in flight: how long, in how much memory, and what they leave of
 //! the machine for other sessions.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

@@ -1,6 +1,6 @@
 //! chat_many next to the same requests sent directly with the same concurrency, and to the ideal.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

@@ -1,7 +1,7 @@
 //! What a call through the database adds to the same request made directly over a kept-alive connection, what
 //! it costs of CPU, and what a function costs that somebody would write by hand; all in one run.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[path = "common.rs"]

@@ -1,14 +1,14 @@
 //! When the rows of chat_stream reach a client, next to the chunks of the same upstream read
 //! directly.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]
 mod common;
 #[allow(dead_code)]
 mod standin;
-#[path = "../suite/wire.rs"]
+#[path = "../support/wire.rs"]
 #[allow(dead_code)]
 mod wire;
 

@@ -1,6 +1,6 @@
 //! sync_models of a list of 5,000 models, first and unchanged, next to fetching the list alone.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

@@ -1,7 +1,7 @@
 //! A ledger of ten million rows: what it takes to fill and to sum up, how big it is, and what the
 //! reports and the list of a user's models cost, next to the queries that they stand for.
 
-#[path = "../suite/bed.rs"]
+#[path = "../support/bed.rs"]
 #[allow(dead_code)]
 mod bed;
 #[allow(dead_code)]

@@ -1,8 +1,8 @@
 //! ai_classify, ai_extract, ai_if, ai_summarize: what they send, and what they make of an answer.
 
 use crate::bed::{self, failure, quoted, rows, value};
-use crate::chat::{ready, user};
 use crate::checked_json::calls;
+use crate::fixtures::{ready, user};
 use crate::upstream::{Answer, Gate, Seen, USAGE, Upstream, in_turn};
 use serde_json::{Value, json};
 

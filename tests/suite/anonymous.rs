@@ -2,7 +2,7 @@
 //! doors (over HTTP: `front::callers`).
 
 use crate::bed::{Cluster, Database, failure, rows, value};
-use crate::chat::{HELLO, add_named, add_provider, save_key};
+use crate::fixtures::{HELLO, add_named, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 

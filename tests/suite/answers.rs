@@ -1,10 +1,11 @@
 //! Answers that are paid for: none is lost for a form that its provider gives it, and an error inside one is an error.
 
 use crate::bed::{self, Cluster, eventually, failure, rows, value};
-use crate::chat::{HELLO, add_named, add_provider, chat_sql, ready, save_key};
 use crate::fallback::standins_in;
-use crate::jobs::{ended, submit, submit_sql};
-use crate::stream::stream_sql;
+use crate::fixtures::{
+    HELLO, add_named, add_provider, chat_sql, ended, ready, save_key, stream_sql, submit,
+    submit_sql,
+};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
 use crate::wire::Wire;
 use serde_json::Value;

@@ -1,8 +1,7 @@
 //! A provider that speaks Anthropic's Messages: the caller cannot tell the difference.
 
 use crate::bed::{self, Database, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, save_key};
-use crate::stream::stream_sql;
+use crate::fixtures::{HELLO, add_named, chat_sql, save_key, stream_sql};
 use crate::upstream::{Answer, Gate, Piece, Seen, Upstream, in_turn};
 use crate::wire::Wire;
 use serde_json::{Value, json};
@@ -440,8 +439,8 @@ async fn batches_jobs_keys_and_catalogue_work_with_it() {
     let many = format!("SELECT ok, content, cost FROM chat_many('[{request}, {request}]')");
     assert_eq!(rows(&root, &many).await.len(), 2);
     assert!(rows(&root, &many).await.iter().all(|row| row.starts_with("t|hello|0.0021")));
-    let id = crate::jobs::submit(&root, "{}", "").await;
-    assert_eq!(crate::jobs::ended(&root, &id).await, "succeeded|hello|1");
+    let id = crate::fixtures::submit(&root, "{}", "").await;
+    assert_eq!(crate::fixtures::ended(&root, &id).await, "succeeded|hello|1");
     assert!(upstream.chats().iter().all(|chat| chat.path.ends_with("/messages")));
     assert_eq!(value(&root, "SELECT validate_provider_key('claude')").await.unwrap(), "t");
     let wrong = "SELECT validate_provider_key('claude', 'sk-ant-wrong')";

@@ -2,7 +2,7 @@
 //! session goes on.
 
 use crate::bed::{Cluster, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_provider, chat_sql, ready};
+use crate::fixtures::{HELLO, add_provider, chat_sql, ready};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 

@@ -1,8 +1,7 @@
 //! Budgets that cannot be overshot, whatever happens at once, and rate limits.
 
 use crate::bed::{self, Cluster, eventually, failure, heard, quoted, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, prepare, ready, save_key, user};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{HELLO, add_named, chat_sql, ended, prepare, ready, save_key, submit, user};
 use crate::upstream::{Answer, Gate, Upstream, in_turn};
 use std::time::{Duration, Instant};
 

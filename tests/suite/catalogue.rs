@@ -1,7 +1,7 @@
 //! Model catalogues: syncing, and what users see of them.
 
 use crate::bed::{self, eventually, failure, rows, value};
-use crate::chat::HELLO;
+use crate::fixtures::HELLO;
 use crate::upstream::{Answer, Upstream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

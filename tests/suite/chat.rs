@@ -1,75 +1,9 @@
 //! The main job: a key, a chat, its usage row and cost.
 
-use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
+use crate::bed::{self, eventually, failure, quoted, rows, value};
+use crate::fixtures::{HELLO, add_provider, chat_sql, ready};
 use crate::upstream::{Answer, Gate, Upstream};
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
-
-pub const HELLO: &str = r#"[{"role":"user","content":"hi"}]"#;
-
-/// Makes the upstream a provider called `standin`, with prices for model `m`.
-pub async fn add_provider(root: &Client, upstream: &Upstream) {
-    root.batch_execute(&format!(
-        "INSERT INTO api_providers (name, display_name, provider_type, api_standard, base_url)
-         VALUES ('standin', 'Stand-in', 'direct', 'openai', '{}');
-         INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
-         SELECT id, 'm', 'm', 'M', '{{\"input\": 2, \"output\": 10}}' FROM api_providers WHERE name = 'standin'",
-        upstream.base_url()
-    ))
-    .await
-    .expect("the provider is added");
-}
-
-/// Makes a provider with these models, all at the same price. Its list is not fetched.
-pub async fn add_named(root: &Client, name: &str, standard: &str, base_url: &str, models: &[&str]) {
-    root.batch_execute(&format!(
-        "INSERT INTO api_providers (name, display_name, provider_type, api_standard, base_url, last_synced_at)
-         VALUES ('{name}', '{name}', 'direct', '{standard}', '{base_url}', now())"
-    ))
-    .await
-    .expect("the provider is added");
-    for model in models {
-        root.batch_execute(&format!(
-            "INSERT INTO aggregator_models (provider_id, model_id, model_name, display_name, pricing)
-             SELECT id, '{model}', '{model}', '{model}', '{{\"input\": 2, \"output\": 10}}'
-             FROM api_providers WHERE name = '{name}'"
-        ))
-        .await
-        .expect("the model is added");
-    }
-}
-
-/// Saves a key for the session's own user.
-pub async fn save_key(client: &Client, provider: &str, key: &str) {
-    let sql = format!("SELECT save_provider_key('{provider}', '{key}', p_validate => false)");
-    value(client, &sql).await;
-}
-
-/// Makes the provider `standin` in a database, with a key for the superuser's own user id.
-pub async fn prepare(database: &Database<'_>, upstream: &Upstream) -> Client {
-    let root = database.root().await;
-    add_provider(&root, upstream).await;
-    save_key(&root, "standin", "sk-good-0123456789abcdef").await;
-    root
-}
-
-/// A database, the provider `standin`, and a key for the superuser's own user id.
-pub async fn ready(upstream: &Upstream) -> (Database<'static>, Client) {
-    let database = bed::database().await;
-    let root = prepare(&database, upstream).await;
-    (database, root)
-}
-
-/// A session of an end user, who has a key of their own for `standin`.
-pub async fn user(database: &Database<'_>, name: &str) -> Client {
-    let client = database.rest("authenticated", Some(name)).await;
-    save_key(&client, "standin", &format!("sk-good-{name}-0123456789")).await;
-    client
-}
-
-pub fn chat_sql(options: &str) -> String {
-    format!("SELECT chat_complete('m', '{HELLO}', {})", quoted(options))
-}
 
 #[tokio::test]
 async fn from_key_to_cost() {

@@ -1,8 +1,7 @@
 //! Answers in JSON that fit a schema: how a model is asked, how often, and what that costs.
 
 use crate::bed::{self, eventually, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, ready, save_key};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{HELLO, add_named, ended, ready, save_key, submit};
 use crate::upstream::{Answer, Gate, Seen, USAGE, Upstream, in_turn};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -433,7 +432,7 @@ async fn what_is_checked_passes_the_response_cache_by() {
     let upstream = Upstream::start(|_| says(GOOD)).await;
     let (_database, root) = ready(&upstream).await;
     let plain = r#"{"temperature": 0, "cache": {"ttl": 600}}"#;
-    value(&root, &crate::chat::chat_sql(plain)).await.unwrap();
+    value(&root, &crate::fixtures::chat_sql(plain)).await.unwrap();
     let checked = complete_sql(with("temperature", 0.into()));
     for _ in 0..2 {
         let answer = bed::json(&root, &checked).await;

@@ -5,8 +5,7 @@ mod ends;
 mod gateways;
 
 use crate::bed::{Cluster, Database, eventually, failure, nodes, pg_bin, rows, run, value, var};
-use crate::chat::{chat_sql, prepare};
-use crate::dump::dump_and_restore;
+use crate::fixtures::{chat_sql, dump_and_restore, prepare};
 use crate::upstream::{Answer, Upstream};
 use std::path::PathBuf;
 use std::process::Command;

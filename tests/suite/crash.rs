@@ -1,16 +1,12 @@
 //! Jobs across crashes and restarts: nothing lost, nothing stuck, and every request in the ledger.
 
 use crate::bed::{self, Cluster, PATIENCE, eventually, eventually_within, rows, value};
-use crate::chat::{HELLO, add_provider, prepare, save_key};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{HELLO, WORKER, add_provider, ended, kill_worker, prepare, save_key, submit};
 use crate::upstream::{Answer, Upstream, in_turn};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
-
-pub const WORKER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
 
 /// A preloaded cluster with one database that has the provider `standin` and a key.
 async fn preloaded(name: &str, configuration: &str, upstream: &Upstream) -> (Cluster, String) {
@@ -26,24 +22,6 @@ async fn preloaded(name: &str, configuration: &str, upstream: &Upstream) -> (Clu
     ));
     cluster.up();
     (cluster, name)
-}
-
-/// Kills the worker once it is there, which restarts the whole server, and waits for that.
-pub async fn kill_worker(cluster: &Cluster, database: &str, client: Client) -> Client {
-    let given_up = Instant::now() + PATIENCE;
-    let pid = loop {
-        if let Some(pid) = value(&client, WORKER).await {
-            break pid;
-        }
-        assert!(Instant::now() < given_up, "there is no worker");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    bed::run(bed::as_server("kill").args(["-9", &pid]));
-    // The server has noticed when it has ended our session.
-    while client.simple_query("SELECT 1").await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    cluster.again(database).await
 }
 
 #[tokio::test]

@@ -1,40 +1,9 @@
 //! pg_dump and restore: what is the user's survives.
 
-use crate::bed::{self, Cluster, failure, nodes, rows, shared, value};
-use crate::chat::{add_provider, chat_sql};
-use crate::jobs::{ended, submit};
+use crate::bed::{self, Cluster, failure, rows, shared, value};
+use crate::fixtures::{add_provider, chat_sql, dump, dump_and_restore, ended, restore, submit};
 use crate::upstream::{Answer, Upstream};
-use std::path::{Path, PathBuf};
-
-pub fn dump_and_restore(from: &Cluster, to: &Cluster, database: &str) {
-    restore(&dump(from, database), to, database);
-}
-
-/// The dump that this version's pg_dump makes, whichever version the cluster is.
-fn dump(cluster: &Cluster, database: &str) -> PathBuf {
-    let file = cluster.dir.join(format!("{database}.sql"));
-    bed::run(
-        bed::as_server(bed::pg_bin("pg_dump"))
-            .args(["-h", cluster.dir.to_str().unwrap(), "-U", "postgres", "-d", database, "-f"])
-            .arg(&file),
-    );
-    file
-}
-
-/// As SCALING.md says where months are with Citus: the role before, and the way back after.
-fn restore(file: &Path, cluster: &Cluster, database: &str) {
-    let mut psql = bed::as_server(bed::pg_bin("psql"));
-    psql.args(["-h", cluster.dir.to_str().unwrap(), "-U", "postgres", "-d", database]);
-    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1"]);
-    if nodes::wanted() {
-        psql.args(["-c", nodes::BEFORE_RESTORE]);
-    }
-    psql.arg("-f").arg(file);
-    if nodes::wanted() {
-        psql.args(["-c", "SELECT * FROM aggregator_undistribute()"]);
-    }
-    bed::run(psql.stdout(std::process::Stdio::piped()));
-}
+use std::path::PathBuf;
 
 #[tokio::test]
 async fn user_data_survives_dump_and_restore() {

@@ -1,7 +1,7 @@
 //! What a raised error tells: its SQLSTATE, its code where programs find it, the database's own words.
 
 use crate::bed::{Cluster, json, value};
-use crate::chat::{HELLO, chat_sql, prepare, ready};
+use crate::fixtures::{HELLO, chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 use tokio_postgres::error::DbError;

@@ -1,8 +1,7 @@
 //! Who else is asked when a provider fails, and when nobody is.
 
 use crate::bed::{self, Database, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, save_key};
-use crate::stream::{AT_ONCE, stream_sql};
+use crate::fixtures::{AT_ONCE, HELLO, add_named, chat_sql, save_key, stream_sql};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
 use crate::wire::Wire;
 use serde_json::Value;
@@ -249,8 +248,8 @@ async fn batches_and_jobs_fall_back_too() {
         "SELECT ok, response -> 'aggregator' ->> 'provider' FROM chat_many('[{{\"model\": \"m\", \"messages\": {HELLO}}}]')"
     );
     assert_eq!(rows(&root, &many).await, ["t|p2"]);
-    let id = crate::jobs::submit(&root, "{}", "").await;
-    assert!(crate::jobs::ended(&root, &id).await.starts_with("succeeded|hello|"));
+    let id = crate::fixtures::submit(&root, "{}", "").await;
+    assert!(crate::fixtures::ended(&root, &id).await.starts_with("succeeded|hello|"));
     let by = format!("SELECT provider_name FROM aggregator_jobs WHERE id = '{id}'");
     assert_eq!(value(&root, &by).await.unwrap(), "p2");
 }

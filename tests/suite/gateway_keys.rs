@@ -1,7 +1,7 @@
 //! Gateway keys: made, shown once, rotated, revoked; whose they are, what they may, and their own limits.
 
 use crate::bed::{Cluster, Database, PATIENCE, eventually, failure, rows, value};
-use crate::chat::{HELLO, ready, user};
+use crate::fixtures::{HELLO, ready, user};
 use crate::upstream::{Answer, Gate, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -557,7 +557,7 @@ async fn a_key_spends_as_its_owner_within_its_own_limits() {
     assert_eq!(outcome(&root, &jobs).await, ["succeeded|∅|1"]);
     let tags = format!("SELECT tags FROM aggregator_usage_logs WHERE gateway_key_id = '{free}'");
     assert_eq!(value(&root, &tags).await.unwrap(), r#"{"of the key","night run"}"#);
-    value(&root, &crate::chat::chat_sql(r#"{"max_tokens": 50}"#)).await.unwrap();
+    value(&root, &crate::fixtures::chat_sql(r#"{"max_tokens": 50}"#)).await.unwrap();
     // What the owner may spend binds the key.
     value(&root, "SELECT set_budget(p_limit_requests => 4, p_user_id => 'role:postgres', p_period => 'total')").await.unwrap();
     let jobs = submit_with(&root, &free, options, 1).await;
@@ -618,7 +618,7 @@ async fn a_call_that_waits_for_its_turn_is_not_sent_once_its_key_is_revoked() {
     .await;
     let cluster = Cluster::start("keyturn", "fsync = off\naggregator.max_in_flight_per_key = 1");
     let database: Database<'_> = cluster.database().await;
-    let root = crate::chat::prepare(&database, &upstream).await;
+    let root = crate::fixtures::prepare(&database, &upstream).await;
     let (id, _) = create(&root, "'x'").await;
     let jobs = submit_with(&root, &id, "{}", 3).await;
     upstream.wait_for_chats(1).await;
@@ -761,7 +761,7 @@ async fn a_row_that_is_no_key_opens_nothing_and_holds_up_no_other() {
     let jobs = submit_with(&root, &good, "{}", 2).await;
     assert_eq!(outcome(&root, &jobs).await, ["succeeded|∅|2"]);
     // A limit that no function would have set refuses those whom it is about.
-    let tagged = crate::chat::chat_sql(r#"{"tags": ["x"]}"#);
+    let tagged = crate::fixtures::chat_sql(r#"{"tags": ["x"]}"#);
     root.batch_execute(
         "INSERT INTO aggregator_budgets (period, limit_usd, tag) VALUES ('day', 'NaN', 'x')",
     )
@@ -769,5 +769,5 @@ async fn a_row_that_is_no_key_opens_nothing_and_holds_up_no_other() {
     .unwrap();
     let (code, message) = failure(&root, &tagged).await;
     assert_eq!(code, "PT503", "{message}");
-    value(&root, &crate::chat::chat_sql("{}")).await.unwrap();
+    value(&root, &crate::fixtures::chat_sql("{}")).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! The address guard: what is refused never hears from us.
 
 use crate::bed::{Cluster, as_server, eventually, failure, run, value};
-use crate::chat::{add_provider, chat_sql};
+use crate::fixtures::{add_provider, chat_sql};
 use crate::upstream::{Answer, Upstream};
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Cooling down: what keeps failing is asked last, by all sessions, and shown in a view.
 
 use crate::bed::{PATIENCE, eventually, failure, rows, value};
-use crate::chat::{add_named, chat_sql, save_key};
 use crate::fallback::{fails, in_order, served, standins};
+use crate::fixtures::{add_named, chat_sql, save_key};
 use crate::upstream::{Answer, Seen, Upstream, in_turn};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

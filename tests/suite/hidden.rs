@@ -2,7 +2,7 @@
 //! they were seen to count makes the bound of the next request grow.
 
 use crate::bed::{Database, eventually, failure, quoted, rows, value};
-use crate::chat::{HELLO, chat_sql, ready, user};
+use crate::fixtures::{HELLO, chat_sql, ready, user};
 use crate::upstream::{Answer, Seen, Upstream};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -122,7 +122,7 @@ async fn the_bound_grows_no_further_than_so_much_and_for_no_other_provider() {
         counting(16_400, 65_500).await
     };
     let honest = Upstream::start(|_: &Seen| Answer::hello()).await;
-    crate::chat::add_named(&root, "honest", "openai", &honest.base_url(), &["v/h"]).await;
+    crate::fixtures::add_named(&root, "honest", "openai", &honest.base_url(), &["v/h"]).await;
     let attacker = user(&database, "u-a").await;
     // Names that no catalogue lists share one row.
     for model in ["m", "standin:made-up-1", "standin:made-up-2"] {
@@ -134,7 +134,7 @@ async fn the_bound_grows_no_further_than_so_much_and_for_no_other_provider() {
     let most = "SELECT model_id, prompt_tokens BETWEEN 16000 AND 16384, completion_tokens FROM aggregator_hidden_tokens ORDER BY 1";
     assert_eq!(rows(&root, most).await, ["(unlisted)|t|65495", "m|t|65495"]);
     let other = user(&database, "u-b").await;
-    crate::chat::save_key(&other, "honest", "sk-good-of-other-0123").await;
+    crate::fixtures::save_key(&other, "honest", "sk-good-of-other-0123").await;
     value(&root, "SELECT set_budget(p_limit_tokens => 10000000, p_each_user => true)")
         .await
         .unwrap();

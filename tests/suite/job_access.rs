@@ -1,8 +1,7 @@
 //! Whose a job is, and who may do what with it.
 
 use crate::bed::{self, failure, rows, shared, value};
-use crate::chat::{HELLO, chat_sql, ready, user};
-use crate::jobs::{ended, submit, submit_sql};
+use crate::fixtures::{HELLO, chat_sql, ended, ready, submit, submit_sql, user};
 use crate::upstream::{Answer, Gate, Upstream};
 use std::time::{Duration, Instant};
 

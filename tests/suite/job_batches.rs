@@ -1,8 +1,7 @@
 //! Jobs that end together: what becomes of one is nothing to the others.
 
 use crate::bed::{Cluster, eventually, rows, value};
-use crate::chat::{HELLO, prepare, ready};
-use crate::jobs::submit_sql;
+use crate::fixtures::{HELLO, prepare, ready, submit_sql};
 use crate::upstream::{Answer, Gate, USAGE, Upstream, echo};
 use tokio_postgres::Client;
 

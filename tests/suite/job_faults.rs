@@ -2,9 +2,7 @@
 //! up by what another does.
 
 use crate::bed::{self, Cluster, eventually, failure, rows, value};
-use crate::chat::{HELLO, chat_sql, prepare, ready, user};
-use crate::jobs::{ended, submit, submit_sql};
-use crate::lifecycle::WORKERS;
+use crate::fixtures::{HELLO, WORKERS, chat_sql, ended, prepare, ready, submit, submit_sql, user};
 use crate::upstream::{Answer, Gate, Upstream, in_turn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

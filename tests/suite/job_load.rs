@@ -1,8 +1,7 @@
 //! Many jobs: fairness, a backlog, and what is removed when it is over.
 
 use crate::bed::{Cluster, eventually, eventually_within, processor_time, value};
-use crate::chat::{HELLO, chat_sql, prepare, user};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{HELLO, chat_sql, ended, prepare, submit, user};
 use crate::upstream::{Answer, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,26 +1,9 @@
 //! Durable jobs: there if and only if their transaction commits, run once, and fair.
 
-use crate::bed::{self, eventually, failure, heard, quoted, rows, value};
-use crate::chat::{HELLO, chat_sql, ready, user};
-use crate::lifecycle::WORKERS;
+use crate::bed::{self, eventually, failure, heard, rows, value};
+use crate::fixtures::{HELLO, WORKERS, chat_sql, ended, ready, submit, submit_sql, user};
 use crate::upstream::{Answer, Gate, Upstream, echo, in_turn};
 use std::time::{Duration, Instant};
-use tokio_postgres::Client;
-
-/// Submits a job; `rest` are further arguments.
-pub async fn submit(client: &Client, options: &str, rest: &str) -> String {
-    value(client, &submit_sql(options, rest)).await.expect("a job has an id")
-}
-
-pub fn submit_sql(options: &str, rest: &str) -> String {
-    format!("SELECT chat_submit('m', '{HELLO}', {}{rest})", quoted(options))
-}
-
-/// Waits for a job: status, text and attempts.
-pub async fn ended(client: &Client, id: &str) -> String {
-    let sql = format!("SELECT status, content, attempts FROM chat_wait('{id}', 60000)");
-    rows(client, &sql).await.concat()
-}
 
 #[tokio::test]
 async fn a_job_runs_at_commit_and_not_before() {

@@ -1,13 +1,10 @@
 //! The worker: starting, leaving, dying, and what is dropped under it.
 
 use crate::bed::{self, Cluster, eventually, failure, rows, value};
-use crate::chat::{add_provider, chat_sql, prepare, ready};
-use crate::crash::kill_worker;
+use crate::fixtures::{WORKERS, add_provider, chat_sql, kill_worker, prepare, ready};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
-
-pub const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
 
 #[tokio::test]
 async fn sixty_sessions_that_start_the_worker_at_once_use_one_slot() {

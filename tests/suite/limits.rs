@@ -1,7 +1,7 @@
 //! Limits in flight: calls past them wait and do not fail, and nobody waits behind another's queue.
 
 use crate::bed::{self, Cluster, Database, eventually, failure, rows, value};
-use crate::chat::{add_provider, chat_sql, save_key};
+use crate::fixtures::{add_provider, chat_sql, save_key};
 use crate::upstream::{Answer, Gate, Upstream};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;

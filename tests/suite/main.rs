@@ -1,4 +1,9 @@
-//! Tests from outside: real connections to real clusters, with stand-in upstreams.
+//! Tests from outside: real connections to real clusters, with mock providers.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::{bed, fixtures, upstream, wire};
 
 mod advisors;
 mod ai;
@@ -9,7 +14,6 @@ mod answers;
 mod anthropic;
 mod attacks;
 mod bad_input;
-mod bed;
 mod budgets;
 mod cache;
 mod catalogue;
@@ -64,6 +68,4 @@ mod stream_ends;
 mod supabase;
 mod tags;
 mod upgrade;
-mod upstream;
 mod usage;
-mod wire;

@@ -1,7 +1,7 @@
 //! chat_many: a batch in one session, one row per request.
 
 use crate::bed::{self, Cluster, eventually, failure, quoted, rows, value};
-use crate::chat::{prepare, ready, user};
+use crate::fixtures::{prepare, ready, user};
 use crate::upstream::{Answer, Gate, Seen, Upstream, echo};
 use crate::wire::{Said, Wire};
 use serde_json::{Value, json};

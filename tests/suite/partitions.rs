@@ -1,7 +1,7 @@
 //! The ledger by months.
 
 use crate::bed::{self, Cluster, PATIENCE, eventually, failure, rows, value};
-use crate::chat::{chat_sql, prepare, ready};
+use crate::fixtures::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 
@@ -201,7 +201,7 @@ async fn partitions_survive_dump_and_restore() {
         .batch_execute(&format!("CREATE DATABASE {}", database.name))
         .await
         .unwrap();
-    crate::dump::dump_and_restore(&old, &new, &database.name);
+    crate::fixtures::dump_and_restore(&old, &new, &database.name);
     let restored = new.connect("postgres", &database.name).await;
     for (sql, before) in ALL.iter().zip(&before) {
         assert_eq!(&rows(&restored, sql).await, before, "{sql}");

@@ -2,7 +2,7 @@
 //! and quotes.
 
 use crate::bed::{self, Database, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, save_key};
+use crate::fixtures::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Upstream};
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -1,7 +1,7 @@
 //! Logical replication: every table of the extension can be published, updates and deletes included.
 
 use crate::bed::{eventually, failure, rows, value};
-use crate::chat::{chat_sql, ready};
+use crate::fixtures::{chat_sql, ready};
 use crate::upstream::{Answer, Upstream, in_turn};
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A provider's keys, models and prices never outlive it, nor come without it, whoever writes them.
 
 use crate::bed::{self, eventually, failure, rows, value};
-use crate::chat::{add_provider, user};
+use crate::fixtures::{add_provider, user};
 use crate::upstream::{Answer, Upstream};
 
 const TABLES: [(&str, &str); 4] = [

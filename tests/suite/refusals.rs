@@ -2,9 +2,8 @@
 //! length of the prompt, and where the attempt is found.
 
 use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, save_key};
 use crate::fallback::{served, standins};
-use crate::stream::stream_sql;
+use crate::fixtures::{HELLO, add_named, chat_sql, save_key, stream_sql};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
 use tokio_postgres::Client;
 
@@ -26,7 +25,7 @@ async fn refusing(standard: &str, answer: Answer) -> (Upstream, Database<'static
 
 /// The error of a job that fails.
 async fn job_error(client: &Client) -> serde_json::Value {
-    let id = crate::jobs::submit(client, r#"{"max_retries": 0}"#, "").await;
+    let id = crate::fixtures::submit(client, r#"{"max_retries": 0}"#, "").await;
     bed::json(client, &format!("SELECT error FROM chat_wait('{id}', 60000)")).await
 }
 
@@ -258,7 +257,7 @@ async fn a_sync_says_whose_key_is_missing_or_refused_and_in_which_words() {
 async fn short_and_long(answer: Answer) -> (Upstream, Database<'static>, Client) {
     let upstream = Upstream::start(move |seen| match seen.json()["model"].as_str().unwrap() {
         "m3" if seen.json()["stream"] == true => {
-            Answer::streams(&["hel", "lo"], crate::stream::AT_ONCE, None)
+            Answer::streams(&["hel", "lo"], crate::fixtures::AT_ONCE, None)
         }
         "m3" => Answer::hello(),
         _ => answer.clone(),
@@ -301,8 +300,8 @@ async fn a_prompt_that_is_too_long_goes_on_to_a_longer_model_in_every_way() {
         let (upstream, _database, root) = short_and_long(Answer::json(status, body)).await;
         let answer = bed::json(&root, &chat_sql(longer)).await;
         assert_eq!(answer["choices"][0]["message"]["content"], "hello", "{body}");
-        let id = crate::jobs::submit(&root, longer, "").await;
-        assert!(crate::jobs::ended(&root, &id).await.starts_with("succeeded|hello|"), "{body}");
+        let id = crate::fixtures::submit(&root, longer, "").await;
+        assert!(crate::fixtures::ended(&root, &id).await.starts_with("succeeded|hello|"), "{body}");
         let streamed = rows(&root, &stream_sql(longer)).await;
         assert!(streamed[0].starts_with("hel|"), "{body}: {streamed:?}");
         let asked: Vec<_> =
@@ -330,8 +329,11 @@ async fn what_the_caller_lists_is_tried_where_nobody_knows_its_context() {
         let answer = bed::json(&root, &chat_sql(r#"{"models": ["m3"]}"#)).await;
         assert_eq!(answer["choices"][0]["message"]["content"], "hello", "{m} {m3}");
         assert_eq!(upstream.chat_count(), 2, "{m} {m3}");
-        let id = crate::jobs::submit(&root, r#"{"models": ["m3"]}"#, "").await;
-        assert!(crate::jobs::ended(&root, &id).await.starts_with("succeeded|hello|"), "{m} {m3}");
+        let id = crate::fixtures::submit(&root, r#"{"models": ["m3"]}"#, "").await;
+        assert!(
+            crate::fixtures::ended(&root, &id).await.starts_with("succeeded|hello|"),
+            "{m} {m3}"
+        );
     }
     // One that is in no catalogue, by the provider's name.
     let (_upstream, _database, root) = short_and_long(too_long()).await;

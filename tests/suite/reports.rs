@@ -1,7 +1,7 @@
 //! The sums that the reports read, and the reports.
 
 use crate::bed::{self, Cluster, Database, eventually, rows, value};
-use crate::chat::{HELLO, add_named, save_key};
+use crate::fixtures::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Gate, Piece, Upstream};
 use std::time::Duration;
 use tokio_postgres::Client;

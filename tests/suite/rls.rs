@@ -1,7 +1,7 @@
 //! The attacker's view: every table and function, under real roles.
 
 use crate::bed::{self, Database, failure, rows, shared, value};
-use crate::chat::{HELLO, add_provider};
+use crate::fixtures::{HELLO, add_provider};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 

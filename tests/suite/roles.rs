@@ -1,7 +1,7 @@
 //! What each kind of role can do, and what it cannot.
 
 use crate::bed::{self, Database, failure, rows, shared, tree, value};
-use crate::chat::{HELLO, add_provider, save_key};
+use crate::fixtures::{HELLO, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 

@@ -2,7 +2,7 @@
 //! rolled back was never there.
 
 use crate::bed::{PATIENCE, json, rows, value};
-use crate::chat::{HELLO, ready};
+use crate::fixtures::{HELLO, ready};
 use crate::upstream::{Answer, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,8 +1,7 @@
 //! To whom a name goes: a model of this very id first, then the provider that it begins with.
 
 use crate::bed::{self, Database, failure, quoted, rows, value};
-use crate::chat::{HELLO, save_key};
-use crate::jobs::ended;
+use crate::fixtures::{HELLO, ended, save_key};
 use crate::upstream::{Answer, USAGE, Upstream};
 use tokio_postgres::Client;
 

@@ -1,7 +1,7 @@
 //! Keys are nowhere in the clear, and the keyring is what opens them.
 
 use crate::bed::{self, Cluster, failure, rows, shown, value};
-use crate::chat::{HELLO, add_provider, chat_sql, ready};
+use crate::fixtures::{HELLO, add_provider, chat_sql, ready};
 use crate::upstream::{Answer, Upstream};
 
 /// Every key of this test holds this text; none of the server's files may.

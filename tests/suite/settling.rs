@@ -1,7 +1,7 @@
 //! Where and how often the worker writes a row of the ledger.
 
 use crate::bed::{Cluster, eventually, failure, rows, value};
-use crate::chat::{chat_sql, prepare, ready};
+use crate::fixtures::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Gate, Upstream};
 
 const PENDING: &str = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'";

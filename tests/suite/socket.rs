@@ -1,7 +1,7 @@
 //! The worker's socket, as somebody finds it who speaks to it by hand.
 
 use crate::bed::{PATIENCE, eventually, rows, value};
-use crate::chat::{chat_sql, ready};
+use crate::fixtures::{chat_sql, ready};
 use crate::upstream::{Answer, Gate, Upstream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

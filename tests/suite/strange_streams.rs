@@ -3,10 +3,8 @@
 
 use crate::answers::{fails_but_for_m2, others_are_asked};
 use crate::bed::{self, Cluster, rows};
-use crate::chat::{add_named, chat_sql, save_key};
 use crate::fallback::{standins, standins_in};
-use crate::jobs::{ended, submit};
-use crate::stream::{stream_sql, streaming};
+use crate::fixtures::{add_named, chat_sql, ended, save_key, stream_sql, streaming, submit};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
 use crate::wire::Wire;
 use serde_json::json;

@@ -1,29 +1,11 @@
 //! chat_stream: rows as they arrive, and what a finished stream leaves behind.
 
-use crate::bed::{self, Cluster, Database, failure, quoted, rows, value};
-use crate::chat::{HELLO, chat_sql, prepare, ready};
+use crate::bed::{self, Cluster, failure, rows, value};
+use crate::fixtures::{AT_ONCE, HELLO, chat_sql, prepare, ready, stream_sql, streaming};
 use crate::upstream::{Answer, Gate, Piece, USAGE, Upstream, in_turn};
 use crate::wire::{Said, Wire};
 use serde_json::json;
 use std::time::{Duration, Instant};
-
-/// The form that streams: delta, response, usage, cost.
-pub fn stream_sql(options: &str) -> String {
-    format!(
-        "SELECT (t).delta, (t).response, (t).usage, (t).cost FROM (SELECT chat_stream('m', '{HELLO}', {}) AS t) s",
-        quoted(options)
-    )
-}
-
-/// A database with an upstream that gives this answer, and a client that sees rows arrive.
-pub async fn streaming(
-    answer: Answer,
-) -> (Upstream, Database<'static>, tokio_postgres::Client, Wire) {
-    let upstream = Upstream::start(move |_| answer.clone()).await;
-    let (database, root) = ready(&upstream).await;
-    let wire = Wire::connect(&database).await;
-    (upstream, database, root, wire)
-}
 
 /// A stream of these texts, none of which comes before the one before it was heard.
 fn one_by_one(texts: &[&str]) -> (Vec<Piece>, Vec<Gate>) {
@@ -35,8 +17,6 @@ fn one_by_one(texts: &[&str]) -> (Vec<Piece>, Vec<Gate>) {
     pieces.extend([Piece::finish("stop"), Piece::usage(USAGE), Piece::done()]);
     (pieces, gates)
 }
-
-pub const AT_ONCE: Duration = Duration::ZERO;
 
 #[tokio::test]
 async fn rows_arrive_as_they_are_sent() {

@@ -1,8 +1,7 @@
 //! Streams that end before their end: nothing more is bought, and what was is in the log.
 
 use crate::bed::{Database, eventually, rows, value};
-use crate::chat::ready;
-use crate::stream::{AT_ONCE, stream_sql, streaming};
+use crate::fixtures::{AT_ONCE, ready, stream_sql, streaming};
 use crate::upstream::{Answer, Piece, USAGE, Upstream};
 use crate::wire::{Said, Wire};
 use std::time::{Duration, Instant};

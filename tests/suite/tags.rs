@@ -1,8 +1,7 @@
 //! Tags: in the ledger, in sums and reports, and budgets and rate limits by them.
 
 use crate::bed::{self, failure, quoted, rows, value};
-use crate::chat::{HELLO, chat_sql, ready, user};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{HELLO, chat_sql, ended, ready, submit, user};
 use crate::upstream::{Answer, Upstream};
 use std::time::Duration;
 
@@ -242,7 +241,7 @@ async fn calls_with_tags_and_without_are_told_apart_in_one_batch() {
             &format!("aggregator.ledger_sync = {sync}"),
         );
         let database = cluster.database().await;
-        let root = crate::chat::prepare(&database, &upstream).await;
+        let root = crate::fixtures::prepare(&database, &upstream).await;
         let sql = format!(
             "SELECT count(*) FILTER (WHERE ok)
              FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'messages', {}::jsonb,

@@ -4,10 +4,9 @@
 //! replaced and the extension not yet updated.
 
 use crate::bed::{self, Cluster, Database, eventually, failure, rows, tree, value};
-use crate::chat::{HELLO, add_provider, chat_sql, ready, save_key};
-use crate::dump::dump_and_restore;
-use crate::jobs::ended;
-use crate::lifecycle::WORKERS;
+use crate::fixtures::{
+    HELLO, WORKERS, add_provider, chat_sql, dump_and_restore, ended, ready, save_key,
+};
 use crate::upstream::{Answer, Upstream};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

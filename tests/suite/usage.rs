@@ -2,8 +2,7 @@
 //! Anthropic's form.
 
 use crate::bed::{self, Database, quoted, rows, value};
-use crate::chat::{add_named, chat_sql, ready, save_key};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{add_named, chat_sql, ended, ready, save_key, submit};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
 use serde_json::{Value, json};
 use tokio_postgres::Client;

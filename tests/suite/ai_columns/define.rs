@@ -2,7 +2,7 @@
 
 use super::{noted, paused, ready, stand_in, view};
 use crate::bed::{failure, rows, value};
-use crate::chat::save_key;
+use crate::fixtures::save_key;
 
 /// Arguments after the table, the SQLSTATE and words of the refusal.
 const REFUSED: &[(&str, &str, &str)] = &[

@@ -7,7 +7,7 @@ mod owners;
 mod triggers;
 
 use crate::bed::{self, Database, quoted, rows, value};
-use crate::chat::{prepare, save_key};
+use crate::fixtures::{prepare, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 

@@ -2,7 +2,7 @@
 
 use super::{emptied, noted, paused, ready, stand_in, view, with_schema};
 use crate::bed::{self, Cluster, failure, rows, value};
-use crate::chat::prepare;
+use crate::fixtures::prepare;
 
 const STATUS: &str = "SELECT table_name, column_name, status FROM ai_column_status ORDER BY 1, 2";
 

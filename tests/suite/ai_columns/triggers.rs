@@ -190,7 +190,7 @@ async fn without_a_worker_rows_are_written_all_the_same() {
     let cluster = crate::bed::Cluster::start("ai-columns-alone", "max_worker_processes = 0");
     cluster.supabase_roles().await;
     let database = cluster.database().await;
-    let root = crate::chat::prepare(&database, &upstream).await;
+    let root = crate::fixtures::prepare(&database, &upstream).await;
     let alice = super::with_schema(&database, &root, "alice").await;
     alice
         .batch_execute("CREATE TABLE docs (id int PRIMARY KEY, title text, summary text)")

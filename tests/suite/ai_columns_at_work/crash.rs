@@ -2,8 +2,7 @@
 
 use super::{echoes, prompt};
 use crate::bed::{Cluster, PATIENCE, eventually, eventually_within, value};
-use crate::chat::{add_named, save_key};
-use crate::crash::kill_worker;
+use crate::fixtures::{add_named, kill_worker, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::collections::HashMap;
 

@@ -8,7 +8,7 @@ mod stale;
 mod waiting;
 
 use crate::bed::{self, Database, eventually, quoted, value};
-use crate::chat::{add_named, save_key};
+use crate::fixtures::{add_named, save_key};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
 use tokio_postgres::Client;
 

@@ -2,7 +2,7 @@
 
 use super::{RIGHT, add, becomes, define, echoes, owner, ready, until_done};
 use crate::bed::{rows, value};
-use crate::chat::{chat_sql, save_key};
+use crate::fixtures::{chat_sql, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -2,8 +2,7 @@
 //! cost has a bound or they are not sent, and nobody waits for them but who wrote them.
 
 use crate::bed::{Cluster, eventually, failure, json, quoted, rows, shown, value};
-use crate::chat::{HELLO, add_named, add_provider, chat_sql, ready, save_key, user};
-use crate::jobs::ended;
+use crate::fixtures::{HELLO, add_named, add_provider, chat_sql, ended, ready, save_key, user};
 use crate::upstream::{Answer, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,7 +2,7 @@
 //! stalls nobody.
 
 use crate::bed::{self, failure, rows, value};
-use crate::chat::{add_provider, chat_sql, ready, user};
+use crate::fixtures::{add_provider, chat_sql, ready, user};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! A provider that sends without end what is no answer: it must not take the gateway's thread.
 
 use crate::bed::{Cluster, Database, as_server, failure, rows, run, value};
-use crate::chat::{HELLO, add_named, add_provider, save_key};
+use crate::fixtures::{HELLO, add_named, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

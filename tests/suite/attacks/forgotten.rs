@@ -2,9 +2,7 @@
 //! memory.
 
 use crate::bed::{self, Database, eventually, failure, rows, value};
-use crate::chat::{HELLO, add_provider, save_key};
-use crate::jobs::ended;
-use crate::lifecycle::WORKERS;
+use crate::fixtures::{HELLO, WORKERS, add_provider, ended, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::time::Duration;
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -76,7 +74,7 @@ async fn nothing_of_a_forgotten_user_is_left_in_any_table_or_statistic() {
         "SELECT count(*) FROM aggregator_key_checks WHERE user_id = '{GONE}' AND kind = 'check'"
     );
     eventually(&root, &checked, "1").await;
-    let other = crate::chat::user(&database, "u-stays").await;
+    let other = crate::fixtures::user(&database, "u-stays").await;
     value(&other, &format!("SELECT chat_complete('m', '{HELLO}')")).await.unwrap();
     let job = format!("SELECT chat_submit('m', '{prompt}', p_idempotency_key => '{GONE}')");
     let job = value(&user, &job).await.unwrap();

@@ -2,7 +2,7 @@
 //! began, budgets, keys and providers are those of now when a request leaves.
 
 use crate::bed::{self, Cluster, Database, eventually, json, rows, value};
-use crate::chat::{HELLO, add_provider, prepare, user};
+use crate::fixtures::{HELLO, add_provider, prepare, user};
 use crate::upstream::{Answer, Gate, Upstream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -207,7 +207,7 @@ async fn what_the_transaction_itself_has_changed_counts_at_once() {
     for isolation in ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"] {
         client.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}")).await.unwrap();
         assert_eq!(json(&client, &chat).await["error"]["code"], "no_key");
-        crate::chat::save_key(&client, "standin", "sk-good-own-0123456789").await;
+        crate::fixtures::save_key(&client, "standin", "sk-good-own-0123456789").await;
         let answer = json(&client, &chat).await;
         assert_eq!(answer["choices"][0]["message"]["content"], "hello", "{isolation}: {answer}");
         client.batch_execute("UPDATE user_api_providers SET is_active = false").await.unwrap();

@@ -1,7 +1,7 @@
 //! Who somebody is: ids that show as another's, and roles that only call themselves authenticator.
 
 use crate::bed::{self, Cluster, eventually, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_provider, save_key, user};
+use crate::fixtures::{HELLO, add_provider, save_key, user};
 use crate::upstream::{Answer, Upstream};
 
 #[tokio::test]

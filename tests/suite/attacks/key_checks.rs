@@ -1,8 +1,7 @@
 //! Checking keys costs nothing, and so it is limited, and in a log of its own.
 
 use crate::bed::{self, Cluster, Database, eventually, failure, rows, value};
-use crate::chat::add_provider;
-use crate::lifecycle::WORKERS;
+use crate::fixtures::{WORKERS, add_provider};
 use crate::upstream::{Answer, Seen, Upstream};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;

@@ -2,7 +2,7 @@
 //! without end.
 
 use crate::bed::{self, Cluster, Database, failure, value};
-use crate::chat::{add_provider, chat_sql, save_key};
+use crate::fixtures::{add_provider, chat_sql, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

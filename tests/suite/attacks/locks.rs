@@ -1,7 +1,7 @@
 //! A tenant who keeps a transaction open holds up no administrator without end.
 
 use crate::bed::{self, Database, failure, rows, value};
-use crate::chat::{HELLO, add_provider, save_key, user};
+use crate::fixtures::{HELLO, add_provider, save_key, user};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

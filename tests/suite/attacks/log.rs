@@ -1,7 +1,7 @@
 //! Provider keys in the server log, however a statement is written and wherever it fails.
 
 use crate::bed::{self, Cluster, PATIENCE, quoted, value};
-use crate::chat::add_provider;
+use crate::fixtures::add_provider;
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

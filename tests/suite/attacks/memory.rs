@@ -3,7 +3,7 @@
 use crate::bed::{
     Cluster, Database, PATIENCE, eventually, eventually_within, failure, quoted, rows, value,
 };
-use crate::chat::{HELLO, add_named, save_key};
+use crate::fixtures::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
 use std::time::Duration;
 use tokio_postgres::Client;

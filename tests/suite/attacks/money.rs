@@ -2,7 +2,7 @@
 //! are refused.
 
 use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
-use crate::chat::{HELLO, add_named, add_provider, chat_sql, ready, save_key, user};
+use crate::fixtures::{HELLO, add_named, add_provider, chat_sql, ready, save_key, user};
 use crate::upstream::{Answer, Seen, Upstream};
 use tokio_postgres::Client;
 

@@ -1,7 +1,7 @@
 //! Places in flight: users who hold theirs for ever leave some for the others.
 
 use crate::bed::{Cluster, Database, eventually, value};
-use crate::chat::{HELLO, add_named, save_key};
+use crate::fixtures::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 

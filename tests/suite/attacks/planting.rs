@@ -3,7 +3,7 @@
 //! triggers, rules, foreign keys. None of them may ever run as somebody else.
 
 use crate::bed::{Cluster, failure, rows, shown, value};
-use crate::chat::{HELLO, add_provider, save_key};
+use crate::fixtures::{HELLO, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
 
@@ -332,7 +332,7 @@ async fn whoever_may_create_beside_the_extension_is_named() {
 #[tokio::test]
 async fn a_sweeping_grant_hands_out_no_truncate_no_trigger_and_no_foreign_key() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
-    let (database, root) = crate::chat::ready(&upstream).await;
+    let (database, root) = crate::fixtures::ready(&upstream).await;
     root.batch_execute(
         "GRANT CREATE ON SCHEMA public TO alice; SELECT maintain_usage();
          GRANT ALL ON ALL TABLES IN SCHEMA public TO alice",
@@ -396,7 +396,7 @@ async fn the_worker_runs_no_trigger_and_no_rule_that_is_not_the_extensions() {
     .unwrap();
     add_provider(&root, &upstream).await;
     save_key(&root, "standin", "sk-good").await;
-    let chat = crate::chat::chat_sql("{}");
+    let chat = crate::fixtures::chat_sql("{}");
     value(&root, &chat).await.unwrap();
     assert_nothing_ran(&cluster);
     let log = cluster.log();
@@ -435,7 +435,7 @@ async fn sums_follow_the_ledger_after_a_restore_that_turned_triggers_off() {
     .unwrap();
     save_key(&root, "standin", "sk-good").await;
     // The worker that begins finds an orphan, whose sum its trigger makes.
-    value(&root, &crate::chat::chat_sql("{}")).await.unwrap();
+    value(&root, &crate::fixtures::chat_sql("{}")).await.unwrap();
     assert_eq!(
         rows(&root, "SELECT status, requests FROM aggregator_usage_hourly ORDER BY 1").await,
         ["success|1", "unknown|1"]
@@ -465,8 +465,8 @@ async fn a_provider_that_is_gone_gets_no_models_where_no_foreign_key_is_checked(
 #[tokio::test]
 async fn nothing_of_ours_belongs_to_a_superuser_or_runs_as_one() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
-    let (_database, root) = crate::chat::ready(&upstream).await;
-    value(&root, &crate::chat::chat_sql("{}")).await.unwrap();
+    let (_database, root) = crate::fixtures::ready(&upstream).await;
+    value(&root, &crate::fixtures::chat_sql("{}")).await.unwrap();
     root.batch_execute("SELECT maintain_usage()").await.unwrap();
     // But for what PostgreSQL asks of a superuser.
     assert_eq!(

@@ -1,7 +1,7 @@
 //! One user's jobs that wait are bounded, in number, in bytes and in time, however they are submitted.
 
 use crate::bed::{Cluster, Database, eventually, failure, value};
-use crate::chat::{HELLO, add_provider, save_key};
+use crate::fixtures::{HELLO, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

@@ -1,7 +1,7 @@
 //! What administrators hand out and take back, and what everybody may read of a provider.
 
 use crate::bed::{self, failure, rows, shared, value};
-use crate::chat::{add_provider, chat_sql, ready, save_key};
+use crate::fixtures::{add_provider, chat_sql, ready, save_key};
 use crate::upstream::{Answer, Upstream};
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! On a standby every function works or is PT503: no other error, and nothing is written.
 
 use crate::bed::{self, Cluster, rows, shown, value};
-use crate::chat::{HELLO, prepare};
+use crate::fixtures::{HELLO, prepare};
 use crate::upstream::{Answer, Upstream};
 
 /// Functions that write, or need a worker that does: each is refused.

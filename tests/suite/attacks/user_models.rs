@@ -1,7 +1,7 @@
 //! A user's key changes what that user sees of a provider's models, and nothing for anybody else.
 
 use crate::bed::{self, eventually, failure, rows, value};
-use crate::chat::HELLO;
+use crate::fixtures::HELLO;
 use crate::upstream::{Answer, Seen, Upstream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

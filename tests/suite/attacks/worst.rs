@@ -4,8 +4,7 @@
 use crate::bed::{
     self, Cluster, Database, PATIENCE, eventually, eventually_within, failure, rows, value,
 };
-use crate::chat::{HELLO, chat_sql, prepare, save_key, user};
-use crate::jobs::ended;
+use crate::fixtures::{HELLO, chat_sql, ended, prepare, save_key, user};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;

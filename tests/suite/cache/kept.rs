@@ -2,7 +2,7 @@
 
 use super::{FIRST, HIT, MINUTE, alone, counting, kept, says, set};
 use crate::bed::{self, Database, eventually, json, quoted, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, ready, save_key, user};
+use crate::fixtures::{HELLO, add_named, chat_sql, ready, save_key, user};
 use crate::upstream::{Answer, Piece, USAGE, Upstream, echo, in_turn};
 use std::time::Duration;
 use tokio_postgres::Client;

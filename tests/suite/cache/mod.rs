@@ -5,7 +5,7 @@ mod shared;
 mod turns;
 
 use crate::bed::{Cluster, eventually, failure, rows, value};
-use crate::chat::{chat_sql, prepare, ready};
+use crate::fixtures::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Seen, USAGE, Upstream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio_postgres::Client;

@@ -2,8 +2,7 @@
 
 use super::{FIRST, HIT, MINUTE, counting, says};
 use crate::bed::{failure, rows, value};
-use crate::chat::{HELLO, add_named, chat_sql, ready, save_key, user};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{HELLO, add_named, chat_sql, ended, ready, save_key, submit, user};
 use crate::upstream::Upstream;
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::{FIRST, HIT, MINUTE, counting, says, slowly};
 use crate::bed::{eventually, failure, rows};
-use crate::chat::{HELLO, chat_sql, ready};
+use crate::fixtures::{HELLO, chat_sql, ready};
 use crate::upstream::{Answer, Upstream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -2,7 +2,7 @@
 
 use super::{BOTH, LEDGER, MOVED, Nodes, OVER, SUMS};
 use crate::bed::{eventually, eventually_within, failure, rows, shown, value};
-use crate::chat::chat_sql;
+use crate::fixtures::chat_sql;
 use crate::upgrade::{CURRENT, Script};
 use crate::upstream::{Answer, Upstream};
 use std::time::Duration;

@@ -2,8 +2,7 @@
 
 use super::{BOTH, LEDGER, MOVED, Nodes};
 use crate::bed::{Database, failure, rows, value};
-use crate::chat::{chat_sql, prepare};
-use crate::jobs::{ended, submit};
+use crate::fixtures::{chat_sql, ended, prepare, submit};
 use crate::upstream::{Answer, Upstream};
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::{add_embedder, embeds, many, ready, shown, texts};
 use crate::bed::{Cluster, eventually, failure, rows, value};
-use crate::chat::{save_key, user};
+use crate::fixtures::{save_key, user};
 use crate::upstream::{Answer, Upstream};
 use crate::wire::Wire;
 
@@ -129,7 +129,7 @@ async fn what_was_in_flight_when_the_worker_is_killed_is_unknown() {
     let mut wire = Wire::connect(&database).await;
     wire.ask("SELECT embed('stall', 'e')").await;
     upstream.wait_for_chats(2).await;
-    let root = crate::crash::kill_worker(&cluster, &database.name, root).await;
+    let root = crate::fixtures::kill_worker(&cluster, &database.name, root).await;
     assert_eq!(value(&root, "SELECT embed('x', 'e')").await, Some(shown("x")));
     let status = "SELECT string_agg(status, ' ' ORDER BY created_at) FROM aggregator_usage_logs";
     eventually(&root, status, "success unknown success").await;

@@ -2,7 +2,7 @@
 
 use super::{embeds, ready, shown, texts};
 use crate::bed::{eventually, failure, rows, value};
-use crate::chat::user;
+use crate::fixtures::user;
 use crate::upstream::{Answer, Upstream};
 use serde_json::json;
 

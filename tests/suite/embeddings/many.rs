@@ -2,7 +2,7 @@
 
 use super::{add_embedder, embeds, many, ready, shown, texts};
 use crate::bed::{Cluster, failure, rows, value};
-use crate::chat::save_key;
+use crate::fixtures::save_key;
 use crate::upstream::{Answer, Seen, Upstream};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

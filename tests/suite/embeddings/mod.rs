@@ -9,7 +9,7 @@ mod real;
 mod vectors;
 
 use crate::bed::{self, Database, quoted};
-use crate::chat::{add_named, save_key};
+use crate::fixtures::{add_named, save_key};
 use crate::upstream::{Answer, Seen, Upstream};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

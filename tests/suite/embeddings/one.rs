@@ -2,7 +2,7 @@
 
 use super::{add_embedder, embeds, ready, shown};
 use crate::bed::{self, failure, rows, value};
-use crate::chat::{add_named, save_key};
+use crate::fixtures::{add_named, save_key};
 use crate::upstream::{Answer, Upstream, in_turn};
 
 #[tokio::test]

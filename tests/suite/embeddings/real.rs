@@ -1,7 +1,7 @@
 //! A real model of sentences, on this machine.
 
 use crate::bed::{self, failure, rows, value, var};
-use crate::chat::{add_named, save_key};
+use crate::fixtures::{add_named, save_key};
 use crate::supabase::are_there;
 
 const MODEL: &str = "all-minilm-l6-v2";

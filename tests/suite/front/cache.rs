@@ -5,7 +5,7 @@ use super::dialects::{self, Both};
 use super::keys::{self, create, owner};
 use super::{Request, Response, token};
 use crate::bed::{eventually, value};
-use crate::chat::user;
+use crate::fixtures::user;
 use crate::upstream::{Answer, Piece, USAGE, Upstream};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};

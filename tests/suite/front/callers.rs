@@ -3,7 +3,7 @@
 use super::calls::{body, chat, ready};
 use super::{Request, SECRET, token};
 use crate::bed::{rows, value};
-use crate::chat::user;
+use crate::fixtures::user;
 use crate::upstream::{Answer, Upstream};
 use serde_json::json;
 

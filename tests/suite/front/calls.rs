@@ -3,7 +3,7 @@
 use super::own::Own;
 use super::{Bed, Request, Response, read_to_end, token, until_read};
 use crate::bed::{PATIENCE, eventually, rows, value};
-use crate::chat::{add_named, add_provider, user};
+use crate::fixtures::{add_named, add_provider, user};
 use crate::upstream::{Answer, Gate, Piece, USAGE, Upstream};
 use serde_json::{Value, json};
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 use super::dialects::Both;
 use super::{Bed, token};
 use crate::bed::{rows, var};
-use crate::chat::{add_named, save_key};
 use crate::embeddings::embeds;
+use crate::fixtures::{add_named, save_key};
 use crate::supabase::{are_there, clients};
 use crate::upstream::{Answer, Piece, Seen, USAGE};
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use super::calls::{chat, ready};
 use super::keys::create;
 use super::{Bed, Request, Response, token};
 use crate::bed::{eventually, tree, value};
-use crate::chat::user;
+use crate::fixtures::user;
 use crate::upstream::{Answer, Upstream};
 use serde_json::{Value, json};
 use tokio_postgres::types::Type;

@@ -5,7 +5,7 @@ use super::console_data::{get, post, told};
 use super::keys::create;
 use super::{Bed, Request, Response, send, token};
 use crate::bed::{eventually, failure, rows, value};
-use crate::chat::user;
+use crate::fixtures::user;
 use crate::upstream::{Answer, Upstream};
 use serde_json::json;
 use tokio::task::JoinSet;

@@ -2,7 +2,7 @@
 
 use super::{Bed, Request, Response, token};
 use crate::bed::{PATIENCE, eventually, rows, value};
-use crate::chat::{add_named, add_provider, save_key};
+use crate::fixtures::{add_named, add_provider, save_key};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

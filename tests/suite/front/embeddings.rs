@@ -2,8 +2,8 @@
 
 use super::{Bed, Request, Response, token};
 use crate::bed::{eventually, failure, rows, value};
-use crate::chat::{add_named, user};
 use crate::embeddings::{add_embedder, embeds, texts, vector_of};
+use crate::fixtures::{add_named, user};
 use crate::upstream::{Answer, Upstream};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -105,7 +105,7 @@ async fn what_cannot_be_is_refused_in_openais_form() {
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "model_not_found"));
     add_named(&bed.root, "claude", "anthropic", &upstream.base_url(), &["c"]).await;
     let own = bed.database.rest("authenticated", Some("u-1")).await;
-    crate::chat::save_key(&own, "claude", "sk-good-1").await;
+    crate::fixtures::save_key(&own, "claude", "sk-good-1").await;
     let response = bed.send(&asks(json!({"model": "c"}))).await;
     assert_eq!((response.status, response.code().as_str()), (501, "unsupported"));
     assert_eq!(response.header("x-should-retry"), Some("false"));

@@ -4,7 +4,7 @@ use super::calls::chat;
 use super::own::{Own, until_down};
 use super::{Request, Response, free_port, read_to_end, send};
 use crate::bed::{PATIENCE, as_server, run, value};
-use crate::chat::{add_provider, user};
+use crate::fixtures::{add_provider, user};
 use crate::upstream::{Answer, Upstream};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion, version};

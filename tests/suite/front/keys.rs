@@ -5,7 +5,7 @@ use super::dialects::Both;
 use super::own::Own;
 use super::{Bed, Request, Response, token};
 use crate::bed::{Database, PATIENCE, eventually, rows, value};
-use crate::chat::{add_named, save_key};
+use crate::fixtures::{add_named, save_key};
 use crate::upstream::{Answer, Gate, Upstream};
 use serde_json::{Value, json};
 use std::sync::{Arc, OnceLock};

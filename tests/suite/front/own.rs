@@ -2,7 +2,7 @@
 
 use super::{Request, Response, SECRET, free_port, send, write_secret};
 use crate::bed::{Cluster, Database, PATIENCE, eventually, shown};
-use crate::chat::{add_provider, user};
+use crate::fixtures::{add_provider, user};
 use crate::upstream::Upstream;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;

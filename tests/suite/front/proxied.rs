@@ -4,7 +4,7 @@ use super::calls::chat;
 use super::own::Own;
 use super::{Request, Response, read_to_end, send};
 use crate::bed::PATIENCE;
-use crate::chat::{add_provider, user};
+use crate::fixtures::{add_provider, user};
 use crate::upstream::{Answer, Upstream};
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -4,7 +4,7 @@ use super::calls::{body, chat};
 use super::own::{Own, until_down, until_status, until_up};
 use super::{Request, Response, free_port, read_to_end, send, token, write_secret};
 use crate::bed::{eventually, value};
-use crate::chat::{add_provider, user};
+use crate::fixtures::{add_provider, user};
 use crate::upstream::{Answer, Gate, Piece, Upstream};
 use serde_json::json;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use super::calls::chat;
 use super::own::{Own, drop_by_force, until_down, until_up};
 use super::{Request, Response, read_to_end, token};
 use crate::bed::{eventually, rows, value};
-use crate::chat::{add_named, add_provider, save_key, user};
+use crate::fixtures::{add_named, add_provider, save_key, user};
 use crate::upgrade::{CURRENT, Script, released, scripts};
 use crate::upstream::{Answer, Piece, Seen, Upstream};
 use serde_json::{Value, json};

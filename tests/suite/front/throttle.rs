@@ -57,8 +57,8 @@ async fn of_an_address_that_a_proxy_tells_all_that_fails_counts_together() {
     let cluster = cluster().await;
     let database = cluster.database().await;
     let root = database.root().await;
-    crate::chat::add_provider(&root, &upstream).await;
-    crate::chat::user(&database, "u-1").await;
+    crate::fixtures::add_provider(&root, &upstream).await;
+    crate::fixtures::user(&database, "u-1").await;
     // What comes over a Unix socket comes from a proxy that is trusted.
     let path = cluster.dir.join(format!("{}.http", database.name));
     listen(&root, &format!("{}=unix:{}", database.name, path.display())).await;

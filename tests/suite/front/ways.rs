@@ -4,7 +4,7 @@ use super::calls::{body, chat};
 use super::own::Own;
 use super::{Request, keys, token, until_read};
 use crate::bed::{PATIENCE, eventually, failure, rows, value};
-use crate::chat::{HELLO, add_provider, user};
+use crate::fixtures::{HELLO, add_provider, user};
 use crate::upstream::{Answer, Piece, Upstream};
 use serde_json::json;
 use std::time::{Duration, Instant};
