@@ -1,6 +1,6 @@
 //! What the documents beside the README say: their SQL runs, and the tests that they name exist.
 
-use crate::bed::{self, rows, tree, value};
+use crate::bed::{self, nodes, rows, tree, value};
 
 fn read(name: &str) -> String {
     std::fs::read_to_string(tree(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -227,6 +227,7 @@ fn the_page_has_every_lint_that_stays() {
 async fn a_month_that_is_over_is_packed() {
     let database = bed::database().await;
     let root = database.root().await;
+    nodes::bring_back(&root).await;
     root.batch_execute(
         "SELECT aggregator_make_partition(now() - interval '60 days');
          INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, request_id)
@@ -259,6 +260,7 @@ async fn a_month_that_is_over_is_packed() {
 async fn a_detached_month_leaves_its_sums() {
     let database = bed::database().await;
     let root = database.root().await;
+    nodes::bring_back(&root).await;
     root.batch_execute(
         "SELECT aggregator_make_partition(now() - interval '60 days'), aggregator_grant('alice', 'admin');
          INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, total_tokens, cost_estimate, cost_source)

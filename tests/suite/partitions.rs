@@ -1,6 +1,6 @@
 //! The ledger by months.
 
-use crate::bed::{self, Cluster, PATIENCE, eventually, failure, rows, value};
+use crate::bed::{self, Cluster, PATIENCE, eventually, failure, nodes, rows, value};
 use crate::fixtures::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Upstream};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ fn month(from_now: i32) -> String {
 async fn the_worker_makes_partitions_ahead_and_the_ledger_goes_on_in_them() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (database, root) = ready(&upstream).await;
+    nodes::bring_back(&root).await;
     // What a database may do to new tables.
     root.batch_execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC, authenticated")
         .await
@@ -74,6 +75,7 @@ async fn rows_are_settled_in_the_page_where_they_were_pending() {
 async fn readers_miss_no_row_while_a_partition_is_made() {
     let database = bed::database().await;
     let root = database.root().await;
+    nodes::bring_back(&root).await;
     root.batch_execute(
         "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status)
          SELECT gen_random_uuid(), 1, now(), 1, id, 'u', 'm', 'success' FROM api_providers, generate_series(1, 15000) WHERE name = 'openai'",
@@ -135,6 +137,7 @@ async fn what_is_too_old_goes_with_its_sums() {
     let cluster = Cluster::start("usageold", "aggregator.usage_retention = '60d'");
     let database = cluster.database().await;
     let root = database.root().await;
+    nodes::bring_back(&root).await;
     const ROWS: &str = "SELECT gen_random_uuid(), 1, now() - n * interval '1 day', 1, gen_random_uuid(), 'u', 'm', 'success', 5 FROM generate_series(0, 199) AS n";
     root.batch_execute(&format!(
         "SELECT aggregator_make_partition(now() - n * interval '30 days') FROM generate_series(2, 4) AS n;
@@ -160,6 +163,7 @@ async fn what_is_too_old_goes_with_its_sums() {
     // The default is to keep.
     let keeping = bed::database().await;
     let root = keeping.root().await;
+    nodes::bring_back(&root).await;
     root.batch_execute(&format!("INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status, total_tokens) {ROWS}")).await.unwrap();
     value(&root, "SELECT maintain_usage()").await;
     assert_eq!(rows(&root, "SELECT name, boot_val, unit, context FROM pg_settings WHERE name = 'aggregator.usage_retention'").await, ["aggregator.usage_retention|0|s|sighup"]);
@@ -173,6 +177,7 @@ async fn partitions_survive_dump_and_restore() {
     old.supabase_roles().await;
     let database = old.database().await;
     let root = prepare(&database, &upstream).await;
+    nodes::bring_back(&root).await;
     value(&root, &chat_sql("{}")).await.unwrap();
     value(&root, "SELECT maintain_usage()").await;
     value(&root, &chat_sql("{}")).await.unwrap();

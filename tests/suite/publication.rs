@@ -19,6 +19,7 @@ async fn a_publication_of_all_tables_stops_nothing() {
     let keyless = "SELECT c.relname FROM pg_publication_tables AS t
         JOIN pg_class AS c ON c.oid = format('%I.%I', t.schemaname, t.tablename)::regclass
         JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+        JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'aggregator'
         WHERE NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)";
     assert_eq!(rows(&root, keyless).await, [""; 0]);
     let published = "SELECT count(*) > 10 FROM pg_publication_tables WHERE tablename ~ '^(aggregator_|api_|user_api_)'";

@@ -1,6 +1,6 @@
 //! The sums that the reports read, and the reports.
 
-use crate::bed::{self, Cluster, Database, eventually, rows, value};
+use crate::bed::{self, Cluster, Database, eventually, nodes, rows, value};
 use crate::fixtures::{HELLO, add_named, save_key};
 use crate::upstream::{Answer, Gate, Piece, Upstream};
 use std::time::Duration;
@@ -236,6 +236,7 @@ async fn the_sums_equal_the_ledger_after_random_traffic() {
     let cluster = Cluster::start("sums", "");
     let database = cluster.database().await;
     let (root, users) = sessions(&database, &upstream).await;
+    nodes::bring_back(&root).await;
     traffic(&users, 60, 7).await;
     eventually(&root, PENDING, "0").await;
     assert!(assert_equal(&root, "after traffic").await > 20);
@@ -301,7 +302,12 @@ async fn the_sums_equal_the_ledger_after_a_crash() {
     });
     eventually(&root, PENDING, "1").await;
     // As a budget will have it.
-    root.batch_execute("UPDATE aggregator_usage_logs SET reserved_cost = 0.75, reserved_tokens = 900 WHERE status = 'pending'").await.unwrap();
+    root.batch_execute(
+        "UPDATE aggregator_usage_logs SET reserved_cost = 0.75, reserved_tokens = 900
+         WHERE status = 'pending' AND created_at >= aggregator_archived_until()",
+    )
+    .await
+    .unwrap();
     assert_equal(&root, "while one is pending").await;
     // The worker first: it might see its session go, and settle the call as cancelled.
     let pid = value(&root, "SELECT worker_pid FROM aggregator_status()").await.unwrap();
@@ -394,6 +400,7 @@ async fn what_counts_against_a_budget() {
 
 /// Rows of two users, one at each of some ages.
 async fn aged(root: &Client) {
+    nodes::bring_back(root).await;
     root.batch_execute(
         "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
             latency_ms, prompt_tokens, completion_tokens, total_tokens, cost_estimate, cost_source, error_code)
@@ -414,6 +421,9 @@ async fn aged(root: &Client) {
     )
     .await
     .unwrap();
+    if nodes::wanted() {
+        nodes::distribute(root).await;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Where and how often the worker writes a row of the ledger.
 
-use crate::bed::{Cluster, eventually, failure, rows, value};
+use crate::bed::{Cluster, eventually, failure, nodes, rows, value};
 use crate::fixtures::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Gate, Upstream};
 
@@ -71,6 +71,7 @@ async fn a_row_that_has_moved_while_it_was_pending_settles_where_it_is() {
 async fn nothing_is_written_into_a_partition_that_was_detached() {
     let upstream = Upstream::start(|_| Answer::hello()).await;
     let (_database, root) = ready(&upstream).await;
+    nodes::bring_back(&root).await;
     value(&root, &chat_sql("{}")).await.unwrap();
     eventually(
         &root,

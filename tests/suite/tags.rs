@@ -1,6 +1,6 @@
 //! Tags: in the ledger, in sums and reports, and budgets and rate limits by them.
 
-use crate::bed::{self, failure, quoted, rows, value};
+use crate::bed::{self, failure, nodes, quoted, rows, value};
 use crate::fixtures::{HELLO, chat_sql, ended, ready, submit, user};
 use crate::upstream::{Answer, Upstream};
 use std::time::Duration;
@@ -271,6 +271,7 @@ async fn calls_with_tags_and_without_are_told_apart_in_one_batch() {
 async fn the_sums_of_a_partition_go_with_it() {
     let database = bed::database().await;
     let root = database.root().await;
+    nodes::bring_back(&root).await;
     root.batch_execute(
         "SELECT aggregator_make_partition('2020-01-15'), aggregator_make_partition('2020-02-15');
          INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,

@@ -76,9 +76,10 @@ async fn cluster(name: &str) -> Cluster {
     cluster
 }
 
-/// A database in which an administrator has been, with the extension of a version.
+/// A database in which an administrator has been, with the extension of a version. No version before this one can be
+/// made on a coordinator, whose CREATE EXTENSION goes to its workers in two phases: they notify PostgREST as they are.
 async fn administered<'a>(cluster: &'a Cluster, version: &str) -> (Database<'a>, Client) {
-    let database = cluster.empty_database().await;
+    let database = cluster.lone_database().await;
     let root = database.root().await;
     root.batch_execute(&format!("{BEFORE}; CREATE EXTENSION aggregator VERSION '{version}'"))
         .await

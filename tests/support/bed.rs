@@ -122,8 +122,14 @@ impl Cluster {
 
     /// Adds lines to the configuration.
     pub fn configure(&self, lines: &str) {
+        let lines = match nodes::wanted() {
+            true => nodes::preloading(lines),
+            false => lines.to_owned(),
+        };
         let file = self.data().join("postgresql.conf");
-        run(as_server("sh").args(["-c", "printf '%s\\n' \"$1\" >> \"$2\"", "sh", lines]).arg(file));
+        run(as_server("sh")
+            .args(["-c", "printf '%s\\n' \"$1\" >> \"$2\"", "sh", &lines])
+            .arg(file));
     }
 
     pub fn up(&self) {
@@ -217,11 +223,16 @@ impl Cluster {
     }
 
     pub async fn empty_database(&self) -> Database<'_> {
-        let database = self.database_like(None).await;
+        let database = self.lone_database().await;
         if nodes::wanted() {
             nodes::spread(&database).await;
         }
         database
+    }
+
+    /// An empty database that is no coordinator's in any case.
+    pub async fn lone_database(&self) -> Database<'_> {
+        self.database_like(None).await
     }
 
     async fn database_like(&self, template: Option<&Database<'_>>) -> Database<'_> {

@@ -155,7 +155,7 @@ pub fn restore(file: &Path, cluster: &Cluster, database: &str) {
     }
     psql.arg("-f").arg(file);
     if nodes::wanted() {
-        psql.args(["-c", "SELECT * FROM aggregator_undistribute()"]);
+        psql.args(["-c", "RESET search_path", "-c", "SELECT * FROM aggregator_undistribute()"]);
     }
     bed::run(psql.stdout(std::process::Stdio::piped()));
 }

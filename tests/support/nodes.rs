@@ -10,6 +10,9 @@ use std::sync::{Mutex, OnceLock};
 pub const BEFORE_RESTORE: &str = "DO $$ BEGIN
     IF to_regrole('aggregator_archive') IS NULL THEN CREATE ROLE aggregator_archive LOGIN; END IF;
 END $$";
+/// Deletes all usage but that of months that are with Citus, where a DELETE that does not name when fails.
+pub const DELETE_USAGE: &str =
+    "DELETE FROM aggregator_usage_logs WHERE created_at >= aggregator_archived_until()";
 const PRELOAD: &str = "shared_preload_libraries = '";
 
 /// Whether each database is to be spread over two workers.
@@ -20,7 +23,7 @@ pub fn wanted() -> bool {
 /// The configuration of a node, with lines of a test's own. Nodes reach each other by their sockets.
 pub fn configuration(dir: &Path, own: &str) -> String {
     let own = match own.contains(PRELOAD) {
-        true => own.replacen(PRELOAD, &format!("{PRELOAD}citus,"), 1),
+        true => preloading(own),
         false => format!("{PRELOAD}citus'\n{own}"),
     };
     // What the maintenance daemon of each database would ask again and again of hundreds of them, no test needs.
@@ -32,6 +35,14 @@ pub fn configuration(dir: &Path, own: &str) -> String {
     )
 }
 
+/// Lines of a configuration, in which Citus is the first library that is loaded, as it wants to be.
+pub fn preloading(lines: &str) -> String {
+    match lines.contains(&format!("{PRELOAD}citus")) {
+        true => lines.to_owned(),
+        false => lines.replacen(PRELOAD, &format!("{PRELOAD}citus,"), 1),
+    }
+}
+
 /// Makes a database one of a coordinator, without workers yet.
 pub async fn coordinate(database: &Database<'_>) {
     let root = database.root().await;
@@ -40,11 +51,15 @@ pub async fn coordinate(database: &Database<'_>) {
     value(&root, &format!("SELECT citus_set_coordinator_host('{address}', 5432)")).await;
 }
 
+/// Whoever brings roles to the workers, which several coordinators have: two at one time would fail.
+static ROLES_THERE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Adds a worker, with a database of that name.
 pub async fn add(coordinator: &Client, worker: &Cluster, name: &str) {
     let client = worker.connect("postgres", "postgres").await;
     execute(&client, &format!("CREATE DATABASE {name}")).await;
     execute(&worker.connect("postgres", name).await, "CREATE EXTENSION citus").await;
+    let _alone = ROLES_THERE.lock().await;
     let add = format!("SELECT citus_add_node('{}', 5432)", worker.dir.display());
     value(coordinator, &add).await.expect("the node is added");
 }
@@ -87,6 +102,7 @@ pub async fn spread(database: &Database<'_>) {
 
 /// Distributes the two months before this one, which are empty.
 pub async fn distribute(root: &Client) {
+    let _alone = ROLES_THERE.lock().await;
     execute(
         root,
         "SELECT aggregator_make_partition(date_trunc('month', now(), 'UTC') - n * interval '1 month')
@@ -96,6 +112,27 @@ pub async fn distribute(root: &Client) {
     .await;
     let months = "SELECT count(*) > 0 FROM aggregator_archives()";
     assert_eq!(value(root, months).await.as_deref(), Some("t"), "no month is distributed");
+}
+
+/// Leaves a coordinator without months that are over, as a new database is, for a test that writes usage of such
+/// months, changes usage without saying of when, or counts the months: none of it can be done with what is with Citus.
+pub async fn bring_back(root: &Client) {
+    if wanted() {
+        execute(
+            root,
+            "SELECT * FROM aggregator_undistribute();
+             SELECT aggregator_drop_partition(partition, since, until) FROM aggregator_partitions()
+             WHERE until <= now() - interval '24 hours'",
+        )
+        .await;
+    }
+}
+
+/// Has what a session makes, changes and drops not carried to the workers, for a test whose objects cannot be there.
+pub async fn stay_here(client: &Client) {
+    if wanted() {
+        execute(client, "SET citus.enable_ddl_propagation = off").await;
+    }
 }
 
 /// Keeps everybody out of a database, so that it can be copied: Citus watches each that it is in.

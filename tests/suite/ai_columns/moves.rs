@@ -1,7 +1,7 @@
 //! AI columns keep no names: tables, columns and whole databases move, and they go along.
 
 use super::{emptied, noted, paused, ready, stand_in, view, with_schema};
-use crate::bed::{self, Cluster, failure, rows, value};
+use crate::bed::{self, Cluster, failure, nodes, rows, value};
 use crate::fixtures::prepare;
 
 const STATUS: &str = "SELECT table_name, column_name, status FROM ai_column_status ORDER BY 1, 2";
@@ -138,6 +138,13 @@ async fn dumps_are_restored_with_what_waits() {
         .batch_execute(&format!("CREATE DATABASE {}", database.name))
         .await
         .unwrap();
+    if nodes::wanted() {
+        new.connect("postgres", "postgres")
+            .await
+            .batch_execute(nodes::BEFORE_RESTORE)
+            .await
+            .unwrap();
+    }
     let file = old.dir.join("all.dump");
     let run = |program: &str, cluster: &Cluster, arguments: &[&str]| {
         bed::run(

@@ -1,6 +1,6 @@
 //! Who somebody is: ids that show as another's, and roles that only call themselves authenticator.
 
-use crate::bed::{self, Cluster, eventually, failure, quoted, rows, value};
+use crate::bed::{self, Cluster, eventually, failure, nodes, quoted, rows, value};
 use crate::fixtures::{HELLO, add_provider, save_key, user};
 use crate::upstream::{Answer, Upstream};
 
@@ -90,6 +90,8 @@ async fn a_role_that_is_called_authenticator_later_is_a_stranger() {
     let cluster = Cluster::start("stranger", "");
     let database = cluster.database().await;
     let root = database.root().await;
+    // The roles of the workers are other tests' as well.
+    nodes::stay_here(&root).await;
     add_provider(&root, &upstream).await;
     root.batch_execute(
         "CREATE ROLE maker LOGIN CREATEROLE; CREATE ROLE victim LOGIN;
@@ -100,6 +102,7 @@ async fn a_role_that_is_called_authenticator_later_is_a_stranger() {
     let victim = database.user("victim").await;
     save_key(&victim, "standin", "sk-good-victim").await;
     let maker = database.user("maker").await;
+    nodes::stay_here(&maker).await;
     maker
         .batch_execute(
             "CREATE ROLE authenticator LOGIN; CREATE ROLE tenants; GRANT tenants TO authenticator",

@@ -1,7 +1,7 @@
 //! What one user, or one provider, may try with budgets, rate limits and sums, so that others pay or
 //! are refused.
 
-use crate::bed::{self, Database, eventually, failure, quoted, rows, value};
+use crate::bed::{self, Database, eventually, failure, nodes, quoted, rows, value};
 use crate::fixtures::{HELLO, add_named, add_provider, chat_sql, ready, save_key, user};
 use crate::upstream::{Answer, Seen, Upstream};
 use tokio_postgres::Client;
@@ -317,7 +317,10 @@ async fn a_rule_for_a_model_is_not_passed_by_another_spelling() {
         ("set_budget(p_limit_tokens => 500, p_model => 'ok', p_each_user => true)", "PT402"),
         ("set_rate_limit(1, p_model => 'v/ok', p_each_user => true)", "PT429"),
     ] {
-        root.batch_execute("DELETE FROM aggregator_budgets; DELETE FROM aggregator_rate_limits; DELETE FROM aggregator_usage_logs").await.unwrap();
+        root.batch_execute("DELETE FROM aggregator_budgets; DELETE FROM aggregator_rate_limits")
+            .await
+            .unwrap();
+        root.batch_execute(nodes::DELETE_USAGE).await.unwrap();
         new_worker(&root).await;
         value(&root, &format!("SELECT {rule}")).await.unwrap();
         let before = upstream.chat_count();
@@ -503,7 +506,7 @@ async fn names_that_somebody_makes_up_are_one_row_of_the_sums() {
     let before = rows(&root, kept).await;
     value(&root, "SELECT aggregator_recount_usage()").await;
     assert_eq!(rows(&root, kept).await, before);
-    root.batch_execute("DELETE FROM aggregator_usage_logs").await.unwrap();
+    root.batch_execute(nodes::DELETE_USAGE).await.unwrap();
     assert_eq!(rows(&root, "SELECT model_id FROM aggregator_usage_hourly UNION SELECT model_id FROM aggregator_usage_totals").await.len(), 0);
 }
 

@@ -2,7 +2,7 @@
 //! internal calls a little better than our own, operators that fit our views' columns better than PostgreSQL's,
 //! triggers, rules, foreign keys. None of them may ever run as somebody else.
 
-use crate::bed::{Cluster, failure, rows, shown, value};
+use crate::bed::{Cluster, failure, nodes, rows, shown, value};
 use crate::fixtures::{HELLO, add_provider, save_key};
 use crate::upstream::{Answer, Upstream};
 use tokio_postgres::Client;
@@ -358,7 +358,9 @@ async fn a_sweeping_grant_hands_out_no_truncate_no_trigger_and_no_foreign_key() 
             ),
         ] {
             let (code, message) = failure(&alice, &sql).await;
-            assert_eq!(code, "PT403", "{sql}: {message}");
+            // A trigger of the log would be one of the months that are with Citus, where nobody has any right.
+            let is_refused = code == "42501" && message.contains("foreign table ledger_");
+            assert!(code == "PT403" || nodes::wanted() && is_refused, "{sql}: {code} {message}");
         }
     }
     for sql in [
@@ -472,9 +474,18 @@ async fn nothing_of_ours_belongs_to_a_superuser_or_runs_as_one() {
     assert_eq!(
         rows(
             &root,
-            "SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
-             UNION SELECT typowner::regrole::text FROM pg_type WHERE typnamespace = 'public'::regnamespace
-             UNION SELECT proowner::regrole::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prorettype <> 'event_trigger'::regtype"
+            "WITH others AS (
+                 SELECT d.objid FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+                 WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname <> 'aggregator'
+             )
+             SELECT relowner::regrole::text FROM pg_class
+             WHERE relnamespace = 'public'::regnamespace AND oid NOT IN (SELECT objid FROM others)
+             UNION SELECT t.typowner::regrole::text FROM pg_type AS t LEFT JOIN pg_type AS of ON of.oid = t.typelem
+             WHERE t.typnamespace = 'public'::regnamespace
+               AND NOT EXISTS (SELECT FROM others WHERE objid IN (t.oid, t.typrelid, of.oid, of.typrelid))
+             UNION SELECT proowner::regrole::text FROM pg_proc
+             WHERE pronamespace = 'public'::regnamespace AND prorettype <> 'event_trigger'::regtype
+               AND oid NOT IN (SELECT objid FROM others)"
         )
         .await,
         ["aggregator_owner"]

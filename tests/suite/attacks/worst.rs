@@ -322,7 +322,7 @@ async fn a_row_that_cannot_be_summed_is_set_aside_and_tried_again_when_somebody_
     end_worker(&root).await;
     value(&root, &chat_sql("{}")).await.unwrap();
     root.batch_execute(
-        "UPDATE aggregator_usage_logs SET user_id = 'u-mended' WHERE length(user_id) > 1000;",
+        "UPDATE aggregator_usage_logs SET user_id = 'u-mended' WHERE length(user_id) > 1000 AND created_at >= aggregator_archived_until()",
     )
     .await
     .unwrap();

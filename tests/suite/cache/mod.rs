@@ -126,7 +126,7 @@ async fn the_same_call_is_answered_once_and_each_time_in_the_ledger() {
     let before = rows(&root, sums).await;
     root.batch_execute(
         "BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM aggregator_usage_logs;
-         DELETE FROM aggregator_usage_logs; INSERT INTO aggregator_usage_logs SELECT * FROM kept; COMMIT",
+         DELETE FROM aggregator_usage_logs WHERE created_at >= aggregator_archived_until(); INSERT INTO aggregator_usage_logs SELECT * FROM kept; COMMIT",
     )
     .await
     .unwrap();
