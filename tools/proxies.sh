@@ -6,7 +6,7 @@
 fetch_proxies() (
     rm -rf "$1.new"
     mkdir -p "$1.new"
-    cd "$1.new"
+    cd "$1.new" || exit
     apt_privately update
     apt_privately download nginx caddy
     for package in *.deb; do dpkg -x "$package" .; done
