@@ -473,7 +473,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.status IS 'As in aggregato
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of the latencies: how many lie below each of aggregator_latency_bounds() and not below the one before, and last those above all.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
-    'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the sums know it. is_own_key: the user''s own key paid.';
+    'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the rollups know it. is_own_key: the user''s own key paid.';
 COMMENT ON FUNCTION @extschema@.aggregator_latency_bounds() IS 'Upper ends of the places of a latency histogram, in milliseconds, exclusive.';
 COMMENT ON FUNCTION @extschema@.aggregator_latency_histogram(integer, integer) IS 'A latency histogram that counts one latency so many times.';
 COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) IS 'Two latency histograms as one.';
