@@ -3,11 +3,13 @@
 
 mod cache;
 mod calls;
+mod gateways;
 mod http;
 
 use crate::gateway;
 pub use cache::size as cache_size;
 pub use calls::{QueueLimits, job_max_attempts, job_retention_s, limits, queue_limits};
+pub use gateways::{hub, name as gateway_name};
 pub use http::{anonymous_users, console_base};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
@@ -111,6 +113,7 @@ pub fn register(is_preloading: bool) {
     register_usage();
     calls::register();
     cache::register();
+    gateways::register();
     http::register();
 }
 
@@ -189,6 +192,7 @@ pub fn for_gateway(database: &str) -> gateway::Settings {
         cache_ttl_s: cache::ttl_s(),
         cache_size: cache::size(),
         key_checks_per_minute: calls::key_checks_per_minute(),
+        gateways: gateways::of(),
         http: http::of(database),
     }
 }

@@ -24,6 +24,7 @@ pub mod hush;
 pub mod identity;
 pub mod jobs;
 pub mod json;
+pub mod lease;
 pub mod mend;
 pub mod model;
 pub mod options;

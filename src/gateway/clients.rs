@@ -254,7 +254,7 @@ fn key_header(provider: &Provider, key: &str) -> Result<(HeaderName, HeaderValue
 mod tests {
     use super::*;
     use crate::gateway::departure::Noted;
-    use crate::gateway::settings::{AnonymousUsers, Http, Limits};
+    use crate::gateway::settings::{AnonymousUsers, Gateways, Http, Limits};
 
     fn clients() -> Clients {
         Clients::new(&Settings {
@@ -270,6 +270,7 @@ mod tests {
             cache_size: 0,
             limits: Limits { all: 1, per_user: 1, per_key: 1 },
             key_checks_per_minute: 1,
+            gateways: Gateways { name: Ok(None), hub: None },
             http: Http {
                 place: None,
                 proxies: Ok(Default::default()),

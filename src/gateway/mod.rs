@@ -47,4 +47,4 @@ pub mod task;
 mod watchdog;
 
 pub use server::{Gateway, Handle};
-pub use settings::{AnonymousUsers, Http, Limits, Settings};
+pub use settings::{AnonymousUsers, Gateways, Http, Limits, Settings};

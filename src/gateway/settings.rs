@@ -32,7 +32,17 @@ pub struct Settings {
     pub cache_size: usize,
     /// Of one user at one provider.
     pub key_checks_per_minute: i64,
+    pub gateways: Gateways,
     pub http: Http,
+}
+
+/// What a gateway knows of the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateways {
+    /// Its own name, or why that is none. `None`: it is alone.
+    pub name: Result<Option<String>, String>,
+    /// Where the hub is of which it leases budgets. `None`: it is the hub, or alone.
+    pub hub: Option<String>,
 }
 
 /// What the HTTP endpoint obeys.
