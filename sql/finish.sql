@@ -18,6 +18,8 @@ ALTER TABLE @extschema@.aggregator_hidden_tokens ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budgets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_gateways ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_leases ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
@@ -84,6 +86,11 @@ CREATE POLICY seen ON @extschema@.aggregator_rate_limits FOR SELECT
 CREATE POLICY seen ON @extschema@.aggregator_budget_warnings FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
+CREATE POLICY seen ON @extschema@.aggregator_gateways FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_leases FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_reader()));
+
 CREATE POLICY seen ON @extschema@.aggregator_usage_hourly FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 CREATE POLICY seen ON @extschema@.aggregator_usage_totals FOR SELECT
@@ -111,7 +118,7 @@ DECLARE
     v_table name;
 BEGIN
     FOREACH v_table IN ARRAY
-        '{api_providers,aggregator_models,aggregator_budgets,aggregator_rate_limits}'::name[]
+        '{api_providers,aggregator_models,aggregator_budgets,aggregator_rate_limits,aggregator_gateways}'::name[]
     LOOP
         EXECUTE format('CREATE POLICY admin_insert ON @extschema@.%I FOR INSERT WITH CHECK ((SELECT @extschema@.aggregator_is_admin()))', v_table);
         EXECUTE format('CREATE POLICY admin_update ON @extschema@.%I FOR UPDATE USING ((SELECT @extschema@.aggregator_is_admin()))

@@ -47,6 +47,7 @@ BEGIN
             'aggregator_budget_warnings',
             'aggregator_budget_status'
         ]),
+        ('reader', 'SELECT', ARRAY['aggregator_gateways', 'aggregator_leases']),
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
         ('user', 'SELECT', ARRAY[
@@ -69,7 +70,8 @@ BEGIN
             'api_providers',
             'aggregator_models',
             'aggregator_budgets',
-            'aggregator_rate_limits'
+            'aggregator_rate_limits',
+            'aggregator_gateways'
         ])
     ) AS listed (list, privileges, names)
     CROSS JOIN LATERAL unnest(listed.names) AS name
@@ -235,6 +237,8 @@ BEGIN
             'aggregator_gateway_key_owner(uuid, text, boolean)',
             'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text)',
             'remove_budget(uuid)',
+            'add_gateway(text)',
+            'remove_gateway(text)',
             'set_rate_limit(bigint, bigint, text, boolean, text, text, uuid, text)',
             'remove_rate_limit(uuid)',
             'save_platform_key(text, text)',

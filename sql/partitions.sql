@@ -136,6 +136,7 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM @extschema@.aggregator_forget_key_checks(p_retention);
+    PERFORM @extschema@.aggregator_forget_leases();
     IF p_retention <= 0 THEN
         RETURN;
     END IF;

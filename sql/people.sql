@@ -214,6 +214,7 @@ DECLARE
     v_kept bigint;
 BEGIN
     DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = p_user_id;
+    DELETE FROM @extschema@.aggregator_leases WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_cooling WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_key_checks WHERE user_id = p_user_id;
     -- Once more: a list, or an answer, may have come while calls were being ended.

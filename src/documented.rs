@@ -58,6 +58,11 @@ const CODES: &[(&str, &str, &str)] = &[
         "The worker went away during the call. The usage log has the attempt.",
         "yes, but it may have been paid for",
     ),
+    (
+        "hub_down",
+        "A budget is to be leased of the hub, which cannot be reached or does not know this gateway. Nothing was sent.",
+        "yes, when the hub is there",
+    ),
     ("idempotency_key_reused", "The key belongs to a job with another request.", "no"),
     ("internal", "A fault of the gateway.", "yes; report it"),
     (

@@ -70,7 +70,8 @@ extension_sql_file!("../sql/reports.sql", name = "reports", requires = ["readers
 extension_sql_file!("../sql/dashboard.sql", name = "dashboard", requires = ["reports"]);
 extension_sql_file!("../sql/partitions.sql", name = "partitions", requires = ["dashboard"]);
 extension_sql_file!("../sql/budgets.sql", name = "budgets", requires = ["partitions"]);
-extension_sql_file!("../sql/gateway_keys.sql", name = "gateway_keys", requires = ["budgets"]);
+extension_sql_file!("../sql/gateways.sql", name = "gateways", requires = ["budgets"]);
+extension_sql_file!("../sql/gateway_keys.sql", name = "gateway_keys", requires = ["gateways"]);
 extension_sql_file!("../sql/console.sql", name = "console", requires = ["gateway_keys"]);
 extension_sql_file!("../sql/cache.sql", name = "cache", requires = ["console"]);
 extension_sql_file!("../sql/route_cache.sql", name = "route_cache", requires = ["cache"]);

@@ -9,7 +9,6 @@ mod http;
 use crate::gateway;
 pub use cache::size as cache_size;
 pub use calls::{QueueLimits, job_max_attempts, job_retention_s, limits, queue_limits};
-pub use gateways::{hub, name as gateway_name};
 pub use http::{anonymous_users, console_base};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;

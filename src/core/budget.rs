@@ -3,9 +3,9 @@
 
 use crate::core::bound::{Dearest, NoBound, Size};
 use crate::core::calendar::{DAY, HOUR, civil, days_of};
-use crate::core::model;
 use crate::core::tags::{Label, Labels};
 use crate::core::usage::decimal;
+use crate::core::{lease, model};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
@@ -175,6 +175,18 @@ pub struct RateLimit {
     pub tokens_per_minute: Option<i64>,
 }
 
+impl RateLimit {
+    /// The part of it that one of several gateways has.
+    pub fn shared_by(&self, gateways: i64, is_hub: bool) -> Self {
+        let share = |limit: Option<i64>| limit.map(|limit| lease::share(limit, gateways, is_hub));
+        Self {
+            requests_per_minute: share(self.requests_per_minute),
+            tokens_per_minute: share(self.tokens_per_minute),
+            ..self.clone()
+        }
+    }
+}
+
 /// The rules that a call has to keep, as its caller's transaction saw them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
@@ -183,6 +195,10 @@ pub struct Rules {
 }
 
 impl Rules {
+    pub fn is_empty(&self) -> bool {
+        self.budgets.is_empty() && self.rate_limits.is_empty()
+    }
+
     /// Those that may be about a call with these labels.
     pub fn about(rules: &Arc<Self>, labels: Option<&Labels>) -> Arc<Self> {
         let budgets = rules.budgets.iter().map(|budget| &budget.scope);
@@ -286,7 +302,8 @@ impl Budget {
         self.scope.applies(call) && self.keys.covers(call.is_platform_key)
     }
 
-    fn usd(&self) -> Result<Option<Decimal>, Unreadable> {
+    /// Its limit of USD, where it has one.
+    pub fn usd(&self) -> Result<Option<Decimal>, Unreadable> {
         self.limit_usd.as_deref().map(|limit| decimal(limit).ok_or(Unreadable)).transpose()
     }
 

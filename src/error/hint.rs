@@ -162,6 +162,10 @@ impl Error {
             Self::GatewayDown { hint, .. } | Self::ClerkDown { hint, .. } => {
                 return Some(hint.clone());
             }
+            Self::HubDown { .. } => {
+                "Nothing was sent. See aggregator.hub and aggregator.gateway, and on the hub its HTTP \
+                 endpoint and add_gateway()."
+            }
             Self::ConsoleBusy { .. } => "Try again when some are answered.",
             Self::Recovery | Self::ReadOnly { .. } => "Connect to the primary.",
             Self::Locked { .. } => {

@@ -153,6 +153,8 @@ pub enum Error {
     Keyring { reason: String },
     #[error("the gateway cannot start: {reason}")]
     GatewayDown { reason: String, hint: String },
+    #[error("a lease of the hub's budgets cannot be had: {reason}")]
+    HubDown { reason: String },
     #[error("the console cannot answer: {reason}")]
     ClerkDown { reason: String, hint: String },
     #[error("{waiting} requests of this user to the console wait already")]
@@ -296,6 +298,7 @@ impl Error {
             Self::MissingMasterKey { .. } => ("PT503", "missing_master_key"),
             Self::Keyring { .. } => ("PT503", "keyring"),
             Self::GatewayDown { .. } => ("PT503", "gateway_down"),
+            Self::HubDown { .. } => ("PT503", "hub_down"),
             Self::ClerkDown { .. } => ("PT503", "clerk_down"),
             Self::ConsoleBusy { .. } => ("PT429", "console_busy"),
             Self::GatewayLost | Self::ErrandLost => ("PT502", "gateway_lost"),
@@ -408,6 +411,7 @@ impl Error {
             Self::BudgetExceeded { shortfall, .. } if shortfall.is_set_aside => {
                 Some(Duration::from_secs(2))
             }
+            Self::HubDown { .. } => Some(Duration::from_secs(2)),
             Self::OutOfMemory { may_pass: true, .. } | Self::Stale => Some(Duration::from_secs(1)),
             _ => None,
         }

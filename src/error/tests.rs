@@ -71,7 +71,8 @@ fn next(error: &Error) -> Option<Error> {
         Error::MissingMasterKey { .. } => Error::Keyring { reason: reason() },
         Error::Keyring { .. } => Error::GatewayDown { reason: reason(), hint: text() },
         Error::GatewayDown { .. } => Error::ClerkDown { reason: reason(), hint: text() },
-        Error::ClerkDown { .. } => Error::ConsoleBusy { waiting: 1 },
+        Error::ClerkDown { .. } => Error::HubDown { reason: reason() },
+        Error::HubDown { .. } => Error::ConsoleBusy { waiting: 1 },
         Error::ConsoleBusy { .. } => Error::GatewayLost,
         Error::GatewayLost => Error::ErrandLost,
         Error::ErrandLost => Error::internal(""),
@@ -112,7 +113,7 @@ pub fn of_both_ends() -> Vec<Error> {
 #[test]
 fn a_code_is_a_word_and_of_one_sqlstate() {
     let kinds = kinds();
-    assert_eq!(kinds.len(), 57);
+    assert_eq!(kinds.len(), 58);
     let mut known: Vec<(&str, &str)> =
         kinds.iter().map(|error| (error.code(), error.sqlstate())).collect();
     known.sort_unstable();

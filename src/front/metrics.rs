@@ -207,6 +207,7 @@ fn name(route: Option<&Route>) -> &'static str {
         Some(Route::Models | Route::Model(_)) => "models",
         Some(Route::SubmitJob | Route::Job(_) | Route::CancelJob(_)) => "jobs",
         Some(Route::Health | Route::Ready) => "health",
+        Some(Route::Leases) => "leases",
         Some(Route::Metrics) => "metrics",
         Some(Route::ConsoleRoot | Route::Console(_) | Route::ConsoleApi(_)) => "console",
         Some(Route::Preflight) => "preflight",

@@ -15,6 +15,7 @@ mod files;
 mod form;
 mod jobs;
 mod kept;
+mod leases;
 mod listen;
 mod listener;
 mod messages;

@@ -9,7 +9,7 @@ use crate::front::addresses::Counting;
 use crate::front::connection::Peer;
 use crate::front::cors::{self, Asked};
 use crate::front::reply::{self, Body, Dialect};
-use crate::front::{Front, console, endpoints, metrics, models};
+use crate::front::{Front, console, endpoints, leases, metrics, models};
 use crate::gateway::Http;
 use crate::gateway::task::Task;
 use http::header::{HOST, HeaderMap};
@@ -162,6 +162,7 @@ async fn serve(
         Route::Preflight => Ok(cors::preflight(&parts.headers)),
         Route::Health => Ok(reply::json(StatusCode::OK, r#"{"status":"ok"}"#)),
         Route::Ready => ready(front).await,
+        Route::Leases => leases::answer(front, parts, body).await,
         Route::Metrics => metrics::tell(front, parts, peer).await,
         Route::Models => models::models(front, parts, peer, None, dialect).await,
         Route::ConsoleRoot | Route::Console(_) | Route::ConsoleApi(_) => {

@@ -110,7 +110,8 @@ impl<'a> Attempts<'a> {
             .open(&settings.keyring_file, &candidate.provider.name, &candidate.key)
             .map_err(Failed::elsewhere)?;
         let size = self.size(candidate);
-        let hold = self.hold(candidate, &rules, &size).await.map_err(Failed::elsewhere)?;
+        let hold =
+            self.hold(candidate, &rules, &size, &settings).await.map_err(Failed::elsewhere)?;
         // What was reserved is what may be asked for.
         let most_tokens = (*rules != Rules::default()).then_some(size.output_tokens).flatten();
         let limits = Limits { cap: hold.cap(), most_tokens };
@@ -254,7 +255,13 @@ impl<'a> Attempts<'a> {
     }
 
     /// Sets aside what the attempt may cost, and takes its share of the rate limits.
-    async fn hold(&self, candidate: &Candidate, rules: &Rules, size: &Size) -> Result<Hold, Error> {
+    async fn hold(
+        &self,
+        candidate: &Candidate,
+        rules: &Rules,
+        size: &Size,
+        settings: &Settings,
+    ) -> Result<Hold, Error> {
         let call = self.call;
         let prompt = i64::from(self.outline(candidate).prompt_tokens);
         let asking = Asking {
@@ -265,8 +272,9 @@ impl<'a> Attempts<'a> {
             prompt,
             labels: &call.labels,
             standings: call.standings.as_deref(),
+            deadline: self.deadline,
         };
-        self.shared.spending.hold(&self.shared.ledger, asking).await
+        self.shared.spending.hold(self.shared.lender(settings), asking).await
     }
 
     /// The request, ready to leave, whose body `sent` accounts for.

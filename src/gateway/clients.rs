@@ -94,29 +94,10 @@ pub enum What<'a> {
 
 impl Clients {
     pub fn new(settings: &Settings) -> Result<Self, rustls::Error> {
+        let allow_private = settings.allow_private_networks;
         let authorities = ClientConfig::with_platform_verifier()?;
-        let client = |plain: bool| {
-            let resolver =
-                GuardedResolver { plain, allow_private: settings.allow_private_networks };
-            let connector = Connector::new(resolver, authorities.clone());
-            let client = Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_CONNECTION)
-                .http1_max_buf_size(BUFFER)
-                .http1_max_headers(MOST_HEADERS)
-                .http2_max_header_list_size(BUFFER as u32)
-                .http2_initial_stream_window_size(STREAM_WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
-                .build(connector);
-            Decompression::new(Requests(client))
-        };
-        Ok(Self {
-            tls: client(false),
-            plain: client(true),
-            allow_private: settings.allow_private_networks,
-            chats: Mutex::default(),
-        })
+        let client = |plain| pool(GuardedResolver { plain, allow_private }, authorities.clone());
+        Ok(Self { tls: client(false), plain: client(true), allow_private, chats: Mutex::default() })
     }
 
     /// Whether the clients were built for these settings.
@@ -198,6 +179,22 @@ impl Clients {
         })?;
         Ok(Place { uri, is_plain: url.scheme() == "http", headers })
     }
+}
+
+/// A pool of connections to what this resolver finds.
+pub fn pool(resolver: GuardedResolver, authorities: ClientConfig) -> Pooled {
+    let connector = Connector::new(resolver, authorities);
+    let client = Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .http1_max_buf_size(BUFFER)
+        .http1_max_headers(MOST_HEADERS)
+        .http2_max_header_list_size(BUFFER as u32)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .build(connector);
+    Decompression::new(Requests(client))
 }
 
 fn headers(provider: &Provider) -> Result<HeaderMap, Error> {

@@ -15,6 +15,7 @@ use crate::gateway::forgotten::{Forgotten, Mark};
 use crate::gateway::health::SharedHealth;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
+use crate::gateway::hub::Hub;
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::Ledger;
 use crate::gateway::listening::Listening;
@@ -26,7 +27,7 @@ use crate::gateway::shared::Shared;
 use crate::gateway::stats::{InFlight, Stats};
 use crate::gateway::syncing::FirstSyncs;
 use crate::gateway::task::{HiddenTokens, Task};
-use crate::gateway::{batch, call, catalogue, first_sync, jobs};
+use crate::gateway::{batch, call, catalogue, first_sync, jobs, leasing};
 use crate::protocol::{self, Addressed, ChatCall, HEADER_LEN, Reply, Request};
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,7 @@ impl Gateway {
             health: SharedHealth::new(self.health),
             excesses: Arc::new(Excesses::restored(self.hidden)),
             spending: Arc::default(),
+            hub: Hub::default(),
             renewals: Renewals::default(),
             cache: Cache::default(),
             jobs: Jobs::default(),
@@ -228,6 +230,7 @@ async fn accept(
     let stats = shared.stats.clone();
     tokio::spawn(async move { stats.watch().await });
     tokio::spawn(shared.ledger.clone().gather());
+    tokio::spawn(leasing::beat(shared.clone()));
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -246,7 +249,8 @@ async fn accept(
                 Some(Command::Ended(jobs)) => shared.jobs.ended(jobs),
                 Some(Command::StopIfIdle(served, answer)) => {
                     let is_idle = shared.stats.in_flight.load(Ordering::Relaxed) == 0
-                        && shared.stats.served.load(Ordering::Relaxed) == served;
+                        && shared.stats.served.load(Ordering::Relaxed) == served
+                        && leasing::is_over(shared);
                     let _ = answer.send(is_idle);
                     if is_idle {
                         return;

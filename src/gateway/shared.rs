@@ -13,6 +13,7 @@ use crate::gateway::forgotten::Forgotten;
 use crate::gateway::health::SharedHealth;
 use crate::gateway::heavy::Heavy;
 use crate::gateway::hidden::Excesses;
+use crate::gateway::hub::{Hub, Lender};
 use crate::gateway::keys::Keys;
 use crate::gateway::ledger::Ledger;
 use crate::gateway::listening::Listening;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     pub health: SharedHealth,
     pub spending: Arc<Spending>,
+    pub hub: Hub,
     pub excesses: Arc<Excesses>,
     pub renewals: Renewals,
     pub cache: Cache,
@@ -89,6 +91,12 @@ impl Shared {
             *clients = Arc::new(Clients::new(settings).map_err(Error::internal)?);
         }
         Ok(clients.clone())
+    }
+
+    /// What leases of the hub are asked for with.
+    pub fn lender<'a>(&'a self, settings: &'a Settings) -> Lender<'a> {
+        let Self { hub, keys, memory, ledger, .. } = self;
+        Lender { hub, keys, memory, ledger, settings }
     }
 
     /// How soon the rows of an attempt are written: of many jobs, together.

@@ -8,6 +8,7 @@
 
 mod counts;
 mod hold;
+mod leases;
 mod refused;
 
 use crate::clock::unix_micros;
@@ -16,14 +17,17 @@ use crate::core::budget::{self, Amount, Budget, Plan, RateLimit, Refused, Rules,
 use crate::core::rate::{MINUTE, Standings};
 use crate::core::tags::Labels;
 use crate::error::Error;
+use crate::gateway::hub::{Lender, Line, Part, down};
 use crate::gateway::ledger::Ledger;
 use crate::gateway::task::{Spending as Found, SpendingQuery, Task};
 use crate::protocol::Candidate;
-use counts::{MANY, Rate, State, period_of};
+use counts::{MANY, Period, Rate, State, period_of};
 pub use hold::Hold;
+pub use leases::Want;
 use refused::NotAllowed;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::oneshot;
+use tokio::sync::{MutexGuard as AsyncGuard, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 /// Tokens that an answer is taken to have where neither the request nor the model says, if so many
 /// are left of the minute.
@@ -44,6 +48,16 @@ struct Share {
     tokens: i64,
 }
 
+/// Whether there is room for a request.
+enum Room {
+    /// A count is not read.
+    Unread,
+    SetAside(Plan),
+    /// The budgets have it, and what is leased of them does not.
+    Short(Vec<Want>),
+    Refused(NotAllowed),
+}
+
 /// A request that asks for room.
 pub struct Asking<'a> {
     pub user: &'a str,
@@ -55,6 +69,8 @@ pub struct Asking<'a> {
     pub labels: &'a Option<Arc<Labels>>,
     /// Where it is told how the caller's own limits stand.
     pub standings: Option<&'a Mutex<Standings>>,
+    /// For how long a lease may be waited for.
+    pub deadline: Instant,
 }
 
 impl Asking<'_> {
@@ -101,9 +117,10 @@ impl Spending {
     /// Sets aside what a request may cost, or says why it may not be sent.
     pub async fn hold(
         self: &Arc<Self>,
-        ledger: &Ledger,
+        lender: Lender<'_>,
         asking: Asking<'_>,
     ) -> Result<Hold, Error> {
+        let ledger = lender.ledger;
         let Asking { user, candidate, rules, size, .. } = asking;
         let subject = asking.subject();
         let began = unix_micros();
@@ -121,8 +138,14 @@ impl Spending {
             reserved: Amount::default(),
             taken: Vec::new(),
             is_open: false,
+            warns: true,
         };
+        let part = if rules.is_empty() { Part::Alone } else { lender.part()? };
+        hold.warns = part != Part::Follower;
+        let gateways = if rules.rate_limits.is_empty() { 1 } else { lender.gateways().await? };
         for limit in rules.rate_limits.iter().filter(|limit| limit.scope.applies(&subject)) {
+            let limit = limit.shared_by(gateways, part != Part::Follower);
+            let limit = &limit;
             let whose = limit.scope.counted_user(user);
             if let Err(error) = self.read_rate(ledger, limit, &whose, began).await {
                 hold.untake();
@@ -162,6 +185,8 @@ impl Spending {
             Some(0) => Dearest::of_input(pricing),
             _ => Dearest::of(pricing),
         };
+        let mut leasing =
+            (part == Part::Follower).then(|| Leasing { lender, turn: None, asked: false });
         hold.plan = loop {
             for budget in &budgets {
                 if let Err(error) = self.read_budget(ledger, budget, user, began).await {
@@ -169,16 +194,27 @@ impl Spending {
                     return Err(error);
                 }
             }
+            let may_ask = leasing.as_ref().map(|leasing| !leasing.asked);
             // Should a count have been forgotten meanwhile, it is read again.
-            match self.set_aside(&budgets, user, began, size, prices.clone()) {
-                None => {}
-                Some(Ok(plan)) => break plan,
-                Some(Err(refused)) => {
+            match self.set_aside(&budgets, user, began, size, prices.clone(), may_ask) {
+                Room::Unread => {}
+                Room::SetAside(plan) => break plan,
+                Room::Short(wants) => {
+                    let Some(leasing) = &mut leasing else { continue };
+                    let leased = timeout_at(asking.deadline, leasing.ask(self, wants));
+                    let late = || Err(down("the hub did not answer in time".to_owned()));
+                    if let Err(error) = Box::pin(leased).await.unwrap_or_else(|_| late()) {
+                        hold.untake();
+                        return Err(error);
+                    }
+                }
+                Room::Refused(refused) => {
                     hold.untake();
                     return Err(refused.error(candidate.target(), &budgets));
                 }
             }
         };
+        drop(leasing);
         if !hold.taken.is_empty() || !budgets.is_empty() {
             hold.reserved = hold.plan.amount;
         }
@@ -188,7 +224,8 @@ impl Spending {
         Ok(hold)
     }
 
-    /// Sets aside in every budget or in none. `None`: a count is not read.
+    /// Sets aside in every budget or in none. `may_ask`: on a gateway that leases, whether the hub may be asked for
+    /// more; `None`: it does not lease.
     fn set_aside(
         &self,
         budgets: &[&Budget],
@@ -196,31 +233,47 @@ impl Spending {
         at: i64,
         size: &Size,
         prices: Result<Dearest, NoBound>,
-    ) -> Option<Result<Plan, NotAllowed>> {
+        may_ask: Option<bool>,
+    ) -> Room {
         let mut state = self.lock();
         let mut used = Vec::new();
         let mut spent = Vec::new();
         for budget in budgets {
             let count = state.count(budget, &period_of(budget, user, at));
             if !count.is_read {
-                return None;
+                return Room::Unread;
             }
-            used.push((*budget, count.spent.plus(count.set_aside)));
-            spent.push((*budget, count.spent));
+            used.push((*budget, count.taken_but_by(None)));
+            spent.push((*budget, count.spent_by_all()));
         }
-        let plan = match budget::plan(&used, size, prices.clone()) {
+        let mut planned = budget::plan(&used, size, prices.clone());
+        if let (Some(may_ask), Ok(plan)) = (may_ask, &planned) {
+            let leased = state.leased(budgets, user, at);
+            let within: Vec<_> =
+                leased.iter().zip(&used).map(|(budget, (_, used))| (budget, *used)).collect();
+            let leased = budget::plan(&within, size, prices.clone());
+            // A shorter answer than the budgets would allow is asked for only where the hub has no more.
+            if may_ask && leased.as_ref() != Ok(plan) {
+                let wants = state.wants(budgets, user, at, plan.amount);
+                if !wants.is_empty() {
+                    return Room::Short(wants);
+                }
+            }
+            planned = leased;
+        }
+        let plan = match planned {
             Ok(plan) => plan,
             Err(refused) => {
                 let is_set_aside = matches!(refused, Refused::Exceeded { .. })
                     && budget::plan(&spent, size, prices).is_ok();
-                return Some(Err(NotAllowed { refused, is_set_aside }));
+                return Room::Refused(NotAllowed { refused, is_set_aside });
             }
         };
         for budget in budgets {
             let count = state.count(budget, &period_of(budget, user, at));
             count.set_aside = count.set_aside.plus(plan.amount);
         }
-        Some(Ok(plan))
+        Room::SetAside(plan)
     }
 
     async fn read_budget(
@@ -230,7 +283,15 @@ impl Spending {
         user: &str,
         at: i64,
     ) -> Result<(), Error> {
-        let period = period_of(budget, user, at);
+        self.read_count(ledger, budget, period_of(budget, user, at)).await
+    }
+
+    async fn read_count(
+        &self,
+        ledger: &Ledger,
+        budget: &Budget,
+        period: Period,
+    ) -> Result<(), Error> {
         if self.lock().count(budget, &period).is_read {
             return Ok(());
         }
@@ -249,6 +310,7 @@ impl Spending {
             count.spent = Amount::default();
             ledger.send(Task::Spending(
                 SpendingQuery::Budget {
+                    budget: budget.id,
                     scope: budget.scope.clone(),
                     keys: budget.keys,
                     user: period.0.clone(),
@@ -257,10 +319,11 @@ impl Spending {
                 reply,
             ));
         }
-        let found = answered(read.await)?.amount;
+        let Found { amount, leases, .. } = answered(read.await)?;
         let mut state = self.lock();
         let count = state.count(budget, &period);
-        count.spent = count.spent.plus(found);
+        count.spent = count.spent.plus(amount);
+        count.lent = leases.into_iter().collect();
         count.is_read = true;
         if let Some(counted) = state.budgets.get_mut(&budget.id) {
             counted.forget_old(&period);
@@ -301,6 +364,28 @@ impl Spending {
             state.rates.retain(|_, rate| !rate.is_free(now));
         }
         state.rates.entry(key).or_insert(rate);
+        Ok(())
+    }
+}
+
+/// Asking the hub for a call's sake, once.
+struct Leasing<'a> {
+    lender: Lender<'a>,
+    /// Nobody else asks meanwhile.
+    turn: Option<AsyncGuard<'a, Line>>,
+    asked: bool,
+}
+
+impl Leasing<'_> {
+    /// Waits for its turn first: whoever had it may have got enough for this call too.
+    async fn ask(&mut self, spending: &Spending, wants: Vec<Want>) -> Result<(), Error> {
+        match self.turn.take() {
+            None => self.turn = Some(self.lender.line().await),
+            Some(mut line) => {
+                self.asked = true;
+                spending.lease(self.lender, &mut line, wants).await?;
+            }
+        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What the gateway asks of the main thread, and what it is told.
 
 use crate::core::bound::Hidden;
-use crate::core::budget::{Amount, Keys, Rules, Scope};
+use crate::core::budget::{Amount, Budget, Keys, Rules, Scope};
 use crate::core::catalogue::Columns;
 use crate::core::front::gateway_key::{GatewayKey, KeyHash};
 use crate::core::front::opaque::Hash;
@@ -251,6 +251,10 @@ pub enum Task {
     KeepAnswer(Box<AnswerKept>),
     /// What the ledger says was spent.
     Spending(SpendingQuery, oneshot::Sender<Result<Spending, String>>),
+    /// What the leases of this hub need.
+    Lend(Lending),
+    /// Which other gateways there are.
+    Gateways(oneshot::Sender<Result<Vec<String>, String>>),
     /// So much of a budget is spent that somebody is told.
     BudgetWarning(Box<BudgetWarning>),
     /// A user is being forgotten. Whatever was in flight of theirs was sent before this.
@@ -396,11 +400,43 @@ impl JobEnd {
     }
 }
 
+/// What another gateway may have spent in all, and has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leased {
+    pub granted: Amount,
+    pub used: Amount,
+}
+
+/// What leasing needs of the database.
+#[derive(Debug)]
+pub enum Lending {
+    /// Listen to another gateway, and find the budgets that it asks about. `None`: it is not known, or this is not its
+    /// last message.
+    Open {
+        from: String,
+        number: i64,
+        budgets: Vec<Uuid>,
+        reply: oneshot::Sender<Result<Option<Vec<Budget>>, String>>,
+    },
+    /// Keep its leases.
+    Keep { from: String, leases: Vec<LeaseKept>, reply: oneshot::Sender<Result<(), String>> },
+}
+
+/// A lease to be kept.
+#[derive(Debug, Clone)]
+pub struct LeaseKept {
+    pub budget: Uuid,
+    pub user: Option<String>,
+    /// Microseconds since 1970.
+    pub since: i64,
+    pub lease: Leased,
+}
+
 /// A question to the ledger. `user`: only that user's rows, beyond the scope.
 #[derive(Debug, Clone)]
 pub enum SpendingQuery {
-    /// What counts against a budget since then (microseconds since 1970).
-    Budget { scope: Scope, keys: Keys, user: Option<String>, since: i64 },
+    /// What counts against a budget since then (microseconds since 1970), and what other gateways have leased of it.
+    Budget { budget: Uuid, scope: Scope, keys: Keys, user: Option<String>, since: i64 },
     /// The requests since then.
     LastMinute { scope: Scope, user: Option<String>, since: i64 },
 }
@@ -408,6 +444,8 @@ pub enum SpendingQuery {
 #[derive(Debug, Clone, Default)]
 pub struct Spending {
     pub amount: Amount,
+    /// By the other gateways' names.
+    pub leases: Vec<(String, Leased)>,
     /// When requests were made, oldest first, and their tokens.
     pub calls: Vec<(i64, i64)>,
 }

@@ -16,6 +16,7 @@ mod held;
 mod hidden;
 mod jobs;
 mod launcher;
+mod leases;
 mod ledger_statements;
 mod prices;
 pub mod process;

@@ -6,6 +6,7 @@ use crate::core::usage::decimal;
 use crate::gateway::task::{BudgetWarning, Spending, SpendingQuery};
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
+use crate::worker::leases;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
@@ -15,13 +16,15 @@ use pgrx::spi::{self, Spi, SpiClient};
 pub fn find(statements: &Statements, query: &SpendingQuery) -> Result<Spending, String> {
     let found = process::transaction(|_| {
         Spi::connect(|client| match query {
-            SpendingQuery::Budget { scope, keys, user, since } => {
+            SpendingQuery::Budget { budget: id, scope, keys, user, since } => {
+                let leases = leases::of_budget(client, statements, *id, user.as_deref(), *since)?;
                 let [since, user, provider, model] = arguments(scope, user.as_deref(), *since);
                 let label = scope.label();
                 let kind = label.as_ref().map(Label::kind).into();
                 let label = label.as_ref().map(Label::name).into();
                 let arguments = [since, user, provider, model, keys.as_str().into(), kind, label];
-                budget(client, statements, &arguments)
+                let amount = budget(client, statements, &arguments)?;
+                Ok(amount.map(|amount| Spending { amount, leases, ..Spending::default() }))
             }
             SpendingQuery::LastMinute { scope, user, since } => {
                 let [since, user, provider, model] = arguments(scope, user.as_deref(), *since);
@@ -52,14 +55,16 @@ fn budget(
     client: &SpiClient,
     statements: &Statements,
     arguments: &[DatumWithOid<'_>],
-) -> spi::Result<Option<Spending>> {
+) -> spi::Result<Option<Amount>> {
     let row = client.select(&statements.spent, Some(1), arguments)?.first();
     let (usd, tokens, requests) = row.get_three::<String, i64, i64>()?;
     // What cannot be read is not 0: the call is refused.
     Ok((|| {
-        let amount =
-            Amount { usd: usd.as_deref().and_then(decimal)?, tokens: tokens?, requests: requests? };
-        Some(Spending { amount, calls: Vec::new() })
+        Some(Amount {
+            usd: usd.as_deref().and_then(decimal)?,
+            tokens: tokens?,
+            requests: requests?,
+        })
     })())
 }
 
@@ -72,7 +77,7 @@ fn last_minute(
         .select(&statements.last_minute, None, arguments)?
         .map(|row| Ok(row.get::<i64>(1)?.zip(row.get::<i64>(2)?)))
         .collect::<spi::Result<Option<Vec<_>>>>()?;
-    Ok(calls.map(|calls| Spending { amount: Amount::default(), calls }))
+    Ok(calls.map(|calls| Spending { calls, ..Spending::default() }))
 }
 
 /// Notes that so much of a budget is spent.

@@ -5,7 +5,8 @@ use crate::installed::{Installed, VERSION};
 use pgrx::PgOid;
 use pgrx::pg_sys::{
     BOOLARRAYOID, BOOLOID, BYTEAARRAYOID, BYTEAOID, FLOAT8OID, INT2OID, INT4OID, INT8ARRAYOID,
-    INT8OID, OIDOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZOID, UUIDARRAYOID, UUIDOID,
+    INT8OID, OIDOID, Oid, TEXTARRAYOID, TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID, UUIDARRAYOID,
+    UUIDOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 
@@ -50,6 +51,11 @@ pub struct Statements {
     pub sweep_forgotten: OwnedPreparedStatement,
     pub spent: OwnedPreparedStatement,
     pub last_minute: OwnedPreparedStatement,
+    pub leases: OwnedPreparedStatement,
+    pub listen_to_gateway: OwnedPreparedStatement,
+    pub budgets_to_lease: OwnedPreparedStatement,
+    pub keep_leases: OwnedPreparedStatement,
+    pub gateways: OwnedPreparedStatement,
     pub budget_warning: OwnedPreparedStatement,
     pub find_answer: OwnedPreparedStatement,
     pub keep_answer: OwnedPreparedStatement,
@@ -199,6 +205,9 @@ const NOTE_HIDDEN: &str = "
     SET prompt_tokens = greatest(seen.prompt_tokens, excluded.prompt_tokens),
         completion_tokens = greatest(seen.completion_tokens, excluded.completion_tokens),
         noted_at = now()";
+/// As many as there can be, and one more.
+const GATEWAYS: &str = "
+    SELECT known.name FROM @extschema@.aggregator_gateways AS known ORDER BY known.name LIMIT 1001";
 /// Bytes of all kept answers.
 const COUNT_ANSWERS: &str = "
     SELECT coalesce(sum(kept.size), 0)::bigint FROM @extschema@.aggregator_cache AS kept";
@@ -298,6 +307,34 @@ impl Statements {
                 include_str!("../../sql/statements/last_minute.sql"),
                 &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, UUIDOID, TEXTOID],
             )?,
+            leases: prepare(
+                include_str!("../../sql/statements/leases.sql"),
+                &[UUIDOID, TEXTOID, TIMESTAMPTZOID],
+            )?,
+            listen_to_gateway: prepare(
+                include_str!("../../sql/statements/listen_to_gateway.sql"),
+                &[TEXTOID, INT8OID],
+            )?,
+            budgets_to_lease: prepare(
+                include_str!("../../sql/statements/budgets_to_lease.sql"),
+                &[UUIDARRAYOID],
+            )?,
+            keep_leases: prepare(
+                include_str!("../../sql/statements/keep_leases.sql"),
+                &[
+                    TEXTOID,
+                    UUIDARRAYOID,
+                    TEXTARRAYOID,
+                    TIMESTAMPTZARRAYOID,
+                    TEXTARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                    TEXTARRAYOID,
+                    INT8ARRAYOID,
+                    INT8ARRAYOID,
+                ],
+            )?,
+            gateways: prepare(GATEWAYS, &[])?,
             budget_warning: prepare(
                 include_str!("../../sql/statements/budget_warning.sql"),
                 &[UUIDOID, TEXTOID, TIMESTAMPTZOID, INT2OID, TEXTOID, INT8OID, INT8OID],

@@ -41,6 +41,7 @@ mod job_faults;
 mod job_load;
 mod jobs;
 mod layers;
+mod leases;
 mod lifecycle;
 mod limits;
 mod many;

@@ -27,6 +27,8 @@ pub enum Route {
     Console(String),
     /// What the console reads or does, by its name, which may not be there.
     ConsoleApi(String),
+    /// What other gateways ask of their hub.
+    Leases,
     SubmitJob,
     Job(Uuid),
     CancelJob(Uuid),
@@ -68,6 +70,7 @@ pub fn route(method: &str, path: &str) -> Result<Route, Unrouted> {
         "embeddings" => post(Route::Embeddings),
         "models" => get(Route::Models),
         "jobs" => post(Route::SubmitJob),
+        "gateways/lease" => post(Route::Leases),
         "health" | "healthz" => get(Route::Health),
         "ready" | "readyz" => get(Route::Ready),
         "metrics" => get(Route::Metrics),
@@ -176,6 +179,7 @@ mod tests {
             ("GET", "models", Route::Models),
             ("HEAD", "models", Route::Models),
             ("POST", "jobs", Route::SubmitJob),
+            ("POST", "gateways/lease", Route::Leases),
             ("GET", "health", Route::Health),
             ("GET", "healthz", Route::Health),
             ("GET", "ready", Route::Ready),

@@ -1,8 +1,10 @@
 //! The counts: what is spent of each budget, by whose and which period, and of each rate limit.
 
 use crate::core::budget::{Amount, Budget, RateLimit};
-use crate::core::rate::{Standings, Taken};
-use std::collections::HashMap;
+use crate::core::rate::{MINUTE, Standings, Taken};
+use crate::gateway::task::Leased;
+use std::collections::{BTreeMap, HashMap};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Counts past which those that can be read again are forgotten.
@@ -30,6 +32,8 @@ impl Counted {
             period == current
                 || !count.is_read
                 || count.set_aside != Amount::default()
+                || count.is_lending
+                || count.lease.is_some_and(|held| held.granted != count.used())
                 || (period.0 != current.0 && !are_many)
         });
     }
@@ -45,6 +49,51 @@ pub(super) struct Count {
     pub(super) read_at: u64,
     pub(super) is_read: bool,
     pub(super) warned_at: i64,
+    /// On the hub: what the other gateways have leased, by their names.
+    pub(super) lent: BTreeMap<String, Leased>,
+    /// A lease of it is being granted, and not kept by the database yet.
+    pub(super) is_lending: bool,
+    /// On the others: what they have leased. `None`: that is not known, and none is.
+    pub(super) lease: Option<Held>,
+}
+
+/// A lease of the hub.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) granted: Amount,
+    /// What all others had spent when it was granted, as far as the hub knew.
+    pub(super) spent_by_others: Amount,
+    /// What the hub was told last: what is used, and how much of the lease is kept.
+    pub(super) told: Option<(Amount, Amount)>,
+    /// When a call last needed it.
+    pub(super) needed_at: Instant,
+    /// The hub has not given what was wanted: until then nobody asks again.
+    pub(super) short_until: Instant,
+}
+
+impl Count {
+    /// What is spent or set aside here.
+    pub(super) fn used(&self) -> Amount {
+        self.spent.plus(self.set_aside)
+    }
+
+    /// What all gateways have spent, set aside or leased, but for the one of this name.
+    pub(super) fn taken_but_by(&self, name: Option<&str>) -> Amount {
+        let others = self.lent.iter().filter(|(other, _)| Some(other.as_str()) != name);
+        others.fold(self.used(), |sum, (_, lease)| sum.plus(lease.granted))
+    }
+
+    /// What all gateways have spent, as far as they have told.
+    pub(super) fn spent_by_all(&self) -> Amount {
+        let others = self.lease.map_or(Amount::default(), |held| held.spent_by_others);
+        self.spent.plus(others).plus(self.spent_by(None))
+    }
+
+    /// On the hub: what the other gateways have spent, as far as they have told, but for the one of this name.
+    pub(super) fn spent_by(&self, but: Option<&str>) -> Amount {
+        let others = self.lent.iter().filter(|(other, _)| Some(other.as_str()) != but);
+        others.fold(Amount::default(), |sum, (_, lease)| sum.plus(lease.used))
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -63,6 +112,12 @@ impl Rate {
         now: i64,
     ) -> Result<(), (String, i64)> {
         let mut taken = *self;
+        // One of several gateways may have no share of a small limit.
+        for (limit, unit) in [(requests_per_minute, "requests"), (tokens_per_minute, "tokens")] {
+            if limit.is_some_and(|limit| limit < 1) {
+                return Err((format!("0 {unit} (the share of this gateway)"), MINUTE));
+            }
+        }
         if let Some(most) = requests_per_minute {
             taken.requests.take(1, most, now).map_err(|wait| (format!("{most} requests"), wait))?;
         }
@@ -116,6 +171,9 @@ impl State {
             read_at: u64::MAX,
             is_read: false,
             warned_at: 0,
+            lent: BTreeMap::new(),
+            is_lending: false,
+            lease: None,
         })
     }
 }

@@ -32,6 +32,8 @@ pub struct Hold {
     /// Rate limits of which a share was taken.
     pub(super) taken: Vec<Share>,
     pub(super) is_open: bool,
+    /// Whether this gateway tells how much of a budget is spent: else its hub does.
+    pub(super) warns: bool,
 }
 
 impl Hold {
@@ -116,7 +118,9 @@ impl Hold {
                 continue;
             }
             count.spent = count.spent.plus(counted);
-            warn(&self.ledger, budget, &period, count);
+            if self.warns {
+                warn(&self.ledger, budget, &period, count);
+            }
         }
     }
 
@@ -160,8 +164,10 @@ impl Drop for Hold {
     }
 }
 
-fn warn(ledger: &Ledger, budget: &Budget, period: &Period, count: &mut Count) {
-    let percent = budget.percent(count.spent);
+/// Tells, once for each level, how much of a budget is spent.
+pub(super) fn warn(ledger: &Ledger, budget: &Budget, period: &Period, count: &mut Count) {
+    let spent = count.spent_by_all();
+    let percent = budget.percent(spent);
     let Some(level) = WARN_AT.into_iter().filter(|level| percent >= *level).max() else { return };
     if level <= count.warned_at {
         return;
@@ -172,6 +178,6 @@ fn warn(ledger: &Ledger, budget: &Budget, period: &Period, count: &mut Count) {
         user: period.0.clone().or_else(|| budget.scope.user_id.clone()),
         period_start: period.1,
         level: level as i16,
-        spent: count.spent,
+        spent,
     })));
 }

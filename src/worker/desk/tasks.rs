@@ -15,6 +15,7 @@ use crate::worker::catalogue;
 use crate::worker::console;
 use crate::worker::forgotten;
 use crate::worker::hidden;
+use crate::worker::leases;
 use crate::worker::process;
 use crate::worker::renewal;
 use crate::worker::spending;
@@ -143,6 +144,14 @@ impl Desk {
                     // What was sent before must be in the ledger before it is read.
                     self.write_all(std::mem::take(&mut rows), inbox);
                     let _ = reply.send(spending::find(&self.statements, &query));
+                    inbox.wake.done();
+                }
+                Task::Lend(lending) => {
+                    leases::lend(&self.statements, lending);
+                    inbox.wake.done();
+                }
+                Task::Gateways(reply) => {
+                    let _ = reply.send(leases::gateways(&self.statements));
                     inbox.wake.done();
                 }
                 Task::BudgetWarning(warning) => {

@@ -148,6 +148,7 @@ pub(super) fn line_of(error: &Error) -> Line {
         Error::OutOfMemory { .. } | Error::AnswerOutOfMemory { .. } => {
             own(503, Kind::Overloaded, Never)
         }
+        Error::HubDown { .. } => own(503, Kind::Server, Later),
         Error::Ledger { .. }
         | Error::MissingMasterKey { .. }
         | Error::Keyring { .. }
