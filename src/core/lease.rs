@@ -47,7 +47,7 @@ pub struct Message {
 pub struct Answer {
     /// Of the message.
     pub number: i64,
-    /// For each ask its lease. `None`: the hub has no such budget.
+    /// For each ask its lease. `None`: the hub has no such budget, or has forgotten the user.
     pub leases: Vec<Option<Lease>>,
 }
 
@@ -69,6 +69,8 @@ pub struct Ask {
     pub user: Option<String>,
     /// When the period began: microseconds since 1970.
     pub since: i64,
+    /// Since when the gateway counts it: before a user was forgotten, it is not that of who comes later under the id.
+    pub counted_since: i64,
     /// What the gateway has spent, and set aside for calls that are on their way.
     pub used: Total,
     /// What it wants to have in all.

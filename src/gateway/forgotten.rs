@@ -90,6 +90,16 @@ impl Forgotten {
         Ok(Ticket { forgotten: self, user, is_over: Some(is_over) })
     }
 
+    /// Whether a user was forgotten after this moment (microseconds since 1970).
+    pub fn is_after(&self, user: &str, at: i64) -> bool {
+        let state = self.lock();
+        !state.marks.is_empty()
+            && state
+                .marks
+                .get(&hash(user))
+                .is_some_and(|last| u64::try_from(at / 1000).unwrap_or(0) <= *last)
+    }
+
     /// Ends the calls of a user, and returns when they have ended.
     pub async fn forget(&self, user: &str) {
         let now = u64::try_from(unix_micros() / 1000).unwrap_or(0);

@@ -1,7 +1,7 @@
 //! Leases between gateways: the hub grants them, one message at a time, and the others tell it from time to time what
 //! they have used.
 
-use crate::core::lease::{Answer, MOST_ASKS, Message, name_problem};
+use crate::core::lease::{Answer, Ask, MOST_ASKS, Message, name_problem};
 use crate::error::Error;
 use crate::gateway::hub::Part;
 use crate::gateway::shared::Shared;
@@ -36,6 +36,12 @@ pub async fn answer(shared: &Shared, body: &str) -> Result<Bytes, Error> {
     // Two messages must not be granted the same.
     let _turn = lender.line().await;
     let (reply, opened) = oneshot::channel();
+    // What was counted of a user who was forgotten since then is nobody's.
+    let is_nobodys = |ask: &Ask| {
+        let user = ask.user.as_deref();
+        user.is_some_and(|user| shared.forgotten.is_after(user, ask.counted_since))
+    };
+    let is_nobodys: Vec<bool> = asks.iter().map(is_nobodys).collect();
     let budgets = asks.iter().map(|ask| ask.budget).collect();
     shared.ledger.send(Task::Lend(Lending::Open { from: from.clone(), number, budgets, reply }));
     let opened = opened.await.map_err(|_| Error::stopping())?;
@@ -45,6 +51,11 @@ pub async fn answer(shared: &Shared, body: &str) -> Result<Bytes, Error> {
         )));
     };
     let gateways = lender.gateways().await?;
+    let asks: Vec<Option<Ask>> = asks
+        .into_iter()
+        .zip(is_nobodys)
+        .map(|(ask, is_nobodys)| (!is_nobodys).then_some(ask))
+        .collect();
     let leases = shared.spending.grant(&shared.ledger, &from, &asks, budgets, gateways).await?;
     lender.write(&Answer { number, leases })
 }

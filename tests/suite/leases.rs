@@ -229,6 +229,8 @@ async fn what_is_leased_for_nothing_comes_back() {
     assert_eq!(spend(&roots[0], 60).await.0, 10);
     // A user who is forgotten leaves no lease with their name.
     value(&roots[0], "SELECT forget_user('role:postgres')").await;
+    // Not by what another gateway, where they are not forgotten yet, asks for afterwards either.
+    assert!(spend(&back, 1).await.1.contains("or has forgotten its user"));
     assert_eq!(rows(&roots[0], leased).await, Vec::<String>::new());
     for (name, words) in
         [("hub", "is the name of this gateway itself"), ("B", "a gateway's name has small letters")]

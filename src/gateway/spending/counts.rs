@@ -1,5 +1,6 @@
 //! The counts: what is spent of each budget, by whose and which period, and of each rate limit.
 
+use crate::clock::unix_micros;
 use crate::core::budget::{Amount, Budget, RateLimit};
 use crate::core::rate::{MINUTE, Standings, Taken};
 use crate::gateway::task::Leased;
@@ -48,6 +49,8 @@ pub(super) struct Count {
     /// The ledger is read up to this settlement.
     pub(super) read_at: u64,
     pub(super) is_read: bool,
+    /// Since when it is kept: microseconds since 1970.
+    pub(super) kept_since: i64,
     pub(super) warned_at: i64,
     /// On the hub: what the other gateways have leased, by their names.
     pub(super) lent: BTreeMap<String, Leased>,
@@ -170,6 +173,7 @@ impl State {
             set_aside: Amount::default(),
             read_at: u64::MAX,
             is_read: false,
+            kept_since: unix_micros(),
             warned_at: 0,
             lent: BTreeMap::new(),
             is_lending: false,

@@ -25,6 +25,7 @@ const SHORT: Duration = Duration::from_millis(500);
 pub struct Want {
     budget: Budget,
     period: Period,
+    counted_since: i64,
     used: Amount,
     wanted: Amount,
     gives_back: bool,
@@ -36,6 +37,7 @@ impl Want {
             budget: self.budget.id,
             user: self.period.0.clone(),
             since: self.period.1,
+            counted_since: self.counted_since,
             used: self.used.into(),
             wanted: self.wanted.into(),
             gives_back: self.gives_back,
@@ -85,7 +87,8 @@ impl State {
                 return Vec::new();
             }
             let budget = Budget::clone(budget);
-            wants.push(Want { budget, period, used, wanted, gives_back: false });
+            let counted_since = count.kept_since;
+            wants.push(Want { budget, period, counted_since, used, wanted, gives_back: false });
         }
         wants
     }
@@ -107,15 +110,22 @@ impl Spending {
     fn take(&self, wants: &[Want], answer: &Answer) -> Result<(), Error> {
         let mut state = self.lock();
         for (want, lease) in wants.iter().zip(&answer.leases) {
+            let held = &mut state.count(&want.budget, &want.period).lease;
             let Some(lease) = lease else {
-                return Err(down(format!("the hub has no budget {}", want.budget.id)));
+                // What is used here is nobody's any more.
+                *held = None;
+                if want.gives_back {
+                    continue;
+                }
+                let id = want.budget.id;
+                return Err(down(format!("the hub has no budget {id}, or has forgotten its user")));
             };
             let amount = |total: &Total| {
                 total.amount().ok_or_else(|| down("the lease is no number".to_owned()))
             };
             let granted = amount(&lease.granted)?;
             let spent_by_others = amount(&lease.spent_by_others)?;
-            let Some(held) = &mut state.count(&want.budget, &want.period).lease else { continue };
+            let Some(held) = held else { continue };
             (held.granted, held.spent_by_others) = (granted, spent_by_others);
             if !want.gives_back && !lease::suffices(&want.budget, granted, want.wanted) {
                 held.short_until = Instant::now() + SHORT;
@@ -160,7 +170,8 @@ impl Spending {
                 }
                 held.told = Some(now);
                 let (budget, period) = (counted.budget.clone(), period.clone());
-                wants.push(Want { budget, period, used, wanted: now.1, gives_back: true });
+                let (counted_since, wanted) = (count.kept_since, held.granted);
+                wants.push(Want { budget, period, counted_since, used, wanted, gives_back: true });
             }
         }
         wants
@@ -189,7 +200,7 @@ impl Spending {
         &self,
         ledger: &Ledger,
         from: &str,
-        asks: &[Ask],
+        asks: &[Option<Ask>],
         budgets: Vec<Budget>,
         gateways: i64,
     ) -> Result<Vec<Option<Lease>>, Error> {
@@ -199,7 +210,8 @@ impl Spending {
         let mut leases = Vec::with_capacity(asks.len());
         let mut kept = Vec::with_capacity(asks.len());
         for ask in asks {
-            let Some(budget) = budgets.get(&ask.budget) else {
+            let known = ask.as_ref().and_then(|ask| Some((ask, budgets.get(&ask.budget)?)));
+            let Some((ask, budget)) = known else {
                 leases.push(None);
                 continue;
             };
