@@ -5,6 +5,7 @@ use crate::fixtures::{HELLO, chat_sql, ended, prepare, submit};
 use crate::front::{Request, free_port, send};
 use crate::upstream::{Answer, Upstream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -353,4 +354,59 @@ async fn nobody_without_the_master_keys_changes_a_lease() {
     let (status, _) = ask(&format!(r#"{{"sealed":"{}"}}"#, "A".repeat(600_000))).await;
     assert_eq!(status, 413);
     assert_eq!(rows(&roots[0], "SELECT * FROM aggregator_leases").await, before);
+}
+
+#[tokio::test]
+async fn whoever_is_killed_and_when_the_cap_is_never_passed() {
+    const CAP: usize = 120;
+    let upstream =
+        Upstream::start(|_| Answer::After(Duration::from_millis(10), Box::new(paid()))).await;
+    let (fleet, roots) = Fleet::start("killed", &upstream, None).await;
+    set_budget(&roots, "limit_requests", &CAP.to_string()).await;
+    drop(roots);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for index in 0..6 {
+        let address = fleet.servers[index % 3].dir.display().to_string();
+        let is_over = is_over.clone();
+        callers.spawn(async move {
+            let configuration = format!("host={address} user=postgres dbname=fleet");
+            while !is_over.load(Ordering::Relaxed) {
+                if let Ok((client, connection)) =
+                    tokio_postgres::connect(&configuration, tokio_postgres::NoTls).await
+                {
+                    tokio::spawn(connection);
+                    while client.simple_query(&chat_sql(CAPPED)).await.is_ok() {}
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    for (kill, server) in [1, 0, 2, 0, 1, 2].into_iter().enumerate() {
+        // Each while calls are made, as long as there is something left.
+        upstream.wait_for_chats(15 * (kill + 1)).await;
+        fleet.servers[server].down("immediate");
+        fleet.servers[server].up();
+    }
+    let mut roots = vec![];
+    for index in 0..3 {
+        roots.push(fleet.again(index).await);
+    }
+    let began = Instant::now();
+    let counted = "SELECT count(*) FROM aggregator_usage_logs WHERE status <> 'pending'";
+    let mut sum = 0;
+    // What was on its way when its server died may have been paid, and counts.
+    while sum < CAP && began.elapsed() < PATIENCE {
+        sum = 0;
+        for root in &roots {
+            sum += value(root, counted).await.unwrap().parse::<usize>().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    is_over.store(true, Ordering::Relaxed);
+    callers.join_all().await;
+    assert_eq!(sum, CAP);
+    assert!(upstream.chat_count() <= CAP, "{}", upstream.chat_count());
+    let leased = "SELECT sum(granted_requests) + (SELECT count(*) FROM aggregator_usage_logs) FROM aggregator_leases";
+    assert_eq!(value(&roots[0], leased).await.unwrap(), CAP.to_string());
 }
