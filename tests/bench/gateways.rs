@@ -106,7 +106,7 @@ async fn fleet(upstream: &Standin) -> Vec<(Cluster, Client)> {
         drop(database);
         root.batch_execute(
             "INSERT INTO aggregator_gateways (name) VALUES ('b'), ('c');
-             SELECT save_platform_key('standin', 'sk-good-bench', p_validate => false)",
+             SELECT save_platform_key('standin', 'sk-good-bench')",
         )
         .await
         .expect("it is prepared");
