@@ -2,7 +2,7 @@
 # Figures, next to what they are a ratio to in the same run. Arguments: the benches to run, by name.
 source "$(dirname "$0")/setup.sh"
 cd "$TREE"
-[ $# = 0 ] && set -- overhead cache front console many embed stream jobs cancel sync usage
+[ $# = 0 ] && set -- overhead cache front console many embed stream jobs cancel sync usage gateways
 # "citus" runs where Citus is installed, when it is named.
 [[ " $* " != *" citus "* ]] || CITUS=1 source "$TREE/tools/citus.sh"
 say "building and installing the extension for PostgreSQL $PG"

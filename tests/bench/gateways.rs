@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_postgres::Client;
 
+/// Of all gateways together.
 const CLIENTS: usize = 33;
 const CALLERS: usize = 300;
 const CHAT: &str =
@@ -37,14 +38,17 @@ async fn main() {
     );
     let upstream = Standin::start(Manner::Late(Duration::ZERO));
     let fleet = fleet(&upstream).await;
-    measure("one, no budget", &fleet[..1]).await;
+    measure("one, no budget", &fleet[..1], CLIENTS).await;
     for (_, root) in &fleet {
         budget(root, 1, "limit_usd", "1000000").await;
     }
-    measure("the hub, one budget of all", &fleet[..1]).await;
-    measure("another, which leases it", &fleet[1..2]).await;
-    measure("the hub and another", &fleet[..2]).await;
-    measure("the hub and two others", &fleet).await;
+    measure("the hub, one budget of all", &fleet[..1], CLIENTS).await;
+    measure("another, which leases it", &fleet[1..2], CLIENTS).await;
+    measure("the hub and another", &fleet[..2], CLIENTS).await;
+    measure("the hub and two others", &fleet, CLIENTS).await;
+    // Fewer clients are fewer calls in a batch, also where there is one gateway.
+    measure("the hub, half of the clients", &fleet[..1], CLIENTS / 2).await;
+    measure("the hub, a third of the clients", &fleet[..1], CLIENTS / 3).await;
     // Each call is the first one of its user, and leases.
     for (_, root) in &fleet {
         budget(root, 2, "each_user, limit_usd", "true, 1000").await;
@@ -127,13 +131,13 @@ async fn budget(root: &Client, id: u8, columns: &str, values: &str) {
 }
 
 /// Calls on all of these at the same time.
-async fn measure(label: &str, fleet: &[(Cluster, Client)]) {
+async fn measure(label: &str, fleet: &[(Cluster, Client)], clients: usize) {
     for (_, root) in fleet {
         value(root, CHAT.trim_end_matches(';')).await;
     }
     let calls = async |index: usize| {
         let (cluster, root) = fleet.get(index)?;
-        Some(load(cluster, NAME, root, CHAT, CLIENTS / fleet.len()).await)
+        Some(load(cluster, NAME, root, CHAT, clients / fleet.len()).await)
     };
     let (one, two, three) = tokio::join!(calls(0), calls(1), calls(2));
     let loads: Vec<_> = [one, two, three].into_iter().flatten().collect();
