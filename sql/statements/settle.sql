@@ -1,6 +1,7 @@
 -- settle
--- Settles rows of @ledger@ (see begin.sql), one of each array: $1-$4 their keys and users. Says which of them
--- were pending.
+-- Settles rows of @ledger@ (see begin.sql), one of each array: $1-$3 their keys, $4 whose they are as far as the worker
+-- knows. Says which of them were pending, and whose they are and what they are found by now: a user may have been
+-- forgotten meanwhile, or is being forgotten. The user only where it is another one, which is rare.
 UPDATE @ledger@ AS log
 SET status = $5[i],
     served_model = $6[i],
@@ -29,8 +30,7 @@ FROM unnest($1) WITH ORDINALITY AS given (first, i)
 WHERE log.call_id = $1[i]
   AND log.attempt = $2[i]
   AND log.created_at = $3[i]
-  AND log.user_id = $4[i]
   AND log.status = 'pending'
   -- What is with Citus is not pending, and cannot be changed here.
   AND log.created_at >= @extschema@.aggregator_archived_until()
-RETURNING i::integer
+RETURNING i::integer, CASE WHEN log.user_id <> $4[i] THEN log.user_id END, log.gateway_key_id, log.tags

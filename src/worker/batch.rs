@@ -5,6 +5,7 @@
 use crate::core::budget::MOST_TOKENS;
 use crate::core::cost::{self, Counts, PriceList, SettledCost};
 use crate::core::rollup::{self, Key, LabelKey, Rollup, Row, Sums};
+use crate::core::tags::Labels;
 use crate::core::usage::Parts;
 use crate::error::UNREACHABLE;
 use crate::gateway::task::{Begin, Saved, Settle};
@@ -14,8 +15,9 @@ use crate::time::timestamp;
 use crate::worker::ledger_statements::{Ledger, LedgerStatements, Writer};
 use crate::worker::prices::Prices;
 use pgrx::datum::DatumWithOid;
-use pgrx::spi::{self, SpiClient};
+use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
 use std::collections::HashMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// An array of what a column is in each row.
@@ -87,26 +89,29 @@ pub fn settle(
     prices.learn(client, &statements.price_lists, rows.iter().map(|(settle, _)| *settle))?;
     let settlements: Vec<Settlement<'_>> =
         rows.iter().map(|(settle, _)| Settlement::of(settle, prices)).collect();
-    let mut open = Open { settlements: &settlements, is_settled: vec![false; rows.len()] };
+    let settled = rows.iter().map(|_| None).collect();
+    let mut open = Open { settlements: &settlements, settled };
     let (pending, new): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|i| rows[*i].1);
     open.update(client, ledger, &pending)?;
     open.insert(client, ledger, epoch, &new)?;
     // Where that was wrong. What neither changes is there and settled.
     open.insert(client, ledger, epoch, &pending)?;
     open.update(client, ledger, &new)?;
-    let is_settled = open.is_settled;
+    let settled = open.settled;
     let mut rollup = Rollup::default();
-    for (row, _) in settlements.iter().zip(&is_settled).filter(|(_, is_settled)| **is_settled) {
-        rollup.add(&row.for_sums());
+    for (row, whose) in settlements.iter().zip(&settled) {
+        if let Some(whose) = whose {
+            rollup.add(&row.for_sums(whose));
+        }
     }
     add(client, &statements.add_hourly, &rollup.hourly.into_iter().collect::<Vec<_>>())?;
     add(client, &statements.add_totals, &rollup.totals.into_iter().collect::<Vec<_>>())?;
     add_labels(client, &statements.add_labels, &rollup.labels.into_iter().collect::<Vec<_>>())?;
     Ok(settlements
         .iter()
-        .zip(is_settled)
-        .map(|(row, is_settled)| {
-            is_settled.then(|| Settled {
+        .zip(&settled)
+        .map(|(row, whose)| {
+            whose.is_some().then(|| Settled {
                 cost: row.cost_text.clone(),
                 cost_source: Some(row.cost.source.to_owned()),
             })
@@ -114,16 +119,34 @@ pub fn settle(
         .collect())
 }
 
+/// Whose a settled row is in the ledger, and by what it is found there: what the rollups add it to.
+struct Whose {
+    /// `None`: whose the call was.
+    user_id: Option<String>,
+    labels: Option<Arc<Labels>>,
+}
+
+impl Whose {
+    /// As settle.sql says it.
+    fn of(row: &SpiHeapTupleData<'_>) -> spi::Result<Self> {
+        let key = row.get::<pgrx::Uuid>(3)?.map(|key| Uuid::from_bytes(*key.as_bytes()));
+        let tags = row.get::<Vec<Option<String>>>(4)?.unwrap_or_default();
+        let tags: Vec<String> = tags.into_iter().flatten().collect();
+        Ok(Self { user_id: row.get(2)?, labels: Labels::of(key, &tags) })
+    }
+}
+
 /// A batch on its way into the ledger.
 struct Open<'a> {
     settlements: &'a [Settlement<'a>],
-    is_settled: Vec<bool>,
+    /// `None`: not yet.
+    settled: Vec<Option<Whose>>,
 }
 
 impl<'a> Open<'a> {
     /// Those of these rows that are not settled yet, and their places.
     fn left(&self, which: &[usize]) -> (Vec<usize>, Vec<&'a Settlement<'a>>) {
-        let left = which.iter().filter(|i| !self.is_settled[**i]);
+        let left = which.iter().filter(|i| self.settled[**i].is_none());
         left.map(|i| (*i, &self.settlements[*i])).unzip()
     }
 
@@ -141,7 +164,7 @@ impl<'a> Open<'a> {
         for row in client.update(ledger.settle.of(rows.len()), None, &settled_columns(&rows))? {
             let i = row.get::<i32>(1)?.and_then(|i| usize::try_from(i - 1).ok());
             let i = i.and_then(|i| which.get(i)).ok_or(spi::Error::InvalidPosition)?;
-            self.is_settled[*i] = true;
+            self.settled[*i] = Some(Whose::of(&row)?);
         }
         Ok(())
     }
@@ -176,7 +199,8 @@ impl<'a> Open<'a> {
             let (call, attempt) = (row.get::<pgrx::Uuid>(1)?, row.get::<i16>(2)?);
             let key = call.map(|call| Uuid::from_bytes(*call.as_bytes())).zip(attempt);
             let i = key.and_then(|key| at.get(&key)).ok_or(spi::Error::InvalidPosition)?;
-            self.is_settled[*i] = true;
+            let labels = self.settlements[*i].settle.begin.labels.clone();
+            self.settled[*i] = Some(Whose { user_id: None, labels });
         }
         Ok(())
     }
@@ -297,11 +321,11 @@ impl<'a> Settlement<'a> {
         self.settle.usage.input().as_ref().map(part)
     }
 
-    fn for_sums(&self) -> Row<'_> {
+    fn for_sums<'s>(&'s self, whose: &'s Whose) -> Row<'s> {
         let settle = self.settle;
         Row {
-            labels: settle.begin.labels.as_deref(),
-            user_id: &settle.begin.user_id,
+            labels: whose.labels.as_deref(),
+            user_id: whose.user_id.as_deref().unwrap_or(&settle.begin.user_id),
             provider_id: settle.begin.provider_id,
             model_id: &settle.begin.model_id,
             is_listed: settle.begin.is_listed,

@@ -147,3 +147,31 @@ async fn what_begins_and_settles_in_one_batch_is_over() {
                    WHERE backend_type = 'aggregator worker' AND datname = current_database()";
     eventually(&root, workers, "0").await;
 }
+
+#[tokio::test]
+async fn a_row_that_has_changed_hands_while_it_was_pending_settles_as_it_is() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| Answer::held(&held, Answer::hello())).await;
+    let (database, root) = ready(&upstream).await;
+    let other = database.root().await;
+    let sql = chat_sql(r#"{"tags": ["first"]}"#);
+    let (answered, ()) = tokio::join!(value(&root, &sql), async {
+        eventually(&other, PENDING, "1").await;
+        other
+            .batch_execute(
+                "UPDATE aggregator_usage_logs SET user_id = 'somebody', tags = '{second,third}'
+                 WHERE status = 'pending' AND created_at >= aggregator_archived_until()",
+            )
+            .await
+            .unwrap();
+        gate.open();
+    });
+    assert!(answered.is_some());
+    assert_eq!(rows(&root, LEDGER).await, ["success|1"]);
+    let sums = "SELECT user_id, requests FROM aggregator_usage_hourly";
+    assert_eq!(rows(&root, sums).await, ["somebody|1"]);
+    let labels = "SELECT label, user_id, requests FROM aggregator_usage_labels ORDER BY 1";
+    assert_eq!(rows(&root, labels).await, ["second|somebody|1", "third|somebody|1"]);
+    crate::reports::assert_equal(&root, "after it has changed hands").await;
+}

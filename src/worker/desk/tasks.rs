@@ -244,7 +244,8 @@ impl Desk {
     }
 
     /// A user is being forgotten, and nothing of theirs is in flight any more: what could not be written
-    /// yet is nobody's.
+    /// yet is nobody's. That is for rows that are not in the ledger at all; one that is pending there is settled
+    /// as whose it is, now or when that transaction has ended.
     fn forget_user(&mut self, user: &str, anonymous: &str) {
         for (settle, _) in &mut self.stuck {
             if settle.begin.user_id == user {

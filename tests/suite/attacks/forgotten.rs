@@ -368,3 +368,31 @@ async fn who_comes_back_is_a_new_user() {
     );
     service.batch_execute("ROLLBACK").await.unwrap();
 }
+
+#[tokio::test]
+async fn what_waits_to_be_settled_is_settled_as_whose_row_it_is_by_then() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    for (end, row) in [("COMMIT", "t|success|15|∅"), ("ROLLBACK", "f|success|15|{diary}")] {
+        let (database, root, service, user) = prepared(&upstream).await;
+        // Nobody can write the sums, and so nothing is settled.
+        let locker = database.root().await;
+        locker
+            .batch_execute("BEGIN; LOCK TABLE aggregator_usage_hourly IN EXCLUSIVE MODE")
+            .await
+            .unwrap();
+        let call = format!("SELECT chat_complete('m', '{HELLO}', '{{\"tags\": [\"diary\"]}}')");
+        assert!(value(&user, &call).await.is_some());
+        service.batch_execute("BEGIN").await.unwrap();
+        assert_eq!(value(&service, &format!("SELECT forget_user('{GONE}')")).await.unwrap(), "1");
+        locker.batch_execute("ROLLBACK").await.unwrap();
+        // The worker comes to the row while nobody knows whose it will be.
+        let waits = "SELECT count(*) FROM pg_stat_activity
+            WHERE backend_type = 'aggregator worker' AND datname = current_database() AND wait_event_type = 'Lock'";
+        eventually(&root, waits, "1").await;
+        service.batch_execute(end).await.unwrap();
+        eventually(&root, PENDING, "0").await;
+        let sql = "SELECT starts_with(user_id, 'forgotten:'), status, total_tokens, tags FROM aggregator_usage_logs";
+        assert_eq!(rows(&root, sql).await, [row], "{end}");
+        assert_eq!(crate::reports::assert_equal(&root, end).await, 1);
+    }
+}
