@@ -6,6 +6,7 @@ use crate::protocol;
 use crate::session::wait;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
+use pgrx::spi;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ pub fn connect() -> Result<UnixStream, Error> {
             starting = Some((lock, start(database)?, began));
         }
         if Instant::now() > given_up {
-            return Err(down("it was started, but does not answer"));
+            return Err(locked().unwrap_or_else(|| down("it was started, but does not answer")));
         }
         wait::sleep(PAUSE_MS);
     }
@@ -110,10 +111,56 @@ fn left_at_once() -> Error {
     {
         return installed::wrong_version(&version);
     }
-    Error::GatewayDown {
+    locked().unwrap_or_else(|| Error::GatewayDown {
         reason: "its worker left at once".to_owned(),
         hint: UNCOMMITTED.to_owned(),
-    }
+    })
+}
+
+/// Who has locked a table of the extension so that a worker cannot open it, this transaction first: it waits for itself,
+/// and may have made them. Everybody may read `pg_locks`.
+const LOCKED: &str = "
+    SELECT l.pid
+    FROM pg_catalog.pg_locks AS l
+    JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) l.relation
+    JOIN pg_catalog.pg_roles AS r ON r.oid OPERATOR(pg_catalog.=) c.relowner
+    WHERE l.granted
+      AND l.database OPERATOR(pg_catalog.=) $1
+      AND c.relnamespace OPERATOR(pg_catalog.=) $2
+      AND r.rolname OPERATOR(pg_catalog.=) 'aggregator_owner'
+      AND l.mode OPERATOR(pg_catalog.=) ANY (ARRAY['ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'])
+    ORDER BY (l.pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) DESC NULLS LAST
+    LIMIT 1";
+
+/// Why a worker cannot begin, where somebody has locked its tables.
+fn locked() -> Option<Error> {
+    let installed = Installed::find()?;
+    // SAFETY: plain reads of a backend's state.
+    let (database, own_pid) = unsafe { (pg_sys::MyDatabaseId, pg_sys::MyProcPid) };
+    let found = Spi::connect(|client| -> spi::Result<_> {
+        let arguments = [database.into(), installed.namespace.into()];
+        let rows = client.select(LOCKED, Some(1), &arguments)?;
+        rows.map(|row| row.get::<i32>(1)).next().transpose()
+    });
+    let (by, hint) = match found.ok()?? {
+        Some(pid) if pid == own_pid => (
+            "this transaction".to_owned(),
+            "CREATE EXTENSION, ALTER EXTENSION and whatever locks its tables must be committed before \
+             the first call."
+                .to_owned(),
+        ),
+        Some(pid) => (
+            format!("process {pid}"),
+            format!(
+                "Try again when its transaction has ended, or end it: SELECT pg_terminate_backend({pid});"
+            ),
+        ),
+        None => (
+            "a prepared transaction".to_owned(),
+            "See pg_prepared_xacts; then COMMIT PREPARED or ROLLBACK PREPARED.".to_owned(),
+        ),
+    };
+    Some(Error::GatewayDown { reason: format!("its tables are locked by {by}"), hint })
 }
 
 fn down(reason: &str) -> Error {

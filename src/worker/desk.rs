@@ -92,7 +92,7 @@ pub struct Desk {
 
 impl Desk {
     /// Opens the desk: a new epoch, and what dead ones left pending becomes unknown.
-    pub fn open(database: u32, installed: Installed) -> Result<Self, String> {
+    pub fn open(database: u32, installed: Installed) -> Result<Self, Failure> {
         process::prepare();
         let epoch = time::now();
         let (statements, ledger_statements) = process::transaction(|installed| {
@@ -108,8 +108,7 @@ impl Desk {
                     LedgerStatements::prepare(client, installed)?,
                 ))
             })
-        })
-        .map_err(|failure| format!("it cannot open the ledger: {failure:?}"))?;
+        })?;
         let mut desk = Self {
             database,
             installed,

@@ -140,7 +140,7 @@ fn run(database: &Database, installed: Installed) -> Result<(), String> {
     let said = |error: std::io::Error| error.to_string();
     let (ledger, inbox, wake) = ledger::channel().map_err(said)?;
     triggers::prepare();
-    let mut desk = Desk::open(database.oid, installed)?;
+    let mut desk = open(database.oid, &installed)?;
     let listener = UnixListener::bind(&path).map_err(said)?;
     let path_of_clerks = protocol::clerk::socket_path(database.oid);
     let _ = std::fs::remove_file(&path_of_clerks);
@@ -169,6 +169,24 @@ fn run(database: &Database, installed: Installed) -> Result<(), String> {
     settle_last(&mut desk, &gateway, &work, &events);
     desk.close();
     served
+}
+
+/// Opens the desk, also where somebody has locked its tables and lets go of them while the sessions still wait for which
+/// this worker was started.
+fn open(database: u32, installed: &Installed) -> Result<Desk, String> {
+    let events = Events::new(None);
+    let given_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let failure = match Desk::open(database, installed.clone()) {
+            Ok(desk) => return Ok(desk),
+            Err(failure) => failure,
+        };
+        let is_over = Instant::now() > given_up || BackgroundWorker::sigterm_received();
+        if is_over || !failure.is_about_locks() {
+            return Err(format!("it cannot open the ledger: {failure:?}"));
+        }
+        events.wait(Duration::from_millis(50));
+    }
 }
 
 /// What the gateway sends, and the descriptor that tells of it.

@@ -36,6 +36,12 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether somebody has locked what it needs, which passes.
+    pub fn is_about_locks(&self) -> bool {
+        let Self::Database(cause) = self else { return false };
+        matches!(cause.sqlstate.as_deref(), Some("55P03" | "40P01"))
+    }
+
     /// Whether a table is not, or does not hold, what it was taken for.
     pub fn is_about_tables(&self) -> bool {
         match self {

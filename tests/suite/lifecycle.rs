@@ -368,3 +368,48 @@ async fn who_locks_tables_is_never_the_victim_of_the_worker() {
     eventually(&root, settled, &calls.to_string()).await;
     assert_eq!(upstream.chats().len(), calls);
 }
+
+#[tokio::test]
+async fn a_worker_waits_for_tables_that_are_locked_and_its_session_says_who_has_locked_them() {
+    const LOCK: &str = "BEGIN; LOCK TABLE aggregator_worker_epochs";
+    const OURS: &str = "FROM pg_stat_activity WHERE backend_type = 'aggregator worker' AND datname = current_database()";
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (database, root) = ready(&upstream).await;
+    let (locker, caller) = (database.root().await, database.root().await);
+    eventually(&root, WORKERS, "0").await;
+    locker.batch_execute(LOCK).await.unwrap();
+    let sql = chat_sql("{}");
+    let (answered, ()) = tokio::join!(value(&caller, &sql), async {
+        let waits = format!("SELECT count(*) {OURS} AND wait_event_type = 'Lock'");
+        eventually(&root, &waits, "1").await;
+        let first = value(&root, &format!("SELECT xact_start {OURS}")).await.unwrap();
+        // It has waited in vain once, and is there still.
+        let again = format!("SELECT count(*) {OURS} AND xact_start > '{first}'");
+        eventually(&root, &again, "1").await;
+        locker.batch_execute("COMMIT").await.unwrap();
+    });
+    assert!(answered.is_some());
+    // One that leaves.
+    eventually(&root, WORKERS, "0").await;
+    locker.batch_execute(LOCK).await.unwrap();
+    let pid = value(&locker, "SELECT pg_backend_pid()").await.unwrap();
+    let leave = format!("SELECT count(pg_terminate_backend(pid)) {OURS}");
+    for (who, by, advice) in [
+        (&caller, format!("process {pid}"), format!("pg_terminate_backend({pid})")),
+        (&locker, "this transaction".to_owned(), "must be committed before".to_owned()),
+    ] {
+        let told = failure(who, &sql);
+        tokio::pin!(told);
+        let (code, message) = loop {
+            tokio::select! {
+                told = &mut told => break told,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {
+                    value(&root, &leave).await;
+                }
+            }
+        };
+        assert_eq!(code, "PT503", "{message}");
+        assert!(message.contains(&format!("locked by {by}")), "{message}");
+        assert!(message.contains(&advice), "{message}");
+    }
+}
