@@ -193,29 +193,30 @@ const LABELS: &[Oid] = &[
 
 const COUNTS_OF_LABELS: usize = 8;
 
-/// A statement that adds to a rollup, with the measures that this one `has`: their names, what is added to each, and how.
-/// A sum that is larger than anything real stays so: one row must not keep the others from being settled.
-fn of_measures(sql: &str, counts: usize, has: impl Fn(bool) -> bool) -> String {
-    let (mut names, mut added, mut grown) = (vec![], vec![], vec![]);
-    for (at, (name, is_labelled)) in COUNTS.iter().enumerate() {
-        if has(*is_labelled) {
-            names.push((*name).to_owned());
-            added.push(format!("${counts}[{0} * i - {1}]", COUNTS.len(), COUNTS.len() - 1 - at));
-            grown.push(format!(
-                "{name} = least(kept.{name}, 4611686018427387904) + excluded.{name}"
-            ));
-        }
-    }
+/// A statement that adds to a rollup, with its measures: their names, what is added to each, and how. The names and how a
+/// measure grows are the database's own (sql/rollup.sql); where the arguments have what is added, the worker knows.
+fn of_measures(
+    client: &SpiClient<'_>,
+    installed: &Installed,
+    sql: &str,
+    counts: usize,
+    is_of_labels: bool,
+) -> spi::Result<String> {
+    let parts = installed.sql("SELECT names, grown FROM @extschema@.aggregator_rollup_parts($1)");
+    let parts = client.select(parts.as_str(), Some(1), &[is_of_labels.into()])?.first();
+    let (Some(names), Some(grown)) = parts.get_two::<String, String>()? else {
+        return Err(spi::Error::InvalidPosition);
+    };
     let amounts = counts + 1;
-    for (at, name) in AMOUNTS.iter().enumerate() {
-        names.push((*name).to_owned());
-        let back = AMOUNTS.len() - 1 - at;
-        added.push(format!("${amounts}[{} * i - {back}]::numeric", AMOUNTS.len()));
-        grown.push(format!("{name} = kept.{name} + excluded.{name}"));
-    }
-    sql.replace("{measures}", &names.join(", "))
+    let count = |at| format!("${counts}[{0} * i - {1}]", COUNTS.len(), COUNTS.len() - 1 - at);
+    let amount =
+        |at| format!("${amounts}[{0} * i - {1}]::numeric", AMOUNTS.len(), AMOUNTS.len() - 1 - at);
+    let counted = (0..COUNTS.len()).filter(|at| COUNTS[*at].1 || !is_of_labels).map(count);
+    let added: Vec<String> = counted.chain((0..AMOUNTS.len()).map(amount)).collect();
+    Ok(sql
+        .replace("{measures}", &names)
         .replace("{added}", &added.join(", "))
-        .replace("{grown}", &grown.join(",\n    "))
+        .replace("{grown}", &grown))
 }
 
 impl Ledger {
@@ -236,11 +237,11 @@ impl Ledger {
 impl LedgerStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
         let sums = |sql: &str| {
-            let sql = of_measures(sql, COUNTS_OF_SUMS, |_| true);
+            let sql = of_measures(client, installed, sql, COUNTS_OF_SUMS, false)?;
             Writer::prepare(client, &installed.sql(&sql), SUMS)
         };
         let labels = include_str!("../../sql/statements/add_labels.sql");
-        let labels = of_measures(labels, COUNTS_OF_LABELS, |is_labelled| is_labelled);
+        let labels = of_measures(client, installed, labels, COUNTS_OF_LABELS, true)?;
         let labels = installed.sql(&labels);
         Ok(Self {
             whole: Ledger::prepare(client, installed, "@extschema@.aggregator_usage_logs")?,
