@@ -381,20 +381,18 @@ impl Exchange<'_, '_> {
             provider: provider.clone(),
             served_model: served_model.clone(),
         });
-        let settled = self
-            .row
-            .settle(End {
-                outcome: Outcome::Success,
-                served_model: Some(served_model.clone()),
-                usage: completion.usage,
-                is_estimate: about.is_estimate,
-                http_status: Some(about.status),
-                request_id: about.request_id.or(completion.id),
-                finish_reason: completion.finish_reason,
-                job,
-                ..End::default()
-            })
-            .await;
+        let end = End {
+            outcome: Outcome::Success,
+            served_model: Some(served_model.clone()),
+            usage: completion.usage,
+            is_estimate: about.is_estimate,
+            http_status: Some(about.status),
+            request_id: about.request_id.or(completion.id),
+            finish_reason: completion.finish_reason,
+            job,
+            ..End::default()
+        };
+        let settled = self.row.settle_answer(self.deadline, end).await;
         ChatAnswer { provider, response, served_model, settled, native: about.native }
     }
 

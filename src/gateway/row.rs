@@ -17,8 +17,18 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-/// How long an answer waits for its row to be settled; the row is settled all the same.
+/// How long what has failed, or came from the cache, waits for its row to be settled; the row is settled all the same.
 pub const SETTLE_PATIENCE: Duration = Duration::from_secs(3);
+/// What an answer waits at least where its deadline is near, and at most where it is far.
+const LEAST_PATIENCE: Duration = Duration::from_millis(250);
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long an answer waits for what it has cost: as long as its caller does. Where the ledger cannot be written, the main
+/// thread says so before that.
+fn patience(deadline: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(Instant::now());
+    left.clamp(LEAST_PATIENCE, MOST_PATIENCE)
+}
 
 /// What is known at the end of an attempt.
 #[derive(Default)]
@@ -146,10 +156,19 @@ impl<'a> OpenRow<'a> {
 
     /// Settles the row and gives back what the call cost. What an interrupted stream has used
     /// counts, by the upstream's own numbers or else by an estimate.
-    pub async fn settle(mut self: Box<Self>, end: End) -> Settled {
+    pub async fn settle(self: Box<Self>, end: End) -> Settled {
+        self.settle_within(SETTLE_PATIENCE, end).await
+    }
+
+    /// Likewise with an answer that came, for which the caller waits until the deadline.
+    pub async fn settle_answer(self: Box<Self>, deadline: Instant, end: End) -> Settled {
+        self.settle_within(patience(deadline), end).await
+    }
+
+    async fn settle_within(mut self: Box<Self>, patience: Duration, end: End) -> Settled {
         let (done, settled) = oneshot::channel();
         let (sent, spent) = self.send(end, Some(done));
-        let settled = match timeout(SETTLE_PATIENCE, self.ledger.answer(settled)).await {
+        let settled = match timeout(patience, self.ledger.answer(settled)).await {
             Ok(Ok(settled)) => settled,
             _ => Settled::default(),
         };

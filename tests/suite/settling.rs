@@ -1,8 +1,9 @@
 //! Where and how often the worker writes a row of the ledger.
 
-use crate::bed::{Cluster, eventually, failure, nodes, rows, value};
+use crate::bed::{Cluster, eventually, failure, json, nodes, rows, value};
 use crate::fixtures::{chat_sql, prepare, ready};
 use crate::upstream::{Answer, Gate, Upstream};
+use std::time::{Duration, Instant};
 
 const PENDING: &str = "SELECT count(*) FROM aggregator_usage_logs WHERE status = 'pending'";
 const LEDGER: &str = "SELECT status, count(*) FROM aggregator_usage_logs GROUP BY 1";
@@ -174,4 +175,77 @@ async fn a_row_that_has_changed_hands_while_it_was_pending_settles_as_it_is() {
     let labels = "SELECT label, user_id, requests FROM aggregator_usage_labels ORDER BY 1";
     assert_eq!(rows(&root, labels).await, ["second|somebody|1", "third|somebody|1"]);
     crate::reports::assert_equal(&root, "after it has changed hands").await;
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_its_cost_as_long_as_its_caller_waits() {
+    let upstream = Upstream::start(|_| Answer::hello()).await;
+    let (database, root) = ready(&upstream).await;
+    let cost = json(&root, &chat_sql("{}")).await["aggregator"]["cost"].clone();
+    assert!(cost.is_number(), "{cost}");
+    // The worker waits here as long as the test needs.
+    root.batch_execute(
+        "CREATE TABLE held AS SELECT 1;
+         GRANT SELECT ON held TO PUBLIC;
+         CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             WHILE EXISTS (SELECT FROM public.held) LOOP
+                 PERFORM pg_catalog.pg_sleep(0.05);
+             END LOOP;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER waits BEFORE INSERT OR UPDATE ON aggregator_usage_hourly
+         FOR EACH ROW EXECUTE FUNCTION waits();
+         ALTER TABLE aggregator_usage_hourly ENABLE ALWAYS TRIGGER waits",
+    )
+    .await
+    .unwrap();
+    let watch = database.root().await;
+    let sql = chat_sql("{}");
+    let (answer, ()) = tokio::join!(json(&root, &sql), async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        eventually(&watch, waits, "1").await;
+        // Longer than what has failed would wait.
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        watch.batch_execute("DELETE FROM held").await.unwrap();
+    });
+    assert_eq!(answer["aggregator"]["cost"], cost);
+    // A caller who has less time has the answer in time.
+    root.batch_execute("INSERT INTO held SELECT 1; SET statement_timeout = '3s'").await.unwrap();
+    let answer = json(&root, &sql).await;
+    assert_eq!(answer["choices"][0]["message"]["content"], "hello");
+    assert!(answer["aggregator"]["cost"].is_null(), "{answer}");
+    root.batch_execute("DELETE FROM held; RESET statement_timeout").await.unwrap();
+    eventually(&root, "SELECT sum(requests) FROM aggregator_usage_hourly", "3").await;
+}
+
+#[tokio::test]
+async fn where_the_ledger_is_locked_answers_come_without_their_cost_and_long_before_the_deadline() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| Answer::held(&held, Answer::hello())).await;
+    let (database, root) = ready(&upstream).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let caller = database.root().await;
+        calls.spawn(async move { json(&caller, &chat_sql("{}")).await });
+    }
+    eventually(&root, PENDING, "12").await;
+    let locker = database.root().await;
+    locker
+        .batch_execute("BEGIN; LOCK TABLE aggregator_usage_hourly IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let began = Instant::now();
+    gate.open();
+    for answer in calls.join_all().await {
+        assert!(answer["aggregator"]["cost"].is_null(), "{answer}");
+    }
+    // Nobody waits a second for each of the others.
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert_eq!(value(&root, PENDING).await.unwrap(), "12");
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    let priced = "SELECT count(cost_estimate) FROM aggregator_usage_logs";
+    eventually(&root, priced, "12").await;
+    crate::reports::assert_equal(&root, "after the lock").await;
 }

@@ -220,6 +220,8 @@ impl Desk {
             let stuck = std::mem::take(&mut self.stuck);
             self.stuck_since = Instant::now();
             self.write(stuck.into_iter().map(|(settle, done)| Row::Settle(settle, done)).collect());
+            // Tried again in vain: the answer goes without its cost, and is not held until its deadline.
+            self.stuck.iter_mut().for_each(|(_, done)| *done = None);
         }
         if self.noted_at.elapsed() > NOTE {
             self.note();

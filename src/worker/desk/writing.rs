@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 /// many tries.
 pub const MOST_TRIES: u32 = 5;
 
+/// After so many rows in a row that somebody has locked it is their table that is.
+const LOCKED_ROWS: usize = 2;
+
 /// How long what is settled waits for something that is flushed anyway.
 const UNFLUSHED: Duration = Duration::from_millis(1);
 
@@ -81,6 +84,11 @@ impl Desk {
     /// what begins next, or a moment later. What begins does wait, and so does the result of a job, which
     /// somebody may read at once. A crash in between leaves a row that is unknown, whose reservation counts.
     pub fn write(&mut self, rows: Vec<Row>) {
+        self.try_to_write(rows);
+    }
+
+    /// Says why a row that was alone is not written.
+    fn try_to_write(&mut self, rows: Vec<Row>) -> Option<Failure> {
         let is_durable = rows.iter().any(Row::ends_job);
         match self.commit(&rows, is_durable) {
             // Who may serve these calls, or call at all, has changed since they were routed: before they leave.
@@ -139,8 +147,25 @@ impl Desk {
             }
             Err(failure) if rows.len() == 1 => {
                 rows.into_iter().for_each(|row| self.failed(row, &failure));
+                return Some(failure);
             }
-            Err(_) => rows.into_iter().for_each(|row| self.write(vec![row])),
+            Err(_) => self.write_each(rows),
+        }
+        None
+    }
+
+    /// Writes each row in its own commit. Where one after the other waits for a lock in vain, it is a table that is
+    /// locked, and the rest does not wait for it as well: calls are behind them.
+    fn write_each(&mut self, rows: Vec<Row>) {
+        let mut locked = Vec::new();
+        for row in rows {
+            match locked.last() {
+                Some(failure) if locked.len() >= LOCKED_ROWS => self.failed(row, failure),
+                _ => match self.try_to_write(vec![row]) {
+                    Some(failure) if failure.is_about_locks() => locked.push(failure),
+                    _ => locked.clear(),
+                },
+            }
         }
     }
 
