@@ -24,7 +24,7 @@ CREATE INDEX ON @extschema@.aggregator_user_models (provider_id);
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_user_models', '');
 
 -- Stores the list that a user's key gave: all of it, and nothing of the one before. At most 5,000 models.
--- Runs as the owner, granted to nobody.
+-- Says whether anything has changed. Runs as the owner, granted to nobody.
 CREATE FUNCTION @extschema@.aggregator_store_user_models(
     p_user_id           text,
     p_provider_id       uuid,
@@ -36,7 +36,7 @@ CREATE FUNCTION @extschema@.aggregator_store_user_models(
     p_context_windows   integer[],
     p_max_output_tokens integer[],
     p_pricing           text[]
-) RETURNS void
+) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 -- As in aggregator_store_catalogue.
@@ -47,6 +47,8 @@ SET jit = off
 AS $$
 DECLARE
     c_most CONSTANT bigint := 5000;
+    v_vanished      bigint;
+    v_stored        bigint;
 BEGIN
     WITH fresh AS MATERIALIZED (
         SELECT f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities::jsonb AS capabilities,
@@ -65,32 +67,38 @@ BEGIN
         WHERE m.user_id = p_user_id
           AND m.provider_id = p_provider_id
           AND NOT EXISTS (SELECT FROM fresh AS f WHERE f.model_id = m.model_id)
+        RETURNING m.model_id
+    ),
+    stored AS (
+        INSERT INTO @extschema@.aggregator_user_models AS m
+            (user_id, provider_id, model_id, model_name, display_name, model_type, capabilities,
+             context_window, max_output_tokens, pricing)
+        SELECT p_user_id, p_provider_id, f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities,
+            f.context_window, f.max_output_tokens, coalesce(f.pricing, '{}'::jsonb)
+        FROM fresh AS f
+        ON CONFLICT (user_id, provider_id, model_id) DO UPDATE
+        SET model_name = excluded.model_name,
+            display_name = excluded.display_name,
+            model_type = excluded.model_type,
+            capabilities = excluded.capabilities,
+            context_window = excluded.context_window,
+            max_output_tokens = excluded.max_output_tokens,
+            pricing = excluded.pricing
+        WHERE (m.model_name, m.display_name, m.model_type, m.capabilities, m.context_window, m.max_output_tokens, m.pricing)
+            IS DISTINCT FROM
+            (excluded.model_name, excluded.display_name, excluded.model_type, excluded.capabilities,
+             excluded.context_window, excluded.max_output_tokens, excluded.pricing)
+        RETURNING m.model_id
     )
-    INSERT INTO @extschema@.aggregator_user_models AS m
-        (user_id, provider_id, model_id, model_name, display_name, model_type, capabilities,
-         context_window, max_output_tokens, pricing)
-    SELECT p_user_id, p_provider_id, f.model_id, f.model_name, f.display_name, f.model_type, f.capabilities,
-        f.context_window, f.max_output_tokens, coalesce(f.pricing, '{}'::jsonb)
-    FROM fresh AS f
-    ON CONFLICT (user_id, provider_id, model_id) DO UPDATE
-    SET model_name = excluded.model_name,
-        display_name = excluded.display_name,
-        model_type = excluded.model_type,
-        capabilities = excluded.capabilities,
-        context_window = excluded.context_window,
-        max_output_tokens = excluded.max_output_tokens,
-        pricing = excluded.pricing
-    WHERE (m.model_name, m.display_name, m.model_type, m.capabilities, m.context_window, m.max_output_tokens, m.pricing)
-        IS DISTINCT FROM
-        (excluded.model_name, excluded.display_name, excluded.model_type, excluded.capabilities,
-         excluded.context_window, excluded.max_output_tokens, excluded.pricing);
+    SELECT (SELECT count(*) FROM vanished), (SELECT count(*) FROM stored) INTO v_vanished, v_stored;
     -- As in aggregator_store_catalogue.
-    IF FOUND THEN
+    IF v_stored > 0 THEN
         PERFORM FROM @extschema@.api_providers AS p WHERE p.id = p_provider_id FOR KEY SHARE;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'provider % does not exist any more', p_provider_id USING ERRCODE = 'foreign_key_violation';
         END IF;
     END IF;
+    RETURN v_vanished + v_stored > 0;
 END
 $$;
 
@@ -106,6 +114,6 @@ COMMENT ON COLUMN @extschema@.aggregator_user_models.context_window IS 'Tokens; 
 COMMENT ON COLUMN @extschema@.aggregator_user_models.max_output_tokens IS 'Tokens; NULL: unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_user_models.pricing IS 'As in aggregator_models, as far as the list says; an absent price is unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_user_models.first_seen_at IS 'When the list first had it.';
-COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores the model list that a user''s key gave, for that user alone. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_store_user_models(text, uuid, text[], text[], text[], text[], text[], integer[], integer[], text[]) IS 'Stores the model list that a user''s key gave, for that user alone; whether anything has changed. Internal.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

@@ -7,18 +7,13 @@
 use crate::error::Error;
 use crate::gateway::catalogue;
 use crate::gateway::shared::Shared;
-use crate::gateway::syncing::{Outcome, Place};
+use crate::gateway::syncing::{Last, Outcome, Place};
 use crate::gateway::task::{Task, UserModels};
 use crate::protocol::{CatalogueFetch, FirstSync, SealedKey};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
 use uuid::Uuid;
-
-/// How long what a provider said without a user's key holds for the keys of all users.
-const PAUSE: Duration = Duration::from_secs(60);
 
 /// Begins at once to count as in flight, so that the worker stays for it.
 pub fn run(shared: Arc<Shared>, sync: FirstSync) -> impl Future<Output = ()> {
@@ -118,22 +113,23 @@ fn stored(answer: Result<bool, Error>) -> Result<(), Error> {
     answer?.then_some(()).ok_or_else(not)
 }
 
-/// `by_user`: what was found a moment ago holds. Once begun it goes on to its end: whoever asks and goes away, again and
+/// `by_user`: what was found a moment ago holds, and a failure the longer the more there were. Once begun it goes on to its end: whoever asks and goes away, again and
 /// again, has the provider asked once.
 async fn for_all(shared: &Arc<Shared>, fetch: &CatalogueFetch, by_user: bool) -> Outcome {
     let last = shared.first_syncs.lock().for_all.entry(fetch.provider.id).or_default().clone();
     let mut last = last.lock_owned().await;
-    if let Some((at, outcome)) = &*last
+    if let Some(last) = &*last
         && by_user
-        && at.elapsed() < PAUSE
+        && last.holds(&fetch.models_url)
     {
-        return outcome.clone();
+        return last.outcome.clone();
     }
     let in_flight = shared.stats.enter();
     let (shared, fetch) = (shared.clone(), fetch.clone());
     let fetching = tokio::spawn(async move {
+        let url = fetch.models_url.clone();
         let outcome = everybodys(&shared, fetch).await;
-        *last = Some((Instant::now(), outcome.clone()));
+        *last = Some(Last::after(last.as_ref(), url, outcome.clone()));
         drop(in_flight);
         outcome
     });

@@ -36,8 +36,11 @@ pub fn store_own(statements: &Statements, own: &UserModels) -> bool {
             let whose = [own.user_id.as_str().into(), pg_uuid(own.provider_id).into()];
             let arguments: Vec<_> =
                 whose.into_iter().chain(columns::arguments(&own.models)).collect();
-            client.update(&statements.store_own, None, &arguments)?;
-            route_cache::changed(installed);
+            let stored = client.update(&statements.store_own, Some(1), &arguments)?.first();
+            // A list as it was tells nobody's session to look anew.
+            if stored.get_one::<bool>()? != Some(false) {
+                route_cache::changed(installed);
+            }
             Ok(())
         })
     });

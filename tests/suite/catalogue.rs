@@ -315,16 +315,23 @@ async fn a_plan_made_on_empty_tables_does_not_make_the_next_sync_slow() {
     const OWN: &str = "SELECT aggregator_store_user_models('u', p.id, l.ids, l.names, l.names, l.types, l.capabilities, l.windows, l.windows, l.pricing)
         FROM listed AS l, api_providers AS p WHERE p.name = 'openai' AND l.n = 5000";
     assert_eq!(rows(&root, SYNC).await, ["10000|0|0"]);
-    value(&root, OWN).await;
+    assert_eq!(value(&root, OWN).await.unwrap(), "t");
     // With nested loops these took 44 and 4 seconds, now a quarter of one; machines differ.
     let pid = value(&root, "SELECT pg_backend_pid()").await.unwrap();
     let before = bed::processor_time(&pid);
     assert_eq!(rows(&root, SYNC).await, ["0|0|10000"]);
     let between = bed::processor_time(&pid);
     assert!(between - before < Duration::from_secs(8), "{:?}", between - before);
-    value(&root, OWN).await;
+    assert_eq!(value(&root, OWN).await.unwrap(), "f", "nothing has changed");
     let took = bed::processor_time(&pid) - between;
     assert!(took < Duration::from_secs(2), "{took:?}");
+    // One for another is a change, and so is another price.
+    let other = OWN.replace("l.ids", "array_replace(l.ids, 'v/m1', 'v/other')");
+    let dearer = r#"array_replace(l.pricing, '{"input": 7}', '{"input": 8}')"#;
+    let dearer = other.replace("l.pricing", dearer);
+    for (sql, has_changed) in [(&other, "t"), (&other, "f"), (&dearer, "t"), (&dearer, "f")] {
+        assert_eq!(value(&root, sql).await.unwrap(), has_changed, "{sql}");
+    }
     // One price is still looked up by its key.
     let set = "SELECT pricing FROM set_model_price('v/m7', '{\"input\": 1}')";
     assert_eq!(value(&root, set).await.unwrap(), r#"{"input": 1}"#);
