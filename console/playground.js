@@ -41,7 +41,7 @@ export function playground(page) {
     const callable = list.providers.some((one) => one.models.some((model) => model.is_callable && model.type === 'chat'))
     return callable ? room(page, list) : empty('Nothing to ask yet', 'A model can be called once its provider has a key: yours, or the platform’s.', button('Add a key', () => page.to('providers'), { kind: 'main' }))
   }, skeleton(6, 'rows'))
-  const root = h('div', {}, heading('Playground', 'Calls here are real: they spend your keys, and stand in Usage.'), place)
+  const root = h('div', {}, heading('Playground', 'Calls here are real: they spend your keys, and are in Usage.'), place)
   root.leave = () => place.querySelector('.room')?.leave?.()
   return root
 }

@@ -52,7 +52,7 @@ for _ in $(seq 50); do
     curl -s -o /dev/null "http://127.0.0.1:$PORT/health" && break
     sleep 0.2
 done
-ask "SELECT http_address, http_error FROM aggregator_status()"
+ask "SELECT coalesce(http_error, 'It listens at ' || http_address) FROM aggregator_status()"
 echo "curl -N http://127.0.0.1:$PORT/v1/chat/completions -H 'Authorization: Bearer agk_...' -d '{... \"stream\": true}'"
 curl -sS -N --fail-with-body "http://127.0.0.1:$PORT/v1/chat/completions" -H "Authorization: Bearer $GATEWAY_KEY" \
     -H 'Content-Type: application/json' \

@@ -5,7 +5,6 @@
 \getenv url DEMO_URL
 \getenv embedder_url DEMO_EMBEDDER_URL
 \getenv embedder_key DEMO_EMBEDDER_KEY
-\pset null '(unknown)'
 \pset pager off
 \pset footer off
 
@@ -22,12 +21,12 @@ INSERT INTO api_providers (name, display_name, provider_type, api_standard, base
 VALUES (:'provider', 'SmolLM2 on this machine', 'direct', 'openai', :'url');
 \endif
 
-\echo '\n-- 3. A key of one''s own: checked with the provider, sealed, never shown again.'
+\echo '\n-- 3. A key of one''s own: checked with the provider, encrypted, never shown again.'
 \set ECHO none
 \echo 'SELECT save_provider_key(''':provider''', ''sk-...'');'
 SELECT save_provider_key(:'provider', :'key');
 \set ECHO queries
-SELECT user_id, key_hint, last_validated_at IS NOT NULL AS validated, octet_length(api_key_encrypted) AS sealed_bytes
+SELECT user_id, key_hint, last_validated_at IS NOT NULL AS validated, octet_length(api_key_encrypted) AS encrypted_bytes
 FROM user_api_providers;
 
 \echo '\n-- 4. The catalogue of models.'
@@ -41,7 +40,7 @@ SELECT save_platform_key(:'provider', :'key');
 SELECT * FROM sync_models(:'provider');
 
 \if :is_local
-\echo '\n-- A list without prices leaves them unknown; this machine''s power has a price too.'
+\echo '\n-- A list without prices leaves them unknown. This machine''s power has a price too.'
 UPDATE aggregator_models SET pricing = '{"input": 0.01, "cache_read": 0.001, "output": 0.04}' WHERE model_id = :'model';
 \endif
 
@@ -59,7 +58,7 @@ BEGIN;
 SELECT jsonb_pretty(chat_complete(:'model', '[{"role": "user", "content": "Say hello."}]', '{"temperature": 0, "max_tokens": 20}') -> 'aggregator') AS aggregator;
 ROLLBACK;
 
-\echo '\n-- 8. The ledger has both.'
+\echo '\n-- 8. The usage log has both.'
 SELECT created_at::time(0), model_id, status, prompt_tokens, completion_tokens, cost_estimate AS cost_usd, cost_source, latency_ms
 FROM aggregator_usage_logs
 ORDER BY created_at;
