@@ -18,7 +18,7 @@ use crate::gateway::outlet::{Blocked, Outlet, Reader};
 use crate::gateway::row::{End, OpenRow};
 use crate::gateway::settings::Settings;
 use crate::gateway::shared::Shared;
-use crate::gateway::task::{JobAnswer, Outcome, Task};
+use crate::gateway::task::{JobAnswer, Outcome};
 use crate::protocol::{Candidate, ChatAnswer};
 use http::StatusCode;
 use std::time::Duration;
@@ -373,7 +373,6 @@ impl Exchange<'_, '_> {
     ) -> ChatAnswer {
         let candidate = self.candidate;
         let served_model = completion.served_model.unwrap_or_else(|| candidate.model_id.clone());
-        self.shared.ledger.send(Task::KeyUsed(candidate.user_provider_id));
         let provider = candidate.provider.name.clone();
         let ends_job = matches!(self.outlet.delivery, Delivery::Job) && !self.is_checked;
         let job = ends_job.then(|| JobAnswer {

@@ -121,6 +121,14 @@ pub struct Settle {
     pub cached: Option<Saved>,
 }
 
+impl Settle {
+    /// The key that answered: when it was last used is noted.
+    pub fn used_key(&self) -> Option<Uuid> {
+        let has_answered = matches!(self.outcome, Outcome::Success) && self.cached.is_none();
+        has_answered.then_some(self.begin.user_provider_id)
+    }
+}
+
 /// What an answer that was there already would have come to, as it did the first time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
@@ -185,8 +193,6 @@ pub enum Task {
     /// Without a reply, it may be written a few milliseconds later, or together with its settlement.
     Begin(Begin, Option<oneshot::Sender<Result<(), NotBegun>>>),
     Settle(Box<Settle>, Option<oneshot::Sender<Settled>>),
-    /// A key answered: note when it was last used.
-    KeyUsed(Uuid),
     /// A catalogue that everybody sees. Whether it is stored.
     Catalogue(Box<CatalogueFetch>, Fetched, oneshot::Sender<bool>),
     /// A model list that is one user's. Likewise.

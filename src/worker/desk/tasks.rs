@@ -45,6 +45,7 @@ impl Desk {
                     if self.held.release(&settle.begin.key) {
                         self.open.remove(&settle.begin.key);
                     }
+                    self.used.extend(settle.used_key());
                     rows.push(Row::Settle(settle, done));
                 }
                 Task::JobEnded(end) => rows.push(Row::JobEnd(end)),
@@ -164,10 +165,6 @@ impl Desk {
                 }
                 Task::HiddenTokens(seen) => {
                     hidden::store(&self.statements, &seen);
-                    inbox.wake.done();
-                }
-                Task::KeyUsed(key) => {
-                    self.used.insert(key);
                     inbox.wake.done();
                 }
                 Task::Catalogue(fetch, fetched, reply) => {
