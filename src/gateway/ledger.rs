@@ -167,7 +167,8 @@ impl Ledger {
     /// woken takes longer than that.
     pub async fn answer<T>(&self, mut answered: oneshot::Receiver<T>) -> Result<T, RecvError> {
         let began = Instant::now();
-        while self.wake.queued() <= FEW && began.elapsed() < LINGER {
+        // What may wait is not about to be answered.
+        while !self.is_unhurried && self.wake.queued() <= FEW && began.elapsed() < LINGER {
             match answered.try_recv() {
                 Ok(answer) => return Ok(answer),
                 Err(TryRecvError::Empty) => yield_now().await,

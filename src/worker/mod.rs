@@ -208,12 +208,18 @@ impl Work {
         }
     }
 
-    /// Does a batch of what has arrived. Says whether that was anything.
+    /// Does a batch of what has arrived, and stays awake a moment where any of it was in a hurry: what comes next
+    /// probably is so too. Says whether there was anything.
     fn by(&self, desk: &mut Desk) -> bool {
+        let is_hurried = self.has_more();
         // In this order: a job that comes after the reset wakes again, one before it is seen now.
         let _ = (&self.wake).read(&mut [0; 64]);
         self.inbox.wake.reset();
-        desk.work(&self.inbox)
+        let did = desk.work(&self.inbox);
+        if did && is_hurried {
+            self.linger();
+        }
+        did
     }
 }
 
@@ -256,7 +262,6 @@ fn serve(
         worked_at = Instant::now();
         if work.by(desk) {
             busy_at = Instant::now();
-            work.linger();
         }
         if desk.has_left() {
             return Ok(());
