@@ -9,9 +9,10 @@ use crate::gateway::shared::Shared;
 use crate::gateway::stats::InFlight;
 use crate::gateway::task::{JobAnswer, JobEnd, Task};
 use crate::protocol::{ChatAnswer, ChatCall, Reply, Settled};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tokio::task::JoinSet;
+use std::task::Poll;
 use uuid::Uuid;
 
 /// Starts jobs that the main thread has claimed.
@@ -71,12 +72,14 @@ fn watch(
 ) {
     let by_task = shared.clone();
     shared.jobs.run(job, async move {
-        let mut runs = JoinSet::new();
-        runs.spawn(run);
-        let outcome = match runs.join_next().await {
-            Some(Ok(outcome)) => outcome,
-            _ => Err(Error::panicked()),
-        };
+        let mut run = Box::pin(run);
+        // In this task: one more for each job costs more than this. What has panicked is never polled again.
+        let outcome =
+            poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
+                Ok(polled) => polled,
+                Err(_) => Poll::Ready(Err(Error::panicked())),
+            });
+        let outcome = outcome.await;
         by_task.jobs.over(job);
         if let Some(outcome) = outcome.transpose() {
             by_task
