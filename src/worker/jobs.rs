@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const CLAIMS: usize = 256;
 /// While many run, what has ended makes room for others together: a look for a few costs as much as one for
 /// many, and of those that have been taken some wait for their turn.
-const PART: usize = 16;
+const PART: usize = 8;
 /// Between two that tell of ends.
 const TELL: Duration = Duration::from_millis(5);
 
