@@ -12,6 +12,7 @@ use crate::gateway::task::{Begin, Saved, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
+use crate::worker::expanded::expanded;
 use crate::worker::ledger_statements::{Ledger, LedgerStatements, Writer};
 use crate::worker::prices::Prices;
 use pgrx::datum::DatumWithOid;
@@ -25,7 +26,7 @@ fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> DatumWithOid<'
 where
     Vec<T>: Into<DatumWithOid<'a>>,
 {
-    rows.iter().map(value).collect::<Vec<T>>().into()
+    expanded(rows.iter().map(value).collect::<Vec<T>>().into(), rows.len())
 }
 
 /// The gateway keys of rows, and their tags, as arrays that are texts: an array of arrays has room only for

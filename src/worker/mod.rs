@@ -11,6 +11,7 @@ mod console;
 mod cooling;
 mod desk;
 mod detached;
+mod expanded;
 mod forgotten;
 mod held;
 mod hidden;

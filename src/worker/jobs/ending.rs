@@ -7,6 +7,7 @@ use crate::gateway::task::{JobAnswer, JobEnd};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
+use crate::worker::expanded::expanded;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
@@ -126,7 +127,7 @@ fn write(
     let answers = |part: fn(&JobAnswer) -> &str| -> Vec<Option<&str>> {
         ends.iter().map(|(_, end)| end.answer().map(part)).collect()
     };
-    let arguments: [DatumWithOid<'_>; 10] = [
+    let arrays: [DatumWithOid<'_>; 9] = [
         ends.iter().map(|(_, end)| pg_uuid(end.job)).collect::<Vec<_>>().into(),
         answers(|answer| &answer.response).into(),
         answers(|answer| &answer.provider).into(),
@@ -136,8 +137,10 @@ fn write(
         costs.iter().map(|settled| settled.cost_source.as_deref()).collect::<Vec<_>>().into(),
         pauses.into(),
         are_early.into(),
-        settings::job_max_attempts().into(),
     ];
+    let mut arguments: Vec<_> =
+        arrays.into_iter().map(|array| expanded(array, ends.len())).collect();
+    arguments.push(settings::job_max_attempts().into());
     client
         .update(&statements.finish_jobs, None, &arguments)?
         .map(|row| {
