@@ -67,6 +67,8 @@ ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN gateway_key_id uuid;
 ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN tags text[];
 ALTER TABLE @extschema@.aggregator_usage_logs ALTER COLUMN tags SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_jobs ADD COLUMN gateway_key_id uuid;
+-- There is an index of only those that have such a key.
+ALTER TABLE @extschema@.aggregator_jobs DROP CONSTRAINT aggregator_jobs_user_id_idempotency_key_key;
 DROP FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text);
 -- Their results or arguments have changed.
 DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);
@@ -1461,6 +1463,9 @@ COMMENT ON COLUMN @extschema@.aggregator_key_checks.http_status IS 'The provider
 COMMENT ON COLUMN @extschema@.aggregator_key_checks.latency_ms IS 'Milliseconds.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_key_checks(integer) IS 'Forgets key checks that are older than so many seconds, or than 90 days. Internal.';
+
+-- Only of those that have one: every change of a job's status is a new entry in each index that has the job.
+CREATE UNIQUE INDEX aggregator_jobs_idempotent ON @extschema@.aggregator_jobs (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- The vectors of a job of embed_submit, in the order of its inputs. Runs as the caller, as chat_result does.
 CREATE FUNCTION @extschema@.embed_result(p_job_id uuid)

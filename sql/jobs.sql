@@ -25,9 +25,10 @@ CREATE TABLE @extschema@.aggregator_jobs (
     error           jsonb,
     cost            numeric,
     cost_source     text,
-    gateway_key_id  uuid,
-    UNIQUE (user_id, idempotency_key)
+    gateway_key_id  uuid
 ) WITH (fillfactor = 80);
+-- Only of those that have one: every change of a job's status is a new entry in each index that has the job.
+CREATE UNIQUE INDEX aggregator_jobs_idempotent ON @extschema@.aggregator_jobs (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- The worker takes users in turn, and of each the job that is due first.
 CREATE INDEX aggregator_jobs_queued ON @extschema@.aggregator_jobs (user_id, run_after) WHERE status = 'queued';
 CREATE INDEX aggregator_jobs_running ON @extschema@.aggregator_jobs (epoch) WHERE status = 'running';

@@ -61,6 +61,8 @@ ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN gateway_key_id uuid;
 ALTER TABLE @extschema@.aggregator_usage_logs ADD COLUMN tags text[];
 ALTER TABLE @extschema@.aggregator_usage_logs ALTER COLUMN tags SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_jobs ADD COLUMN gateway_key_id uuid;
+-- There is an index of only those that have such a key.
+ALTER TABLE @extschema@.aggregator_jobs DROP CONSTRAINT aggregator_jobs_user_id_idempotency_key_key;
 DROP FUNCTION @extschema@.set_rate_limit(bigint, bigint, text, boolean, text, text);
 -- Their results or arguments have changed.
 DROP FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs);

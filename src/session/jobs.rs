@@ -139,7 +139,7 @@ fn submit(
         "INSERT INTO @extschema@.aggregator_jobs
              (id, user_id, model, provider, request, request_bytes, run_after, idempotency_key)
          VALUES ($1, $2, $3, $4, $5::jsonb, octet_length($5), coalesce($6, now()), $7)
-         ON CONFLICT (user_id, idempotency_key) DO NOTHING
+         ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
          RETURNING id",
     );
     let id = Uuid::now_v7();

@@ -31,7 +31,7 @@ const SUBMIT: &str = "
     INSERT INTO @extschema@.aggregator_jobs
         (id, user_id, model, provider, request, request_bytes, idempotency_key, gateway_key_id)
     VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8)
-    ON CONFLICT (user_id, idempotency_key) DO NOTHING
+    ON CONFLICT (user_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id";
 
 const EARLIER: &str = "
