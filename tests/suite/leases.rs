@@ -340,7 +340,7 @@ async fn nobody_without_the_master_keys_changes_a_lease() {
     // Once more what was said already; with one byte changed; and what is nothing.
     let (status, text) = ask(body).await;
     assert!(status == 400 && text.contains("a later message of it has come"), "{text}");
-    let changed = body.replacen(|c: char| c == 'A', "B", 1);
+    let changed = body.replacen('A', "B", 1);
     for (body, said) in [
         (changed.as_str(), "not sealed with a master key of this gateway"),
         (r#"{"sealed":""}"#, "not sealed with a master key of this gateway"),
