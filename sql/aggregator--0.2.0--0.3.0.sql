@@ -29,6 +29,15 @@ ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT 
 ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint CONSTRAINT aggregator_usage_hourly_own_requests_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint CONSTRAINT aggregator_usage_hourly_own_tokens_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric CONSTRAINT aggregator_usage_hourly_own_cost_not_null NOT NULL DEFAULT 0;
+-- Several gateways: each has its own rows. What is there is this server's.
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN gateway text NOT NULL DEFAULT '';
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN gateway text CONSTRAINT aggregator_usage_hourly_gateway_not_null NOT NULL DEFAULT '';
+ALTER TABLE @extschema@.aggregator_usage_hourly
+    DROP CONSTRAINT aggregator_usage_hourly_pkey,
+    ADD PRIMARY KEY (user_id, hour, provider_id, model_id, status, gateway);
+ALTER TABLE @extschema@.aggregator_usage_totals
+    DROP CONSTRAINT aggregator_usage_totals_pkey,
+    ADD PRIMARY KEY (grain, start, provider_id, model_id, status, gateway);
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
     CHECK (keys IN ('platform', 'own', 'all'));
 DO $upgrade$
@@ -172,6 +181,10 @@ DECLARE
     v_long text;
     v_role text;
 BEGIN
+    -- What comes from the hub has been checked there.
+    IF @extschema@.aggregator_is_applying() THEN
+        RETURN NEW;
+    END IF;
     PERFORM @extschema@.aggregator_check_provider_urls(NEW.base_url, NEW.models_url, NEW.key_check_url);
     IF TG_OP = 'UPDATE' THEN
         -- A sync is not an edit, and writes last_synced_at alone.
@@ -260,6 +273,10 @@ AS $$
 DECLARE
     c_settings CONSTANT integer := 8192;
 BEGIN
+    -- What comes from the hub has been checked there, and noted.
+    IF @extschema@.aggregator_is_applying() THEN
+        RETURN NEW;
+    END IF;
     IF TG_OP = 'INSERT' THEN
         IF octet_length(NEW.settings::text) <= c_settings THEN
             RETURN NEW;
@@ -1550,6 +1567,12 @@ LEFT JOIN calls ON calls.provider_id = seen.provider_id AND calls.model_id = see
 LEFT JOIN cooling AS own ON own.provider_id = seen.provider_id AND own.model_id = seen.model_id
 LEFT JOIN cooling AS whole ON whole.provider_id = seen.provider_id AND whole.model_id IS NULL;
 
+-- The name of this server among several gateways, under which it sums up; empty: it is alone. Of the reload, or of the
+-- server's start, as the worker reads it.
+CREATE FUNCTION @extschema@.aggregator_gateway_name() RETURNS text
+LANGUAGE c STABLE STRICT
+AS 'MODULE_PATHNAME', 'aggregator_gateway_name_wrapper';
+
 -- What a row counts against a budget, pending or settled: what it cost where that is certain, else
 -- the upper bound that was reserved for it, or what is known if that is more. No single row counts
 -- without end: what was beyond the bound of its request counts as the bound, and what had none as
@@ -1709,6 +1732,8 @@ BEGIN
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
 BEGIN
     WITH changed AS (
         SELECT 1 AS sign, log.*, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
@@ -1739,23 +1764,24 @@ BEGIN
     hourly AS (
         INSERT INTO @extschema@.aggregator_usage_hourly AS kept
             (user_id, hour, provider_id, model_id, status,
-            %2$s, latency)
-        SELECT * FROM part
+            %2$s, latency, gateway)
+        SELECT part.*, c_gateway FROM part
         ORDER BY user_id, hour, provider_id, model_id, status
-        ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
+        ON CONFLICT (user_id, hour, provider_id, model_id, status, gateway) DO UPDATE SET
             %5$s,
             latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency)
     )
     INSERT INTO @extschema@.aggregator_usage_totals AS kept
         (grain, start, provider_id, model_id, status,
-        %2$s, latency)
+        %2$s, latency, gateway)
     SELECT grain,
         CASE grain WHEN 'day' THEN date_trunc('day', hour, 'UTC') ELSE hour END,
         provider_id,
         model_id,
         status,
         %4$s,
-        @extschema@.aggregator_sum_histograms(latency)
+        @extschema@.aggregator_sum_histograms(latency),
+        c_gateway
     FROM part
     CROSS JOIN unnest('{day,hour}'::text[]) AS grain
     GROUP BY 1, 2, 3, 4, 5
@@ -1763,7 +1789,7 @@ BEGIN
     HAVING %6$s
         OR @extschema@.aggregator_sum_histograms(latency) <> array_fill(0, ARRAY[24])
     ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
+    ON CONFLICT (grain, start, provider_id, model_id, status, gateway) DO UPDATE SET
             %5$s,
             latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency);
 
@@ -1777,6 +1803,7 @@ BEGIN
         ) AS gone
         WHERE (kept.user_id, kept.hour, kept.provider_id, kept.model_id, kept.status)
             = (gone.user_id, gone.hour, gone.provider_id, gone.model_id, gone.status)
+          AND kept.gateway = c_gateway
           AND kept.requests = 0
           AND kept.unreachable = 0;
         DELETE FROM @extschema@.aggregator_usage_totals AS kept
@@ -1789,6 +1816,7 @@ BEGIN
         ) AS gone
         WHERE (kept.grain, kept.start, kept.provider_id, kept.model_id, kept.status)
             = (gone.grain, gone.start, gone.provider_id, gone.model_id, gone.status)
+          AND kept.gateway = c_gateway
           AND kept.requests = 0
           AND kept.unreachable = 0;
     END IF;
@@ -1815,6 +1843,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c_part    CONSTANT integer := 4096;
+    c_gateway CONSTANT text    := @extschema@.aggregator_gateway_name();
     v_parts   bigint;
     v_added   @extschema@.aggregator_usage_logs[];
     v_removed @extschema@.aggregator_usage_logs[];
@@ -1860,8 +1889,15 @@ BEGIN
                 PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
             END LOOP;
         WHEN 'TRUNCATE' THEN
-            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
-                @extschema@.aggregator_usage_labels;
+            -- Of one gateway among several, its own alone.
+            IF c_gateway = '' THEN
+                TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+                    @extschema@.aggregator_usage_labels;
+            ELSE
+                DELETE FROM @extschema@.aggregator_usage_hourly WHERE gateway IN ('', c_gateway);
+                DELETE FROM @extschema@.aggregator_usage_totals WHERE gateway IN ('', c_gateway);
+                DELETE FROM @extschema@.aggregator_usage_labels WHERE gateway IN ('', c_gateway);
+            END IF;
     END CASE;
     RETURN NULL;
 END
@@ -1882,18 +1918,19 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    c_part CONSTANT integer := 20000;
-    v_from timestamptz := coalesce(date_trunc('day', p_from, 'UTC'), '-infinity');
-    v_to   timestamptz := coalesce(date_trunc('day', p_to - interval '1 microsecond', 'UTC') + interval '24 hours', 'infinity');
-    v_hour timestamptz;
-    v_rows @extschema@.aggregator_usage_logs[];
+    c_part    CONSTANT integer := 20000;
+    c_gateway CONSTANT text    := @extschema@.aggregator_gateway_name();
+    v_from    timestamptz := coalesce(date_trunc('day', p_from, 'UTC'), '-infinity');
+    v_to      timestamptz := coalesce(date_trunc('day', p_to - interval '1 microsecond', 'UTC') + interval '24 hours', 'infinity');
+    v_hour    timestamptz;
+    v_rows    @extschema@.aggregator_usage_logs[];
 BEGIN
     -- Whoever settles rows meanwhile waits, and then finds the new sums.
     LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
         @extschema@.aggregator_usage_labels IN SHARE ROW EXCLUSIVE MODE;
-    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
-    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
-    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= v_from AND hour < v_to;
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to AND gateway IN ('', c_gateway);
+    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to AND gateway IN ('', c_gateway);
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= v_from AND hour < v_to AND gateway IN ('', c_gateway);
     -- Hour by hour, so that each sum is written once or twice and not with every part.
     FOR v_hour IN
         SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
@@ -1917,7 +1954,9 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
+COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model, status and gateway, in the transaction that settles them.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.gateway IS 'Which of several gateways served them; empty: one that had no name (aggregator.gateway).';
 
 COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same rollups of all users together, per hour and per day (UTC). For administrators.';
 
@@ -1925,6 +1964,8 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.model_id IS 'As in aggrega
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the rollups know it. is_own_key: the user''s own key paid.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_gateway_name() IS 'The name of this server among several gateways (aggregator.gateway); empty: it is alone. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
 
@@ -1961,7 +2002,8 @@ CREATE TABLE @extschema@.aggregator_usage_labels (
     cost              numeric     NOT NULL,
     budget_cost       numeric     NOT NULL,
     own_cost          numeric     NOT NULL,
-    PRIMARY KEY (kind, label, hour, user_id, provider_id, model_id, status)
+    gateway           text        NOT NULL DEFAULT '',
+    PRIMARY KEY (kind, label, hour, user_id, provider_id, model_id, status, gateway)
 ) WITH (fillfactor = 80);
 
 CREATE INDEX ON @extschema@.aggregator_usage_labels (user_id, hour);
@@ -1983,6 +2025,8 @@ BEGIN
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
 BEGIN
     WITH changed AS (
         SELECT 1 AS sign, log.*, labelled.kind, labelled.label, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
@@ -2001,7 +2045,7 @@ BEGIN
     )
     INSERT INTO @extschema@.aggregator_usage_labels AS kept
         (kind, label, hour, user_id, provider_id, model_id, status,
-        %2$s)
+        %2$s, gateway)
     SELECT kind,
             label,
             date_trunc('hour', created_at, 'UTC'),
@@ -2009,12 +2053,13 @@ BEGIN
             provider_id,
             summed_model,
             status,
-            %3$s
+            %3$s,
+            c_gateway
     FROM changed
     GROUP BY 1, 2, 3, 4, 5, 6, 7
     -- In the order of the keys, as everybody who adds.
     ORDER BY 1, 2, 3, 4, 5, 6, 7
-    ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status) DO UPDATE SET
+    ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status, gateway) DO UPDATE SET
             %4$s;
 
     IF cardinality(p_removed) > 0 THEN
@@ -2028,6 +2073,7 @@ BEGIN
         ) AS gone
         WHERE (kept.kind, kept.label, kept.hour, kept.user_id, kept.provider_id, kept.model_id, kept.status)
             = (gone.kind, gone.label, gone.hour, gone.user_id, gone.provider_id, gone.model_id, gone.status)
+          AND kept.gateway = c_gateway
           AND kept.requests = 0
           AND kept.unreachable = 0;
     END IF;
@@ -2134,7 +2180,7 @@ AS $$
     ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the rollups of each.';
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model, status and gateway, in the transaction that settles them. A row with several tags is in the rollups of each.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: rollups of a gateway key; tag: of a tag.';
 
@@ -2939,7 +2985,7 @@ BEGIN
 END
 $$;
 
--- Drops a partition and the sums of its hours, if nobody is using the ledger.
+-- Drops a partition and the sums of its hours, those of other gateways too, if nobody is using the ledger.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_drop_partition(p_partition regclass, p_since timestamptz, p_until timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -3868,7 +3914,8 @@ SELECT used.hour,
     @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
-    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms,
+    used.gateway
 FROM @extschema@.aggregator_usage_hourly AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id;
 
@@ -3886,10 +3933,15 @@ SELECT used.start AS day,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
     @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms,
-    (used.start AT TIME ZONE 'UTC')::date AS utc_date
+    (used.start AT TIME ZONE 'UTC')::date AS utc_date,
+    used.gateway
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
+
+COMMENT ON VIEW @extschema@.aggregator_usage_by_hour IS 'Usage per hour (UTC), user, provider, model, status and gateway, for charts. Users see their own rows, readers all.';
+
+COMMENT ON VIEW @extschema@.aggregator_usage_by_day IS 'Usage of all users together per day (UTC), provider, model, status and gateway, for charts. For readers.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage.cost_source IS 'upstream, computed, incomplete, unpriced or cached.';
 
@@ -3897,9 +3949,13 @@ COMMENT ON COLUMN @extschema@.aggregator_usage.gateway_key_id IS 'The gateway ke
 
 COMMENT ON COLUMN @extschema@.aggregator_usage.tags IS 'Its tags, if it has any.';
 
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.gateway IS 'Which of several gateways served them; empty: the only one.';
+
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.day IS 'Beginning of the day, in UTC; as a date, whatever the time zone of the session, it is utc_date.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.utc_date IS 'The day (UTC) as a date, in every time zone.';
+
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.gateway IS 'Which of several gateways served them; empty: the only one.';
 
 -- Makes, or changes, the schedule of this name.
 CREATE OR REPLACE FUNCTION @extschema@.aggregator_schedule(p_name text, p_schedule text, p_command text) RETURNS bigint
@@ -5512,6 +5568,9 @@ BEGIN
             'aggregator_user_id()',
             'aggregator_is_admin()',
             'aggregator_is_reader()',
+            -- So do triggers, for whoever writes configuration.
+            'aggregator_is_applying()',
+            'aggregator_follows()',
             -- Whoever restores a table with an AI column makes its triggers.
             'aggregator_ai_column_changed()'
         ]),
@@ -6180,8 +6239,11 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- What comes from the hub takes its keys along by itself.
     IF TG_LEVEL = 'ROW' THEN
-        PERFORM @extschema@.aggregator_lock_keys(OLD.id);
+        IF NOT @extschema@.aggregator_is_applying() THEN
+            PERFORM @extschema@.aggregator_lock_keys(OLD.id);
+        END IF;
         RETURN OLD;
     END IF;
     PERFORM @extschema@.aggregator_bound_locks(TG_WHEN = 'BEFORE');
@@ -6301,8 +6363,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_hash bytea := sha256(convert_to(p_user_id, 'UTF8'));
-    v_kept bigint;
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
+    v_hash             bytea := sha256(convert_to(p_user_id, 'UTF8'));
+    v_kept             bigint;
 BEGIN
     DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_leases WHERE user_id = p_user_id;
@@ -6311,6 +6374,12 @@ BEGIN
     -- Once more: a list, or an answer, may have come while calls were being ended.
     DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
+    -- What was counted before this gateway had a name is taken away under the name that it has.
+    IF c_gateway <> ''
+        AND EXISTS (SELECT FROM @extschema@.aggregator_usage_hourly AS used WHERE used.user_id = p_user_id AND used.gateway = '')
+    THEN
+        PERFORM @extschema@.aggregator_rename_rollups(''::text, c_gateway);
+    END IF;
     UPDATE @extschema@.aggregator_usage_logs
     SET user_id = p_anonymous_id, tags = NULL
     WHERE user_id = p_user_id AND created_at >= @extschema@.aggregator_archived_until();
@@ -6318,6 +6387,9 @@ BEGIN
     IF @extschema@.aggregator_archived_until() > '-infinity' THEN
         v_kept := v_kept + @extschema@.aggregator_forget_archived(p_user_id, p_anonymous_id);
     END IF;
+    -- What other gateways told of the user goes; they tell it again under an id of their own, once the user is forgotten there.
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
     INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
     -- What is known of rows that were set aside names the user; what is left of them is in the log.
@@ -6353,12 +6425,15 @@ BEGIN
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
+          -- Those of a hub go by its own sweep.
+          AND NOT @extschema@.aggregator_follows()
     ),
     gateway_keys AS (
         DELETE FROM @extschema@.aggregator_gateway_keys AS k
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
+          AND NOT @extschema@.aggregator_follows()
     ),
     sessions AS (
         DELETE FROM @extschema@.aggregator_console_sessions AS s
@@ -6405,6 +6480,282 @@ COMMENT ON FUNCTION @extschema@.aggregator_forget_keys(text) IS 'The first half 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_usage(text, text) IS 'The second half of forget_user: usage, warnings, statistics. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_sweep_forgotten() IS 'Deletes what older transactions wrote of users who were forgotten meanwhile; whether all of those have ended. Internal.';
+
+-- Whether what this process writes comes from another server, by logical replication.
+CREATE FUNCTION @extschema@.aggregator_is_applying() RETURNS boolean
+LANGUAGE c STABLE STRICT
+AS 'MODULE_PATHNAME', 'aggregator_is_applying_wrapper';
+
+-- Whether this server follows a hub, and this process may not write configuration: what comes from the hub may, a restore
+-- by a superuser, and a script of the extension.
+CREATE FUNCTION @extschema@.aggregator_follows() RETURNS boolean
+LANGUAGE c STABLE STRICT
+AS 'MODULE_PATHNAME', 'aggregator_follows_wrapper';
+
+-- Trigger function: raises PT409, always.
+CREATE FUNCTION @extschema@.aggregator_refuse_change() RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'aggregator_refuse_change_wrapper';
+
+-- Trigger function: what the hub writes for itself (when a key was used last) comes as an update that changes nothing
+-- here. It is not written, and no route is forgotten for it.
+CREATE FUNCTION @extschema@.aggregator_before_applied() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NULL;
+END
+$$;
+
+-- What a call's route and its rules are made of, and what each server writes into those tables for itself, which is not
+-- published.
+CREATE FUNCTION @extschema@.aggregator_configuration(OUT name name, OUT own name[]) RETURNS SETOF record
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    VALUES
+        ('api_providers'::name, '{}'::name[]),
+        ('user_api_providers', '{last_used_at,last_validated_at}'),
+        ('aggregator_models', '{}'),
+        ('aggregator_model_prices', '{}'),
+        ('aggregator_user_models', '{}'),
+        ('aggregator_budgets', '{}'),
+        ('aggregator_rate_limits', '{}'),
+        ('aggregator_gateway_keys', '{last_used_at}'),
+        ('aggregator_gateways', '{message_number,seen_at}')
+$$;
+
+-- Upgrades run this too.
+DO $$
+DECLARE
+    v_table   record;
+    v_columns text;
+BEGIN
+    FOR v_table IN SELECT * FROM @extschema@.aggregator_configuration() LOOP
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) INTO v_columns
+        FROM pg_attribute AS a
+        WHERE a.attrelid = format('@extschema@.%I', v_table.name)::regclass
+          AND a.attnum > 0
+          AND NOT a.attisdropped
+          AND a.attname <> ALL (v_table.own);
+        -- By row, and by name before all others.
+        EXECUTE format('CREATE TRIGGER a_follows_hub BEFORE INSERT OR DELETE OR UPDATE OF %s ON @extschema@.%I
+            FOR EACH ROW WHEN (@extschema@.aggregator_follows()) EXECUTE FUNCTION @extschema@.aggregator_refuse_change()',
+            v_columns, v_table.name);
+        EXECUTE format('CREATE TRIGGER a_is_unchanged BEFORE UPDATE ON @extschema@.%I
+            FOR EACH ROW WHEN (@extschema@.aggregator_is_applying() AND OLD.* IS NOT DISTINCT FROM NEW.*)
+            EXECUTE FUNCTION @extschema@.aggregator_before_applied()', v_table.name);
+    END LOOP;
+END
+$$;
+
+-- Has rollups under one name count as another's.
+CREATE FUNCTION @extschema@.aggregator_rename_rollups(p_from text, p_to text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table   record;
+    v_renamed bigint := 0;
+    v_rows    bigint;
+BEGIN
+    IF p_from IS NULL OR p_from = p_to THEN
+        RETURN 0;
+    END IF;
+    LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+        @extschema@.aggregator_usage_labels IN SHARE ROW EXCLUSIVE MODE;
+    FOR v_table IN
+        SELECT rollup.*, parts.names, parts.grown
+        FROM (VALUES
+            ('aggregator_usage_hourly', false, 'user_id, hour, provider_id, model_id, status'),
+            ('aggregator_usage_totals', false, 'grain, start, provider_id, model_id, status'),
+            ('aggregator_usage_labels', true, 'kind, label, hour, user_id, provider_id, model_id, status')
+        ) AS rollup (name, is_labelled, keys)
+        CROSS JOIN LATERAL @extschema@.aggregator_rollup_parts(rollup.is_labelled) AS parts
+    LOOP
+        EXECUTE format($template$
+            WITH other AS (
+                DELETE FROM @extschema@.%1$I WHERE gateway = $1 RETURNING *
+            )
+            INSERT INTO @extschema@.%1$I AS kept (%2$s, %3$s%4$s, gateway)
+            SELECT %2$s, %3$s%4$s, $2
+            FROM other
+            ORDER BY %2$s
+            ON CONFLICT (%2$s, gateway) DO UPDATE SET
+                %5$s%6$s
+            $template$, v_table.name, v_table.keys, v_table.names,
+            CASE WHEN v_table.is_labelled THEN '' ELSE ', latency' END, v_table.grown,
+            CASE WHEN v_table.is_labelled THEN ''
+                ELSE ', latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency)' END)
+        USING p_from, p_to;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_renamed := v_renamed + v_rows;
+    END LOOP;
+    RETURN v_renamed;
+END
+$$;
+
+-- Has this gateway's rollups under another name count as its own: those from before it had a name, or had this one. A
+-- name that another gateway has would be the end of what that one told.
+CREATE FUNCTION @extschema@.aggregator_adopt_usage(p_gateway text DEFAULT '') RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM @extschema@.aggregator_require_gateway('adopt usage'::text);
+    RETURN @extschema@.aggregator_rename_rollups(p_gateway, @extschema@.aggregator_gateway_name());
+END
+$$;
+
+-- What sharing asks of a server: a superuser, who may publish, a name, and a log that can be decoded.
+CREATE FUNCTION @extschema@.aggregator_require_gateway(p_action text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+        RAISE EXCEPTION 'role ''%'' may not %', current_user, p_action USING ERRCODE = 'PT403', HINT = 'A superuser may.';
+    ELSIF @extschema@.aggregator_gateway_name() = '' THEN
+        RAISE EXCEPTION 'this gateway has no name'
+            USING ERRCODE = 'PT409', HINT = 'ALTER SYSTEM SET aggregator.gateway = ''eu-1''; SELECT pg_reload_conf(); small letters, digits, _ and -.';
+    ELSIF current_setting('wal_level') <> 'logical' THEN
+        RAISE EXCEPTION 'wal_level is %, and what is published has to be decoded', current_setting('wal_level')
+            USING ERRCODE = 'PT409', HINT = 'ALTER SYSTEM SET wal_level = logical; and restart the server.';
+    END IF;
+END
+$$;
+
+-- Publishes what this gateway has counted. Not what it was told by others, which would go round; and no TRUNCATE, which
+-- knows no gateway.
+CREATE FUNCTION @extschema@.aggregator_publish_usage() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_tables CONSTANT text := (
+        SELECT string_agg(format('@extschema@.%I WHERE (gateway = %L)', name, @extschema@.aggregator_gateway_name()), ', ')
+        FROM unnest('{aggregator_usage_hourly,aggregator_usage_totals,aggregator_usage_labels}'::text[]) AS name);
+BEGIN
+    PERFORM @extschema@.aggregator_adopt_usage(''::text);
+    IF EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = 'aggregator_usage') THEN
+        EXECUTE 'ALTER PUBLICATION aggregator_usage SET TABLE ' || c_tables;
+    ELSE
+        EXECUTE format('CREATE PUBLICATION aggregator_usage FOR TABLE %s WITH (publish = ''insert, update, delete'')', c_tables);
+    END IF;
+END
+$$;
+
+-- How another server subscribes to a publication of this one, or this one of another. A slot is the publishing server's,
+-- whose databases share its names.
+CREATE FUNCTION @extschema@.aggregator_subscription(p_name text, p_publication text, p_slot text, p_host text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (slot_name = %I);',
+        left(translate(p_name, '-', '_'), 63), format('host=%s dbname=%I user=gateways', p_host, current_database()),
+        p_publication, left(translate(p_slot, '-', '_'), 63))
+$$;
+
+-- On the hub: publishes the configuration, and what it has counted itself; on one that follows, the latter alone. Says
+-- which publications there are.
+CREATE FUNCTION @extschema@.aggregator_publish() RETURNS SETOF text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c_tables CONSTANT text := (
+        SELECT string_agg(
+            format('@extschema@.%I', wanted.name) || CASE WHEN wanted.own = '{}' THEN '' ELSE format(' (%s)', (
+                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                FROM pg_attribute AS a
+                WHERE a.attrelid = format('@extschema@.%I', wanted.name)::regclass
+                  AND a.attnum > 0
+                  AND NOT a.attisdropped
+                  AND a.attname <> ALL (wanted.own))) END,
+            ', ')
+        FROM @extschema@.aggregator_configuration() AS wanted);
+BEGIN
+    PERFORM @extschema@.aggregator_require_gateway('publish its configuration'::text);
+    IF NOT @extschema@.aggregator_follows() THEN
+        IF EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = 'aggregator_configuration') THEN
+            EXECUTE 'ALTER PUBLICATION aggregator_configuration SET TABLE ' || c_tables;
+        ELSE
+            EXECUTE 'CREATE PUBLICATION aggregator_configuration FOR TABLE ' || c_tables;
+        END IF;
+        RETURN NEXT 'aggregator_configuration';
+    END IF;
+    PERFORM @extschema@.aggregator_publish_usage();
+    RETURN NEXT 'aggregator_usage';
+END
+$$;
+
+-- On a follower: empties its configuration, for that of the hub, and publishes what it counts itself. CREATE
+-- SUBSCRIPTION runs in no function: it says which are next.
+CREATE FUNCTION @extschema@.aggregator_follow(OUT run_on text, OUT statement text) RETURNS SETOF record
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '10s'
+AS $$
+DECLARE
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
+    v_tables  text;
+    v_by      text;
+BEGIN
+    PERFORM @extschema@.aggregator_require_gateway('follow a hub'::text);
+    IF NOT @extschema@.aggregator_follows() THEN
+        RAISE EXCEPTION 'this gateway has no hub to follow'
+            USING ERRCODE = 'PT409', HINT = 'ALTER SYSTEM SET aggregator.hub = ''https://hub.example.org:8787''; SELECT pg_reload_conf();';
+    END IF;
+    SELECT string_agg(format('@extschema@.%I', wanted.name), ', ') INTO v_tables
+    FROM @extschema@.aggregator_configuration() AS wanted;
+    -- What is emptied under a subscription would not come again.
+    SELECT string_agg(DISTINCT quote_ident(s.subname), ', ') INTO v_by
+    FROM @extschema@.aggregator_configuration() AS wanted
+    JOIN pg_subscription_rel AS r ON r.srrelid = format('@extschema@.%I', wanted.name)::regclass
+    JOIN pg_subscription AS s ON s.oid = r.srsubid;
+    IF v_by IS NOT NULL THEN
+        RAISE EXCEPTION 'the configuration of this gateway is subscribed to already, by %', v_by
+            USING ERRCODE = 'PT409', HINT = format('DROP SUBSCRIPTION %s; and follow again.', v_by);
+    END IF;
+    EXECUTE 'TRUNCATE ' || v_tables;
+    PERFORM @extschema@.aggregator_publish_usage();
+    RETURN QUERY VALUES
+        ('this server', @extschema@.aggregator_subscription('aggregator_configuration'::text, 'aggregator_configuration'::text,
+            'aggregator_configuration_' || c_gateway, 'HUB'::text)),
+        ('this server', @extschema@.aggregator_subscription('aggregator_usage_of_hub'::text, 'aggregator_usage'::text,
+            'aggregator_usage_for_' || c_gateway, 'HUB'::text)),
+        ('the hub', @extschema@.aggregator_subscription('aggregator_usage_of_' || c_gateway, 'aggregator_usage'::text,
+            'aggregator_usage_for_hub'::text, 'THIS_SERVER'::text));
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.aggregator_is_applying() IS 'Whether what this process writes comes from another server, by logical replication. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_follows() IS 'Whether this server follows a hub (aggregator.hub), where its configuration is changed. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_refuse_change() IS 'Refuses configuration that is written on a server which follows a hub. PT409.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_before_applied() IS 'Passes over what comes from another server and changes nothing.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_configuration() IS 'The tables that a hub publishes, and of each the columns that every server writes for itself. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_rename_rollups(text, text) IS 'Has rollups under one gateway''s name count as another''s; how many rows. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_adopt_usage(text) IS
+    'Has rollups under another name count as this gateway''s: those from before it had a name (empty), or that of before it was renamed. Returns how many rows. Never a name that another gateway has. Superusers. PT403, PT409.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_require_gateway(text) IS 'Raises PT403 or PT409 unless a superuser asks on a server that can share. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_publish_usage() IS 'Publishes what this gateway has counted. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_subscription(text, text, text, text) IS 'A statement that subscribes. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_publish() IS
+    'On the hub of several gateways: publishes its configuration (aggregator_configuration) and its rollups (aggregator_usage) for the others to subscribe to; on one that follows, its rollups alone. Can be run again. Superusers. PT403, PT409.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_follow() IS
+    'On a server with aggregator.hub: empties its configuration, for that of the hub, publishes its rollups (aggregator_usage), and returns the statements that subscribe, without a password. Superusers. PT403, PT409.';
 
 -- The months of the ledger that are with Citus.
 CREATE FUNCTION @extschema@.aggregator_archives(
@@ -7553,6 +7904,15 @@ COMMENT ON FUNCTION @extschema@.aggregator_foreign_triggers() IS 'Triggers and r
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- Gateways: what a loop makes for the tables of a fresh installation.
+ALTER TABLE @extschema@.aggregator_leases ALTER COLUMN user_id SET STATISTICS 0;
+CREATE POLICY admin_insert ON @extschema@.aggregator_gateways FOR INSERT
+    WITH CHECK ((SELECT @extschema@.aggregator_is_admin()));
+CREATE POLICY admin_update ON @extschema@.aggregator_gateways FOR UPDATE
+    USING ((SELECT @extschema@.aggregator_is_admin()))
+    WITH CHECK ((SELECT @extschema@.aggregator_is_admin()));
+CREATE POLICY admin_delete ON @extschema@.aggregator_gateways FOR DELETE
+    USING ((SELECT @extschema@.aggregator_is_admin()));
 ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_gateway_keys
     ALTER COLUMN user_id SET STATISTICS 0,

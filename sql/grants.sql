@@ -86,6 +86,9 @@ BEGIN
             'aggregator_user_id()',
             'aggregator_is_admin()',
             'aggregator_is_reader()',
+            -- So do triggers, for whoever writes configuration.
+            'aggregator_is_applying()',
+            'aggregator_follows()',
             -- Whoever restores a table with an AI column makes its triggers.
             'aggregator_ai_column_changed()'
         ]),

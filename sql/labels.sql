@@ -25,7 +25,8 @@ CREATE TABLE @extschema@.aggregator_usage_labels (
     cost              numeric     NOT NULL,
     budget_cost       numeric     NOT NULL,
     own_cost          numeric     NOT NULL,
-    PRIMARY KEY (kind, label, hour, user_id, provider_id, model_id, status)
+    gateway           text        NOT NULL DEFAULT '',
+    PRIMARY KEY (kind, label, hour, user_id, provider_id, model_id, status, gateway)
 ) WITH (fillfactor = 80);
 CREATE INDEX ON @extschema@.aggregator_usage_labels (user_id, hour);
 CREATE INDEX ON @extschema@.aggregator_usage_labels USING brin (hour);
@@ -49,6 +50,8 @@ BEGIN
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
 BEGIN
     WITH changed AS (
         SELECT 1 AS sign, log.*, labelled.kind, labelled.label, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
@@ -67,7 +70,7 @@ BEGIN
     )
     INSERT INTO @extschema@.aggregator_usage_labels AS kept
         (kind, label, hour, user_id, provider_id, model_id, status,
-        %2$s)
+        %2$s, gateway)
     SELECT kind,
             label,
             date_trunc('hour', created_at, 'UTC'),
@@ -75,12 +78,13 @@ BEGIN
             provider_id,
             summed_model,
             status,
-            %3$s
+            %3$s,
+            c_gateway
     FROM changed
     GROUP BY 1, 2, 3, 4, 5, 6, 7
     -- In the order of the keys, as everybody who adds.
     ORDER BY 1, 2, 3, 4, 5, 6, 7
-    ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status) DO UPDATE SET
+    ON CONFLICT (kind, label, hour, user_id, provider_id, model_id, status, gateway) DO UPDATE SET
             %4$s;
 
     IF cardinality(p_removed) > 0 THEN
@@ -94,6 +98,7 @@ BEGIN
         ) AS gone
         WHERE (kept.kind, kept.label, kept.hour, kept.user_id, kept.provider_id, kept.model_id, kept.status)
             = (gone.kind, gone.label, gone.hour, gone.user_id, gone.provider_id, gone.model_id, gone.status)
+          AND kept.gateway = c_gateway
           AND kept.requests = 0
           AND kept.unreachable = 0;
     END IF;
@@ -200,7 +205,7 @@ AS $$
     ORDER BY used.cost DESC NULLS LAST, used.total_tokens DESC, used.requests DESC, 1
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model and status, in the transaction that settles them. A row with several tags is in the rollups of each.';
+COMMENT ON TABLE @extschema@.aggregator_usage_labels IS 'The settled rows of the usage log that have a gateway key or tags, rolled up per key and per tag, hour (UTC), user, provider, model, status and gateway, in the transaction that settles them. A row with several tags is in the rollups of each.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.kind IS 'key: rollups of a gateway key; tag: of a tag.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_labels.label IS 'Id of the gateway key, or the tag.';
 -- The other columns mean the same in each of the three tables of rollups. Upgrades run this too.

@@ -206,7 +206,7 @@ BEGIN
 END
 $$;
 
--- Drops a partition and the sums of its hours, if nobody is using the ledger.
+-- Drops a partition and the sums of its hours, those of other gateways too, if nobody is using the ledger.
 CREATE FUNCTION @extschema@.aggregator_drop_partition(p_partition regclass, p_since timestamptz, p_until timestamptz) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

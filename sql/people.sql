@@ -75,8 +75,11 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- What comes from the hub takes its keys along by itself.
     IF TG_LEVEL = 'ROW' THEN
-        PERFORM @extschema@.aggregator_lock_keys(OLD.id);
+        IF NOT @extschema@.aggregator_is_applying() THEN
+            PERFORM @extschema@.aggregator_lock_keys(OLD.id);
+        END IF;
         RETURN OLD;
     END IF;
     PERFORM @extschema@.aggregator_bound_locks(TG_WHEN = 'BEFORE');
@@ -210,8 +213,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_hash bytea := sha256(convert_to(p_user_id, 'UTF8'));
-    v_kept bigint;
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
+    v_hash             bytea := sha256(convert_to(p_user_id, 'UTF8'));
+    v_kept             bigint;
 BEGIN
     DELETE FROM @extschema@.aggregator_budget_warnings WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_leases WHERE user_id = p_user_id;
@@ -220,6 +224,12 @@ BEGIN
     -- Once more: a list, or an answer, may have come while calls were being ended.
     DELETE FROM @extschema@.aggregator_cache WHERE user_id = p_user_id;
     DELETE FROM @extschema@.aggregator_user_models WHERE user_id = p_user_id;
+    -- What was counted before this gateway had a name is taken away under the name that it has.
+    IF c_gateway <> ''
+        AND EXISTS (SELECT FROM @extschema@.aggregator_usage_hourly AS used WHERE used.user_id = p_user_id AND used.gateway = '')
+    THEN
+        PERFORM @extschema@.aggregator_rename_rollups(''::text, c_gateway);
+    END IF;
     UPDATE @extschema@.aggregator_usage_logs
     SET user_id = p_anonymous_id, tags = NULL
     WHERE user_id = p_user_id AND created_at >= @extschema@.aggregator_archived_until();
@@ -227,6 +237,9 @@ BEGIN
     IF @extschema@.aggregator_archived_until() > '-infinity' THEN
         v_kept := v_kept + @extschema@.aggregator_forget_archived(p_user_id, p_anonymous_id);
     END IF;
+    -- What other gateways told of the user goes; they tell it again under an id of their own, once the user is forgotten there.
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
     INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
     -- What is known of rows that were set aside names the user; what is left of them is in the log.
@@ -262,12 +275,15 @@ BEGIN
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
+          -- Those of a hub go by its own sweep.
+          AND NOT @extschema@.aggregator_follows()
     ),
     gateway_keys AS (
         DELETE FROM @extschema@.aggregator_gateway_keys AS k
         USING ready
         WHERE sha256(convert_to(k.user_id, 'UTF8')) = ready.user_hash
           AND k.created_at <= ready.forgotten_at
+          AND NOT @extschema@.aggregator_follows()
     ),
     sessions AS (
         DELETE FROM @extschema@.aggregator_console_sessions AS s

@@ -1,9 +1,16 @@
 -- What the reports read: the settled rows of the ledger, summed up in the transaction that settles
--- them. Both tables equal the rows of the ledger at every moment.
+-- them. Of its own gateway, both tables equal the rows of the ledger at every moment; rows of other gateways come by
+-- replication (following.sql), and this server changes none of them but to forget.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- Per hour (UTC) and user.
+-- The name of this server among several gateways, under which it sums up; empty: it is alone. Of the reload, or of the
+-- server's start, as the worker reads it.
+CREATE FUNCTION @extschema@.aggregator_gateway_name() RETURNS text
+LANGUAGE c STABLE STRICT
+AS 'MODULE_PATHNAME', 'aggregator_gateway_name_wrapper';
+
+-- Per hour (UTC), user and gateway.
 CREATE TABLE @extschema@.aggregator_usage_hourly (
     hour                  timestamptz NOT NULL,
     user_id               text        NOT NULL,
@@ -35,7 +42,8 @@ CREATE TABLE @extschema@.aggregator_usage_hourly (
     own_requests          bigint      NOT NULL DEFAULT 0,
     own_tokens            bigint      NOT NULL DEFAULT 0,
     own_cost              numeric     NOT NULL DEFAULT 0,
-    PRIMARY KEY (user_id, hour, provider_id, model_id, status)
+    gateway               text        NOT NULL DEFAULT '',
+    PRIMARY KEY (user_id, hour, provider_id, model_id, status, gateway)
 ) WITH (fillfactor = 80);
 CREATE INDEX ON @extschema@.aggregator_usage_hourly USING brin (hour);
 
@@ -45,7 +53,7 @@ CREATE TABLE @extschema@.aggregator_usage_totals (
     grain                 text        NOT NULL CHECK (grain IN ('hour', 'day')),
     start                 timestamptz NOT NULL,
     LIKE @extschema@.aggregator_usage_hourly INCLUDING DEFAULTS,
-    PRIMARY KEY (grain, start, provider_id, model_id, status)
+    PRIMARY KEY (grain, start, provider_id, model_id, status, gateway)
 ) WITH (fillfactor = 80);
 ALTER TABLE @extschema@.aggregator_usage_totals DROP COLUMN hour, DROP COLUMN user_id;
 
@@ -242,6 +250,8 @@ BEGIN
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_gateway CONSTANT text := @extschema@.aggregator_gateway_name();
 BEGIN
     WITH changed AS (
         SELECT 1 AS sign, log.*, counted.cost AS counted_cost, counted.tokens AS counted_tokens,
@@ -272,23 +282,24 @@ BEGIN
     hourly AS (
         INSERT INTO @extschema@.aggregator_usage_hourly AS kept
             (user_id, hour, provider_id, model_id, status,
-            %2$s, latency)
-        SELECT * FROM part
+            %2$s, latency, gateway)
+        SELECT part.*, c_gateway FROM part
         ORDER BY user_id, hour, provider_id, model_id, status
-        ON CONFLICT (user_id, hour, provider_id, model_id, status) DO UPDATE SET
+        ON CONFLICT (user_id, hour, provider_id, model_id, status, gateway) DO UPDATE SET
             %5$s,
             latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency)
     )
     INSERT INTO @extschema@.aggregator_usage_totals AS kept
         (grain, start, provider_id, model_id, status,
-        %2$s, latency)
+        %2$s, latency, gateway)
     SELECT grain,
         CASE grain WHEN 'day' THEN date_trunc('day', hour, 'UTC') ELSE hour END,
         provider_id,
         model_id,
         status,
         %4$s,
-        @extschema@.aggregator_sum_histograms(latency)
+        @extschema@.aggregator_sum_histograms(latency),
+        c_gateway
     FROM part
     CROSS JOIN unnest('{day,hour}'::text[]) AS grain
     GROUP BY 1, 2, 3, 4, 5
@@ -296,7 +307,7 @@ BEGIN
     HAVING %6$s
         OR @extschema@.aggregator_sum_histograms(latency) <> array_fill(0, ARRAY[24])
     ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (grain, start, provider_id, model_id, status) DO UPDATE SET
+    ON CONFLICT (grain, start, provider_id, model_id, status, gateway) DO UPDATE SET
             %5$s,
             latency = @extschema@.aggregator_add_histograms(kept.latency, excluded.latency);
 
@@ -310,6 +321,7 @@ BEGIN
         ) AS gone
         WHERE (kept.user_id, kept.hour, kept.provider_id, kept.model_id, kept.status)
             = (gone.user_id, gone.hour, gone.provider_id, gone.model_id, gone.status)
+          AND kept.gateway = c_gateway
           AND kept.requests = 0
           AND kept.unreachable = 0;
         DELETE FROM @extschema@.aggregator_usage_totals AS kept
@@ -322,6 +334,7 @@ BEGIN
         ) AS gone
         WHERE (kept.grain, kept.start, kept.provider_id, kept.model_id, kept.status)
             = (gone.grain, gone.start, gone.provider_id, gone.model_id, gone.status)
+          AND kept.gateway = c_gateway
           AND kept.requests = 0
           AND kept.unreachable = 0;
     END IF;
@@ -348,6 +361,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     c_part    CONSTANT integer := 4096;
+    c_gateway CONSTANT text    := @extschema@.aggregator_gateway_name();
     v_parts   bigint;
     v_added   @extschema@.aggregator_usage_logs[];
     v_removed @extschema@.aggregator_usage_logs[];
@@ -393,8 +407,15 @@ BEGIN
                 PERFORM @extschema@.aggregator_roll_up(v_added, v_removed);
             END LOOP;
         WHEN 'TRUNCATE' THEN
-            TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
-                @extschema@.aggregator_usage_labels;
+            -- Of one gateway among several, its own alone.
+            IF c_gateway = '' THEN
+                TRUNCATE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
+                    @extschema@.aggregator_usage_labels;
+            ELSE
+                DELETE FROM @extschema@.aggregator_usage_hourly WHERE gateway IN ('', c_gateway);
+                DELETE FROM @extschema@.aggregator_usage_totals WHERE gateway IN ('', c_gateway);
+                DELETE FROM @extschema@.aggregator_usage_labels WHERE gateway IN ('', c_gateway);
+            END IF;
     END CASE;
     RETURN NULL;
 END
@@ -426,18 +447,19 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    c_part CONSTANT integer := 20000;
-    v_from timestamptz := coalesce(date_trunc('day', p_from, 'UTC'), '-infinity');
-    v_to   timestamptz := coalesce(date_trunc('day', p_to - interval '1 microsecond', 'UTC') + interval '24 hours', 'infinity');
-    v_hour timestamptz;
-    v_rows @extschema@.aggregator_usage_logs[];
+    c_part    CONSTANT integer := 20000;
+    c_gateway CONSTANT text    := @extschema@.aggregator_gateway_name();
+    v_from    timestamptz := coalesce(date_trunc('day', p_from, 'UTC'), '-infinity');
+    v_to      timestamptz := coalesce(date_trunc('day', p_to - interval '1 microsecond', 'UTC') + interval '24 hours', 'infinity');
+    v_hour    timestamptz;
+    v_rows    @extschema@.aggregator_usage_logs[];
 BEGIN
     -- Whoever settles rows meanwhile waits, and then finds the new sums.
     LOCK TABLE @extschema@.aggregator_usage_hourly, @extschema@.aggregator_usage_totals,
         @extschema@.aggregator_usage_labels IN SHARE ROW EXCLUSIVE MODE;
-    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to;
-    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to;
-    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= v_from AND hour < v_to;
+    DELETE FROM @extschema@.aggregator_usage_hourly WHERE hour >= v_from AND hour < v_to AND gateway IN ('', c_gateway);
+    DELETE FROM @extschema@.aggregator_usage_totals WHERE start >= v_from AND start < v_to AND gateway IN ('', c_gateway);
+    DELETE FROM @extschema@.aggregator_usage_labels WHERE hour >= v_from AND hour < v_to AND gateway IN ('', c_gateway);
     -- Hour by hour, so that each sum is written once or twice and not with every part.
     FOR v_hour IN
         SELECT generate_series(date_trunc('hour', min(log.created_at), 'UTC'), max(log.created_at), interval '1 hour')
@@ -461,7 +483,8 @@ BEGIN
 END
 $$;
 
-COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model and status, in the transaction that settles them.';
+COMMENT ON TABLE @extschema@.aggregator_usage_hourly IS 'The settled rows of the usage log, rolled up per hour (UTC), user, provider, model, status and gateway, in the transaction that settles them.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.gateway IS 'Which of several gateways served them; empty: one that had no name (aggregator.gateway).';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.hour IS 'Beginning of the hour in which the attempts began, in UTC.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.user_id IS 'As in aggregator_usage_logs.';
 COMMENT ON TABLE @extschema@.aggregator_usage_totals IS 'The same rollups of all users together, per hour and per day (UTC). For administrators.';
@@ -474,6 +497,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_hourly.latency IS 'Histogram of t
 
 COMMENT ON FUNCTION @extschema@.aggregator_counted(@extschema@.aggregator_usage_logs) IS
     'What a row of the usage log counts against a budget: its cost where that is certain, else the greater of what is known and what was reserved; never more than the bound of its request, or than 1,000 USD and 10,000,000 tokens where it had none. What never left is no request. model_id: as the rollups know it. is_own_key: the user''s own key paid.';
+COMMENT ON FUNCTION @extschema@.aggregator_gateway_name() IS 'The name of this server among several gateways (aggregator.gateway); empty: it is alone. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_latency_bounds() IS 'Upper ends of the places of a latency histogram, in milliseconds, exclusive.';
 COMMENT ON FUNCTION @extschema@.aggregator_latency_histogram(integer, integer) IS 'A latency histogram that counts one latency so many times.';
 COMMENT ON FUNCTION @extschema@.aggregator_add_histograms(integer[], integer[]) IS 'Two latency histograms as one.';

@@ -10,6 +10,10 @@ DECLARE
     v_long text;
     v_role text;
 BEGIN
+    -- What comes from the hub has been checked there.
+    IF @extschema@.aggregator_is_applying() THEN
+        RETURN NEW;
+    END IF;
     PERFORM @extschema@.aggregator_check_provider_urls(NEW.base_url, NEW.models_url, NEW.key_check_url);
     IF TG_OP = 'UPDATE' THEN
         -- A sync is not an edit, and writes last_synced_at alone.
@@ -101,6 +105,10 @@ AS $$
 DECLARE
     c_settings CONSTANT integer := 8192;
 BEGIN
+    -- What comes from the hub has been checked there, and noted.
+    IF @extschema@.aggregator_is_applying() THEN
+        RETURN NEW;
+    END IF;
     IF TG_OP = 'INSERT' THEN
         IF octet_length(NEW.settings::text) <= c_settings THEN
             RETURN NEW;

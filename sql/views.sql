@@ -41,7 +41,8 @@ SELECT used.hour,
     @extschema@.aggregator_known_cost(used.cost, used.priced::numeric, used.unpriced::numeric) AS cost,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
-    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms
+    @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms,
+    used.gateway
 FROM @extschema@.aggregator_usage_hourly AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id;
 
@@ -59,14 +60,15 @@ SELECT used.start AS day,
     used.unpriced AS unpriced_requests,
     round(used.latency_ms_sum::numeric / nullif(used.timed, 0), 1) AS avg_latency_ms,
     @extschema@.aggregator_percentile(used.latency::bigint[], 0.95::double precision) AS p95_latency_ms,
-    (used.start AT TIME ZONE 'UTC')::date AS utc_date
+    (used.start AT TIME ZONE 'UTC')::date AS utc_date,
+    used.gateway
 FROM @extschema@.aggregator_usage_totals AS used
 LEFT JOIN @extschema@.api_providers AS p ON p.id = used.provider_id
 WHERE used.grain = 'day';
 
 COMMENT ON VIEW @extschema@.aggregator_usage IS 'Each request that left, for charts: the usage log with the name of the provider. Users see their own rows, readers all.';
-COMMENT ON VIEW @extschema@.aggregator_usage_by_hour IS 'Usage per hour (UTC), user, provider, model and status, for charts. Users see their own rows, readers all.';
-COMMENT ON VIEW @extschema@.aggregator_usage_by_day IS 'Usage of all users together per day (UTC), provider, model and status, for charts. For readers.';
+COMMENT ON VIEW @extschema@.aggregator_usage_by_hour IS 'Usage per hour (UTC), user, provider, model, status and gateway, for charts. Users see their own rows, readers all.';
+COMMENT ON VIEW @extschema@.aggregator_usage_by_day IS 'Usage of all users together per day (UTC), provider, model, status and gateway, for charts. For readers.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage.created_at IS 'When it began.';
 COMMENT ON COLUMN @extschema@.aggregator_usage.call_id IS 'The call, or job, that it belongs to.';
@@ -101,6 +103,7 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.cost IS 'USD of the price
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.unpriced_requests IS 'Requests whose cost is unknown.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.avg_latency_ms IS 'Average latency in milliseconds.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.p95_latency_ms IS '95th percentile of the latency in milliseconds, from a histogram whose steps are 1.6 apart.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_hour.gateway IS 'Which of several gateways served them; empty: the only one.';
 
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.day IS 'Beginning of the day, in UTC; as a date, whatever the time zone of the session, it is utc_date.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.provider_name IS 'Name of the provider; its id once it is deleted.';
@@ -115,5 +118,6 @@ COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.unpriced_requests IS 'Requ
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.avg_latency_ms IS 'Average latency in milliseconds.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.p95_latency_ms IS '95th percentile of the latency in milliseconds, from a histogram whose steps are 1.6 apart.';
 COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.utc_date IS 'The day (UTC) as a date, in every time zone.';
+COMMENT ON COLUMN @extschema@.aggregator_usage_by_day.gateway IS 'Which of several gateways served them; empty: the only one.';
 
 SET LOCAL search_path = @extschema@, pg_temp;

@@ -47,6 +47,7 @@ const CODES: &[(&str, &str, &str)] = &[
     ),
     ("disconnected", "The connection to the provider broke.", "yes, but it may have been paid for"),
     ("forbidden", "The role may not do this.", "no"),
+    ("follows_hub", "The server follows a hub, where configuration is changed.", "no"),
     ("forgotten", "The user was deleted with `forget_user()` while the call ran.", "no"),
     (
         "gateway_down",

@@ -94,7 +94,8 @@ extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["comments"
 extension_sql_file!("../sql/script.sql", name = "script", requires = ["grants"]);
 extension_sql_file!("../sql/guard.sql", name = "guard", requires = ["script"]);
 extension_sql_file!("../sql/people.sql", name = "people", requires = ["guard"]);
-extension_sql_file!("../sql/citus.sql", name = "citus", requires = ["people"]);
+extension_sql_file!("../sql/following.sql", name = "following", requires = ["people"]);
+extension_sql_file!("../sql/citus.sql", name = "citus", requires = ["following"]);
 extension_sql_file!("../sql/finish.sql", name = "finish", finalize);
 
 /// What `#[pg_test]` looks for.

@@ -9,6 +9,7 @@ mod http;
 use crate::gateway;
 pub use cache::size as cache_size;
 pub use calls::{QueueLimits, job_max_attempts, job_retention_s, limits, queue_limits};
+pub use gateways::{hub, own as own_gateway};
 pub use http::{anonymous_users, console_base};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;

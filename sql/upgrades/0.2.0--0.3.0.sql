@@ -23,6 +23,15 @@ ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN own_cost numeric NOT 
 ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_requests bigint CONSTRAINT aggregator_usage_hourly_own_requests_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_tokens bigint CONSTRAINT aggregator_usage_hourly_own_tokens_not_null NOT NULL DEFAULT 0;
 ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN own_cost numeric CONSTRAINT aggregator_usage_hourly_own_cost_not_null NOT NULL DEFAULT 0;
+-- Several gateways: each has its own rows. What is there is this server's.
+ALTER TABLE @extschema@.aggregator_usage_hourly ADD COLUMN gateway text NOT NULL DEFAULT '';
+ALTER TABLE @extschema@.aggregator_usage_totals ADD COLUMN gateway text CONSTRAINT aggregator_usage_hourly_gateway_not_null NOT NULL DEFAULT '';
+ALTER TABLE @extschema@.aggregator_usage_hourly
+    DROP CONSTRAINT aggregator_usage_hourly_pkey,
+    ADD PRIMARY KEY (user_id, hour, provider_id, model_id, status, gateway);
+ALTER TABLE @extschema@.aggregator_usage_totals
+    DROP CONSTRAINT aggregator_usage_totals_pkey,
+    ADD PRIMARY KEY (grain, start, provider_id, model_id, status, gateway);
 ALTER TABLE @extschema@.aggregator_budgets ADD COLUMN keys text NOT NULL DEFAULT 'all'
     CHECK (keys IN ('platform', 'own', 'all'));
 DO $upgrade$
@@ -117,6 +126,15 @@ END
 $upgrade$;
 
 -- After the functions.
+-- Gateways: what a loop makes for the tables of a fresh installation.
+ALTER TABLE @extschema@.aggregator_leases ALTER COLUMN user_id SET STATISTICS 0;
+CREATE POLICY admin_insert ON @extschema@.aggregator_gateways FOR INSERT
+    WITH CHECK ((SELECT @extschema@.aggregator_is_admin()));
+CREATE POLICY admin_update ON @extschema@.aggregator_gateways FOR UPDATE
+    USING ((SELECT @extschema@.aggregator_is_admin()))
+    WITH CHECK ((SELECT @extschema@.aggregator_is_admin()));
+CREATE POLICY admin_delete ON @extschema@.aggregator_gateways FOR DELETE
+    USING ((SELECT @extschema@.aggregator_is_admin()));
 ALTER TABLE @extschema@.aggregator_usage_labels ALTER COLUMN label SET STATISTICS 0;
 ALTER TABLE @extschema@.aggregator_gateway_keys
     ALTER COLUMN user_id SET STATISTICS 0,

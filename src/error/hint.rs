@@ -168,6 +168,7 @@ impl Error {
             }
             Self::ConsoleBusy { .. } => "Try again when some are answered.",
             Self::Recovery | Self::ReadOnly { .. } => "Connect to the primary.",
+            Self::Follows { hub } => return Some(format!("Change it on the hub, {hub}.")),
             Self::Locked { .. } => {
                 "Try again, or end the transaction: SELECT pid, usename, xact_start, query FROM \
                  pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE locktype = \

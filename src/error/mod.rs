@@ -172,6 +172,8 @@ pub enum Error {
     Recovery,
     #[error("the server is in recovery, and to {action} needs a writable server")]
     ReadOnly { action: String },
+    #[error("this gateway follows a hub, where its configuration is changed")]
+    Follows { hub: String },
     #[error("cannot {action}: another transaction holds a lock on a row of it")]
     Locked { action: String },
     #[error("the user of this call was forgotten while it was on its way")]
@@ -307,6 +309,7 @@ impl Error {
             Self::Recovery | Self::ReadOnly { .. } => ("PT503", "recovery"),
             Self::Locked { .. } => ("PT409", "locked"),
             Self::Forgotten => ("PT409", "forgotten"),
+            Self::Follows { .. } => ("PT409", "follows_hub"),
             Self::Stale => ("PT503", "stale"),
             Self::NotForKey { .. } => ("PT403", "model_not_allowed"),
             Self::Database { sqlstate, .. } => (sqlstate.as_deref().unwrap_or("PT500"), "database"),

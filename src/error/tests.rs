@@ -79,7 +79,8 @@ fn next(error: &Error) -> Option<Error> {
         Error::Internal { .. } => Error::ClientGone,
         Error::ClientGone => Error::Recovery,
         Error::Recovery => Error::ReadOnly { action: text() },
-        Error::ReadOnly { .. } => Error::Locked { action: text() },
+        Error::ReadOnly { .. } => Error::Follows { hub: text() },
+        Error::Follows { .. } => Error::Locked { action: text() },
         Error::Locked { .. } => Error::Forgotten,
         Error::Forgotten => Error::Stale,
         Error::Stale => Error::Database { action: text(), reason: reason(), sqlstate: None },
@@ -113,7 +114,7 @@ pub fn of_both_ends() -> Vec<Error> {
 #[test]
 fn a_code_is_a_word_and_of_one_sqlstate() {
     let kinds = kinds();
-    assert_eq!(kinds.len(), 58);
+    assert_eq!(kinds.len(), 59);
     let mut known: Vec<(&str, &str)> =
         kinds.iter().map(|error| (error.code(), error.sqlstate())).collect();
     known.sort_unstable();

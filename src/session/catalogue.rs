@@ -10,7 +10,7 @@ use crate::routing::pg_uuid;
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider::{self, ProviderRow};
 use crate::session::raise::or_raise;
-use crate::session::{identity, keys, link};
+use crate::session::{gateways, identity, keys, link};
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
 use std::time::Instant;
@@ -53,6 +53,7 @@ fn sync_models(
 
 fn sync(wanted: Option<&str>) -> Result<Vec<SyncRow>, Error> {
     identity::require_admin("sync models")?;
+    gateways::require_own_configuration()?;
     let installed = installed()?;
     let providers = match wanted {
         Some(_) => vec![provider::find(&installed, wanted)?],

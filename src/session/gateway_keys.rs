@@ -8,6 +8,7 @@ use crate::core::usage::decimal;
 use crate::error::Error;
 use crate::fresh::{self, Plan, required};
 use crate::protocol::Whose;
+use crate::session::gateways;
 use crate::session::identity;
 use crate::session::locks;
 use crate::session::locks::as_owner_in_time;
@@ -101,6 +102,7 @@ fn create(wish: Wish<'_>) -> Result<(pgrx::Uuid, String), Error> {
     const ACTION: &str = "make a gateway key";
     let user = keeper(wish.user_id, ACTION)?;
     writable::require(ACTION)?;
+    gateways::require_own_configuration()?;
     let name = checked_name(wish.name)?;
     let models = checked_models(&wish.models)?;
     let tags = checked_tags(&wish.tags)?;
@@ -282,6 +284,7 @@ fn changer(action: &str) -> Result<(Option<String>, bool), Error> {
 fn rotate(id: Option<pgrx::Uuid>, grace: Option<Interval>) -> Result<String, Error> {
     const ACTION: &str = "rotate a gateway key";
     writable::require(ACTION)?;
+    gateways::require_own_configuration()?;
     let id = id.ok_or_else(|| Error::bad_request("p_id must not be NULL"))?;
     let grace = grace.ok_or_else(bad_grace)?;
     let (user, is_admin) = changer(ACTION)?;
@@ -340,6 +343,7 @@ fn bad_grace() -> Error {
 fn revoke(id: Option<pgrx::Uuid>) -> Result<bool, Error> {
     const ACTION: &str = "revoke a gateway key";
     writable::require(ACTION)?;
+    gateways::require_own_configuration()?;
     let id = id.ok_or_else(|| Error::bad_request("p_id must not be NULL"))?;
     let (user, is_admin) = changer(ACTION)?;
     let installed = installed()?;

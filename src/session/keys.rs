@@ -13,7 +13,7 @@ use crate::session::locks::as_owner_in_time;
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider::{self, ProviderRow};
 use crate::session::raise::{hiding_statement, or_raise};
-use crate::session::{identity, link, writable};
+use crate::session::{gateways, identity, link, writable};
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -93,6 +93,7 @@ fn save(
     validate: bool,
 ) -> Result<pgrx::Uuid, Error> {
     writable::require("save a key")?;
+    gateways::require_own_configuration()?;
     let installed = installed()?;
     let row = provider::find(&installed, provider)?;
     let key = checked(key)?;
@@ -301,6 +302,7 @@ fn one_key(
 
 fn remove(provider: Option<&str>, user: Option<String>) -> Result<bool, Error> {
     writable::require("remove a key")?;
+    gateways::require_own_configuration()?;
     let installed = installed()?;
     let wanted = provider.ok_or_else(|| Error::bad_request("a provider is needed"))?;
     // A provider that is not active any more still gives its keys back.

@@ -12,6 +12,7 @@ mod embed;
 mod flush;
 mod forget;
 mod gateway_keys;
+mod gateways;
 mod histogram;
 pub mod hush;
 mod identity;

@@ -7,7 +7,7 @@ use crate::routing::pg_uuid;
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider;
 use crate::session::raise::or_raise;
-use crate::session::{identity, writable};
+use crate::session::{gateways, identity, writable};
 use pgrx::prelude::*;
 use pgrx::spi::Spi;
 
@@ -36,6 +36,7 @@ fn aggregator_model_problem(name: &str) -> Option<&'static str> {
 fn set_platform_models(p_provider: Option<&str>, p_models: Option<Vec<Option<String>>>) {
     let set = identity::require_admin("set the models of a platform key")
         .and_then(|()| writable::require("set the models of a platform key"))
+        .and_then(|()| gateways::require_own_configuration())
         .and_then(|()| set(p_provider, p_models));
     or_raise(set)
 }

@@ -13,7 +13,7 @@ use crate::session::catalogue::described;
 use crate::session::owner::{as_owner, installed};
 use crate::session::provider::{self, ProviderRow};
 use crate::session::raise::or_raise;
-use crate::session::{identity, keys, link, writable};
+use crate::session::{gateways, identity, keys, link, writable};
 use pgrx::pg_sys::{TEXTOID, UUIDOID};
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -47,6 +47,7 @@ fn sync_own_models(
 fn sync(wanted: Option<&str>) -> Result<Vec<SyncRow>, Error> {
     let user = identity::acting_user(None, ACTION)?;
     writable::require(ACTION)?;
+    gateways::require_own_configuration()?;
     let installed = installed()?;
     let providers = match wanted {
         Some(_) => vec![provider::find(&installed, wanted)?],

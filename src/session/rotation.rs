@@ -10,7 +10,7 @@ use crate::routing::{pg_uuid, uuid};
 use crate::session::locks::as_owner_in_time;
 use crate::session::owner::{as_owner, installed};
 use crate::session::raise::or_raise;
-use crate::session::{identity, link, writable};
+use crate::session::{gateways, identity, link, writable};
 use crate::settings;
 use pgrx::prelude::*;
 use pgrx::spi::{self, Spi};
@@ -33,6 +33,7 @@ fn rotate_master_key() -> String {
 
 fn rotate() -> Result<String, Error> {
     writable::require("rotate the master key")?;
+    gateways::require_own_configuration()?;
     let keys = locked_keys()?;
     let file = settings::keyring_file();
     if let Some((_, key)) = keys.first()

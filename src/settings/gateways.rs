@@ -39,6 +39,11 @@ pub fn name() -> Result<Option<String>, String> {
     }
 }
 
+/// The name under which it rolls up its usage: of one that is alone, or whose name is none, empty.
+pub fn own() -> String {
+    name().ok().flatten().unwrap_or_default()
+}
+
 /// Where the hub is; `None`: this is the hub, or alone.
 pub fn hub() -> Option<String> {
     text(&HUB).filter(|hub| !hub.is_empty())

@@ -11,6 +11,7 @@ use crate::error::UNREACHABLE;
 use crate::gateway::task::{Begin, Saved, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
+use crate::settings;
 use crate::time::timestamp;
 use crate::worker::expanded::expanded;
 use crate::worker::ledger_statements::{Ledger, LedgerStatements, Writer};
@@ -105,9 +106,13 @@ pub fn settle(
             rollup.add(&row.for_sums(whose));
         }
     }
-    add(client, &statements.add_hourly, &rollup.hourly.into_iter().collect::<Vec<_>>())?;
-    add(client, &statements.add_totals, &rollup.totals.into_iter().collect::<Vec<_>>())?;
-    add_labels(client, &statements.add_labels, &rollup.labels.into_iter().collect::<Vec<_>>())?;
+    let gateway = settings::own_gateway();
+    let [hourly, totals] =
+        [rollup.hourly, rollup.totals].map(|sums| sums.into_iter().collect::<Vec<_>>());
+    let labels: Vec<_> = rollup.labels.into_iter().collect();
+    add(client, &statements.add_hourly, &hourly, &gateway)?;
+    add(client, &statements.add_totals, &totals, &gateway)?;
+    add_labels(client, &statements.add_labels, &labels, &gateway)?;
     Ok(settlements
         .iter()
         .zip(&settled)
@@ -384,11 +389,16 @@ fn settled_columns<'a>(rows: &'a [&'a Settlement<'a>]) -> Vec<DatumWithOid<'a>> 
 }
 
 /// Adds to one of the tables of sums.
-fn add(client: &mut SpiClient, writer: &Writer, sums: &[(Key<'_>, Sums)]) -> spi::Result<()> {
+fn add(
+    client: &mut SpiClient,
+    writer: &Writer,
+    sums: &[(Key<'_>, Sums)],
+    gateway: &str,
+) -> spi::Result<()> {
     if sums.is_empty() {
         return Ok(());
     }
-    let arguments: [DatumWithOid<'_>; 8] = [
+    let arguments: [DatumWithOid<'_>; 9] = [
         column(sums, |(key, _)| key.0),
         column(sums, |(key, _)| timestamp(key.1)),
         column(sums, |(key, _)| pg_uuid(key.2)),
@@ -397,6 +407,7 @@ fn add(client: &mut SpiClient, writer: &Writer, sums: &[(Key<'_>, Sums)]) -> spi
         counts(sums),
         amounts(sums),
         sums.iter().flat_map(|(_, sums)| sums.latency).collect::<Vec<_>>().into(),
+        gateway.into(),
     ];
     client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
 }
@@ -406,11 +417,12 @@ fn add_labels(
     client: &mut SpiClient,
     writer: &Writer,
     sums: &[(LabelKey<'_>, Sums)],
+    gateway: &str,
 ) -> spi::Result<()> {
     if sums.is_empty() {
         return Ok(());
     }
-    let arguments: [DatumWithOid<'_>; 9] = [
+    let arguments: [DatumWithOid<'_>; 10] = [
         column(sums, |(key, _)| key.0.kind()),
         column(sums, |(key, _)| key.0.name()),
         column(sums, |(key, _)| timestamp(key.1)),
@@ -420,6 +432,7 @@ fn add_labels(
         column(sums, |(key, _)| key.5),
         counts(sums),
         amounts(sums),
+        gateway.into(),
     ];
     client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
 }

@@ -6,7 +6,7 @@ use crate::installed::Installed;
 use crate::route_cache;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID,
+    BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID,
     TIMESTAMPTZARRAYOID, UUIDARRAYOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
@@ -173,6 +173,7 @@ const SUMS: &[Oid] = &[
     INT8ARRAYOID,
     TEXTARRAYOID,
     INT4ARRAYOID,
+    TEXTOID,
 ];
 
 /// Which of them has the counts. The next has what is USD.
@@ -189,6 +190,7 @@ const LABELS: &[Oid] = &[
     TEXTARRAYOID,
     INT8ARRAYOID,
     TEXTARRAYOID,
+    TEXTOID,
 ];
 
 const COUNTS_OF_LABELS: usize = 8;

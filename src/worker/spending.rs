@@ -5,6 +5,7 @@ use crate::core::tags::Label;
 use crate::core::usage::decimal;
 use crate::gateway::task::{BudgetWarning, Spending, SpendingQuery};
 use crate::routing::pg_uuid;
+use crate::settings;
 use crate::time::timestamp;
 use crate::worker::leases;
 use crate::worker::process::{self, Failure};
@@ -22,7 +23,9 @@ pub fn find(statements: &Statements, query: &SpendingQuery) -> Result<Spending, 
                 let label = scope.label();
                 let kind = label.as_ref().map(Label::kind).into();
                 let label = label.as_ref().map(Label::name).into();
-                let arguments = [since, user, provider, model, keys.as_str().into(), kind, label];
+                let gateway = settings::own_gateway();
+                let (keys, gateway) = (keys.as_str().into(), gateway.as_str().into());
+                let arguments = [since, user, provider, model, keys, kind, label, gateway];
                 let amount = budget(client, statements, &arguments)?;
                 Ok(amount.map(|amount| Spending { amount, leases, ..Spending::default() }))
             }

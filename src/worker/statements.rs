@@ -301,7 +301,7 @@ impl Statements {
             )?,
             spent: prepare(
                 include_str!("../../sql/statements/spent.sql"),
-                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID],
+                &[TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID],
             )?,
             last_minute: prepare(
                 include_str!("../../sql/statements/last_minute.sql"),

@@ -62,6 +62,8 @@ impl Fleet {
             server.up();
             let root = server.connect("postgres", "postgres").await;
             root.batch_execute("CREATE DATABASE fleet").await.unwrap();
+            // What each is given here comes to the others otherwise, from their hub; so may a restore write it.
+            root.batch_execute("ALTER ROLE postgres SET row_security = off").await.unwrap();
             let database = Database { cluster: server, name: "fleet".to_owned() };
             let root = database.root().await;
             root.batch_execute("CREATE EXTENSION aggregator").await.unwrap();

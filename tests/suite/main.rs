@@ -32,6 +32,7 @@ mod errors;
 mod fallback;
 mod front;
 mod gateway_keys;
+mod gateways;
 mod guard;
 mod health;
 mod hidden;

@@ -127,7 +127,8 @@ pub(super) fn line_of(error: &Error) -> Line {
         | Error::BadProvider { .. }
         | Error::KeyUnreadable { .. }
         | Error::Locked { .. }
-        | Error::Forgotten => own(409, Kind::Conflict, Never),
+        | Error::Forgotten
+        | Error::Follows { .. } => own(409, Kind::Conflict, Never),
         Error::RequestTooLarge { .. } | Error::RequestBeyond { .. } => {
             own(413, Kind::TooLarge, Unsaid)
         }
