@@ -113,8 +113,8 @@ fn stored(answer: Result<bool, Error>) -> Result<(), Error> {
     answer?.then_some(()).ok_or_else(not)
 }
 
-/// `by_user`: what was found a moment ago holds, and a failure the longer the more there were. Once begun it goes on to its end: whoever asks and goes away, again and
-/// again, has the provider asked once.
+/// `by_user`: what was found a moment ago holds, and a failure the longer the more there were. Once begun it goes on to
+/// its end: whoever asks and goes away, again and again, has the provider asked once.
 async fn for_all(shared: &Arc<Shared>, fetch: &CatalogueFetch, by_user: bool) -> Outcome {
     let last = shared.first_syncs.lock().for_all.entry(fetch.provider.id).or_default().clone();
     let mut last = last.lock_owned().await;
