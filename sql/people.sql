@@ -237,9 +237,13 @@ BEGIN
     IF @extschema@.aggregator_archived_until() > '-infinity' THEN
         v_kept := v_kept + @extschema@.aggregator_forget_archived(p_user_id, p_anonymous_id);
     END IF;
-    -- What other gateways told of the user goes; they tell it again under an id of their own, once the user is forgotten there.
-    DELETE FROM @extschema@.aggregator_usage_hourly WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
-    DELETE FROM @extschema@.aggregator_usage_labels WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
+    -- What other gateways told of the user goes; they tell it again under an id of their own, once the user is forgotten
+    -- there. A server that is alone waits for nobody who has locked the rollups.
+    IF EXISTS (SELECT FROM @extschema@.aggregator_usage_hourly AS used
+               WHERE used.user_id = p_user_id AND used.gateway NOT IN ('', c_gateway)) THEN
+        DELETE FROM @extschema@.aggregator_usage_hourly WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
+        DELETE FROM @extschema@.aggregator_usage_labels WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
+    END IF;
     INSERT INTO @extschema@.aggregator_forgotten (user_hash, older)
     VALUES (v_hash, @extschema@.aggregator_open_transactions());
     -- What is known of rows that were set aside names the user; what is left of them is in the log.

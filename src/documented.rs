@@ -46,8 +46,8 @@ const CODES: &[(&str, &str, &str)] = &[
         "yes, with more time; it may have been paid for",
     ),
     ("disconnected", "The connection to the provider broke.", "yes, but it may have been paid for"),
-    ("forbidden", "The role may not do this.", "no"),
     ("follows_hub", "The server follows a hub, where configuration is changed.", "no"),
+    ("forbidden", "The role may not do this.", "no"),
     ("forgotten", "The user was deleted with `forget_user()` while the call ran.", "no"),
     (
         "gateway_down",

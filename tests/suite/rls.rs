@@ -237,7 +237,10 @@ async fn default_privileges_hand_out_nothing() {
         [
             // For triggers that are restored by their tables' owners; it believes nothing.
             "aggregator_ai_column_changed()|EXECUTE",
+            // Asked by triggers, as whoever writes.
+            "aggregator_follows()|EXECUTE",
             "aggregator_is_admin()|EXECUTE",
+            "aggregator_is_applying()|EXECUTE",
             "aggregator_is_reader()|EXECUTE",
             "aggregator_user_id()|EXECUTE",
             "api_providers|SELECT"

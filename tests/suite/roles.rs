@@ -72,7 +72,9 @@ async fn a_login_without_a_grant_can_ask_who_it_is_and_nothing_else() {
         rights(&root, "kind_none").await,
         [
             "aggregator_ai_column_changed() execute",
+            "aggregator_follows() execute",
             "aggregator_is_admin() execute",
+            "aggregator_is_applying() execute",
             "aggregator_is_reader() execute",
             "aggregator_user_id() execute",
             "text/html usage",
