@@ -6390,7 +6390,10 @@ BEGIN
     -- What other gateways told of the user goes; they tell it again under an id of their own, once the user is forgotten
     -- there. A server that is alone waits for nobody who has locked the rollups.
     IF EXISTS (SELECT FROM @extschema@.aggregator_usage_hourly AS used
-               WHERE used.user_id = p_user_id AND used.gateway NOT IN ('', c_gateway)) THEN
+               WHERE used.user_id = p_user_id AND used.gateway NOT IN ('', c_gateway))
+        OR EXISTS (SELECT FROM @extschema@.aggregator_usage_labels AS used
+                   WHERE used.user_id = p_user_id AND used.gateway NOT IN ('', c_gateway))
+    THEN
         DELETE FROM @extschema@.aggregator_usage_hourly WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
         DELETE FROM @extschema@.aggregator_usage_labels WHERE user_id = p_user_id AND gateway NOT IN ('', c_gateway);
     END IF;
