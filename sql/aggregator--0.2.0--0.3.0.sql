@@ -3383,7 +3383,7 @@ BEGIN
         RAISE EXCEPTION 'a gateway''s name has small letters, digits, ''_'' and ''-'' alone, at most 63'
             USING ERRCODE = 'PT400', HINT = 'As its setting aggregator.gateway has it.';
     END IF;
-    IF p_name = current_setting('aggregator.gateway', true) THEN
+    IF p_name = @extschema@.aggregator_gateway_name() THEN
         RAISE EXCEPTION '''%'' is the name of this gateway itself', p_name
             USING ERRCODE = 'PT400', HINT = 'Add the others on the hub.';
     END IF;

@@ -143,12 +143,12 @@ pub fn granted(
         let slice = left.saturating_sub(wanted).max(Decimal::ZERO) / parts;
         held.max(used).max(wanted.saturating_add(slice).min(left))
     };
-    // Whole tokens and requests; none of these numbers is more than the largest of those it is made of.
-    let count = |amount: Decimal| amount.floor().to_i64().unwrap_or(i64::MAX);
+    // Whole tokens and requests.
+    let count = |amount: Decimal| amount.floor().to_i64().ok_or(Unreadable);
     Ok(Amount {
         usd: unit(0, |amount| amount.usd),
-        tokens: count(unit(1, |amount| Decimal::from(amount.tokens))),
-        requests: count(unit(2, |amount| Decimal::from(amount.requests))),
+        tokens: count(unit(1, |amount| Decimal::from(amount.tokens)))?,
+        requests: count(unit(2, |amount| Decimal::from(amount.requests)))?,
     })
 }
 
