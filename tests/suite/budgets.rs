@@ -1,7 +1,9 @@
 //! Budgets that cannot be overshot, whatever happens at once, and rate limits.
 
 use crate::bed::{self, Cluster, eventually, failure, heard, quoted, rows, value};
-use crate::fixtures::{HELLO, add_named, chat_sql, ended, prepare, ready, save_key, submit, user};
+use crate::fixtures::{
+    HELLO, a_thousand_calls, add_named, chat_sql, ended, prepare, ready, save_key, submit, user,
+};
 use crate::upstream::{Answer, Gate, Upstream, in_turn};
 use std::time::{Duration, Instant};
 
@@ -21,27 +23,11 @@ async fn a_thousand_calls_at_once_never_pass_the_cap() {
     let (database, root) = ready(&upstream).await;
     // Room for 0.07 / 0.0007 = 100 calls.
     value(&root, "SELECT set_budget(0.07, p_keys => 'all')").await.unwrap();
-    let mut sessions = tokio::task::JoinSet::new();
+    let mut clients = vec![];
     for _ in 0..10 {
-        let client = database.root().await;
-        sessions.spawn(async move {
-            let sql = format!(
-                "SELECT count(*) FILTER (WHERE ok), count(*) FILTER (WHERE error ->> 'sqlstate' = 'PT402'), count(*)
-                 FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'max_tokens', 50, 'messages', {}::jsonb))
-                    FROM generate_series(1, 100)), '{{}}', 100)",
-                quoted(HELLO)
-            );
-            let counted = rows(&client, &sql).await.concat();
-            let counts: Vec<usize> = counted.split('|').map(|n| n.parse().unwrap()).collect();
-            (counts[0], counts[1], counts[2])
-        });
+        clients.push(database.root().await);
     }
-    let results = sessions.join_all().await;
-    let (ok, refused, all) = results
-        .into_iter()
-        .fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2));
-    assert_eq!(all, 1000);
-    assert_eq!(ok + refused, 1000, "whatever was not paid for was refused");
+    let ok = a_thousand_calls(clients).await;
     assert!(ok > 50 && ok <= 100, "{ok}");
     assert_eq!(upstream.chat_count(), ok, "what was refused was not sent");
     assert_eq!(

@@ -1,7 +1,7 @@
 //! One budget over several gateways: the hub has it, the others lease of it, and together they never pass it.
 
-use crate::bed::{Cluster, Database, PATIENCE, eventually, failure, quoted, rows, value};
-use crate::fixtures::{HELLO, chat_sql, ended, prepare, submit};
+use crate::bed::{Cluster, Database, PATIENCE, eventually, failure, rows, value};
+use crate::fixtures::{a_thousand_calls, chat_sql, ended, prepare, submit};
 use crate::front::{Request, free_port, send};
 use crate::upstream::{Answer, Upstream};
 use std::path::PathBuf;
@@ -114,28 +114,11 @@ async fn a_thousand_calls_on_three_gateways_never_pass_one_cap() {
     let (fleet, roots) = Fleet::start("cap", &upstream, None).await;
     // Room for 0.07 / 0.0007 = 100 calls.
     set_budget(&roots, "limit_usd", "0.07").await;
-    let mut sessions = tokio::task::JoinSet::new();
+    let mut clients = vec![];
     for index in 0..10 {
-        let server = &fleet.servers[index % 3];
-        let client = server.connect("postgres", &fleet.database).await;
-        sessions.spawn(async move {
-            let sql = format!(
-                "SELECT count(*) FILTER (WHERE ok), count(*) FILTER (WHERE error ->> 'sqlstate' = 'PT402'), count(*)
-                 FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'max_tokens', 50, 'messages', {}::jsonb))
-                    FROM generate_series(1, 100)), '{{}}', 100)",
-                quoted(HELLO)
-            );
-            let counted = rows(&client, &sql).await.concat();
-            let counts: Vec<usize> = counted.split('|').map(|n| n.parse().unwrap()).collect();
-            (counts[0], counts[1], counts[2])
-        });
+        clients.push(fleet.servers[index % 3].connect("postgres", &fleet.database).await);
     }
-    let results = sessions.join_all().await;
-    let (ok, refused, all) = results
-        .into_iter()
-        .fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2));
-    assert_eq!(all, 1000);
-    assert_eq!(ok + refused, 1000, "whatever was not paid for was refused");
+    let ok = a_thousand_calls(clients).await;
     assert!(ok > 20 && ok <= 100, "{ok}");
     assert_eq!(upstream.chat_count(), ok, "what was refused was not sent");
     // What one has leased and does not need comes back, until all is spent, and no more.

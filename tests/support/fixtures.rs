@@ -102,6 +102,32 @@ pub fn submit_sql(options: &str, rest: &str) -> String {
     format!("SELECT chat_submit('m', '{HELLO}', {}{rest})", quoted(options))
 }
 
+/// A hundred calls on each of ten sessions at once, of 50 tokens at the most: how many passed. A budget has refused all
+/// others.
+pub async fn a_thousand_calls(clients: Vec<Client>) -> usize {
+    let mut sessions = tokio::task::JoinSet::new();
+    for client in clients {
+        sessions.spawn(async move {
+            let sql = format!(
+                "SELECT count(*) FILTER (WHERE ok), count(*) FILTER (WHERE error ->> 'sqlstate' = 'PT402'), count(*)
+                 FROM chat_many((SELECT jsonb_agg(jsonb_build_object('model', 'm', 'max_tokens', 50, 'messages', {}::jsonb))
+                    FROM generate_series(1, 100)), '{{}}', 100)",
+                quoted(HELLO)
+            );
+            let counted = rows(&client, &sql).await.concat();
+            let counts: Vec<usize> = counted.split('|').map(|n| n.parse().unwrap()).collect();
+            (counts[0], counts[1], counts[2])
+        });
+    }
+    let results = sessions.join_all().await;
+    let (ok, refused, all) = results
+        .into_iter()
+        .fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2));
+    assert_eq!(all, 1000);
+    assert_eq!(ok + refused, 1000, "whatever was not paid for was refused");
+    ok
+}
+
 /// Waits for a job: status, text and attempts.
 pub async fn ended(client: &Client, id: &str) -> String {
     let sql = format!("SELECT status, content, attempts FROM chat_wait('{id}', 60000)");
