@@ -17,6 +17,11 @@ mkdir -p "$BUILD" "$BED"
 chmod 755 "$BED"
 [ -O "$BED" ] || { echo "error: $BED belongs to somebody else" >&2; exit 1; }
 
+# What psql and the server's programs would take from it is meant for another server.
+for name in $(compgen -e PG); do
+    case $name in PG | PG_CONFIG | PG_BIN | PGRX_*) ;; *) unset "$name" ;; esac
+done
+
 say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
