@@ -18,53 +18,30 @@ use standin::{Manner, Standin, Told};
 use std::time::{Duration, Instant};
 use wire::Wire;
 
-const STREAMS: usize = 30;
-const CHUNKS: usize = 40;
-const PAUSE: Duration = Duration::from_millis(10);
+/// Streams that are asked for one after the other, directly and through the database in turn.
+struct Streams {
+    streams: usize,
+    chunks: usize,
+    pause: Duration,
+}
+
+/// Each lasts so long that nothing of the way of the other is left in any cache: what somebody waits for who asks now
+/// and then.
+const AFTER_SILENCE: Streams =
+    Streams { streams: 30, chunks: 40, pause: Duration::from_millis(10) };
+/// What it takes where others have gone the same way just before.
+const AT_ONCE: Streams = Streams { streams: 500, chunks: 2, pause: Duration::from_millis(1) };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    println!("chat_stream: {STREAMS} streams of {CHUNKS} chunks, {} ms apart", PAUSE.as_millis());
-    println!(
-        "{:<6} {:<26} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
-        "ledger", "", "direct50", "direct99", "rows50", "rows99", "added50", "added99"
-    );
     for sync in ["on", "off"] {
         let settings = format!("aggregator.ledger_sync = {sync}");
         let cluster = Cluster::start(&format!("bench_stream_{sync}"), &settings);
-        let mut upstream = Standin::start(Manner::Drip(CHUNKS, PAUSE));
-        let database = cluster.database().await;
-        let _root = common::prepare(&database, &upstream.base_url()).await;
-        let direct = Direct::to(&upstream.base_url());
-        let mut client = Wire::connect(&database).await;
-
-        let (mut directly, mut rows) = (Seen::default(), Seen::default());
-        // The first streams start the worker and open connections.
-        for i in 0..=STREAMS {
-            let (began, arrived) = read(&direct).await;
-            directly.add(i > 0, began, &upstream.so_far(), &arrived);
-            let (began, arrived) = select(&mut client).await;
-            rows.add(i > 0, began, &upstream.so_far(), &arrived);
-        }
-        for (what, direct, row) in [
-            ("asking to first text", directly.first, rows.first),
-            ("  of this, until upstream", directly.asked, rows.asked),
-            ("sending to arrival, each", directly.each, rows.each),
-            ("gap between two", directly.gaps, rows.gaps),
-        ] {
-            let (direct, row) = (Times::new(direct), Times::new(row));
-            println!(
-                "{sync:<6} {what:<26} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3}",
-                direct.at(50),
-                direct.at(99),
-                row.at(50),
-                row.at(99),
-                row.at(50) - direct.at(50),
-                row.at(99) - direct.at(99),
-            );
+        for streams in [AT_ONCE, AFTER_SILENCE] {
+            streams.measure(&cluster, sync).await;
         }
     }
-    let silence = PAUSE * CHUNKS as u32;
+    let silence = AFTER_SILENCE.pause * AFTER_SILENCE.chunks as u32;
     let flush = flushes(20, silence);
     println!(
         "a flush alone, after a silence of {} ms, of which ledger_sync has one before upstream: {:.3} {:.3}",
@@ -79,6 +56,52 @@ async fn main() {
         wake.at(99)
     );
     println!("times in milliseconds; aim: first text added50 at most 1.0");
+}
+
+impl Streams {
+    async fn measure(&self, cluster: &Cluster, sync: &str) {
+        let mut upstream = Standin::start(Manner::Drip(self.chunks, self.pause));
+        let database = cluster.database().await;
+        let _root = common::prepare(&database, &upstream.base_url()).await;
+        let direct = Direct::to(&upstream.base_url());
+        let mut client = Wire::connect(&database).await;
+
+        let (mut directly, mut rows) = (Seen::default(), Seen::default());
+        // The first streams start the worker and open connections.
+        for i in 0..=self.streams {
+            let (began, arrived) = read(&direct).await;
+            directly.add(i > 0, began, &upstream.so_far(), &arrived);
+            let (began, arrived) = select(&mut client).await;
+            rows.add(i > 0, began, &upstream.so_far(), &arrived);
+        }
+        println!(
+            "chat_stream, ledger_sync {sync}: {} streams of {} chunks, {} ms apart, in turn with as many asked for directly",
+            self.streams,
+            self.chunks,
+            self.pause.as_millis()
+        );
+        println!(
+            "{:<26} | {:>9} {:>9} | {:>9} {:>9} | {:>9} {:>9}",
+            "", "direct50", "direct99", "rows50", "rows99", "added50", "added99"
+        );
+        for (what, direct, row) in [
+            ("asking to first text", directly.first, rows.first),
+            ("  of this, until upstream", directly.asked, rows.asked),
+            ("sending to arrival, each", directly.each, rows.each),
+            ("gap between two", directly.gaps, rows.gaps),
+        ] {
+            let (direct, row) = (Times::new(direct), Times::new(row));
+            println!(
+                "{what:<26} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3} | {:>9.3} {:>9.3}",
+                direct.at(50),
+                direct.at(99),
+                row.at(50),
+                row.at(99),
+                row.at(50) - direct.at(50),
+                row.at(99) - direct.at(99),
+            );
+        }
+    }
 }
 
 /// What was seen of some streams.
@@ -100,7 +123,7 @@ impl Seen {
                 Told::Gone(_) => panic!("nobody goes away"),
             }
         }
-        assert_eq!((sent.len(), arrived.len()), (CHUNKS, CHUNKS));
+        assert_eq!(sent.len(), arrived.len());
         if counts {
             self.first.push(arrived[0] - began);
             self.asked.extend(asked.map(|at| at - began));
