@@ -1687,9 +1687,20 @@ AS $$
          'Of budget_cost: those of users'' own keys.')
 $$;
 
+-- What is added to what is there. A sum that is already larger than anything real stays so: one row must not keep the others
+-- from being settled.
+CREATE FUNCTION @extschema@.aggregator_rollup_grown(p_name text, p_unit text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE p_unit
+        WHEN 'count' THEN format('%1$s = least(kept.%1$s, 4611686018427387904) + excluded.%1$s', p_name)
+        WHEN 'usd' THEN format('%1$s = kept.%1$s + excluded.%1$s', p_name)
+    END
+$$;
+
 -- Parts of statements that add to a rollup: the names of its measures, what rows of the usage log add to each, what is added
--- to what is there, and whether anything is. A sum that is already larger than anything real stays so: one row must not
--- keep the others from being settled.
+-- to what is there, and whether anything is.
 CREATE FUNCTION @extschema@.aggregator_rollup_parts(
     p_labelled  boolean,
     OUT names   text,
@@ -1704,13 +1715,7 @@ AS $$
     SELECT string_agg(name, ', ' ORDER BY place),
         string_agg(format('coalesce(sum(sign * (%s)), 0) AS %s', added, name), E',\n            ' ORDER BY place),
         string_agg(format('sum(%s)', name), ', ' ORDER BY place),
-        string_agg(
-            CASE unit
-                WHEN 'count' THEN format('%1$s = least(kept.%1$s, 4611686018427387904) + excluded.%1$s', name)
-                WHEN 'usd' THEN format('%1$s = kept.%1$s + excluded.%1$s', name)
-            END,
-            E',\n            '
-            ORDER BY place),
+        string_agg(@extschema@.aggregator_rollup_grown(name, unit), E',\n            ' ORDER BY place),
         string_agg(format('sum(%s) <> 0', name), E'\n        OR ' ORDER BY place)
     FROM @extschema@.aggregator_rollup_measures()
         WITH ORDINALITY AS measure (name, unit, is_labelled, added, description, place)
@@ -1970,6 +1975,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_gateway_name() IS 'The name of this s
 COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_rollup_measures() IS 'What a rollup adds up: each measure, its unit (count or usd), whether the rollups of keys and tags have it, what a row of the usage log adds to it, and what it means. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_rollup_grown(text, text) IS 'How a measure of a rollup grows, by its name and unit: a part of statements. Internal.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_rollup_parts(boolean) IS 'Parts of the statements that add to a rollup, made from its measures. Internal.';
 

@@ -205,9 +205,20 @@ AS $$
          'Of budget_cost: those of users'' own keys.')
 $$;
 
+-- What is added to what is there. A sum that is already larger than anything real stays so: one row must not keep the others
+-- from being settled.
+CREATE FUNCTION @extschema@.aggregator_rollup_grown(p_name text, p_unit text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE p_unit
+        WHEN 'count' THEN format('%1$s = least(kept.%1$s, 4611686018427387904) + excluded.%1$s', p_name)
+        WHEN 'usd' THEN format('%1$s = kept.%1$s + excluded.%1$s', p_name)
+    END
+$$;
+
 -- Parts of statements that add to a rollup: the names of its measures, what rows of the usage log add to each, what is added
--- to what is there, and whether anything is. A sum that is already larger than anything real stays so: one row must not
--- keep the others from being settled.
+-- to what is there, and whether anything is.
 CREATE FUNCTION @extschema@.aggregator_rollup_parts(
     p_labelled  boolean,
     OUT names   text,
@@ -222,13 +233,7 @@ AS $$
     SELECT string_agg(name, ', ' ORDER BY place),
         string_agg(format('coalesce(sum(sign * (%s)), 0) AS %s', added, name), E',\n            ' ORDER BY place),
         string_agg(format('sum(%s)', name), ', ' ORDER BY place),
-        string_agg(
-            CASE unit
-                WHEN 'count' THEN format('%1$s = least(kept.%1$s, 4611686018427387904) + excluded.%1$s', name)
-                WHEN 'usd' THEN format('%1$s = kept.%1$s + excluded.%1$s', name)
-            END,
-            E',\n            '
-            ORDER BY place),
+        string_agg(@extschema@.aggregator_rollup_grown(name, unit), E',\n            ' ORDER BY place),
         string_agg(format('sum(%s) <> 0', name), E'\n        OR ' ORDER BY place)
     FROM @extschema@.aggregator_rollup_measures()
         WITH ORDINALITY AS measure (name, unit, is_labelled, added, description, place)
@@ -505,6 +510,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_percentile(bigint[], double precision
 COMMENT ON FUNCTION @extschema@.aggregator_is_settling() IS 'Whether this process is the worker and writes the usage log just now. Internal.';
 COMMENT ON AGGREGATE @extschema@.aggregator_sum_histograms(integer[]) IS 'Latency histograms as one.';
 COMMENT ON FUNCTION @extschema@.aggregator_rollup_measures() IS 'What a rollup adds up: each measure, its unit (count or usd), whether the rollups of keys and tags have it, what a row of the usage log adds to it, and what it means. Internal.';
+COMMENT ON FUNCTION @extschema@.aggregator_rollup_grown(text, text) IS 'How a measure of a rollup grows, by its name and unit: a part of statements. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_rollup_parts(boolean) IS 'Parts of the statements that add to a rollup, made from its measures. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_roll_up(@extschema@.aggregator_usage_logs[], @extschema@.aggregator_usage_logs[]) IS 'Adds rows of the usage log to the rollups and takes others away. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_after_usage() IS 'Keeps the rollups equal to the usage log, whoever changes it.';

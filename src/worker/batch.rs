@@ -8,26 +8,25 @@ use crate::core::rollup::{self, Key, LabelKey, Rollup, Row, Sums};
 use crate::core::tags::Labels;
 use crate::core::usage::Parts;
 use crate::error::UNREACHABLE;
+use crate::fresh::Plan;
 use crate::gateway::task::{Begin, Saved, Settle};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
 use crate::time::timestamp;
-use crate::worker::expanded::expanded;
-use crate::worker::ledger_statements::{Ledger, LedgerStatements, Writer};
+use crate::worker::arrays::array;
+use crate::worker::ledger_statements::Ledger;
 use crate::worker::prices::Prices;
-use pgrx::datum::DatumWithOid;
+use crate::worker::rollup_statements::{Adding, RollupStatements};
+use pgrx::datum::{DatumWithOid, IntoDatum};
 use pgrx::spi::{self, SpiClient, SpiHeapTupleData};
 use std::collections::HashMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// An array of what a column is in each row.
-fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> DatumWithOid<'a>
-where
-    Vec<T>: Into<DatumWithOid<'a>>,
-{
-    expanded(rows.iter().map(value).collect::<Vec<T>>().into(), rows.len())
+fn column<'a, R, T: IntoDatum>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> DatumWithOid<'a> {
+    array(rows.iter().map(value))
 }
 
 /// The gateway keys of rows, and their tags, as arrays that are texts: an array of arrays has room only for
@@ -79,7 +78,8 @@ pub fn begin(
 /// as far as anybody knows; and adds them to the sums. Says what each came to; `None`: it was settled already.
 pub fn settle(
     client: &mut SpiClient,
-    statements: &LedgerStatements,
+    price_lists: &Plan,
+    rollups: &mut RollupStatements,
     ledger: &Ledger,
     prices: &mut Prices,
     epoch: i64,
@@ -88,7 +88,7 @@ pub fn settle(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    prices.learn(client, &statements.price_lists, rows.iter().map(|(settle, _)| *settle))?;
+    prices.learn(client, price_lists, rows.iter().map(|(settle, _)| *settle))?;
     let settlements: Vec<Settlement<'_>> =
         rows.iter().map(|(settle, _)| Settlement::of(settle, prices)).collect();
     let settled = rows.iter().map(|_| None).collect();
@@ -110,9 +110,9 @@ pub fn settle(
     let [hourly, totals] =
         [rollup.hourly, rollup.totals].map(|sums| sums.into_iter().collect::<Vec<_>>());
     let labels: Vec<_> = rollup.labels.into_iter().collect();
-    add(client, &statements.add_hourly, &hourly, &gateway)?;
-    add(client, &statements.add_totals, &totals, &gateway)?;
-    add_labels(client, &statements.add_labels, &labels, &gateway)?;
+    add(client, &mut rollups.hourly, &hourly, &gateway)?;
+    add(client, &mut rollups.totals, &totals, &gateway)?;
+    add_labels(client, &mut rollups.labels, &labels, &gateway)?;
     Ok(settlements
         .iter()
         .zip(&settled)
@@ -391,7 +391,7 @@ fn settled_columns<'a>(rows: &'a [&'a Settlement<'a>]) -> Vec<DatumWithOid<'a>> 
 /// Adds to one of the tables of sums.
 fn add(
     client: &mut SpiClient,
-    writer: &Writer,
+    adding: &mut Adding,
     sums: &[(Key<'_>, Sums)],
     gateway: &str,
 ) -> spi::Result<()> {
@@ -406,16 +406,16 @@ fn add(
         column(sums, |(key, _)| key.4),
         counts(sums),
         amounts(sums),
-        sums.iter().flat_map(|(_, sums)| sums.latency).collect::<Vec<_>>().into(),
+        array(sums.iter().flat_map(|(_, sums)| sums.latency)),
         gateway.into(),
     ];
-    client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
+    client.update(adding.of(client, sums)?, None, &arguments).map(|_| ())
 }
 
 /// Adds to the sums of gateway keys and tags.
 fn add_labels(
     client: &mut SpiClient,
-    writer: &Writer,
+    adding: &mut Adding,
     sums: &[(LabelKey<'_>, Sums)],
     gateway: &str,
 ) -> spi::Result<()> {
@@ -434,16 +434,15 @@ fn add_labels(
         amounts(sums),
         gateway.into(),
     ];
-    client.update(writer.of(sums.len()), None, &arguments).map(|_| ())
+    client.update(adding.of(client, sums)?, None, &arguments).map(|_| ())
 }
 
 /// All counts of the first, then those of the next.
 fn counts<'a, K>(sums: &[(K, Sums)]) -> DatumWithOid<'a> {
-    sums.iter().flat_map(|(_, sums)| sums.counts).collect::<Vec<_>>().into()
+    array(sums.iter().flat_map(|(_, sums)| sums.counts))
 }
 
 /// Likewise.
 fn amounts<'a, K>(sums: &[(K, Sums)]) -> DatumWithOid<'a> {
-    let amounts = sums.iter().flat_map(|(_, sums)| sums.amounts.iter().map(cost::shown));
-    amounts.collect::<Vec<_>>().into()
+    array(sums.iter().flat_map(|(_, sums)| sums.amounts.iter().map(cost::shown)))
 }

@@ -1,12 +1,12 @@
 //! The prepared statements that write the ledger, a batch at a time.
 
-use crate::core::rollup::{AMOUNTS, COUNTS};
 use crate::fresh::Plan;
 use crate::installed::Installed;
 use crate::route_cache;
+use crate::worker::rollup_statements::RollupStatements;
 use pgrx::PgOid;
 use pgrx::pg_sys::{
-    BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID, TEXTOID,
+    BOOLARRAYOID, INT2ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8OID, Oid, TEXTARRAYOID,
     TIMESTAMPTZARRAYOID, UUIDARRAYOID,
 };
 use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
@@ -15,34 +15,52 @@ use pgrx::spi::{self, OwnedPreparedStatement, SpiClient};
 /// rows, and then after four times as many again, another is made.
 const FIRST_ROWS: u64 = 64;
 
-/// A statement that writes many rows, and the same for one, whose plan is the shorter. Plans are generic, and
+/// A statement that writes many rows, and the same for few, whose plan is the shorter. Plans are generic, and
 /// made at the first use.
 pub struct Writer {
     many: OwnedPreparedStatement,
-    one: OwnedPreparedStatement,
+    few: OwnedPreparedStatement,
+    rows_of_few: usize,
 }
 
-/// Where statements take their rows from, and in which order; and what stands there for one row.
+/// Where statements take their rows from, and in which order.
 const OF_MANY: [&str; 3] = [
     "FROM unnest($1) WITH ORDINALITY AS given (first, i)",
     "ORDER BY 1, 2, 3, 4, 5, 6, 7\n",
     "ORDER BY 1, 2, 3, 4, 5\n",
 ];
+/// What stands there for one row, and for two that are in order.
 const OF_ONE: [&str; 3] = ["FROM (SELECT 1) AS given (i)", "\n", "\n"];
+const OF_TWO: [&str; 3] = ["FROM (VALUES (1), (2)) AS given (i)", "\n", "\n"];
 
 impl Writer {
-    fn prepare(client: &SpiClient<'_>, sql: &str, types: &[Oid]) -> spi::Result<Self> {
+    pub fn prepare(client: &SpiClient<'_>, sql: &str, types: &[Oid]) -> spi::Result<Self> {
+        Self::prepare_with(client, sql, types, OF_ONE, 1)
+    }
+
+    /// Where few rows are two, which are given in the order of their keys.
+    pub fn of_pairs(client: &SpiClient<'_>, sql: &str, types: &[Oid]) -> spi::Result<Self> {
+        Self::prepare_with(client, sql, types, OF_TWO, 2)
+    }
+
+    fn prepare_with(
+        client: &SpiClient<'_>,
+        sql: &str,
+        types: &[Oid],
+        of_few: [&str; 3],
+        rows_of_few: usize,
+    ) -> spi::Result<Self> {
         let types: Vec<PgOid> = types.iter().map(|oid| PgOid::from(*oid)).collect();
         let prepare = |sql: &str| client.prepare_mut(sql, &types).map(|plan| plan.keep());
-        let of_one = OF_MANY
+        let sql_of_few = OF_MANY
             .iter()
-            .zip(OF_ONE)
-            .fold(sql.to_owned(), |sql, (many, one)| sql.replace(many, one));
-        Ok(Self { many: prepare(sql)?, one: prepare(&of_one)? })
+            .zip(of_few)
+            .fold(sql.to_owned(), |sql, (many, few)| sql.replace(many, few));
+        Ok(Self { many: prepare(sql)?, few: prepare(&sql_of_few)?, rows_of_few })
     }
 
     pub fn of(&self, rows: usize) -> &OwnedPreparedStatement {
-        if rows == 1 { &self.one } else { &self.many }
+        if rows == self.rows_of_few { &self.few } else { &self.many }
     }
 }
 
@@ -82,8 +100,8 @@ pub struct Ledger {
 
 /// The partition that holds what happens now. Whoever writes it by its name need not look where each row
 /// belongs, and runs no trigger of the whole ledger.
-struct Present {
-    ledger: Ledger,
+pub struct Present {
+    pub ledger: Ledger,
     /// Of the ledger, when this was its partition.
     generation: u64,
     /// Microseconds since 1970; `None`: without an end.
@@ -94,11 +112,9 @@ struct Present {
 pub struct LedgerStatements {
     /// All of the ledger.
     pub whole: Ledger,
-    present: Option<Present>,
+    pub present: Option<Present>,
     pub price_lists: Plan,
-    pub add_hourly: Writer,
-    pub add_totals: Writer,
-    pub add_labels: Writer,
+    pub rollups: RollupStatements,
 }
 
 /// The arguments of begin.sql.
@@ -163,64 +179,6 @@ const RECORD: &[Oid] = &[
     TEXTARRAYOID,
 ];
 
-/// The arguments of add_hourly.sql and add_totals.sql.
-const SUMS: &[Oid] = &[
-    TEXTARRAYOID,
-    TIMESTAMPTZARRAYOID,
-    UUIDARRAYOID,
-    TEXTARRAYOID,
-    TEXTARRAYOID,
-    INT8ARRAYOID,
-    TEXTARRAYOID,
-    INT4ARRAYOID,
-    TEXTOID,
-];
-
-/// Which of them has the counts. The next has what is USD.
-const COUNTS_OF_SUMS: usize = 6;
-
-/// The arguments of add_labels.sql.
-const LABELS: &[Oid] = &[
-    TEXTARRAYOID,
-    TEXTARRAYOID,
-    TIMESTAMPTZARRAYOID,
-    TEXTARRAYOID,
-    UUIDARRAYOID,
-    TEXTARRAYOID,
-    TEXTARRAYOID,
-    INT8ARRAYOID,
-    TEXTARRAYOID,
-    TEXTOID,
-];
-
-const COUNTS_OF_LABELS: usize = 8;
-
-/// A statement that adds to a rollup, with its measures: their names, what is added to each, and how. The names and how a
-/// measure grows are the database's own (sql/rollup.sql); where the arguments have what is added, the worker knows.
-fn of_measures(
-    client: &SpiClient<'_>,
-    installed: &Installed,
-    sql: &str,
-    counts: usize,
-    is_of_labels: bool,
-) -> spi::Result<String> {
-    let parts = installed.sql("SELECT names, grown FROM @extschema@.aggregator_rollup_parts($1)");
-    let parts = client.select(parts.as_str(), Some(1), &[is_of_labels.into()])?.first();
-    let (Some(names), Some(grown)) = parts.get_two::<String, String>()? else {
-        return Err(spi::Error::InvalidPosition);
-    };
-    let amounts = counts + 1;
-    let count = |at| format!("${counts}[{0} * i - {1}]", COUNTS.len(), COUNTS.len() - 1 - at);
-    let amount =
-        |at| format!("${amounts}[{0} * i - {1}]::numeric", AMOUNTS.len(), AMOUNTS.len() - 1 - at);
-    let counted = (0..COUNTS.len()).filter(|at| COUNTS[*at].1 || !is_of_labels).map(count);
-    let added: Vec<String> = counted.chain((0..AMOUNTS.len()).map(amount)).collect();
-    Ok(sql
-        .replace("{measures}", &names)
-        .replace("{added}", &added.join(", "))
-        .replace("{grown}", &grown))
-}
-
 impl Ledger {
     /// `table`: quoted.
     fn prepare(client: &SpiClient<'_>, installed: &Installed, table: &str) -> spi::Result<Self> {
@@ -238,13 +196,6 @@ impl Ledger {
 
 impl LedgerStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
-        let sums = |sql: &str| {
-            let sql = of_measures(client, installed, sql, COUNTS_OF_SUMS, false)?;
-            Writer::prepare(client, &installed.sql(&sql), SUMS)
-        };
-        let labels = include_str!("../../sql/statements/add_labels.sql");
-        let labels = of_measures(client, installed, labels, COUNTS_OF_LABELS, true)?;
-        let labels = installed.sql(&labels);
         Ok(Self {
             whole: Ledger::prepare(client, installed, "@extschema@.aggregator_usage_logs")?,
             present: None,
@@ -253,9 +204,7 @@ impl LedgerStatements {
                 &installed.sql(include_str!("../../sql/statements/price_lists.sql")),
                 &[UUIDARRAYOID, TEXTARRAYOID],
             )?,
-            add_hourly: sums(include_str!("../../sql/statements/add_hourly.sql"))?,
-            add_totals: sums(include_str!("../../sql/statements/add_totals.sql"))?,
-            add_labels: Writer::prepare(client, &labels, LABELS)?,
+            rollups: RollupStatements::prepare(client, installed)?,
         })
     }
 
@@ -271,11 +220,6 @@ impl LedgerStatements {
             self.present = Some(Present { ledger, generation, since, until });
         }
         Ok(())
-    }
-
-    /// What writes the partition of now.
-    pub fn present(&self) -> Option<&Ledger> {
-        self.present.as_ref().map(|present| &present.ledger)
     }
 
     /// Whether rows of these moments (microseconds since 1970) all belong there.

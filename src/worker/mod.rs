@@ -2,6 +2,7 @@
 //! starts and stops the gateway, and leaves when there is nothing to do.
 
 mod answers;
+mod arrays;
 mod asked_jobs;
 mod batch;
 mod callers;
@@ -11,7 +12,7 @@ mod console;
 mod cooling;
 mod desk;
 mod detached;
-mod expanded;
+
 mod forgotten;
 mod held;
 mod hidden;
@@ -23,6 +24,7 @@ mod prices;
 pub mod process;
 mod quarantine;
 mod renewal;
+mod rollup_statements;
 mod settling;
 mod spending;
 mod statements;

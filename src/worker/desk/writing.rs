@@ -227,11 +227,9 @@ impl Desk {
         rows: &[Row],
     ) -> spi::Result<Vec<Written>> {
         let Self { statements, ledger_statements, prices, open, epoch, .. } = self;
-        let present = match target {
-            Target::Present => ledger_statements.present(),
-            Target::Whole => None,
-        };
-        let ledger = present.unwrap_or(&ledger_statements.whole);
+        let LedgerStatements { whole, present, price_lists, rollups } = ledger_statements;
+        let present = present.as_ref().filter(|_| matches!(target, Target::Present));
+        let ledger = present.map_or(&*whole, |present| &present.ledger);
         let mut begins = Vec::new();
         let mut settles: Vec<(&Settle, bool)> = Vec::new();
         for row in rows {
@@ -243,7 +241,8 @@ impl Desk {
                 Row::JobEnd(_) => {}
             }
         }
-        let settled = batch::settle(client, ledger_statements, ledger, prices, *epoch, &settles)?;
+        let settled =
+            batch::settle(client, price_lists, rollups, ledger, prices, *epoch, &settles)?;
         batch::begin(client, ledger, *epoch, &begins)?;
         let mut settled = settled.into_iter();
         let written: Vec<Written> = rows

@@ -7,7 +7,7 @@ use crate::gateway::task::{JobAnswer, JobEnd};
 use crate::protocol::Settled;
 use crate::routing::pg_uuid;
 use crate::settings;
-use crate::worker::expanded::expanded;
+use crate::worker::arrays::array;
 use crate::worker::process::{self, Failure};
 use crate::worker::statements::Statements;
 use pgrx::datum::DatumWithOid;
@@ -114,32 +114,22 @@ fn write(
     ends: &[(usize, &Ended<'_>)],
 ) -> spi::Result<Vec<(usize, Finished)>> {
     let costs = costs(client, statements, ends)?;
-    let errors: Vec<Option<String>> = ends
-        .iter()
-        .map(|(_, end)| end.outcome.err().map(|error| error.to_json().to_string()))
-        .collect();
-    let pauses: Vec<Option<i64>> = ends.iter().map(|(_, end)| pause_ms(end)).collect();
-    // What was not sent because its turn comes later has not been run.
-    let are_early: Vec<bool> = ends
-        .iter()
-        .map(|(_, end)| end.outcome.err().is_some_and(|error| error.turn_in().is_some()))
-        .collect();
-    let answers = |part: fn(&JobAnswer) -> &str| -> Vec<Option<&str>> {
-        ends.iter().map(|(_, end)| end.answer().map(part)).collect()
-    };
-    let arrays: [DatumWithOid<'_>; 9] = [
-        ends.iter().map(|(_, end)| pg_uuid(end.job)).collect::<Vec<_>>().into(),
-        answers(|answer| &answer.response).into(),
-        answers(|answer| &answer.provider).into(),
-        answers(|answer| &answer.served_model).into(),
-        errors.iter().map(Option::as_deref).collect::<Vec<_>>().into(),
-        costs.iter().map(|settled| settled.cost.as_deref()).collect::<Vec<_>>().into(),
-        costs.iter().map(|settled| settled.cost_source.as_deref()).collect::<Vec<_>>().into(),
-        pauses.into(),
-        are_early.into(),
+    let answers =
+        |part: fn(&JobAnswer) -> &str| array(ends.iter().map(|(_, end)| end.answer().map(part)));
+    let mut arguments: Vec<DatumWithOid<'_>> = vec![
+        array(ends.iter().map(|(_, end)| pg_uuid(end.job))),
+        answers(|answer| &answer.response),
+        answers(|answer| &answer.provider),
+        answers(|answer| &answer.served_model),
+        array(
+            ends.iter().map(|(_, end)| end.outcome.err().map(|error| error.to_json().to_string())),
+        ),
+        array(costs.iter().map(|settled| settled.cost.as_deref())),
+        array(costs.iter().map(|settled| settled.cost_source.as_deref())),
+        array(ends.iter().map(|(_, end)| pause_ms(end))),
+        // What was not sent because its turn comes later has not been run.
+        array(ends.iter().map(|(_, end)| end.outcome.err().is_some_and(|e| e.turn_in().is_some()))),
     ];
-    let mut arguments: Vec<_> =
-        arrays.into_iter().map(|array| expanded(array, ends.len())).collect();
     arguments.push(settings::job_max_attempts().into());
     client
         .update(&statements.finish_jobs, None, &arguments)?
