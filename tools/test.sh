@@ -152,6 +152,7 @@ if [ -z "$AGGREGATOR_PROXIES" ]; then
     skipped "front::real_proxies: nginx and Caddy cannot be had here; see .build/proxies.log"
     without+=(--skip front::real_proxies::)
 fi
+CLUSTERS_IN_MEMORY=1
 source "$TREE/tools/clusters.sh"
 if [ "$AGGREGATOR_WITH_CRON" != 1 ]; then
     say "NO pg_cron FOR POSTGRESQL $PG: the pages' statements for it are NOT run"

@@ -1,6 +1,6 @@
 //! Answers that are paid for: none is lost for a form that its provider gives it, and an error inside one is an error.
 
-use crate::bed::{self, Cluster, eventually, failure, rows, value};
+use crate::bed::{self, Cluster, Template, eventually, failure, rows, value};
 use crate::fallback::standins_in;
 use crate::fixtures::{
     HELLO, add_named, add_provider, chat_sql, ended, ready, save_key, stream_sql, submit,
@@ -237,9 +237,10 @@ pub async fn others_are_asked(root: &Client, upstream: &Upstream, what: &str) {
 #[tokio::test]
 async fn an_error_inside_a_200_is_an_error_like_any_other() {
     let cluster = Cluster::start("answers", "aggregator.job_max_attempts = 1");
+    let template = Template::new();
     for (inside, code, words) in INSIDE {
         let upstream = fails_but_for_m2(Answer::json(200, *inside)).await;
-        let (_database, root) = standins_in(cluster.database().await, &[&upstream]).await;
+        let (_database, root) = standins_in(cluster.copy(&template).await, &[&upstream]).await;
         let (state, message) = failure(&root, &chat_sql(r#"{"max_retries": 0}"#)).await;
         assert_eq!(state, *code, "{inside} {message}");
         assert!(message.contains(words), "{inside}: {message}");

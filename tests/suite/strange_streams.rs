@@ -2,7 +2,7 @@
 //! is in the ledger however it ends.
 
 use crate::answers::{fails_but_for_m2, others_are_asked};
-use crate::bed::{self, Cluster, rows};
+use crate::bed::{self, Cluster, Template, rows};
 use crate::fallback::{standins, standins_in};
 use crate::fixtures::{add_named, chat_sql, ended, save_key, stream_sql, streaming, submit};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
@@ -141,13 +141,14 @@ fn errors() -> Vec<(Piece, &'static str)> {
 #[tokio::test]
 async fn an_error_in_a_stream_is_an_error_like_any_other() {
     let cluster = Cluster::start("strange", "aggregator.job_max_attempts = 1");
+    let template = Template::new();
     for (error, words) in errors() {
         let shown = format!("{error:?}");
         for start in [vec![Piece::role()], vec![Piece::role(), Piece::text("so far")]] {
             let has_begun = start.len() > 1;
             let pieces = [start, vec![error.clone(), Piece::done()]].concat();
             let upstream = fails_but_for_m2(Answer::Stream(pieces)).await;
-            let (database, root) = standins_in(cluster.database().await, &[&upstream]).await;
+            let (database, root) = standins_in(cluster.copy(&template).await, &[&upstream]).await;
             let mut wire = Wire::connect(&database).await;
             // Another model is asked as long as the caller has seen nothing.
             let options = r#"{"max_retries": 0, "models": ["m2"]}"#;

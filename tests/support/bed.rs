@@ -110,7 +110,7 @@ impl Cluster {
         cluster.configure(&format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n\
              max_worker_processes = 150\naggregator.allow_private_networks = on\nfsync = off\n\
-             log_line_prefix = '%m [%p] %d '\nshared_buffers = 64MB\n{spread}\n",
+             log_line_prefix = '%m [%p] %d '\nshared_buffers = 64MB\njit = off\n{spread}\n",
             cluster.dir.display()
         ));
         cluster
@@ -235,6 +235,23 @@ impl Cluster {
         self.database_like(None).await
     }
 
+    /// A database with the extension, copied from one that is made for the first: creating the extension takes longer.
+    pub async fn copy<'a>(&'a self, template: &Template<'a>) -> Database<'a> {
+        let make = async || {
+            let template = self.database().await;
+            if nodes::wanted() {
+                nodes::close(&template).await;
+            }
+            template
+        };
+        let template = template.get_or_init(make).await;
+        let database = self.database_like(Some(template)).await;
+        if nodes::wanted() {
+            nodes::copied(&database, &template.name).await;
+        }
+        database
+    }
+
     async fn database_like(&self, template: Option<&Database<'_>>) -> Database<'_> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -257,34 +274,26 @@ impl Drop for Cluster {
     }
 }
 
+/// From which databases of a cluster are copied.
+pub type Template<'a> = tokio::sync::OnceCell<Database<'a>>;
+
 const SHARED: &str = "shared";
 
 /// The cluster that most tests share, each with a database of its own.
 pub async fn shared() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     static ROLES: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-    let cluster = CLUSTER.get_or_init(|| Cluster::start(SHARED, "max_wal_size = 256MB"));
+    // Its databases are gone before anybody would vacuum them.
+    let cluster =
+        CLUSTER.get_or_init(|| Cluster::start(SHARED, "max_wal_size = 256MB\nautovacuum = off"));
     ROLES.get_or_init(|| cluster.supabase_roles()).await;
     cluster
 }
 
-/// A database with the extension on the shared cluster, copied from one: creating the extension takes longer.
+/// A database with the extension on the shared cluster.
 pub async fn database() -> Database<'static> {
-    static TEMPLATE: tokio::sync::OnceCell<Database<'static>> = tokio::sync::OnceCell::const_new();
-    let cluster = shared().await;
-    let template = async || {
-        let template = cluster.database().await;
-        if nodes::wanted() {
-            nodes::close(&template).await;
-        }
-        template
-    };
-    let template = TEMPLATE.get_or_init(template).await;
-    let database = cluster.database_like(Some(template)).await;
-    if nodes::wanted() {
-        nodes::copied(&database, &template.name).await;
-    }
-    database
+    static TEMPLATE: Template = Template::const_new();
+    shared().await.copy(&TEMPLATE).await
 }
 
 pub struct Database<'a> {

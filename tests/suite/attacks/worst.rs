@@ -173,7 +173,7 @@ BEGIN
         LOOP
             BEGIN
                 EXECUTE 'SELECT ' || p_row INTO v_row USING p_worst, p_standin;
-                EXECUTE format('INSERT INTO %I SELECT (jsonb_populate_record(NULL::%I, $1)).*', p_table, p_table)
+                EXECUTE format('INSERT INTO %I SELECT * FROM jsonb_populate_record(NULL::%I, $1)', p_table, p_table)
                 USING v_row || jsonb_build_object(v_column.attname, v_value);
                 v_count := v_count + 1;
             EXCEPTION WHEN OTHERS THEN

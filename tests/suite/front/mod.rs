@@ -56,8 +56,8 @@ pub struct Bed {
 impl Bed {
     /// On the cluster that the tests of HTTP share.
     pub async fn new() -> Self {
-        let cluster = cluster().await;
-        let database = cluster.database().await;
+        static TEMPLATE: bed::Template = bed::Template::const_new();
+        let database = cluster().await.copy(&TEMPLATE).await;
         let port = free_port().await;
         let root = database.root().await;
         listen(&root, &format!("{}=127.0.0.1:{port}", database.name)).await;
@@ -116,7 +116,7 @@ pub async fn cluster() -> &'static Cluster {
     let cluster = CLUSTER.get_or_init(|| {
         let cluster = Cluster::make(
             "front",
-            "fsync = off\nmax_wal_size = 256MB\naggregator.jwt_secret_file = 'jwt_secret'\n\
+            "autovacuum = off\nmax_wal_size = 256MB\naggregator.jwt_secret_file = 'jwt_secret'\n\
              aggregator.http_cors_origins = 'https://app.example'\naggregator.http_max_body = 1MB",
         );
         write_secret(&cluster.data().join("jwt_secret"), SECRET);
