@@ -4,8 +4,10 @@
 # PG is the version of PostgreSQL; with AGGREGATOR_EVERY_TEST=1 the oldest is brought too, to move from; with CITUS=1 it
 # fails where the tests with Citus cannot run, and with AGGREGATOR_CITUS=1 all run on databases that Citus distributes.
 # AGGREGATOR_TEST_STEP=build compiles and installs what the tests need, and run runs them as they were built.
-# AGGREGATOR_PURE=skip goes without the pure tests and those inside a backend, which are one program: outside a backend
-# nothing of PostgreSQL can be called, so the first are the same with each, and the others ask for nothing that differs.
+# AGGREGATOR_PURE=skip goes without what is the same with each PostgreSQL, for a run after another with all: the pure tests
+# and those inside a backend, which are one program (outside a backend nothing of PostgreSQL can be called, and the others
+# ask for nothing that differs), and of those from outside the ones of libraries and browsers that see HTTP alone, whose
+# statements others run, and of texts.
 source "$(dirname "$0")/setup.sh"
 source "$TREE/tools/clients.sh"
 source "$TREE/tools/proxies.sh"
@@ -164,6 +166,12 @@ if [ "$AGGREGATOR_WITH_VECTOR" != 1 ]; then
     say "NO PGVECTOR WITH HNSW FOR POSTGRESQL $PG: the pages' statements for it are NOT run"
     skipped "embeddings::vectors: it takes pgvector"
     without+=(--skip embeddings::vectors::)
+fi
+if [ "${AGGREGATOR_PURE:-}" = skip ]; then
+    for same in front::clients front::console_pages front::console_walks packaging; do
+        skipped "$same: the same with each PostgreSQL, and AGGREGATOR_PURE=skip says that another has run it"
+        without+=(--skip "$same::")
+    done
 fi
 source "$TREE/tools/citus.sh"
 if [ "$AGGREGATOR_WITH_CITUS" != 1 ]; then

@@ -279,6 +279,12 @@ pub type Template<'a> = tokio::sync::OnceCell<Database<'a>>;
 
 const SHARED: &str = "shared";
 
+/// The cluster that the tests of HTTP share.
+pub const FRONT: &str = "front";
+
+/// Those that many tests share.
+const LASTING: [&str; 2] = [SHARED, FRONT];
+
 /// The cluster that most tests share, each with a database of its own.
 pub async fn shared() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
@@ -302,9 +308,11 @@ pub struct Database<'a> {
 }
 
 impl Drop for Database<'_> {
-    /// Or the databases of all tests would be there at one time. Those of other clusters go with them.
+    /// Or the databases of all tests would be there at one time, with their workers, which all read each change of the
+    /// configuration. Those of other clusters go with them.
     fn drop(&mut self) {
-        if !self.cluster.dir.ends_with(SHARED) || std::thread::panicking() {
+        let is_shared = LASTING.iter().any(|name| self.cluster.dir.ends_with(name));
+        if !is_shared || std::thread::panicking() {
             return;
         }
         let mut dropping = nodes::gone(&self.cluster.dir, Some(&self.name));

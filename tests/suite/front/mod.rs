@@ -115,7 +115,7 @@ pub async fn cluster() -> &'static Cluster {
     static ROLES: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
     let cluster = CLUSTER.get_or_init(|| {
         let cluster = Cluster::make(
-            "front",
+            bed::FRONT,
             "autovacuum = off\nmax_wal_size = 256MB\naggregator.jwt_secret_file = 'jwt_secret'\n\
              aggregator.http_cors_origins = 'https://app.example'\naggregator.http_max_body = 1MB",
         );
