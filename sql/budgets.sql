@@ -304,7 +304,7 @@ $$;
 
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
 -- on their way; as far as the caller sees the usage log. p_kind and p_label: by this gateway key ('key') or
--- with this tag ('tag') alone. Whatever the sums hold, it raises nothing.
+-- with this tag ('tag') alone. p_gateway: what this one of several gateways has counted, and nothing set aside. Whatever the sums hold, it raises nothing.
 CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,
@@ -313,6 +313,7 @@ CREATE FUNCTION @extschema@.aggregator_spent(
     p_keys              text,
     p_kind              text,
     p_label             text,
+    p_gateway           text,
     OUT usd             numeric,
     OUT tokens          bigint,
     OUT requests        bigint,
@@ -336,6 +337,7 @@ BEGIN
         FROM @extschema@.aggregator_usage_hourly AS own
         WHERE own.user_id = p_user_id
           AND own.hour >= p_since
+          AND (p_gateway IS NULL OR own.gateway = p_gateway)
           AND p_kind IS NULL
         UNION ALL
         SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
@@ -344,6 +346,7 @@ BEGIN
         WHERE p_user_id IS NULL
           AND everybody.grain = 'hour'
           AND everybody.start >= p_since
+          AND (p_gateway IS NULL OR everybody.gateway = p_gateway)
           AND p_kind IS NULL
         UNION ALL
         SELECT labelled.provider_id, labelled.model_id, labelled.budget_cost, labelled.budget_tokens,
@@ -352,10 +355,14 @@ BEGIN
         WHERE labelled.kind = p_kind
           AND labelled.label = p_label
           AND labelled.hour >= p_since
+          AND (p_gateway IS NULL OR labelled.gateway = p_gateway)
           AND (p_user_id IS NULL OR labelled.user_id = p_user_id)
     ) AS part
     WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
       AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
+    IF p_gateway IS NOT NULL THEN
+        RETURN;
+    END IF;
 
     -- No call is on its way for longer than the longest timeout, a day.
     SELECT coalesce(sum(counted.cost), 0), least(coalesce(sum(counted.tokens), 0), c_most),
@@ -433,7 +440,7 @@ CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) 
 CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
 CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys,
     CASE WHEN b.gateway_key_id IS NOT NULL THEN 'key'::text WHEN b.tag IS NOT NULL THEN 'tag'::text END,
-    coalesce(b.gateway_key_id::text, b.tag)) AS spent
+    coalesce(b.gateway_key_id::text, b.tag), NULL::text) AS spent
 LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 
 SET LOCAL search_path = @extschema@, pg_temp;

@@ -19,6 +19,7 @@ ALTER TABLE @extschema@.aggregator_budgets ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_rate_limits ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_budget_warnings ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_gateways ENABLE ROW LEVEL SECURITY;
+ALTER TABLE @extschema@.aggregator_gateway_messages ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_leases ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_hourly ENABLE ROW LEVEL SECURITY;
 ALTER TABLE @extschema@.aggregator_usage_totals ENABLE ROW LEVEL SECURITY;
@@ -87,6 +88,8 @@ CREATE POLICY seen ON @extschema@.aggregator_budget_warnings FOR SELECT
     USING (user_id = (SELECT @extschema@.aggregator_user_id()) OR (SELECT @extschema@.aggregator_is_reader()));
 
 CREATE POLICY seen ON @extschema@.aggregator_gateways FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_reader()));
+CREATE POLICY seen ON @extschema@.aggregator_gateway_messages FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_reader()));
 CREATE POLICY seen ON @extschema@.aggregator_leases FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_reader()));
@@ -216,7 +219,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_period_end(text, timestamptz) IS 'Whe
 COMMENT ON FUNCTION @extschema@.aggregator_is_model(text, text) IS 'Whether a rule about a model means this one: by its id or the last part of it, in any case, whatever variant (:floor) is appended; (unlisted) may be any.';
 COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is no name of a model: empty, longer than 255 bytes, or with a space, a control character or one that cannot be seen; NULL: it is one.';
 COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is reserved, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, by all gateways or by one of them, and what is reserved here, as far as the caller sees the usage log.';
 COMMENT ON FUNCTION @extschema@.aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz) IS 'Whose counts a budget has in the period since a moment.';
 COMMENT ON FUNCTION @extschema@.aggregator_await_job(uuid, integer) IS
     'Returns when a job has ended, or after so many milliseconds. PT400, PT404.';

@@ -46,7 +46,7 @@ AS $$
         ('aggregator_budgets', '{}'),
         ('aggregator_rate_limits', '{}'),
         ('aggregator_gateway_keys', '{last_used_at}'),
-        ('aggregator_gateways', '{message_number,seen_at}')
+        ('aggregator_gateways', '{}')
 $$;
 
 -- Upgrades run this too.
@@ -128,6 +128,31 @@ AS $$
 BEGIN
     PERFORM @extschema@.aggregator_require_gateway('adopt usage'::text);
     RETURN @extschema@.aggregator_rename_rollups(p_gateway, @extschema@.aggregator_gateway_name());
+END
+$$;
+
+-- Deletes what another gateway has told of its usage, before all of it is copied anew: a subscription that begins again
+-- copies no row that is there.
+CREATE FUNCTION @extschema@.aggregator_drop_usage(p_gateway text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table   text;
+    v_dropped bigint := 0;
+    v_rows    bigint;
+BEGIN
+    PERFORM @extschema@.aggregator_require_gateway('drop what another gateway has counted'::text);
+    IF coalesce(p_gateway, '') IN ('', @extschema@.aggregator_gateway_name()) THEN
+        RAISE EXCEPTION 'what this gateway has counted itself is its own'
+            USING ERRCODE = 'PT400', HINT = 'SELECT DISTINCT gateway FROM aggregator_usage_totals;';
+    END IF;
+    FOREACH v_table IN ARRAY '{aggregator_usage_hourly,aggregator_usage_totals,aggregator_usage_labels}'::text[] LOOP
+        EXECUTE format('DELETE FROM @extschema@.%I WHERE gateway = $1', v_table) USING p_gateway;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_dropped := v_dropped + v_rows;
+    END LOOP;
+    RETURN v_dropped;
 END
 $$;
 
@@ -261,6 +286,8 @@ COMMENT ON FUNCTION @extschema@.aggregator_configuration() IS 'The tables that a
 COMMENT ON FUNCTION @extschema@.aggregator_rename_rollups(text, text) IS 'Has rollups under one gateway''s name count as another''s; how many rows. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_adopt_usage(text) IS
     'Has rollups under another name count as this gateway''s: those from before it had a name (empty), or that of before it was renamed. Returns how many rows. Never a name that another gateway has. Superusers. PT403, PT409.';
+COMMENT ON FUNCTION @extschema@.aggregator_drop_usage(text) IS
+    'Deletes the rollups that another gateway has told this one, so that a subscription to it can be made anew, which copies all of them. Returns how many rows. Superusers. PT400: its own; PT403, PT409.';
 COMMENT ON FUNCTION @extschema@.aggregator_require_gateway(text) IS 'Raises PT403 or PT409 unless a superuser asks on a server that can share. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_publish_usage() IS 'Publishes what this gateway has counted. Internal.';
 COMMENT ON FUNCTION @extschema@.aggregator_subscription(text, text, text, text) IS 'A statement that subscribes. Internal.';

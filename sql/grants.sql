@@ -47,7 +47,7 @@ BEGIN
             'aggregator_budget_warnings',
             'aggregator_budget_status'
         ]),
-        ('reader', 'SELECT', ARRAY['aggregator_gateways', 'aggregator_leases']),
+        ('reader', 'SELECT', ARRAY['aggregator_gateways', 'aggregator_gateway_messages', 'aggregator_leases']),
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
         ('user', 'SELECT', ARRAY[
@@ -107,7 +107,7 @@ BEGIN
             'aggregator_period_start(text, timestamptz)',
             'aggregator_period_end(text, timestamptz)',
             'aggregator_is_model(text, text)',
-            'aggregator_spent(text, uuid, text, timestamptz, text, text, text)',
+            'aggregator_spent(text, uuid, text, timestamptz, text, text, text, text)',
             'aggregator_of_keys(text, numeric, numeric)',
             'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
             'aggregator_report(text, text, text)',
@@ -237,11 +237,14 @@ BEGIN
             'aggregator_meant(text, uuid)',
             'aggregator_model_problem(text)',
             'aggregator_tag_problem(text)',
+            'aggregator_gateway_problem(text)',
+            'aggregator_gateway_name()',
             'aggregator_gateway_key_owner(uuid, text, boolean)',
             'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text)',
             'remove_budget(uuid)',
             'add_gateway(text)',
             'remove_gateway(text)',
+            'settle_gateway(text)',
             'set_rate_limit(bigint, bigint, text, boolean, text, text, uuid, text)',
             'remove_rate_limit(uuid)',
             'save_platform_key(text, text)',

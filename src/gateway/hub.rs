@@ -14,7 +14,7 @@ use crate::gateway::ledger::Ledger;
 use crate::gateway::memory::Memory;
 use crate::gateway::resolver::GuardedResolver;
 use crate::gateway::settings::Settings;
-use crate::gateway::task::Task;
+use crate::gateway::task::{Listed, Task};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -52,8 +52,8 @@ struct Sealed {
 pub struct Hub {
     /// Only whoever has it asks: a lease is changed by nobody else meanwhile.
     line: tokio::sync::Mutex<Line>,
-    /// The names of all gateways but the hub, as they were read last. `None`: not yet.
-    names: Mutex<Option<Result<Vec<String>, String>>>,
+    /// All gateways but the hub, as they were read last. `None`: not yet.
+    listed: Mutex<Option<Result<Listed, String>>>,
     /// It has not answered the last time.
     is_down: AtomicBool,
 }
@@ -106,16 +106,16 @@ impl<'a> Lender<'a> {
         if part == Part::Alone {
             return Ok(1);
         }
-        if self.hub.names().is_none() {
-            self.read_names().await?;
+        if self.hub.listed().is_none() {
+            self.read_list().await?;
         }
-        let names = self.hub.names();
-        let names = names.as_ref().map_or(Ok(&[][..]), |names| match names {
-            Ok(names) => Ok(&names[..]),
+        let listed = self.hub.listed();
+        let names = listed.as_ref().map_or(Ok(&[][..]), |listed| match listed {
+            Ok(listed) => Ok(&listed.names[..]),
             Err(reason) => Err(down(format!("the list of gateways cannot be read: {reason}"))),
         })?;
-        let own = self.settings.gateways.name.as_ref().ok().and_then(Option::as_deref);
-        if part == Part::Follower && !names.iter().any(|name| Some(name.as_str()) == own) {
+        if part == Part::Follower && !self.is_one_of(names) {
+            let own = self.settings.gateways.name.as_ref().ok().and_then(Option::as_deref);
             return Err(down(format!(
                 "gateway '{}' is not in the list of gateways that has come from the hub",
                 own.unwrap_or_default()
@@ -124,11 +124,27 @@ impl<'a> Lender<'a> {
         Ok(i64::try_from(names.len()).map_or(i64::MAX, |others| others.saturating_add(1)))
     }
 
+    fn is_one_of(&self, names: &[String]) -> bool {
+        let own = self.settings.gateways.name.as_ref().ok().and_then(Option::as_deref);
+        names.iter().any(|name| Some(name.as_str()) == own)
+    }
+
+    /// Whether the list has come from the hub, and does not have this gateway.
+    pub fn is_removed(&self) -> bool {
+        let listed = self.hub.listed();
+        matches!(&*listed, Some(Ok(listed)) if !self.is_one_of(&listed.names))
+    }
+
     /// Reads which gateways there are.
-    pub async fn read_names(&self) -> Result<(), Error> {
-        let names = self.ledger.ask(Task::Gateways).await?;
-        *self.hub.names() = Some(names);
+    pub async fn read_list(&self) -> Result<(), Error> {
+        let listed = self.ledger.ask(Task::Gateways).await?;
+        *self.hub.listed() = Some(listed);
         Ok(())
+    }
+
+    /// How often leases were settled without whoever had them. `None`: that is not known now.
+    pub fn settlements(&self) -> Option<i64> {
+        self.hub.listed().as_ref()?.as_ref().ok().map(|listed| listed.settlements)
     }
 
     /// Waits for its turn to ask.
@@ -249,8 +265,8 @@ impl Hub {
         self.is_down.load(Ordering::Relaxed)
     }
 
-    fn names(&self) -> MutexGuard<'_, Option<Result<Vec<String>, String>>> {
-        self.names.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn listed(&self) -> MutexGuard<'_, Option<Result<Listed, String>>> {
+        self.listed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -65,7 +65,7 @@ pub fn is_over(shared: &Shared) -> bool {
     shared.spending.has_told_all() || shared.hub.is_down()
 }
 
-/// Reads from time to time which gateways there are, and tells the hub what is used of its leases.
+/// Reads from time to time which gateways there are, and what was settled; and tells the hub what is used of its leases.
 pub async fn beat(shared: Arc<Shared>) {
     let mut was_down = false;
     loop {
@@ -75,10 +75,15 @@ pub async fn beat(shared: Arc<Shared>) {
         let told = match lender.part() {
             Ok(Part::Alone) => Ok(()),
             Ok(part) => {
-                let read = lender.read_names().await;
+                let read = lender.read_list().await;
                 match part {
-                    Part::Follower => read.and(shared.spending.tell_hub(lender).await),
-                    _ => read,
+                    Part::Follower => {
+                        if lender.is_removed() {
+                            shared.spending.let_go(lender).await;
+                        }
+                        read.and(shared.spending.tell_hub(lender).await)
+                    }
+                    _ => read.and(shared.spending.read_settled(lender).await),
                 }
             }
             Err(error) => Err(error),

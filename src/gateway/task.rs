@@ -260,7 +260,7 @@ pub enum Task {
     /// What the leases of this hub need.
     Lend(Lending),
     /// Which other gateways there are.
-    Gateways(oneshot::Sender<Result<Vec<String>, String>>),
+    Gateways(oneshot::Sender<Result<Listed, String>>),
     /// So much of a budget is spent that somebody is told.
     BudgetWarning(Box<BudgetWarning>),
     /// A user is being forgotten. Whatever was in flight of theirs was sent before this.
@@ -413,6 +413,17 @@ pub struct Leased {
     pub used: Amount,
 }
 
+/// The other gateways.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    pub names: Vec<String>,
+    /// How often what one had leased was settled without it.
+    pub settlements: i64,
+}
+
+/// A count of a budget: whose, and of the period that began then (microseconds since 1970).
+pub type Counted = (Uuid, Option<String>, i64);
+
 /// What leasing needs of the database.
 #[derive(Debug)]
 pub enum Lending {
@@ -423,6 +434,11 @@ pub enum Lending {
         number: i64,
         budgets: Vec<Uuid>,
         reply: oneshot::Sender<Result<Option<Vec<Budget>>, String>>,
+    },
+    /// Read what all have leased of these counts.
+    Read {
+        counts: Vec<Counted>,
+        reply: oneshot::Sender<Result<Vec<Vec<(String, Leased)>>, String>>,
     },
     /// Keep its leases.
     Keep { from: String, leases: Vec<LeaseKept>, reply: oneshot::Sender<Result<(), String>> },

@@ -1,14 +1,76 @@
 //! What SQL asks about a server that is one of several gateways, and what one that follows a hub refuses.
 
+use crate::core::lease;
 use crate::error::Error;
-use crate::session::raise::raise;
+use crate::fresh::required;
+use crate::session::locks::as_owner_in_time;
+use crate::session::owner::installed;
+use crate::session::raise::{or_raise, raise};
+use crate::session::{identity, writable};
 use crate::settings;
 use pgrx::prelude::*;
+use pgrx::spi::{self, Spi};
 
 /// The name of this server among several gateways; empty: it is alone. Declared in sql/rollup.sql.
 #[pg_extern(sql = false)]
 fn aggregator_gateway_name() -> String {
     settings::own_gateway()
+}
+
+/// Why a text is no name of a gateway. Declared in sql/gateways.sql.
+#[pg_extern(sql = false)]
+fn aggregator_gateway_problem(name: &str) -> Option<&'static str> {
+    lease::name_problem(name)
+}
+
+type Released = (pgrx::Uuid, Option<String>, TimestampWithTimeZone, AnyNumeric, i64, i64);
+
+/// What a gateway that is gone had leased counts no longer in full. Declared in sql/gateways.sql.
+#[pg_extern(sql = false)]
+#[expect(clippy::type_complexity, reason = "the columns of its result")]
+fn settle_gateway(
+    name: Option<&str>,
+) -> TableIterator<
+    'static,
+    (
+        name!(budget_id, pgrx::Uuid),
+        name!(user_id, Option<String>),
+        name!(period_start, TimestampWithTimeZone),
+        name!(released_usd, AnyNumeric),
+        name!(released_tokens, i64),
+        name!(released_requests, i64),
+    ),
+> {
+    let released = settle(name);
+    TableIterator::new(or_raise(released))
+}
+
+fn settle(name: Option<&str>) -> Result<Vec<Released>, Error> {
+    const ACTION: &str = "settle what a gateway had leased";
+    identity::require_admin(ACTION)?;
+    writable::require(ACTION)?;
+    require_own_configuration()?;
+    let installed = installed()?;
+    let sql = installed.sql(
+        "SELECT s.budget_id, s.user_id, s.period_start, s.released_usd, s.released_tokens, s.released_requests
+         FROM @extschema@.aggregator_settle_leases($1) AS s",
+    );
+    as_owner_in_time(&installed, ACTION, || {
+        Spi::connect_mut(|client| {
+            let rows = client.update(sql.as_str(), None, &[name.into()])?;
+            rows.map(|row| {
+                Ok((
+                    required(&row, 1)?,
+                    row.get(2)?,
+                    required(&row, 3)?,
+                    required(&row, 4)?,
+                    required(&row, 5)?,
+                    required(&row, 6)?,
+                ))
+            })
+            .collect::<spi::Result<_>>()
+        })
+    })
 }
 
 /// Declared in sql/following.sql.

@@ -3,7 +3,7 @@
 use crate::core::budget::{Amount, Budget, Keys, Period, Scope};
 use crate::core::usage::decimal;
 use crate::fresh::{self, required};
-use crate::gateway::task::{LeaseKept, Leased, Lending};
+use crate::gateway::task::{Counted, LeaseKept, Leased, Lending, Listed};
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
 use crate::worker::process::{self, Failure};
@@ -24,25 +24,32 @@ pub fn lend(statements: &Statements, lending: Lending) {
                 let _ = reply.send(open(statements, &from, number, &budgets));
             }
         }
+        Lending::Read { counts, reply } => {
+            let _ = reply.send(read(statements, &counts));
+        }
         Lending::Keep { from, leases, reply } => {
             let _ = reply.send(keep(statements, &from, &leases));
         }
     }
 }
 
-/// The names of the other gateways.
-pub fn gateways(statements: &Statements) -> Result<Vec<String>, String> {
-    let names = process::transaction(|_| {
+/// The other gateways.
+pub fn gateways(statements: &Statements) -> Result<Listed, String> {
+    let listed = process::transaction(|_| {
         Spi::connect(|client| {
+            let settlements = client.select(&statements.settlements, Some(1), &[])?.first();
+            let settlements = settlements.get_one()?.ok_or(fresh::UNREADABLE)?;
             let rows = client.select(&statements.gateways, None, &[])?;
-            rows.map(|row| required(&row, 1)).collect::<spi::Result<Vec<String>>>()
+            let names =
+                rows.map(|row| required(&row, 1)).collect::<spi::Result<Vec<String>>>()?;
+            Ok(Listed { names, settlements })
         })
     });
-    match told(names)? {
-        names if names.len() > MOST_GATEWAYS => {
+    match told(listed)? {
+        listed if listed.names.len() > MOST_GATEWAYS => {
             Err(format!("there are more than {MOST_GATEWAYS} gateways"))
         }
-        names => Ok(names),
+        listed => Ok(listed),
     }
 }
 
@@ -119,6 +126,20 @@ fn keep(statements: &Statements, from: &str, leases: &[LeaseKept]) -> Result<(),
         ];
         Spi::connect_mut(|client| {
             client.update(&statements.keep_leases, None, &arguments).map(|_| ())
+        })
+    }))
+}
+
+fn read(
+    statements: &Statements,
+    counts: &[Counted],
+) -> Result<Vec<Vec<(String, Leased)>>, String> {
+    told(process::transaction(|_| {
+        Spi::connect(|client| {
+            let of = |(budget, user, since): &Counted| {
+                of_budget(client, statements, *budget, user.as_deref(), *since)
+            };
+            counts.iter().map(of).collect()
         })
     }))
 }

@@ -56,6 +56,7 @@ pub struct Statements {
     pub budgets_to_lease: OwnedPreparedStatement,
     pub keep_leases: OwnedPreparedStatement,
     pub gateways: OwnedPreparedStatement,
+    pub settlements: OwnedPreparedStatement,
     pub budget_warning: OwnedPreparedStatement,
     pub find_answer: OwnedPreparedStatement,
     pub keep_answer: OwnedPreparedStatement,
@@ -208,6 +209,9 @@ const NOTE_HIDDEN: &str = "
 /// As many as there can be, and one more.
 const GATEWAYS: &str = "
     SELECT known.name FROM @extschema@.aggregator_gateways AS known ORDER BY known.name LIMIT 1001";
+/// Grows with each.
+const SETTLEMENTS: &str = "
+    SELECT coalesce(sum(heard.settlements), 0)::bigint FROM @extschema@.aggregator_gateway_messages AS heard";
 /// Bytes of all kept answers.
 const COUNT_ANSWERS: &str = "
     SELECT coalesce(sum(kept.size), 0)::bigint FROM @extschema@.aggregator_cache AS kept";
@@ -335,6 +339,7 @@ impl Statements {
                 ],
             )?,
             gateways: prepare(GATEWAYS, &[])?,
+            settlements: prepare(SETTLEMENTS, &[])?,
             budget_warning: prepare(
                 include_str!("../../sql/statements/budget_warning.sql"),
                 &[UUIDOID, TEXTOID, TIMESTAMPTZOID, INT2OID, TEXTOID, INT8OID, INT8OID],

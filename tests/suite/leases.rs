@@ -143,7 +143,8 @@ async fn a_thousand_calls_on_three_gateways_never_pass_one_cap() {
             bool_and(used_usd <= granted_usd)
         FROM aggregator_leases";
     assert_eq!(rows(&roots[0], sums).await, ["2|t|t"]);
-    let seen = "SELECT count(*) FROM aggregator_gateways WHERE seen_at > created_at";
+    let seen = "SELECT count(*) FROM aggregator_gateways AS g JOIN aggregator_gateway_messages AS m ON m.gateway = g.name
+        WHERE m.seen_at > g.created_at";
     eventually(&roots[0], seen, "2").await;
     // Of all of them: at 80 and at 100 percent.
     let warned =
@@ -218,19 +219,125 @@ async fn what_is_leased_for_nothing_comes_back() {
     // Not by what another gateway, where they are not forgotten yet, asks for afterwards either.
     assert!(spend(&back, 1).await.1.contains("or has forgotten its user"));
     assert_eq!(rows(&roots[0], leased).await, Vec::<String>::new());
-    for (name, words) in
-        [("hub", "is the name of this gateway itself"), ("B", "a gateway's name has small letters")]
-    {
+    for (name, words) in [
+        ("hub", "is the name of this gateway itself"),
+        ("B", "a gateway's name may have small letters"),
+        ("", "a gateway's name is empty"),
+    ] {
         let (code, message) = failure(&roots[0], &format!("SELECT add_gateway('{name}')")).await;
         assert!(code == "PT400" && message.contains(words), "{message}");
     }
     assert_eq!(value(&roots[0], "SELECT add_gateway('b')").await.unwrap(), "f");
-    assert_eq!(value(&roots[0], "SELECT add_gateway('d')").await.unwrap(), "t");
+    let insert = "INSERT INTO aggregator_gateways (name) VALUES ('D')";
+    assert_eq!(failure(&roots[0], insert).await.0, "23514");
+    // Whom an administrator has added.
+    let administrator = fleet.servers[0].connect("postgres", &fleet.database).await;
+    administrator
+        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET ROLE admin")
+        .await
+        .unwrap();
+    assert_eq!(value(&administrator, "SELECT add_gateway('d')").await.unwrap(), "t");
     // A gateway that is removed leases no more.
     assert_eq!(value(&roots[0], "SELECT remove_gateway('c')").await.unwrap(), "t");
     let (code, message) = failure(&roots[2], &chat_sql(CAPPED)).await;
     assert_eq!(code, "PT503");
     assert!(message.contains("no gateway 'c' is known here"), "{message}");
+}
+
+#[tokio::test]
+async fn what_a_gateway_that_is_gone_had_leased_is_settled() {
+    let upstream = Upstream::start(|_| paid()).await;
+    let (fleet, roots) = Fleet::start("settled", &upstream, None).await;
+    set_budget(&roots, "limit_requests", "60").await;
+    assert_eq!(spend(&roots[1], 4).await, (4, String::new()));
+    let counted = value(&roots[1], "SELECT jsonb_agg(to_jsonb(t)) FROM aggregator_usage_totals AS t");
+    let counted = counted.await.unwrap();
+    fleet.servers[1].down("immediate");
+    // One, and a sixth of the 59 that are left beyond.
+    let granted = "SELECT granted_requests FROM aggregator_leases WHERE gateway = 'b'";
+    assert_eq!(value(&roots[0], granted).await.unwrap(), "10");
+    let administrator = fleet.servers[0].connect("postgres", &fleet.database).await;
+    administrator
+        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET ROLE admin")
+        .await
+        .unwrap();
+    // Not while it may lease, nor one that nobody knows.
+    let settle = "SELECT * FROM settle_gateway('b')";
+    let (code, message) = failure(&administrator, settle).await;
+    assert!(code == "PT409" && message.contains("remove_gateway()"), "{message}");
+    assert_eq!(value(&administrator, "SELECT remove_gateway('b')").await.unwrap(), "t");
+    for name in ["'nobody'", "'hub'", "NULL"] {
+        let (code, message) = failure(&administrator, &format!("SELECT settle_gateway({name})")).await;
+        assert!(code == "PT404" && message.contains("has leased anything here"), "{message}");
+    }
+    // What it has counted has come, and says more than its last message may have said.
+    let come = format!(
+        "INSERT INTO aggregator_usage_totals SELECT * FROM jsonb_populate_recordset(NULL::aggregator_usage_totals, '{counted}')"
+    );
+    roots[0].batch_execute(&come).await.unwrap();
+    // Until it is settled, the hub has 50.
+    assert_eq!(spend(&roots[0], 60).await.0, 50);
+    let released = "SELECT budget_id, user_id, released_requests FROM settle_gateway('b')";
+    assert_eq!(rows(&administrator, released).await, [format!("{BUDGET}|∅|6")]);
+    let kept = "SELECT granted_usd >= 0.0028, granted_tokens >= 600, granted_requests FROM aggregator_leases WHERE gateway = 'b'";
+    assert_eq!(rows(&roots[0], kept).await, ["t|t|4"]);
+    assert_eq!(rows(&administrator, released).await, Vec::<String>::new());
+    // The six are there within five seconds, and no more than these.
+    let began = Instant::now();
+    let mut passed = 0;
+    while passed < 6 && began.elapsed() < PATIENCE {
+        passed += spend(&roots[0], 60).await.0;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(passed, 6);
+    // Its disk is found after all: what it has spent is what counts, and its old messages are none.
+    fleet.servers[1].up();
+    let back = fleet.again(1).await;
+    let (code, message) = failure(&back, &chat_sql(CAPPED)).await;
+    assert!(code == "PT503" && message.contains("no gateway 'b' is known here"), "{message}");
+    let number = "SELECT number FROM aggregator_gateway_messages WHERE gateway = 'b'";
+    let before = value(&roots[0], number).await.unwrap();
+    assert_eq!(value(&administrator, "SELECT add_gateway('b')").await.unwrap(), "t");
+    assert_eq!(value(&roots[0], number).await.unwrap(), before);
+    let began = Instant::now();
+    let refused = loop {
+        match spend(&back, 1).await {
+            (0, refused) if refused.starts_with("PT503") && began.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            other => break other,
+        }
+    };
+    assert!(refused.0 == 0 && refused.1.starts_with("PT402"), "{refused:?}");
+    assert_eq!(value(&roots[0], granted).await.unwrap(), "4");
+    assert_eq!(upstream.chat_count(), 60);
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_removed_spends_no_more_of_what_it_has_leased() {
+    let upstream = Upstream::start(|_| paid()).await;
+    let (_fleet, roots) = Fleet::start("removed", &upstream, None).await;
+    set_budget(&roots, "limit_requests", "600000").await;
+    assert_eq!(spend(&roots[1], 1).await, (1, String::new()));
+    let granted = "SELECT granted_requests FROM aggregator_leases WHERE gateway = 'b'";
+    assert_eq!(value(&roots[0], granted).await.unwrap(), "100000");
+    // On the hub, and, as it comes from there, on itself.
+    for root in &roots[..2] {
+        assert_eq!(value(root, "SELECT remove_gateway('b')").await.unwrap(), "t");
+    }
+    let began = Instant::now();
+    let mut passed = 1;
+    let refused = loop {
+        match spend(&roots[1], 1).await {
+            (0, refused) => break refused,
+            _ => passed += 1,
+        }
+        assert!(began.elapsed() < PATIENCE, "it goes on spending");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(refused.starts_with("PT503"), "{refused}");
+    assert_eq!(upstream.chat_count(), passed);
+    assert!(passed < 100_000);
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ pub(super) struct State {
     pub(super) sent: u64,
     pub(super) budgets: HashMap<Uuid, Counted>,
     pub(super) rates: HashMap<(Uuid, Option<String>), Rate>,
+    /// On the hub: of how many settlements of others' leases it knows.
+    pub(super) settlements: i64,
 }
 
 pub(super) struct Counted {

@@ -8,7 +8,7 @@ use crate::core::lease::{self, Answer, Ask, Lease, MOST_ASKS, Total, Wish};
 use crate::error::Error;
 use crate::gateway::hub::{Lender, Line, down};
 use crate::gateway::ledger::Ledger;
-use crate::gateway::task::{LeaseKept, Leased, Lending, Task};
+use crate::gateway::task::{Counted, LeaseKept, Leased, Lending, Task};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -46,6 +46,15 @@ impl Want {
 }
 
 impl State {
+    /// On the hub: the counts of which others have leases.
+    fn lent(&self) -> Vec<Counted> {
+        let of = |(budget, known): (&Uuid, &super::counts::Counted)| {
+            let lent = known.counts.iter().filter(|(_, count)| !count.lent.is_empty());
+            lent.map(|(period, _)| (*budget, period.0.clone(), period.1)).collect::<Vec<_>>()
+        };
+        self.budgets.iter().flat_map(of).collect()
+    }
+
     /// The budgets with what is leased of them for limits. A call needs these leases now.
     pub(super) fn leased(&mut self, budgets: &[&Budget], user: &str, at: i64) -> Vec<Budget> {
         let now = Instant::now();
@@ -153,6 +162,19 @@ impl Spending {
         }
     }
 
+    /// This gateway is removed: what no call has used it spends no more, because the hub may have settled it.
+    pub async fn let_go(&self, lender: Lender<'_>) {
+        // From here on nothing is granted.
+        let _line = lender.line().await;
+        let mut state = self.lock();
+        for count in state.budgets.values_mut().flat_map(|counted| counted.counts.values_mut()) {
+            let used = count.used();
+            if let Some(held) = &mut count.lease {
+                held.granted = used;
+            }
+        }
+    }
+
     /// What the hub does not know yet, as much as one message is about.
     fn to_tell(&self) -> Vec<Want> {
         let mut state = self.lock();
@@ -193,6 +215,36 @@ impl Spending {
                 held.told = None;
             }
         }
+    }
+
+    /// On the hub: where leases were settled in the database, reads them again.
+    pub async fn read_settled(&self, lender: Lender<'_>) -> Result<(), Error> {
+        let Some(settlements) = lender.settlements() else { return Ok(()) };
+        if self.lock().settlements == settlements {
+            return Ok(());
+        }
+        // From here on nobody is granted anything; and what is being read has come, perhaps from before.
+        let _line = lender.line().await;
+        let reading = self.reading.lock().await;
+        let lent = self.lock().lent();
+        drop(reading);
+        for counts in lent.chunks(MOST_ASKS) {
+            let (reply, read) = oneshot::channel();
+            let asked = Lending::Read { counts: counts.to_vec(), reply };
+            lender.ledger.send(Task::Lend(asked));
+            let read = read.await.map_err(|_| Error::stopping())?;
+            let read = read.map_err(|reason| Error::Ledger { reason })?;
+            let mut state = self.lock();
+            for ((budget, user, since), leases) in counts.iter().zip(read) {
+                let counted = state.budgets.get_mut(budget);
+                let count = counted.and_then(|known| known.counts.get_mut(&(user.clone(), *since)));
+                if let Some(count) = count.filter(|count| count.is_read) {
+                    count.lent = leases.into_iter().collect();
+                }
+            }
+        }
+        self.lock().settlements = settlements;
+        Ok(())
     }
 
     /// On the hub: grants another gateway what it asks for. What is granted is in the database before it is said.

@@ -6,7 +6,7 @@ mod calls;
 mod checked_json;
 mod clerks;
 mod clients;
-mod console_data;
+pub mod console_data;
 mod console_pages;
 mod console_sessions;
 mod console_walks;

@@ -38,6 +38,7 @@ const REFUSED: &[&str] = &[
     "DELETE FROM aggregator_rate_limits",
     "SELECT add_gateway('another')",
     "SELECT remove_gateway('b')",
+    "SELECT * FROM settle_gateway('b')",
     "UPDATE aggregator_gateway_keys SET expires_at = now()",
     "DELETE FROM aggregator_gateway_keys",
     "SELECT forget_user('ann')",

@@ -2,9 +2,11 @@
 //! sets them up.
 
 mod configuration;
+mod console;
+mod standby;
 mod usage;
 
-use crate::bed::{Cluster, Database, as_server, eventually, rows, run, value};
+use crate::bed::{Cluster, Database, as_server, eventually, rows, run, shown, value};
 use crate::fixtures::{add_provider, save_key};
 use crate::upstream::Upstream;
 use tokio_postgres::Client;
@@ -37,16 +39,26 @@ impl Node {
 
     /// `of`: the test's name.
     async fn start(of: &str, name: &str, hub: Option<&str>) -> Self {
+        let node = Self::make(of, name, hub);
+        node.up().await;
+        node
+    }
+
+    /// One that is not started yet.
+    fn make(of: &str, name: &str, hub: Option<&str>) -> Self {
         let cluster =
-            Cluster::start(&format!("gateways-{of}-{name}"), &Self::configuration(name, hub));
-        cluster.supabase_roles().await;
-        let node = Self { name: name.to_owned(), cluster };
-        let first = node.cluster.connect("postgres", "postgres").await;
+            Cluster::make(&format!("gateways-{of}-{name}"), &Self::configuration(name, hub));
+        Self { name: name.to_owned(), cluster }
+    }
+
+    async fn up(&self) {
+        self.cluster.up();
+        self.cluster.supabase_roles().await;
+        let first = self.cluster.connect("postgres", "postgres").await;
         first.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await.unwrap();
-        let root = node.root().await;
+        let root = self.root().await;
         root.batch_execute("CREATE EXTENSION aggregator").await.unwrap();
         root.batch_execute(REPLICATOR).await.unwrap();
-        node
     }
 
     fn database(&self) -> Database<'_> {
@@ -66,20 +78,31 @@ impl Node {
     /// Follows the hub, by the statements that the function gives; the hub subscribes to what this one counts.
     async fn follow(&self, hub: &Self) {
         hub.copy_keyring(self);
+        assert_eq!(self.subscribe(hub, &["this server", "the hub"]).await, 3);
+    }
+
+    /// Runs the statements that the function gives for these servers; how many.
+    async fn subscribe(&self, hub: &Self, on: &[&str]) -> usize {
         let (root, at_hub) = (self.root().await, hub.root().await);
         let mut subscribed = 0;
         for row in rows(&root, "SELECT * FROM aggregator_follow()").await {
             let (run_on, statement) = row.split_once('|').expect("two columns");
+            if !on.contains(&run_on) {
+                continue;
+            }
             let statement = statement
                 .replace("host=HUB", &format!("host={}", hub.cluster.dir.display()))
                 .replace("host=THIS_SERVER", &format!("host={}", self.cluster.dir.display()));
             let client = if run_on == "the hub" { &at_hub } else { &root };
-            client.batch_execute(&statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+            client
+                .batch_execute(&statement)
+                .await
+                .unwrap_or_else(|e| panic!("{statement}: {}", shown(&e)));
             subscribed += 1;
         }
-        assert_eq!(subscribed, 3);
         copied(&root).await;
         copied(&at_hub).await;
+        subscribed
     }
 }
 
@@ -135,7 +158,7 @@ async fn configured(client: &Client) -> Vec<String> {
         "aggregator_gateways",
     ] {
         let sql = format!(
-            "SELECT '{table}', to_jsonb(t) - '{{last_used_at,last_validated_at,message_number,seen_at}}'::text[] FROM {table} AS t ORDER BY 2"
+            "SELECT '{table}', to_jsonb(t) - '{{last_used_at,last_validated_at}}'::text[] FROM {table} AS t ORDER BY 2"
         );
         all.extend(rows(client, &sql).await);
     }
