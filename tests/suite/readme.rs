@@ -227,6 +227,7 @@ impl Bed {
             .env("PGUSER", "postgres")
             .env("PGDATABASE", database)
             .env("PYTHONPATH", var("AGGREGATOR_PYTHON"))
+            .env("PGOPTIONS", bed::nodes::options_to_stay_here())
             .current_dir(dir)
             .stdin(std::fs::File::open(dir.join("script")).unwrap())
             .stdout(to.try_clone().unwrap())

@@ -215,7 +215,7 @@ impl Cluster {
     pub async fn database(&self) -> Database<'_> {
         let database = self.empty_database().await;
         let root = database.root().await;
-        root.batch_execute("CREATE EXTENSION aggregator").await.expect("created");
+        nodes::create_extension(&root).await;
         if nodes::wanted() {
             nodes::distribute(&root).await;
         }

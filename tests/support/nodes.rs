@@ -98,6 +98,25 @@ pub async fn spread(database: &Database<'_>) {
     for worker in workers().await {
         add(&root, worker, &database.name).await;
     }
+    // CREATE EXTENSION would bring its owner to the workers, who is a row of all databases there.
+    let _alone = ROLES_THERE.lock().await;
+    if is_owner_there(&root).await {
+        let bring = "CREATE SCHEMA brought AUTHORIZATION aggregator_owner; DROP SCHEMA brought";
+        execute(&root, bring).await;
+    }
+}
+
+async fn is_owner_there(root: &Client) -> bool {
+    value(root, "SELECT to_regrole('aggregator_owner')").await.is_some()
+}
+
+/// Creates the extension, alone where its owner is yet to be made.
+pub async fn create_extension(root: &Client) {
+    let _alone = match wanted() && !is_owner_there(root).await {
+        true => Some(ROLES_THERE.lock().await),
+        false => None,
+    };
+    execute(root, "CREATE EXTENSION aggregator").await;
 }
 
 /// Distributes the two months before this one, which are empty.
@@ -132,6 +151,14 @@ pub async fn bring_back(root: &Client) {
 pub async fn stay_here(client: &Client) {
     if wanted() {
         execute(client, "SET citus.enable_ddl_propagation = off").await;
+    }
+}
+
+/// The same for sessions of psql, by their environment: roles of the server that pages name are not on the workers.
+pub fn options_to_stay_here() -> &'static str {
+    match wanted() {
+        true => "-c citus.enable_ddl_propagation=off",
+        false => "",
     }
 }
 

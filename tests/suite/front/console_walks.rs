@@ -2,7 +2,7 @@
 
 use super::own::Own;
 use super::{Bed, free_port, token};
-use crate::bed::{eventually, failure, quoted, value, var};
+use crate::bed::{eventually, failure, nodes, quoted, value, var};
 use crate::supabase::{are_there, clients, skipped};
 use crate::upstream::{Answer, Piece, Seen, USAGE, Upstream};
 use serde_json::{Value, json};
@@ -172,6 +172,7 @@ async fn a_user_and_an_administrator_walk_through_it() {
 
 /// A month of usage, by names of all kinds.
 async fn fill(root: &Client) {
+    nodes::bring_back(root).await;
     root.batch_execute(&format!(
         "INSERT INTO aggregator_usage_logs (call_id, attempt, created_at, epoch, provider_id, user_id, model_id, status,
              http_status, error_code, prompt_tokens, completion_tokens, total_tokens, cost_estimate, cost_source,
