@@ -110,12 +110,12 @@ pub fn ledger_transaction<T>(
     transaction_with(if is_durable { &[] } else { &[NOT_DURABLE] }, work)
 }
 
-/// Likewise for what is found by an index alone that has it in order.
-pub fn transaction_by_keys<T>(
+/// Likewise for what is found by an index alone that has it in order, and need not be durable yet.
+pub fn passing_transaction_by_keys<T>(
     work: impl FnOnce(&Installed) -> pgrx::spi::Result<T>,
 ) -> Result<T, Failure> {
-    const IN_ORDER: [Local; 2] =
-        [(c"enable_sort", Some(c"off")), (c"enable_incremental_sort", Some(c"off"))];
+    const IN_ORDER: [Local; 3] =
+        [(c"enable_sort", Some(c"off")), (c"enable_incremental_sort", Some(c"off")), NOT_DURABLE];
     transaction_with(&IN_ORDER, work)
 }
 

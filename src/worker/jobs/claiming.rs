@@ -79,6 +79,9 @@ impl Look {
 
 impl Jobs {
     /// Leases due jobs, commits that, and hands them to the gateway.
+    ///
+    /// That is not flushed here: before a request leaves, its pending row is, and with it all that was committed before.
+    /// After a crash between, the job is queued as it was, and nothing was sent. Only the end of a job is told at once.
     pub(super) fn claim(&mut self, statements: &Statements, gateway: &Handle) -> bool {
         self.freed = 0;
         let room = some_more(self.limits.all).saturating_sub(self.claimed.len()).min(CLAIMS);
@@ -87,7 +90,7 @@ impl Jobs {
             self.is_hungry = false;
             return false;
         }
-        let looked = process::transaction_by_keys(|installed| {
+        let looked = process::passing_transaction_by_keys(|installed| {
             Spi::connect_mut(|client| self.look(client, statements, installed, gateway, room))
         });
         let Look { ready, failed, turn, is_whole } = match looked {
@@ -110,6 +113,11 @@ impl Jobs {
         // Where there was much, there is more; where there was nothing, the walk goes on.
         let goes_on = taken >= CLAIMS / 4 || (taken == 0 && !is_whole);
         self.claim_at = Instant::now() + if goes_on { Duration::ZERO } else { PAUSE };
+        if !failed.is_empty()
+            && let Err(failure) = process::flush()
+        {
+            pgrx::warning!("aggregator: ends of jobs are not on disk yet: {failure:?}");
+        }
         self.ended.extend(failed);
         let mut calls = Vec::new();
         for (user, call) in ready {
