@@ -14,8 +14,9 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 /// Of what may wait, so much wakes the main thread, or so long after the first of it.
-const TOGETHER: u64 = 64;
-const PAUSE: Duration = Duration::from_millis(4);
+/// A batch costs the main thread as much as some ten of the rows in it.
+const TOGETHER: u64 = 128;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// With so few tasks at the main thread, their answers are waited for awake, so long at the most.
 const FEW: u64 = 1;
