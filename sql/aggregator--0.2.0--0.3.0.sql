@@ -3218,7 +3218,7 @@ $$;
 
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
 -- on their way; as far as the caller sees the usage log. p_kind and p_label: by this gateway key ('key') or
--- with this tag ('tag') alone. Whatever the sums hold, it raises nothing.
+-- with this tag ('tag') alone. p_gateway: what this one of several gateways has counted, and nothing set aside. Whatever the sums hold, it raises nothing.
 CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,
@@ -3227,6 +3227,7 @@ CREATE FUNCTION @extschema@.aggregator_spent(
     p_keys              text,
     p_kind              text,
     p_label             text,
+    p_gateway           text,
     OUT usd             numeric,
     OUT tokens          bigint,
     OUT requests        bigint,
@@ -3250,6 +3251,7 @@ BEGIN
         FROM @extschema@.aggregator_usage_hourly AS own
         WHERE own.user_id = p_user_id
           AND own.hour >= p_since
+          AND (p_gateway IS NULL OR own.gateway = p_gateway)
           AND p_kind IS NULL
         UNION ALL
         SELECT everybody.provider_id, everybody.model_id, everybody.budget_cost, everybody.budget_tokens,
@@ -3258,6 +3260,7 @@ BEGIN
         WHERE p_user_id IS NULL
           AND everybody.grain = 'hour'
           AND everybody.start >= p_since
+          AND (p_gateway IS NULL OR everybody.gateway = p_gateway)
           AND p_kind IS NULL
         UNION ALL
         SELECT labelled.provider_id, labelled.model_id, labelled.budget_cost, labelled.budget_tokens,
@@ -3266,10 +3269,14 @@ BEGIN
         WHERE labelled.kind = p_kind
           AND labelled.label = p_label
           AND labelled.hour >= p_since
+          AND (p_gateway IS NULL OR labelled.gateway = p_gateway)
           AND (p_user_id IS NULL OR labelled.user_id = p_user_id)
     ) AS part
     WHERE (p_provider_id IS NULL OR part.provider_id = p_provider_id)
       AND @extschema@.aggregator_is_model(p_model_id, part.model_id);
+    IF p_gateway IS NOT NULL THEN
+        RETURN;
+    END IF;
 
     -- No call is on its way for longer than the longest timeout, a day.
     SELECT coalesce(sum(counted.cost), 0), least(coalesce(sum(counted.tokens), 0), c_most),
@@ -3347,17 +3354,30 @@ CROSS JOIN LATERAL (SELECT @extschema@.aggregator_period_start(b.period, now()) 
 CROSS JOIN LATERAL @extschema@.aggregator_counted_users(b, since.start) AS whose (user_id)
 CROSS JOIN LATERAL @extschema@.aggregator_spent(whose.user_id, b.provider_id, b.model_id, since.start, b.keys,
     CASE WHEN b.gateway_key_id IS NOT NULL THEN 'key'::text WHEN b.tag IS NOT NULL THEN 'tag'::text END,
-    coalesce(b.gateway_key_id::text, b.tag)) AS spent
+    coalesce(b.gateway_key_id::text, b.tag), NULL::text) AS spent
 LEFT JOIN @extschema@.api_providers AS p ON p.id = b.provider_id;
 
+-- Why a text is no name of a gateway; NULL: it is one.
+CREATE FUNCTION @extschema@.aggregator_gateway_problem(p_name text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'aggregator_gateway_problem_wrapper';
+
+-- What a hub publishes of the others: which there are.
 CREATE TABLE @extschema@.aggregator_gateways (
-    -- As core/lease.rs has it.
-    name           text        PRIMARY KEY CHECK (name ~ '^[a-z0-9_-]{1,63}$'),
-    created_at     timestamptz NOT NULL DEFAULT now(),
-    -- Of the last message that was listened to: what comes late says nothing any more.
-    message_number bigint      NOT NULL DEFAULT 0,
-    seen_at        timestamptz
+    name       text        PRIMARY KEY CHECK (@extschema@.aggregator_gateway_problem(name) IS NULL),
+    created_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- And what it does not, because it changes with each message.
+CREATE TABLE @extschema@.aggregator_gateway_messages (
+    -- Not a foreign key: one that is removed and added again goes on, or its old messages could be sent once more.
+    gateway     text        PRIMARY KEY,
+    -- Of the last message that was listened to: what comes late says nothing any more.
+    number      bigint      NOT NULL DEFAULT 0,
+    seen_at     timestamptz,
+    -- How often its leases were settled without it: the worker reads them again.
+    settlements bigint      NOT NULL DEFAULT 0
+) WITH (fillfactor = 80);
 
 CREATE TABLE @extschema@.aggregator_leases (
     id               uuid        PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -3378,16 +3398,20 @@ CREATE TABLE @extschema@.aggregator_leases (
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_gateways', '');
 
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_gateway_messages', '');
+
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.aggregator_leases', '');
 
 CREATE FUNCTION @extschema@.add_gateway(p_name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    c_problem CONSTANT text := @extschema@.aggregator_gateway_problem(coalesce(p_name, ''));
 BEGIN
     PERFORM @extschema@.aggregator_require_admin('add gateways'::text);
-    IF p_name IS NULL OR p_name !~ '^[a-z0-9_-]{1,63}$' THEN
-        RAISE EXCEPTION 'a gateway''s name has small letters, digits, ''_'' and ''-'' alone, at most 63'
+    IF c_problem IS NOT NULL THEN
+        RAISE EXCEPTION 'a gateway''s name %', c_problem
             USING ERRCODE = 'PT400', HINT = 'As its setting aggregator.gateway has it.';
     END IF;
     IF p_name = @extschema@.aggregator_gateway_name() THEN
@@ -3399,7 +3423,7 @@ BEGIN
 END
 $$;
 
--- Its leases stay: it may have spent all of them.
+-- Its leases stay: it may have spent all of them. settle_gateway() takes back what it has not.
 CREATE FUNCTION @extschema@.remove_gateway(p_name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -3408,6 +3432,76 @@ BEGIN
     PERFORM @extschema@.aggregator_require_admin('remove gateways'::text);
     DELETE FROM @extschema@.aggregator_gateways WHERE name = p_name;
     RETURN FOUND;
+END
+$$;
+
+-- The administrators' function. Declared in gateways.rs, which asks aggregator_settle_leases() as the owner.
+CREATE FUNCTION @extschema@.settle_gateway(
+    p_name                text,
+    OUT budget_id         uuid,
+    OUT user_id           text,
+    OUT period_start      timestamptz,
+    OUT released_usd      numeric,
+    OUT released_tokens   bigint,
+    OUT released_requests bigint
+)
+RETURNS SETOF record
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME', 'settle_gateway_wrapper';
+
+-- Of one that is gone, what it has spent as far as this hub knows counts from now on, and not what it had leased: the
+-- larger of what it last said and of what its rollups say that have come. The worker reads the leases again within five
+-- seconds; until then what was leased counts.
+CREATE FUNCTION @extschema@.aggregator_settle_leases(
+    p_name                text,
+    OUT budget_id         uuid,
+    OUT user_id           text,
+    OUT period_start      timestamptz,
+    OUT released_usd      numeric,
+    OUT released_tokens   bigint,
+    OUT released_requests bigint
+)
+RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF EXISTS (SELECT FROM @extschema@.aggregator_gateways AS known WHERE known.name = p_name) THEN
+        RAISE EXCEPTION 'gateway ''%'' may lease here, and spends what it has leased', p_name
+            USING ERRCODE = 'PT409',
+            HINT = 'One that runs gives back by itself what it does not need. Of one that is gone for good: remove_gateway() first.';
+    END IF;
+    UPDATE @extschema@.aggregator_gateway_messages SET settlements = settlements + 1 WHERE gateway = p_name;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no gateway ''%'' has leased anything here', p_name
+            USING ERRCODE = 'PT404', HINT = 'SELECT gateway FROM aggregator_gateway_messages;';
+    END IF;
+    RETURN QUERY
+    WITH known AS (
+        SELECT lease.id, lease.granted_usd, lease.granted_tokens, lease.granted_requests,
+            greatest(lease.used_usd, spent.usd) AS usd,
+            greatest(lease.used_tokens, spent.tokens) AS tokens,
+            greatest(lease.used_requests, spent.requests) AS requests
+        FROM @extschema@.aggregator_leases AS lease
+        JOIN @extschema@.aggregator_budgets AS b ON b.id = lease.budget_id
+        CROSS JOIN LATERAL @extschema@.aggregator_spent(coalesce(lease.user_id, b.user_id), b.provider_id, b.model_id,
+            lease.period_start, b.keys,
+            CASE WHEN b.gateway_key_id IS NOT NULL THEN 'key'::text WHEN b.tag IS NOT NULL THEN 'tag'::text END,
+            coalesce(b.gateway_key_id::text, b.tag), p_name) AS spent
+        WHERE lease.gateway = p_name
+        FOR UPDATE OF lease
+    )
+    UPDATE @extschema@.aggregator_leases AS lease
+    SET granted_usd = known.usd,
+        granted_tokens = known.tokens,
+        granted_requests = known.requests,
+        updated_at = clock_timestamp()
+    FROM known
+    WHERE lease.id = known.id
+      AND (known.granted_usd, known.granted_tokens, known.granted_requests) <> (known.usd, known.tokens, known.requests)
+    RETURNING lease.budget_id, lease.user_id, lease.period_start, known.granted_usd - known.usd,
+        known.granted_tokens - known.tokens, known.granted_requests - known.requests;
 END
 $$;
 
@@ -3437,9 +3531,15 @@ COMMENT ON COLUMN @extschema@.aggregator_gateways.name IS 'Its name: aggregator.
 
 COMMENT ON COLUMN @extschema@.aggregator_gateways.created_at IS 'When it was added.';
 
-COMMENT ON COLUMN @extschema@.aggregator_gateways.message_number IS 'Number of its last message to the hub. Kept by the hub''s worker.';
+COMMENT ON TABLE @extschema@.aggregator_gateway_messages IS 'On the hub: what it has heard of the other gateways. Of those that were removed too. Kept by the hub''s worker.';
 
-COMMENT ON COLUMN @extschema@.aggregator_gateways.seen_at IS 'When the hub last heard of it. NULL: not yet.';
+COMMENT ON COLUMN @extschema@.aggregator_gateway_messages.gateway IS 'The gateway. Not a foreign key.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_messages.number IS 'Number of its last message to the hub.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_messages.seen_at IS 'When the hub last heard of it.';
+
+COMMENT ON COLUMN @extschema@.aggregator_gateway_messages.settlements IS 'How often settle_gateway() was run for it.';
 
 COMMENT ON TABLE @extschema@.aggregator_leases IS 'On the hub: what each other gateway may have spent of a budget in a period, in all. It counts in full against the budget until it is given back. Kept by the hub''s worker.';
 
@@ -3471,7 +3571,14 @@ COMMENT ON FUNCTION @extschema@.add_gateway(text) IS
     'On the hub: lets another gateway lease of its budgets, by the name that its setting aggregator.gateway has. From then on rate limits are shared among one gateway more. Says whether it is new. Administrators. PT400, PT403.';
 
 COMMENT ON FUNCTION @extschema@.remove_gateway(text) IS
-    'On the hub: another gateway leases no more. What it has leased counts until the period ends, because it may have spent it. Says whether there was one. Administrators. PT403.';
+    'On the hub: another gateway leases no more. What it has leased counts until the period ends, because it may have spent it, or until settle_gateway() says what it has. Says whether there was one. Administrators. PT403.';
+
+COMMENT ON FUNCTION @extschema@.settle_gateway(text) IS
+    'On the hub, of a gateway that was removed and whose server is gone for good: what it had leased counts no longer in full, but with what it last said that it had used, or what its rollups here say, whichever is more. What it spent after that is over the budgets. Returns what each budget has back within five seconds; less than nothing where more was spent than leased. Can be run again, when more of its rollups have come. Administrators. PT403, PT404, PT409: it still leases.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_settle_leases(text) IS 'Settles what a gateway had leased. Internal.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_gateway_problem(text) IS 'Why a text is no name of a gateway: empty, longer than 63 bytes, or with other than small letters, digits, _ and -; NULL: it is one.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_forget_leases() IS 'Ends leases of periods that are over. Internal.';
 
@@ -5536,7 +5643,7 @@ BEGIN
             'aggregator_budget_warnings',
             'aggregator_budget_status'
         ]),
-        ('reader', 'SELECT', ARRAY['aggregator_gateways', 'aggregator_leases']),
+        ('reader', 'SELECT', ARRAY['aggregator_gateways', 'aggregator_gateway_messages', 'aggregator_leases']),
         -- What aggregator_provider_health asks of keys; row-level security shows a reader none.
         ('reader', 'SELECT (id, updated_at)', ARRAY['user_api_providers']),
         ('user', 'SELECT', ARRAY[
@@ -5554,7 +5661,12 @@ BEGIN
         ('user', 'SELECT (user_id, provider_id, model_id, is_shared, size, created_at, expires_at)', ARRAY['aggregator_cache']),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
-        ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
+        ('admin', 'SELECT', ARRAY[
+            'aggregator_quarantine',
+            'aggregator_gateways',
+            'aggregator_gateway_messages',
+            'aggregator_leases'
+        ]),
         ('admin', 'INSERT, UPDATE, DELETE', ARRAY[
             'api_providers',
             'aggregator_models',
@@ -5596,7 +5708,7 @@ BEGIN
             'aggregator_period_start(text, timestamptz)',
             'aggregator_period_end(text, timestamptz)',
             'aggregator_is_model(text, text)',
-            'aggregator_spent(text, uuid, text, timestamptz, text, text, text)',
+            'aggregator_spent(text, uuid, text, timestamptz, text, text, text, text)',
             'aggregator_of_keys(text, numeric, numeric)',
             'aggregator_counted_users(@extschema@.aggregator_budgets, timestamptz)',
             'aggregator_report(text, text, text)',
@@ -5726,11 +5838,14 @@ BEGIN
             'aggregator_meant(text, uuid)',
             'aggregator_model_problem(text)',
             'aggregator_tag_problem(text)',
+            'aggregator_gateway_problem(text)',
+            'aggregator_gateway_name()',
             'aggregator_gateway_key_owner(uuid, text, boolean)',
             'set_budget(numeric, bigint, bigint, text, text, boolean, text, text, text, text, uuid, text)',
             'remove_budget(uuid)',
             'add_gateway(text)',
             'remove_gateway(text)',
+            'settle_gateway(text)',
             'set_rate_limit(bigint, bigint, text, boolean, text, text, uuid, text)',
             'remove_rate_limit(uuid)',
             'save_platform_key(text, text)',
@@ -6537,7 +6652,7 @@ AS $$
         ('aggregator_budgets', '{}'),
         ('aggregator_rate_limits', '{}'),
         ('aggregator_gateway_keys', '{last_used_at}'),
-        ('aggregator_gateways', '{message_number,seen_at}')
+        ('aggregator_gateways', '{}')
 $$;
 
 -- Upgrades run this too.
@@ -6619,6 +6734,31 @@ AS $$
 BEGIN
     PERFORM @extschema@.aggregator_require_gateway('adopt usage'::text);
     RETURN @extschema@.aggregator_rename_rollups(p_gateway, @extschema@.aggregator_gateway_name());
+END
+$$;
+
+-- Deletes what another gateway has told of its usage, before all of it is copied anew: a subscription that begins again
+-- copies no row that is there.
+CREATE FUNCTION @extschema@.aggregator_drop_usage(p_gateway text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table   text;
+    v_dropped bigint := 0;
+    v_rows    bigint;
+BEGIN
+    PERFORM @extschema@.aggregator_require_gateway('drop what another gateway has counted'::text);
+    IF coalesce(p_gateway, '') IN ('', @extschema@.aggregator_gateway_name()) THEN
+        RAISE EXCEPTION 'what this gateway has counted itself is its own'
+            USING ERRCODE = 'PT400', HINT = 'SELECT DISTINCT gateway FROM aggregator_usage_totals;';
+    END IF;
+    FOREACH v_table IN ARRAY '{aggregator_usage_hourly,aggregator_usage_totals,aggregator_usage_labels}'::text[] LOOP
+        EXECUTE format('DELETE FROM @extschema@.%I WHERE gateway = $1', v_table) USING p_gateway;
+        GET DIAGNOSTICS v_rows = ROW_COUNT;
+        v_dropped := v_dropped + v_rows;
+    END LOOP;
+    RETURN v_dropped;
 END
 $$;
 
@@ -6758,6 +6898,9 @@ COMMENT ON FUNCTION @extschema@.aggregator_rename_rollups(text, text) IS 'Has ro
 
 COMMENT ON FUNCTION @extschema@.aggregator_adopt_usage(text) IS
     'Has rollups under another name count as this gateway''s: those from before it had a name (empty), or that of before it was renamed. Returns how many rows. Never a name that another gateway has. Superusers. PT403, PT409.';
+
+COMMENT ON FUNCTION @extschema@.aggregator_drop_usage(text) IS
+    'Deletes the rollups that another gateway has told this one, so that a subscription to it can be made anew, which copies all of them. Returns how many rows. Superusers. PT400: its own; PT403, PT409.';
 
 COMMENT ON FUNCTION @extschema@.aggregator_require_gateway(text) IS 'Raises PT403 or PT409 unless a superuser asks on a server that can share. Internal.';
 
@@ -7707,6 +7850,8 @@ ALTER TABLE @extschema@.aggregator_hidden_tokens ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE @extschema@.aggregator_gateways ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE @extschema@.aggregator_gateway_messages ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE @extschema@.aggregator_leases ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE @extschema@.aggregator_usage_labels ENABLE ROW LEVEL SECURITY;
@@ -7740,6 +7885,9 @@ CREATE POLICY seen ON @extschema@.aggregator_hidden_tokens FOR SELECT
     USING (true);
 
 CREATE POLICY seen ON @extschema@.aggregator_gateways FOR SELECT
+    USING ((SELECT @extschema@.aggregator_is_reader()));
+
+CREATE POLICY seen ON @extschema@.aggregator_gateway_messages FOR SELECT
     USING ((SELECT @extschema@.aggregator_is_reader()));
 
 CREATE POLICY seen ON @extschema@.aggregator_leases FOR SELECT
@@ -7843,7 +7991,7 @@ COMMENT ON FUNCTION @extschema@.aggregator_model_problem(text) IS 'Why a text is
 
 COMMENT ON FUNCTION @extschema@.aggregator_of_keys(text, numeric, numeric) IS 'Of a sum, the part that the keys of a budget (platform, own, all) have paid.';
 
-COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, and what is reserved, as far as the caller sees the usage log.';
+COMMENT ON FUNCTION @extschema@.aggregator_spent(text, uuid, text, timestamptz, text, text, text, text) IS 'What was spent in a scope since a moment with the platform''s keys, users'' own or all, by all gateways or by one of them, and what is reserved here, as far as the caller sees the usage log.';
 
 COMMENT ON FUNCTION @extschema@.chat_json(text, text, jsonb, jsonb, text, text) IS
     'Sends one prompt and returns the JSON of the answer, which fits the JSON Schema. Where it does not, the model is told so and asked again, options.max_repairs (2, from 0 to 5) times at the most; each is a row of the usage log. PT422: no answer fits; DETAIL has what is wrong, and the last answer. Other options and errors as in chat_complete.';

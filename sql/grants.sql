@@ -65,7 +65,12 @@ BEGIN
         ('user', 'SELECT (user_id, provider_id, model_id, is_shared, size, created_at, expires_at)', ARRAY['aggregator_cache']),
         -- By this aggregator_granted_roles() knows for whom aggregator_grant() was called.
         ('user', 'UPDATE (is_active, priority, settings)', ARRAY['user_api_providers']),
-        ('admin', 'SELECT', ARRAY['aggregator_quarantine']),
+        ('admin', 'SELECT', ARRAY[
+            'aggregator_quarantine',
+            'aggregator_gateways',
+            'aggregator_gateway_messages',
+            'aggregator_leases'
+        ]),
         ('admin', 'INSERT, UPDATE, DELETE', ARRAY[
             'api_providers',
             'aggregator_models',

@@ -272,6 +272,9 @@ impl Spending {
         for budget in budgets {
             let count = state.count(budget, &period_of(budget, user, at));
             count.set_aside = count.set_aside.plus(plan.amount);
+            if let Some(held) = &mut count.lease {
+                held.needed_at = Instant::now();
+            }
         }
         Room::SetAside(plan)
     }

@@ -40,8 +40,7 @@ pub fn gateways(statements: &Statements) -> Result<Listed, String> {
             let settlements = client.select(&statements.settlements, Some(1), &[])?.first();
             let settlements = settlements.get_one()?.ok_or(fresh::UNREADABLE)?;
             let rows = client.select(&statements.gateways, None, &[])?;
-            let names =
-                rows.map(|row| required(&row, 1)).collect::<spi::Result<Vec<String>>>()?;
+            let names = rows.map(|row| required(&row, 1)).collect::<spi::Result<Vec<String>>>()?;
             Ok(Listed { names, settlements })
         })
     });
@@ -130,10 +129,7 @@ fn keep(statements: &Statements, from: &str, leases: &[LeaseKept]) -> Result<(),
     }))
 }
 
-fn read(
-    statements: &Statements,
-    counts: &[Counted],
-) -> Result<Vec<Vec<(String, Leased)>>, String> {
+fn read(statements: &Statements, counts: &[Counted]) -> Result<Vec<Vec<(String, Leased)>>, String> {
     told(process::transaction(|_| {
         Spi::connect(|client| {
             let of = |(budget, user, since): &Counted| {

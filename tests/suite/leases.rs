@@ -233,7 +233,7 @@ async fn what_is_leased_for_nothing_comes_back() {
     // Whom an administrator has added.
     let administrator = fleet.servers[0].connect("postgres", &fleet.database).await;
     administrator
-        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET ROLE admin")
+        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET row_security = on; SET ROLE admin")
         .await
         .unwrap();
     assert_eq!(value(&administrator, "SELECT add_gateway('d')").await.unwrap(), "t");
@@ -250,7 +250,8 @@ async fn what_a_gateway_that_is_gone_had_leased_is_settled() {
     let (fleet, roots) = Fleet::start("settled", &upstream, None).await;
     set_budget(&roots, "limit_requests", "60").await;
     assert_eq!(spend(&roots[1], 4).await, (4, String::new()));
-    let counted = value(&roots[1], "SELECT jsonb_agg(to_jsonb(t)) FROM aggregator_usage_totals AS t");
+    let counted =
+        value(&roots[1], "SELECT jsonb_agg(to_jsonb(t)) FROM aggregator_usage_totals AS t");
     let counted = counted.await.unwrap();
     fleet.servers[1].down("immediate");
     // One, and a sixth of the 59 that are left beyond.
@@ -258,7 +259,7 @@ async fn what_a_gateway_that_is_gone_had_leased_is_settled() {
     assert_eq!(value(&roots[0], granted).await.unwrap(), "10");
     let administrator = fleet.servers[0].connect("postgres", &fleet.database).await;
     administrator
-        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET ROLE admin")
+        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET row_security = on; SET ROLE admin")
         .await
         .unwrap();
     // Not while it may lease, nor one that nobody knows.
@@ -267,7 +268,8 @@ async fn what_a_gateway_that_is_gone_had_leased_is_settled() {
     assert!(code == "PT409" && message.contains("remove_gateway()"), "{message}");
     assert_eq!(value(&administrator, "SELECT remove_gateway('b')").await.unwrap(), "t");
     for name in ["'nobody'", "'hub'", "NULL"] {
-        let (code, message) = failure(&administrator, &format!("SELECT settle_gateway({name})")).await;
+        let (code, message) =
+            failure(&administrator, &format!("SELECT settle_gateway({name})")).await;
         assert!(code == "PT404" && message.contains("has leased anything here"), "{message}");
     }
     // What it has counted has come, and says more than its last message may have said.

@@ -70,7 +70,8 @@ pub(super) struct Held {
     pub(super) spent_by_others: Amount,
     /// What the hub was told last: what is used, and how much of the lease is kept.
     pub(super) told: Option<(Amount, Amount)>,
-    /// When a call last needed it.
+    /// When a call was last let through by it. One that is refused needs nothing of what is there: otherwise users who
+    /// try again and again would keep on each gateway what is too little there, and enough together.
     pub(super) needed_at: Instant,
     /// The hub has not given what was wanted: until then nobody asks again.
     pub(super) short_until: Instant,

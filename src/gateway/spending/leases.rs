@@ -55,7 +55,7 @@ impl State {
         self.budgets.iter().flat_map(of).collect()
     }
 
-    /// The budgets with what is leased of them for limits. A call needs these leases now.
+    /// The budgets with what is leased of them for limits.
     pub(super) fn leased(&mut self, budgets: &[&Budget], user: &str, at: i64) -> Vec<Budget> {
         let now = Instant::now();
         let of = |budget: &&Budget| {
@@ -66,7 +66,6 @@ impl State {
                 needed_at: now,
                 short_until: now,
             });
-            held.needed_at = now;
             lease::leased(budget, held.granted)
         };
         budgets.iter().map(of).collect()
@@ -136,8 +135,12 @@ impl Spending {
             let spent_by_others = amount(&lease.spent_by_others)?;
             let Some(held) = held else { continue };
             (held.granted, held.spent_by_others) = (granted, spent_by_others);
-            if !want.gives_back && !lease::suffices(&want.budget, granted, want.wanted) {
-                held.short_until = Instant::now() + SHORT;
+            if want.gives_back {
+                continue;
+            }
+            match lease::suffices(&want.budget, granted, want.wanted) {
+                true => held.needed_at = Instant::now(),
+                false => held.short_until = Instant::now() + SHORT,
             }
         }
         Ok(())

@@ -19,7 +19,8 @@ async fn the_console_of_one_that_follows_refuses_configuration() {
     value(&root, "SELECT aggregator_publish()").await;
     let at_hub = hub.database().rest("service_role", Some("admin")).await;
     let made = async |sql: &str| value(&at_hub, sql).await.unwrap();
-    made("SELECT save_provider_key('standin', 'sk-good-0123456789abcdef', p_validate => false)").await;
+    made("SELECT save_provider_key('standin', 'sk-good-0123456789abcdef', p_validate => false)")
+        .await;
     let budget = made("SELECT set_budget(1000)").await;
     let limit = made("SELECT set_rate_limit(1000)").await;
     let key = made("SELECT id FROM create_gateway_key('program')").await;
@@ -52,7 +53,10 @@ async fn the_console_of_one_that_follows_refuses_configuration() {
         ("remove-rate-limit", json!({"id": limit})),
         ("revoke-gateway-key", json!({"id": key})),
         ("rotate-gateway-key", json!({"id": key})),
-        ("save-key", json!({"provider": "standin", "key": "sk-good-another-0123456789", "unchecked": true})),
+        (
+            "save-key",
+            json!({"provider": "standin", "key": "sk-good-another-0123456789", "unchecked": true}),
+        ),
         ("save-platform-key", json!({"provider": "standin", "key": "sk-good-another-0123456789"})),
         ("set-budget", json!({"limit_usd": "5"})),
         ("set-rate-limit", json!({"requests_per_minute": 5})),
@@ -61,14 +65,22 @@ async fn the_console_of_one_that_follows_refuses_configuration() {
     ];
     for (name, body) in &configures {
         let answered = asked(post(name, body.clone())).await;
-        assert_eq!((answered.status, answered.code()), (409, "follows_hub".to_owned()), "{name}: {answered:?}");
+        assert_eq!(
+            (answered.status, answered.code()),
+            (409, "follows_hub".to_owned()),
+            "{name}: {answered:?}"
+        );
         assert!(answered.body.contains(HUB), "{name}: {answered:?}");
         assert!(!answered.body.contains("sk-good"), "{name}: {answered:?}");
     }
     // What else it does is no configuration, or is a read; and it goes on with that.
     for statement in statements().iter().filter(|statement| statement.method == "POST") {
         let is_known = configures.iter().any(|(name, _)| *name == statement.name);
-        assert!(is_known || matches!(statement.name.as_str(), "cancel-job" | "check-key"), "{}", statement.name);
+        assert!(
+            is_known || matches!(statement.name.as_str(), "cancel-job" | "check-key"),
+            "{}",
+            statement.name
+        );
     }
     for name in ["me", "limits", "providers", "gateway-keys", "usage"] {
         let answered = asked(get(name)).await;

@@ -22,9 +22,8 @@ impl Pair {
     async fn start(of: &str, upstream: &Upstream) -> Self {
         let port = free_port().await;
         let address = format!("http://127.0.0.1:{port}");
-        let preloaded = format!(
-            "shared_preload_libraries = 'aggregator'\naggregator.databases = '{DATABASE}'"
-        );
+        let preloaded =
+            format!("shared_preload_libraries = 'aggregator'\naggregator.databases = '{DATABASE}'");
         let hub = Node::make(of, "hub", None);
         hub.cluster.configure(&format!(
             "{preloaded}\naggregator.http_listen = '{DATABASE}=127.0.0.1:{port}'"
@@ -32,12 +31,19 @@ impl Pair {
         hub.up().await;
         let root = hub.root().await;
         add_provider(&root, upstream).await;
-        root.batch_execute("UPDATE api_providers SET last_synced_at = now() WHERE name = 'standin'")
-            .await
-            .unwrap();
+        root.batch_execute(
+            "UPDATE api_providers SET last_synced_at = now() WHERE name = 'standin'",
+        )
+        .await
+        .unwrap();
         save_key(&root, "standin", "sk-good-0123456789abcdef").await;
-        value(&root, &format!("SELECT set_budget(p_limit_requests => {CAP}, p_period => 'total')"))
-            .await;
+        value(
+            &root,
+            &format!(
+                "SELECT set_budget(p_limit_requests => {CAP}, p_period => 'total', p_keys => 'all')"
+            ),
+        )
+        .await;
         value(&root, "SELECT aggregator_publish()").await;
         let b = Node::make(of, "b", Some(&address));
         b.cluster.configure(&preloaded);
@@ -57,13 +63,13 @@ impl Node {
             "{}-standby",
             self.cluster.dir.file_name().unwrap().to_str().unwrap()
         ));
-        let standby =
-            Self { name: self.name.clone(), cluster: Cluster { dir, bin: self.cluster.bin.clone() } };
+        let standby = Self {
+            name: self.name.clone(),
+            cluster: Cluster { dir, bin: self.cluster.bin.clone() },
+        };
         run(as_server("mkdir").arg("-p").arg(&standby.cluster.dir));
-        let from = format!(
-            "host={} user=postgres application_name=standby",
-            self.cluster.dir.display()
-        );
+        let from =
+            format!("host={} user=postgres application_name=standby", self.cluster.dir.display());
         run(as_server(self.cluster.bin.join("pg_basebackup"))
             .args(["-d", &from, "-c", "fast", "-R", "-X", "stream", "-D"])
             .arg(standby.cluster.data()));
@@ -167,7 +173,9 @@ async fn a_standby_takes_over_from_one_that_follows() {
     let running = submit(&at_b, r#"{"user": "held"}"#, "").await;
     upstream.wait_for_chats(4).await;
     let caller = b.root().await;
-    let call = tokio::spawn(async move { caller.simple_query(&chat_sql(r#"{"user": "held"}"#)).await.is_err() });
+    let call = tokio::spawn(async move {
+        caller.simple_query(&chat_sql(r#"{"user": "held"}"#)).await.is_err()
+    });
     upstream.wait_for_chats(5).await;
     let later = ", p_run_after => now() + interval '10 s'";
     let queued = submit(&at_b, "{}", later).await;
@@ -199,7 +207,8 @@ async fn a_standby_takes_over_from_one_that_follows() {
     // What it has subscribed to goes on by itself: the slots are the hub's.
     value(&root, "SELECT set_model_price('m', '{\"input\": 3, \"output\": 3}', 'standin')").await;
     value(&root, &chat_sql("{}")).await.unwrap();
-    let told_by_hub = "SELECT sum(requests) FROM aggregator_usage_totals WHERE gateway = 'hub' AND grain = 'day'";
+    let told_by_hub =
+        "SELECT sum(requests) FROM aggregator_usage_totals WHERE gateway = 'hub' AND grain = 'day'";
     eventually(&at_b, told_by_hub, "1").await;
     let configuration = configured(&root).await;
     eventually(&at_b, "SELECT count(*) FROM aggregator_model_prices WHERE valid_to IS NULL AND pricing @> '{\"input\": 3}'", "1").await;
@@ -222,7 +231,8 @@ async fn a_standby_takes_over_from_one_that_follows() {
     assert_eq!(configured(&at_b).await, configured(&root).await);
     assert_eq!(rows(&root, TOTALS).await, rows(&at_b, TOTALS).await);
     for name in ["b", ""] {
-        let (code, message) = failure(&at_b, &format!("SELECT aggregator_drop_usage('{name}')")).await;
+        let (code, message) =
+            failure(&at_b, &format!("SELECT aggregator_drop_usage('{name}')")).await;
         assert!(code == "PT400" && message.contains("its own"), "{message}");
     }
 }
@@ -240,7 +250,9 @@ async fn a_standby_takes_over_from_the_hub() {
         }
     }
     let caller = hub.root().await;
-    let call = tokio::spawn(async move { caller.simple_query(&chat_sql(r#"{"user": "held"}"#)).await.is_err() });
+    let call = tokio::spawn(async move {
+        caller.simple_query(&chat_sql(r#"{"user": "held"}"#)).await.is_err()
+    });
     upstream.wait_for_chats(7).await;
     value(&root, "SELECT set_model_price('m', '{\"input\": 3, \"output\": 3}', 'standin')").await;
     let leased = "SELECT gateway, granted_requests > 0 FROM aggregator_leases";
@@ -255,7 +267,8 @@ async fn a_standby_takes_over_from_the_hub() {
     eventually(&root, pending, "0").await;
     assert_eq!(rows(&root, leased).await, ["b|t"]);
     // What b has counted comes by itself: the slot is there. What the hub publishes has no slots any more.
-    let told_by_b = "SELECT sum(requests) FROM aggregator_usage_totals WHERE gateway = 'b' AND grain = 'day'";
+    let told_by_b =
+        "SELECT sum(requests) FROM aggregator_usage_totals WHERE gateway = 'b' AND grain = 'day'";
     eventually(&root, told_by_b, "4").await;
     for name in subscriptions(&at_b).await {
         unsubscribe(&at_b, &name).await;

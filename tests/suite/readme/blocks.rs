@@ -61,6 +61,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
     ("docs/explain/architecture.md", " a session (backend process)", "a picture"),
     ("docs/explain/security.md", " argument of save_provider_key", "a picture"),
     ("docs/guides/http.md", "llm.example.com {", "it takes Caddy"),
+    ("docs/operate/gateways.md", "pg_basebackup ", "gateways::standby makes one so"),
 ];
 
 /// With what SQL begins that is shown, and not run.
