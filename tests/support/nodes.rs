@@ -101,8 +101,14 @@ pub async fn spread(database: &Database<'_>) {
     // CREATE EXTENSION would bring its owner to the workers, who is a row of all databases there.
     let _alone = ROLES_THERE.lock().await;
     if is_owner_there(&root).await {
-        let bring = "CREATE SCHEMA brought AUTHORIZATION aggregator_owner; DROP SCHEMA brought";
-        execute(&root, bring).await;
+        // With what is theirs; each in a transaction of its own.
+        for bring in [
+            "CREATE TYPE brought AS ENUM ()",
+            "ALTER TYPE brought OWNER TO aggregator_owner",
+            "DROP TYPE brought",
+        ] {
+            execute(&root, bring).await;
+        }
     }
 }
 
