@@ -421,6 +421,9 @@ pub struct Listed {
     pub settlements: i64,
 }
 
+/// What each gateway has leased of a count.
+pub type Lent = Vec<(String, Leased)>;
+
 /// A count of a budget: whose, and of the period that began then (microseconds since 1970).
 pub type Counted = (Uuid, Option<String>, i64);
 
@@ -436,10 +439,7 @@ pub enum Lending {
         reply: oneshot::Sender<Result<Option<Vec<Budget>>, String>>,
     },
     /// Read what all have leased of these counts.
-    Read {
-        counts: Vec<Counted>,
-        reply: oneshot::Sender<Result<Vec<Vec<(String, Leased)>>, String>>,
-    },
+    Read { counts: Vec<Counted>, reply: oneshot::Sender<Result<Vec<Lent>, String>> },
     /// Keep its leases.
     Keep { from: String, leases: Vec<LeaseKept>, reply: oneshot::Sender<Result<(), String>> },
 }
@@ -467,7 +467,7 @@ pub enum SpendingQuery {
 pub struct Spending {
     pub amount: Amount,
     /// By the other gateways' names.
-    pub leases: Vec<(String, Leased)>,
+    pub leases: Lent,
     /// When requests were made, oldest first, and their tokens.
     pub calls: Vec<(i64, i64)>,
 }

@@ -27,7 +27,6 @@ type Released = (pgrx::Uuid, Option<String>, TimestampWithTimeZone, AnyNumeric, 
 
 /// What a gateway that is gone had leased counts no longer in full. Declared in sql/gateways.sql.
 #[pg_extern(sql = false)]
-#[expect(clippy::type_complexity, reason = "the columns of its result")]
 fn settle_gateway(
     name: Option<&str>,
 ) -> TableIterator<

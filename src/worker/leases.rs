@@ -3,7 +3,7 @@
 use crate::core::budget::{Amount, Budget, Keys, Period, Scope};
 use crate::core::usage::decimal;
 use crate::fresh::{self, required};
-use crate::gateway::task::{Counted, LeaseKept, Leased, Lending, Listed};
+use crate::gateway::task::{Counted, LeaseKept, Leased, Lending, Lent, Listed};
 use crate::routing::pg_uuid;
 use crate::time::timestamp;
 use crate::worker::process::{self, Failure};
@@ -129,7 +129,7 @@ fn keep(statements: &Statements, from: &str, leases: &[LeaseKept]) -> Result<(),
     }))
 }
 
-fn read(statements: &Statements, counts: &[Counted]) -> Result<Vec<Vec<(String, Leased)>>, String> {
+fn read(statements: &Statements, counts: &[Counted]) -> Result<Vec<Lent>, String> {
     told(process::transaction(|_| {
         Spi::connect(|client| {
             let of = |(budget, user, since): &Counted| {
@@ -147,7 +147,7 @@ pub fn of_budget(
     budget: Uuid,
     user: Option<&str>,
     since: i64,
-) -> spi::Result<Vec<(String, Leased)>> {
+) -> spi::Result<Lent> {
     let arguments = [pg_uuid(budget).into(), user.into(), timestamp(since).into()];
     let rows = client.select(&statements.leases, None, &arguments)?;
     rows.map(|row| {
