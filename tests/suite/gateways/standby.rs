@@ -73,6 +73,12 @@ impl Node {
         run(as_server(self.cluster.bin.join("pg_basebackup"))
             .args(["-d", &from, "-c", "fast", "-R", "-X", "stream", "-D"])
             .arg(standby.cluster.data()));
+        // What it has written there is for a library of its own version, and the server's may be another.
+        let auto = standby.cluster.data().join("postgresql.auto.conf");
+        run(as_server("sh")
+            .args(["-c", "printf '%s\\n' \"$1\" >> \"$2\"", "sh"])
+            .arg(format!("primary_conninfo = '{from}'"))
+            .arg(auto));
         let socket = format!("unix_socket_directories = '{}'", standby.cluster.dir.display());
         standby.cluster.configure(&socket);
         standby.cluster.up();
