@@ -304,7 +304,8 @@ $$;
 
 -- What a user, or all, have spent of a rule's scope since a moment, and what is set aside for calls
 -- on their way; as far as the caller sees the usage log. p_kind and p_label: by this gateway key ('key') or
--- with this tag ('tag') alone. p_gateway: what this one of several gateways has counted, and nothing set aside. Whatever the sums hold, it raises nothing.
+-- with this tag ('tag') alone. p_gateway: what this one of several gateways has counted, and nothing set aside. Whatever
+-- the sums hold, it raises nothing.
 CREATE FUNCTION @extschema@.aggregator_spent(
     p_user_id           text,
     p_provider_id       uuid,

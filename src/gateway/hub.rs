@@ -115,18 +115,21 @@ impl<'a> Lender<'a> {
             Err(reason) => Err(down(format!("the list of gateways cannot be read: {reason}"))),
         })?;
         if part == Part::Follower && !self.is_one_of(names) {
-            let own = self.settings.gateways.name.as_ref().ok().and_then(Option::as_deref);
             return Err(down(format!(
                 "gateway '{}' is not in the list of gateways that has come from the hub",
-                own.unwrap_or_default()
+                self.own_name().unwrap_or_default()
             )));
         }
         Ok(i64::try_from(names.len()).map_or(i64::MAX, |others| others.saturating_add(1)))
     }
 
+    /// `None`: it has none, or none that could be read.
+    fn own_name(&self) -> Option<&str> {
+        self.settings.gateways.name.as_ref().ok().and_then(Option::as_deref)
+    }
+
     fn is_one_of(&self, names: &[String]) -> bool {
-        let own = self.settings.gateways.name.as_ref().ok().and_then(Option::as_deref);
-        names.iter().any(|name| Some(name.as_str()) == own)
+        names.iter().any(|name| Some(name.as_str()) == self.own_name())
     }
 
     /// Whether the list has come from the hub, and does not have this gateway.

@@ -13,8 +13,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-/// Of what may wait, so much wakes the main thread, or so long after the first of it.
-/// A batch costs the main thread as much as some ten of the rows in it.
+/// Of what may wait, so much wakes the main thread, or so long after the first of it: a batch costs
+/// the main thread as much as some ten of the rows in it.
 const TOGETHER: u64 = 128;
 const PAUSE: Duration = Duration::from_millis(10);
 

@@ -14,12 +14,13 @@ pub fn array<'a, T: IntoDatum>(values: impl IntoIterator<Item = T>) -> DatumWith
     let values = values.into_iter().map(IntoDatum::into_datum);
     let (mut elements, mut nulls): (Vec<pg_sys::Datum>, Vec<bool>) =
         values.map(|value| (value.unwrap_or(pg_sys::Datum::null()), value.is_none())).unzip();
-    let (mut dimensions, mut lower_bounds) = ([elements.len() as i32], [1]);
+    // More than an array can have is refused by PostgreSQL, and so is the most that can be said.
+    let (mut dimensions, mut lower_bounds) =
+        ([i32::try_from(elements.len()).unwrap_or(i32::MAX)], [1]);
     let of = T::type_oid();
     let (mut length, mut is_by_value, mut alignment) = (0, false, 0);
-    // SAFETY: of the elements there are as many as is said, and each is of the type; what is made of them is copied from
-    // them, lives where the next allocation would, and is not to be changed. Too many of them are an error of
-    // PostgreSQL's.
+    // SAFETY: of the elements there are as many as is said, or more, and each is of the type; what is made of them is
+    // copied from them, lives where the next allocation would, and is not to be changed.
     unsafe {
         pg_sys::get_typlenbyvalalign(of, &raw mut length, &raw mut is_by_value, &raw mut alignment);
         let flat = pg_sys::construct_md_array(

@@ -39,6 +39,7 @@ struct Choice(u32);
 
 const _: () = assert!(COUNTS.len() + AMOUNTS.len() <= u32::BITS as usize);
 
+#[derive(Clone)]
 struct Measure {
     name: String,
     /// Its bit in a choice.
@@ -83,7 +84,8 @@ const COUNTS_OF_LABELS: usize = 8;
 
 impl RollupStatements {
     pub fn prepare(client: &SpiClient<'_>, installed: &Installed) -> spi::Result<Self> {
-        let measures = |counts, is_of_labels| measures(client, installed, counts, is_of_labels);
+        let of_sums = measures(client, installed, COUNTS_OF_SUMS, false)?;
+        let of_labels = measures(client, installed, COUNTS_OF_LABELS, true)?;
         let adding = |sql, types, measures, is_of_pairs| {
             Adding::prepare(client, installed.sql(sql), types, measures, is_of_pairs)
         };
@@ -91,20 +93,20 @@ impl RollupStatements {
             hourly: adding(
                 include_str!("../../sql/statements/add_hourly.sql"),
                 SUMS,
-                measures(COUNTS_OF_SUMS, false)?,
+                of_sums.clone(),
                 false,
             )?,
             // A batch of one model adds to its hour and to its day.
             totals: adding(
                 include_str!("../../sql/statements/add_totals.sql"),
                 SUMS,
-                measures(COUNTS_OF_SUMS, false)?,
+                of_sums,
                 true,
             )?,
             labels: adding(
                 include_str!("../../sql/statements/add_labels.sql"),
                 LABELS,
-                measures(COUNTS_OF_LABELS, true)?,
+                of_labels,
                 false,
             )?,
         })
@@ -133,14 +135,14 @@ fn measures(
                 return Err(spi::Error::InvalidPosition);
             };
             let count = COUNTS.iter().position(|(known, _)| *known == name);
-            let amount = || AMOUNTS.iter().position(|known| *known == name);
             // All counts of the first row, then those of the next; and amounts likewise.
             let (place, added) = match count {
                 Some(at) => {
                     (at, format!("${counts}[{0} * i - {1}]", COUNTS.len(), COUNTS.len() - 1 - at))
                 }
                 None => {
-                    let at = amount().ok_or(spi::Error::InvalidPosition)?;
+                    let amount = AMOUNTS.iter().position(|known| *known == name);
+                    let at = amount.ok_or(spi::Error::InvalidPosition)?;
                     let (argument, length) = (counts + 1, AMOUNTS.len());
                     let added = format!("${argument}[{length} * i - {}]::numeric", length - 1 - at);
                     (COUNTS.len() + at, added)

@@ -71,8 +71,10 @@ impl Streams {
         for i in 0..=self.streams {
             let (began, arrived) = read(&direct).await;
             directly.add(i > 0, began, &upstream.so_far(), &arrived);
+            assert_eq!(arrived.len(), self.chunks);
             let (began, arrived) = select(&mut client).await;
             rows.add(i > 0, began, &upstream.so_far(), &arrived);
+            assert_eq!(arrived.len(), self.chunks);
         }
         println!(
             "chat_stream, ledger_sync {sync}: {} streams of {} chunks, {} ms apart, in turn with as many asked for directly",

@@ -82,6 +82,15 @@ impl Fleet {
     async fn again(&self, index: usize) -> Client {
         self.servers[index].again(&self.database).await
     }
+
+    /// An administrator of the hub who is no superuser.
+    async fn administrator(&self) -> Client {
+        let client = self.servers[0].connect("postgres", &self.database).await;
+        let become_one = "CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin');
+             SET row_security = on; SET ROLE admin";
+        client.batch_execute(become_one).await.unwrap();
+        client
+    }
 }
 
 /// The same budget on each of them, as the hub's tables would come to the others.
@@ -231,11 +240,7 @@ async fn what_is_leased_for_nothing_comes_back() {
     let insert = "INSERT INTO aggregator_gateways (name) VALUES ('D')";
     assert_eq!(failure(&roots[0], insert).await.0, "23514");
     // Whom an administrator has added.
-    let administrator = fleet.servers[0].connect("postgres", &fleet.database).await;
-    administrator
-        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET row_security = on; SET ROLE admin")
-        .await
-        .unwrap();
+    let administrator = fleet.administrator().await;
     assert_eq!(value(&administrator, "SELECT add_gateway('d')").await.unwrap(), "t");
     // A gateway that is removed leases no more.
     assert_eq!(value(&roots[0], "SELECT remove_gateway('c')").await.unwrap(), "t");
@@ -257,11 +262,7 @@ async fn what_a_gateway_that_is_gone_had_leased_is_settled() {
     // One, and a sixth of the 59 that are left beyond.
     let granted = "SELECT granted_requests FROM aggregator_leases WHERE gateway = 'b'";
     assert_eq!(value(&roots[0], granted).await.unwrap(), "10");
-    let administrator = fleet.servers[0].connect("postgres", &fleet.database).await;
-    administrator
-        .batch_execute("CREATE ROLE admin; SELECT aggregator_grant('admin', 'admin'); SET row_security = on; SET ROLE admin")
-        .await
-        .unwrap();
+    let administrator = fleet.administrator().await;
     // Not while it may lease, nor one that nobody knows.
     let settle = "SELECT * FROM settle_gateway('b')";
     let (code, message) = failure(&administrator, settle).await;

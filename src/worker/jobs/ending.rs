@@ -116,7 +116,7 @@ fn write(
     let costs = costs(client, statements, ends)?;
     let answers =
         |part: fn(&JobAnswer) -> &str| array(ends.iter().map(|(_, end)| end.answer().map(part)));
-    let mut arguments: Vec<DatumWithOid<'_>> = vec![
+    let arguments: [DatumWithOid<'_>; 10] = [
         array(ends.iter().map(|(_, end)| pg_uuid(end.job))),
         answers(|answer| &answer.response),
         answers(|answer| &answer.provider),
@@ -129,8 +129,8 @@ fn write(
         array(ends.iter().map(|(_, end)| pause_ms(end))),
         // What was not sent because its turn comes later has not been run.
         array(ends.iter().map(|(_, end)| end.outcome.err().is_some_and(|e| e.turn_in().is_some()))),
+        settings::job_max_attempts().into(),
     ];
-    arguments.push(settings::job_max_attempts().into());
     client
         .update(&statements.finish_jobs, None, &arguments)?
         .map(|row| {
